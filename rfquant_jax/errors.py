@@ -1,0 +1,27 @@
+"""The errors that end a run with one clear line instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
+
+
+class ConfigError(UserError):
+    """A config field breaks a rule.
+
+    Args:
+      field: dotted name of the field, without the leading "config.".
+      value: what it holds.
+      rule: what it must satisfy, as the end of a sentence ("must be positive").
+    """
+
+    def __init__(self, field: str, value: object, rule: str):
+        super().__init__(f"config.{field} = {value!r}: {rule}")
+        self.field = field
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, broken, or belongs to another network."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: everything done so far is saved
+    """A signal asked the run to stop; it is saved, and the same command goes on from there."""

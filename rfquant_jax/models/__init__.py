@@ -1,0 +1,68 @@
+"""Plain networks, unaware of quantization, by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flax import nnx
+
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.cifar_resnet import CifarResNet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the registry.
+
+    Attributes:
+      construct: takes num_classes, channels, rngs and the options, by name.
+      options: names of the further arguments a config may set (`config.model.options`).
+    """
+
+    construct: Callable[..., nnx.Module]
+    options: tuple[str, ...] = ()
+
+
+REGISTRY: dict[str, Architecture] = {
+    f"cifar_resnet{6 * blocks + 2}": Architecture(
+        functools.partial(CifarResNet, blocks), options=("projection", "width")
+    )
+    for blocks in (1, 2, 3, 5, 7, 9)
+}
+
+
+def builder(
+    name: str, *, num_classes: int, channels: int, seed: int, options: Mapping | None = None
+) -> Callable[[], nnx.Module]:
+    """A function that makes a freshly initialised network of the registry.
+
+    Call it under `nnx.jit` for the network (or see `create`), under `nnx.eval_shape` for its
+    shapes alone.
+
+    Args:
+      name: a key of `REGISTRY`.
+      num_classes: length of the logits.
+      channels: channels of the images.
+      seed: of the initial weights.
+      options: further arguments of the network's constructor.
+
+    Raises:
+      ConfigError: unknown name or option.
+    """
+    if name not in REGISTRY:
+        raise ConfigError("model.name", name, f"must be one of {', '.join(sorted(REGISTRY))}")
+    architecture, options = REGISTRY[name], dict(options or {})
+    for option, value in options.items():
+        if option not in architecture.options:
+            known = ", ".join(architecture.options) or "none"
+            raise ConfigError(f"model.options.{option}", value, f"{name} takes {known}")
+    return lambda: architecture.construct(
+        num_classes=num_classes, channels=channels, rngs=nnx.Rngs(seed), **options
+    )
+
+
+def create(name: str, **arguments) -> nnx.Module:
+    """A freshly initialised network; arguments and errors as those of `builder`."""
+    return nnx.jit(builder(name, **arguments))()

@@ -1,0 +1,87 @@
+"""A network as a pure function of flat dictionaries `{dotted name: array}`.
+
+Modules are convenient to build and walk; compiled functions, optimizers and checkpoints want plain
+arrays. This is the boundary between the two: a network is split once, compiled functions merge it
+again inside their trace.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Arrays = dict[str, jax.Array]
+
+
+def dotted(path: tuple) -> str:
+    """The name of a place in a network: its path joined with dots, as in PyTorch checkpoints."""
+    return ".".join(map(str, path))
+
+
+class PureNetwork:
+    """The structure of a network, apart from its arrays.
+
+    Attributes:
+      params: the trainable arrays (`nnx.Param` and subclasses) that the network came with.
+      stats: its BatchNorm statistics (`nnx.BatchStat`).
+    """
+
+    def __init__(self, network: nnx.Module):
+        self._graphdef, params, stats, self._rest = nnx.split(
+            network, nnx.Param, nnx.BatchStat, ...
+        )
+        self._types = {dotted(p): (p, type(v)) for s in (params, stats) for p, v in _flat(s)}
+        # Real copies: callers donate these, and the network keeps its own.
+        self.params: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(params)}
+        self.stats: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(stats)}
+
+    def names_of(self, kind: type[nnx.Variable]) -> frozenset[str]:
+        """Names of the arrays held in variables of this type."""
+        return frozenset(n for n, (_, held) in self._types.items() if issubclass(held, kind))
+
+    def merge(self, params: Arrays, stats: Arrays) -> nnx.Module:
+        """The network with these arrays; inside a trace they may be tracers."""
+        variables = [
+            (self._types[name][0], self._types[name][1](value))
+            for name, value in (params | stats).items()
+        ]
+        return nnx.merge(self._graphdef, nnx.from_flat_state(variables), self._rest, copy=True)
+
+    def stats_in(self, network: nnx.Module) -> Arrays:
+        """The BatchNorm statistics a merged network holds now."""
+        return {dotted(p): v[...] for p, v in _flat(nnx.state(network, nnx.BatchStat))}
+
+
+def zeros_like(arrays: Arrays) -> Arrays:
+    """Arrays of zeros, of the same names and shapes."""
+    return {name: jnp.zeros_like(value) for name, value in arrays.items()}
+
+
+def _flat(state: nnx.State) -> list[tuple[tuple, nnx.Variable]]:
+    return list(nnx.to_flat_state(state))
+
+
+def module_at(network: nnx.Module, path: tuple) -> nnx.Module:
+    """The module (or list of modules) at a path as `nnx.iter_modules` gives it."""
+    for part in path:
+        holds_items = isinstance(part, int) or isinstance(network, nnx.Dict)
+        network = network[part] if holds_items else getattr(network, part)
+    return network
+
+
+def replace_module(network: nnx.Module, path: tuple, module: nnx.Module) -> None:
+    """Puts `module` at `path`, in place."""
+    parent, last = module_at(network, path[:-1]), path[-1]
+    if isinstance(last, int) or isinstance(parent, nnx.Dict):
+        parent[last] = module
+    else:
+        setattr(parent, last, module)
+
+
+def reseed(network: nnx.Module, key: jax.Array) -> None:
+    """Gives every random stream of the network (dropout) its own key derived from `key`."""
+    for index, (_, node) in enumerate(nnx.iter_graph(network)):
+        if isinstance(node, nnx.RngStream):
+            node.key.set_value(jax.random.fold_in(key, index))
+            node.count.set_value(jnp.zeros_like(node.count[...]))

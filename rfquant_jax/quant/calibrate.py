@@ -1,0 +1,159 @@
+"""Data-dependent start of a coupled network: which inputs are signed, activation step sizes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from rfquant_jax.bits import Space
+from rfquant_jax.errors import UserError
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.models.tap import listening_to_inputs
+from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled, add_axis, replicate, split
+from rfquant_jax.quant import lsq
+from rfquant_jax.quant.layers import assign, quantized_layers, slot
+
+Preprocess = Callable[[jax.Array], jax.Array]
+
+
+def find_signed(
+    network: nnx.Module, batches: Sequence[np.ndarray], preprocess: Preprocess, mesh: Mesh
+) -> list[str]:
+    """Names of the quantized layers that see a negative input in any calibration batch.
+
+    The network runs unquantized, with batch statistics in BatchNorm and without dropout.
+
+    Args:
+      network: the coupled network.
+      batches: images as `preprocess` takes them, their number a multiple of the mesh's devices.
+      preprocess: turns a batch of images into the network's input.
+    """
+    pure = PureNetwork(network)
+
+    def observe(params, stats, images):
+        merged = with_batch_statistics(pure, params, stats)
+        watched = [m.name for m in quantized_layers(merged) if m.input_quantizer is not None]
+        for layer in quantized_layers(merged):
+            layer.weight_quantizer = layer.input_quantizer = None
+        negative = {}
+        with listening_to_inputs(lambda layer, x: negative.update({layer.name: jnp.any(x < 0)})):
+            merged(preprocess(images))
+        return add_axis({name: negative[name] for name in watched})
+
+    compiled = Compiled(observe, mesh, (REPLICATED, REPLICATED, SHARDED), SHARDED)
+    params, stats = replicate((pure.params, pure.stats), mesh)
+    found: set[str] = set()
+    for images in batches:
+        seen = jax.device_get(compiled(params, stats, split(images, mesh)))
+        found |= {name for name, negative in seen.items() if negative.any()}
+    return sorted(found)
+
+
+def override_signed(
+    found: Sequence[str], names: Sequence[str], signed: Sequence[str], unsigned: Sequence[str]
+) -> list[str]:
+    """Applies the user's patterns to what `find_signed` found.
+
+    Args:
+      names: all layers with a quantized input.
+      signed, unsigned: shell patterns over `names`; `unsigned` is applied last.
+
+    Raises:
+      UserError: a pattern matches no layer.
+    """
+    result = set(found)
+    for field, patterns in (("signed", signed), ("unsigned", unsigned)):
+        for pattern in patterns:
+            matched = set(fnmatch.filter(names, pattern))
+            if not matched:
+                known = ", ".join(names)
+                raise UserError(f"config.quant.{field}: {pattern!r} matches none of {known}")
+            result = result | matched if field == "signed" else result - matched
+    return sorted(result)
+
+
+def initialize_activation_steps(
+    pure: PureNetwork,
+    space: Space,
+    batches: Sequence[np.ndarray],
+    preprocess: Preprocess,
+    mesh: Mesh,
+) -> Arrays:
+    """Parameters with every activation step size set from data (method, section 2).
+
+    One pass for each bit-width, from the largest to the smallest: each layer's step is set from
+    its input, in forward order, and used at once by the layers after it. The result is the mean
+    over batches and devices. Layers of fixed bit-width keep the value of the first pass.
+
+    Returns:
+      `pure.params` with the input quantizers' steps replaced.
+    """
+    in_specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
+    measure = Compiled(_measure_steps(pure, preprocess), mesh, in_specs, SHARDED)
+    params, stats = pure.params, replicate(pure.stats, mesh)
+    for bits in space.candidates:
+        configuration = space.uniform(bits, bits)
+        fresh = space.full_mask[:, space.candidates.index(bits)]
+        passes = [
+            jax.device_get(
+                measure(replicate(params, mesh), stats, split(images, mesh), configuration, fresh)
+            )
+            for images in batches
+        ]
+        first = bits == space.candidates[0]
+        params = params | _mean_steps(passes, params, space, bits, keep_fixed=not first)
+    return params
+
+
+def _measure_steps(pure: PureNetwork, preprocess: Preprocess):
+    def measure(params, stats, images, configuration, fresh):
+        network = with_batch_statistics(pure, params, stats)
+        assign(network, configuration)
+        measured = {}
+
+        def listen(layer, x):
+            quantizer = layer.input_quantizer
+            if quantizer is None:
+                return
+            bits = layer.bits[...][1]
+            _, upper = quantizer.bounds(bits)
+            step = jnp.maximum(lsq.activation_step_size(x, upper), lsq.MIN_STEP)
+            measured[layer.name] = step
+            new = True if layer.index is None else fresh[layer.index]
+            steps = quantizer.step[...]
+            updated = steps.at[slot(bits, quantizer.candidates)].set(step)
+            quantizer.step.set_value(jnp.where(new, updated, steps))
+
+        with listening_to_inputs(listen):
+            network(preprocess(images))
+        return add_axis(measured)
+
+    return measure
+
+
+def _mean_steps(passes, params: Arrays, space: Space, bits: int, *, keep_fixed: bool) -> Arrays:
+    """The measured parameters: for searched layers the slot of `bits`, if it is theirs."""
+    position = space.candidates.index(bits)
+    result = {}
+    for name in passes[0]:
+        mean = np.mean([p[name] for p in passes], dtype=np.float64).astype(np.float32)
+        key = f"{name}.input_quantizer.step"
+        if name not in space.names:
+            if not keep_fixed:
+                result[key] = jnp.full_like(params[key], mean)
+        elif space.full_mask[space.names.index(name), position]:
+            result[key] = params[key].at[position].set(mean)
+    return result
+
+
+def with_batch_statistics(pure: PureNetwork, params: Arrays, stats: Arrays) -> nnx.Module:
+    network = pure.merge(params, stats)
+    network.eval()
+    network.set_attributes(use_running_average=False, raise_if_not_found=False)
+    return network

@@ -1,0 +1,210 @@
+"""Turns a plain network of convolutions and BatchNorms into a coupled one."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.pure import dotted, module_at, replace_module
+from rfquant_jax.models.tap import Tap
+from rfquant_jax.quant import lsq
+from rfquant_jax.quant.describe import Layer, describe
+from rfquant_jax.quant.layers import (
+    QuantConv,
+    QuantDense,
+    Quantizer,
+    SwitchableBatchNorm,
+    quantized_layers,
+)
+
+CANDIDATES = (6, 5, 4, 3, 2)
+Rules = Sequence[tuple[str, Sequence[int]]]
+
+
+def plan(
+    network: nnx.Module,
+    input_shape: Sequence[int],
+    *,
+    candidates: tuple[int, ...] = CANDIDATES,
+    depthwise_min_bits: int = 3,
+    fixed_bits: int = 8,
+    rules: Rules = (),
+) -> tuple[Layer, ...]:
+    """Decides for every layer of a plain network which bit-widths it is searched over.
+
+    The first convolution and all dense layers are fixed at `fixed_bits`; every other convolution
+    is searched, depthwise ones from `depthwise_min_bits` on.
+
+    Args:
+      network, input_shape: see `describe`.
+      candidates: bit-widths, largest first; `lsq.FULL_PRECISION` means not quantized.
+      rules: (pattern, bit-widths) pairs over the searched layers, the later one wins. The pattern
+        is a shell pattern over layer names; several bit-widths narrow the candidates, a single
+        one fixes the layer's weights and activations at it.
+
+    Returns:
+      The layers in forward order, with `candidates`, `fixed_bits` and `quantize_input` decided.
+
+    Raises:
+      UserError: a rule matches no searched layer, or names a bit-width outside `candidates`.
+    """
+    layers = describe(network, input_shape)
+    first = next((layer.name for layer in layers if layer.is_convolution), None)
+    decided = []
+    for layer in layers:
+        if layer.name == first or not layer.is_convolution:
+            fixed = (fixed_bits, fixed_bits)
+            layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name != first)
+        else:
+            allowed = [b for b in candidates if not layer.is_depthwise or b >= depthwise_min_bits]
+            layer = replace(layer, candidates=tuple(allowed))
+        decided.append(layer)
+    for pattern, bits in rules:
+        decided = _apply_rule(decided, pattern, tuple(bits), candidates)
+    return tuple(decided)
+
+
+def _apply_rule(
+    layers: list[Layer], pattern: str, bits: tuple[int, ...], candidates: tuple[int, ...]
+) -> list[Layer]:
+    searchable = [layer.name for layer in layers if layer.is_convolution and layer.quantize_input]
+    matched = set(fnmatch.filter(searchable, pattern))
+    if not matched:
+        raise UserError(
+            f"config.quant.rules: pattern {pattern!r} matches no searched layer; "
+            f"they are {', '.join(searchable)}"
+        )
+    if len(bits) > 1 and not set(bits) <= set(candidates):
+        raise UserError(
+            f"config.quant.rules: {pattern!r} asks for bits {bits}, of which only "
+            f"{candidates} (config.quant.candidates) can be searched"
+        )
+    if len(bits) == 1:
+        changed = {"candidates": (), "fixed_bits": (bits[0], bits[0])}
+    else:
+        changed = {"candidates": tuple(sorted(bits, reverse=True))}
+    return [replace(layer, **changed) if layer.name in matched else layer for layer in layers]
+
+
+def quantize(
+    network: nnx.Module,
+    layers: Sequence[Layer],
+    *,
+    candidates: tuple[int, ...] = CANDIDATES,
+    scale_gradient: bool = False,
+) -> nnx.Module:
+    """A coupled copy of a plain network: quantized layers and switchable BatchNorms in place.
+
+    Weight step sizes are initialised from the weights; those of the activations need data, see
+    `rfquant_jax.quant.calibrate`. The network starts at its largest bit-widths.
+
+    Args:
+      network: the plain network, which stays as it is.
+      layers: what `plan` made of it.
+
+    Raises:
+      UserError: a Tap names no layer, or a convolution's padding is of an unsupported kind.
+    """
+    coupled = nnx.clone(network)
+    _check_taps(coupled, layers)
+    searched = [layer.name for layer in layers if layer.candidates]
+    switchable = {
+        layer.batch_norm: (layer, searched.index(layer.name))
+        for layer in layers
+        if layer.candidates and layer.batch_norm is not None
+    }
+    for path, module in list(nnx.iter_modules(coupled)):
+        if isinstance(module, nnx.BatchNorm):
+            replace_module(coupled, path, _batch_norm(module, switchable.get(path), candidates))
+    for layer in layers:
+        index = searched.index(layer.name) if layer.candidates else None
+        plain = module_at(coupled, layer.path)
+        quantized = _quantized(plain, layer, index, candidates, scale_gradient)
+        replace_module(coupled, layer.path, quantized)
+    return coupled
+
+
+def untapped(network: nnx.Module, layers: Sequence[Layer]) -> list[str]:
+    """Searched layers without a Tap, whose BatchNorm's output serves as their feature."""
+    taps = {m.layer for _, m in nnx.iter_modules(network) if isinstance(m, Tap)}
+    return [layer.name for layer in layers if layer.candidates and layer.name not in taps]
+
+
+def set_signed(network: nnx.Module, signed: Sequence[str]) -> None:
+    """Gives exactly the named layers of a coupled network signed input quantizers."""
+    for layer in quantized_layers(network):
+        if layer.input_quantizer is not None:
+            layer.input_quantizer.signed = layer.name in signed
+
+
+def _check_taps(network: nnx.Module, layers: Sequence[Layer]) -> None:
+    names = {layer.name for layer in layers}
+    for path, module in nnx.iter_modules(network):
+        if isinstance(module, Tap) and module.layer not in names:
+            raise UserError(
+                f"Tap {dotted(path)} marks layer {module.layer!r}, which does not exist"
+            )
+
+
+def _batch_norm(plain: nnx.BatchNorm, owner: tuple[Layer, int] | None, candidates):
+    if owner is None:
+        return BatchNorm.like(plain)
+    layer, index = owner
+    bits = (layer.candidates[0], layer.candidates[0])
+    return SwitchableBatchNorm(
+        plain, layer=layer.name, index=index, candidates=candidates, bits=bits
+    )
+
+
+def _quantized(plain, layer: Layer, index: int | None, candidates, scale_gradient: bool):
+    if layer.candidates:
+        bits = (layer.candidates[0], layer.candidates[0])
+        weight_slots = input_slots = candidates
+    else:
+        bits = layer.fixed_bits
+        weight_slots, input_slots = bits[:1], bits[1:] if layer.quantize_input else None
+    common = {
+        "name": layer.name,
+        "index": index,
+        "bits": bits,
+        "weight_quantizer": _quantizer(weight_slots, signed=True, scale_gradient=scale_gradient),
+        "input_quantizer": _quantizer(input_slots, signed=False, scale_gradient=scale_gradient),
+    }
+    if common["weight_quantizer"] is not None:
+        steps = lsq.weight_step_sizes(np.asarray(plain.kernel[...]), weight_slots)
+        common["weight_quantizer"].step.set_value(jnp.asarray(steps))
+    if isinstance(plain, nnx.Linear):
+        return QuantDense(plain, **common)
+    strides, dilation = _pair(plain.strides), _pair(plain.kernel_dilation)
+    padding = _padding(plain, layer.name)
+    return QuantConv(plain, strides=strides, padding=padding, dilation=dilation, **common)
+
+
+def _quantizer(slots: tuple[int, ...] | None, *, signed: bool, scale_gradient: bool):
+    if slots is None or min(slots) >= lsq.FULL_PRECISION:
+        return None
+    return Quantizer(slots, signed=signed, scale_gradient=scale_gradient)
+
+
+def _pair(value) -> tuple[int, int]:
+    if value is None:
+        return (1, 1)
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _padding(plain: nnx.Conv, name: str):
+    padding = plain.padding
+    if isinstance(padding, str):
+        if padding in ("SAME", "VALID"):
+            return padding
+        raise UserError(f"layer {name}: padding {padding!r} is not supported; SAME or VALID are")
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    return tuple(_pair(side) for side in padding)

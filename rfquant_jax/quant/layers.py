@@ -1,0 +1,199 @@
+"""Quantized counterparts of `nnx.Conv`, `nnx.Linear` and `nnx.BatchNorm`.
+
+Each reads the bit-widths it runs at from a `Bits` variable, so that one compiled program serves
+all configurations. `assign` writes a configuration into a network.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.models import norm
+from rfquant_jax.models.convolution import convolve
+from rfquant_jax.models.tap import announce_input, mark_feature
+from rfquant_jax.quant import lsq
+
+
+class StepSize(nnx.Param):
+    """Step sizes of one quantizer, float32[|B|]: one for each candidate bit-width."""
+
+
+class Bits(nnx.Variable):
+    """The (weight, activation) bit-widths a layer runs at, int32[2]."""
+
+
+def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
+    """Index of a traced bit-width, which must be one of `candidates`, int32[]."""
+    return jnp.argmax(jnp.asarray(candidates) == bits)
+
+
+class Quantizer(nnx.Module):
+    """LSQ with a learned step size for each candidate bit-width.
+
+    Attributes:
+      signed: whether the codes may be negative; static, known before anything is compiled.
+    """
+
+    def __init__(self, candidates: tuple[int, ...], *, signed: bool, scale_gradient: bool):
+        self.candidates = candidates
+        self.signed = signed
+        self.scale_gradient = scale_gradient
+        self.step = StepSize(jnp.ones(len(candidates), jnp.float32))
+
+    def step_size(self, bits: jax.Array) -> jax.Array:
+        """The step size in use at this bit-width, float32[]."""
+        return self.step[...][slot(bits, self.candidates)]
+
+    def bounds(self, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Smallest and largest code at this bit-width, float32[]."""
+        return lsq.bounds(bits, self.signed)
+
+    def __call__(self, x: jax.Array, bits: jax.Array) -> jax.Array:
+        y = lsq.quantize(x, self.step_size(bits), *self.bounds(bits), self.scale_gradient)
+        if max(self.candidates) < lsq.FULL_PRECISION:
+            return y
+        return jnp.where(bits >= lsq.FULL_PRECISION, x, y)
+
+
+class QuantizedLayer(nnx.Module):
+    """What quantized convolutions and dense layers share.
+
+    Attributes:
+      name: the layer's dotted path in its network.
+      index: its row in a configuration, or None where its bit-widths are fixed.
+      weight_quantizer, input_quantizer: a `Quantizer`, or None where that operand is not quantized.
+    """
+
+    def __init__(
+        self,
+        plain: nnx.Conv | nnx.Linear,
+        *,
+        name: str,
+        index: int | None,
+        bits: tuple[int, int],
+        weight_quantizer: Quantizer | None,
+        input_quantizer: Quantizer | None,
+    ):
+        self.name = name
+        self.index = index
+        self.kernel = nnx.Param(plain.kernel[...])
+        self.bias = None if plain.bias is None else nnx.Param(plain.bias[...])
+        self.bits = Bits(jnp.asarray(bits, jnp.int32))
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    def quantized(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The quantized input and kernel."""
+        weight_bits, input_bits = self.bits[...]
+        kernel = self.kernel[...]
+        announce_input(self, x)
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x, input_bits)
+        if self.weight_quantizer is not None:
+            kernel = self.weight_quantizer(kernel, weight_bits)
+        return x, kernel
+
+    def finish(self, y: jax.Array) -> jax.Array:
+        """Adds the bias and marks the output, for networks with neither Tap nor BatchNorm here."""
+        if self.bias is not None:
+            y = y + self.bias[...]
+        mark_feature(self.name, y)
+        return y
+
+
+class QuantConv(QuantizedLayer):
+    """A 2-D convolution with quantized input and kernel; `x[N, H, W, C] -> y[N, H', W', O]`."""
+
+    def __init__(self, plain: nnx.Conv, *, strides, padding, dilation, **options):
+        super().__init__(plain, **options)
+        self.strides, self.padding, self.dilation = strides, padding, dilation
+        self.groups = plain.feature_group_count
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel = self.quantized(x)
+        y = convolve(
+            x,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return self.finish(y)
+
+
+class QuantDense(QuantizedLayer):
+    """A dense layer with quantized input and kernel; `x[..., C] -> y[..., O]`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel = self.quantized(x)
+        return self.finish(x @ kernel)
+
+
+class SwitchableBatchNorm(nnx.Module):
+    """BatchNorm with its own parameters and statistics for each (weight, activation) bit-widths.
+
+    All arrays are float32[|B|, |B|, C]; every bank starts as a copy of the plain BatchNorm's.
+    """
+
+    def __init__(self, plain: nnx.BatchNorm, *, layer: str, index: int, candidates, bits):
+        self.layer, self.index, self.candidates = layer, index, candidates
+        self.epsilon, self.momentum = plain.epsilon, plain.momentum
+        self.use_running_average = False
+        self.bits = Bits(jnp.asarray(bits, jnp.int32))
+
+        def banks(kind: type[nnx.Variable], values: nnx.Variable | None):
+            if values is None:
+                return None
+            shape = (len(candidates), len(candidates), plain.num_features)
+            return kind(jnp.broadcast_to(values[...], shape).astype(jnp.float32))
+
+        self.scale, self.bias = banks(nnx.Param, plain.scale), banks(nnx.Param, plain.bias)
+        self.mean, self.var = banks(nnx.BatchStat, plain.mean), banks(nnx.BatchStat, plain.var)
+
+    def bank(self) -> tuple[jax.Array, jax.Array]:
+        """Indices of the bank in use, int32[] each."""
+        weight_bits, input_bits = self.bits[...]
+        return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bank = self.bank()
+        if self.use_running_average:
+            mean, variance = self.mean[...][bank], self.var[...][bank]
+        else:
+            mean, variance = norm.batch_moments(x)
+            self._move(self.mean, bank, mean)
+            self._move(self.var, bank, norm.unbiased(variance, x))
+        scale = None if self.scale is None else self.scale[...][bank]
+        bias = None if self.bias is None else self.bias[...][bank]
+        y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
+        mark_feature(self.layer, y)
+        return y
+
+    def _move(self, banks: nnx.BatchStat, bank: tuple, batch: jax.Array) -> None:
+        moved = norm.move_average(banks[...][bank], batch, self.momentum)
+        banks.set_value(banks[...].at[bank].set(moved))
+
+
+def searched_layers(network: nnx.Module) -> list[QuantizedLayer]:
+    """The layers whose bit-widths a configuration sets, in its order (forward order)."""
+    layers = [
+        m
+        for _, m in nnx.iter_modules(network)
+        if isinstance(m, QuantizedLayer) and m.index is not None
+    ]
+    return sorted(layers, key=lambda layer: layer.index)
+
+
+def quantized_layers(network: nnx.Module) -> list[QuantizedLayer]:
+    """Every quantized layer, fixed ones included, in no particular order."""
+    return [m for _, m in nnx.iter_modules(network) if isinstance(m, QuantizedLayer)]
+
+
+def assign(network: nnx.Module, configuration: jax.Array) -> None:
+    """Lets every searched layer and its BatchNorm run at `configuration`, int32[L, 2]."""
+    for _, module in nnx.iter_modules(network):
+        if hasattr(module, "bits") and module.index is not None:
+            module.bits.set_value(configuration[module.index])

@@ -1,0 +1,38 @@
+"""The BatchNorm statistics that one configuration uses, apart from all other banks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+from flax import nnx
+
+from rfquant_jax.models.pure import Arrays, dotted
+from rfquant_jax.quant.layers import SwitchableBatchNorm
+
+_KINDS = ("mean", "var")
+
+
+def _normalizations(network: nnx.Module) -> Iterator[tuple[str, nnx.BatchStat, tuple]]:
+    """Name, variable and index of each statistic in use; the index of an ordinary one is empty."""
+    for path, module in nnx.iter_modules(network):
+        if isinstance(module, SwitchableBatchNorm):
+            bank = module.bank()
+        elif isinstance(module, nnx.BatchNorm):
+            bank = ()
+        else:
+            continue
+        for kind in _KINDS:
+            yield f"{dotted(path)}.{kind}", getattr(module, kind), bank
+
+
+def active_statistics(network: nnx.Module) -> Arrays:
+    """Mean and variance, float32[C], of every BatchNorm at the bit-widths it runs at now."""
+    return {name: held[...][bank] for name, held, bank in _normalizations(network)}
+
+
+def install_statistics(network: nnx.Module, statistics: Arrays) -> None:
+    """Puts what `active_statistics` gave into the banks in use now."""
+    for name, held, bank in _normalizations(network):
+        values: jax.Array = statistics[name]
+        held.set_value(held[...].at[bank].set(values) if bank else values)

@@ -1,0 +1,110 @@
+"""Four fake processor devices for every test, and a small network that has every kind of layer."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import settings
+
+from rfquant_jax import parallel
+from rfquant_jax.bits import Space
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.models.tap import Tap
+from rfquant_jax.quant import convert
+
+settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("project")
+
+IMAGE_SHAPE = (6, 6, 2)
+CLASSES = 5
+
+
+class TinyNet(nnx.Module):
+    """A stem, a residual block with a projection, a linear bottleneck, a depthwise layer."""
+
+    def __init__(self, rngs: nnx.Rngs, dropout: float = 0.0):
+        def conv(c_in, c_out, size, **options):
+            return nnx.Conv(c_in, c_out, (size, size), use_bias=False, rngs=rngs, **options)
+
+        self.stem, self.stem_bn = conv(2, 4, 3), BatchNorm(4, rngs=rngs)
+        self.conv = conv(4, 6, 3, strides=(2, 2), padding=[(1, 1), (1, 1)])
+        self.bn = BatchNorm(6, rngs=rngs)
+        self.tap = Tap("conv")
+        self.projection = nnx.List([conv(4, 6, 1, strides=(2, 2)), BatchNorm(6, rngs=rngs)])
+        self.expand, self.expand_bn = conv(6, 8, 1), BatchNorm(8, rngs=rngs)
+        self.expand_tap = Tap("expand")
+        self.depthwise = conv(8, 8, 3, feature_group_count=8)
+        self.depthwise_bn = BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = nnx.Linear(8, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.stem_bn(self.stem(x)))
+        y = self.tap(self.bn(self.conv(x)))
+        x = y + self.projection[1](self.projection[0](x))  # no activation: may be negative
+        x = self.expand_tap(nnx.relu(self.expand_bn(self.expand(x))))
+        x = nnx.relu(self.depthwise_bn(self.depthwise(x)))
+        return self.fc(self.dropout(x.mean((1, 2))))
+
+
+SEARCHED = ("conv", "projection.0", "expand", "depthwise")
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """A freshly initialised TinyNet."""
+    return nnx.jit(lambda: TinyNet(nnx.Rngs(0)))()
+
+
+@pytest.fixture(scope="session")
+def layers(plain):
+    return convert.plan(plain, IMAGE_SHAPE)
+
+
+@pytest.fixture(scope="session")
+def space(layers):
+    return Space.of(layers, convert.CANDIDATES)
+
+
+@pytest.fixture(scope="session")
+def coupled(plain, layers):
+    """The coupled TinyNet, with the signed inputs that its structure asks for."""
+    network = convert.quantize(plain, layers)
+    convert.set_signed(network, ["expand"])
+    return network
+
+
+@pytest.fixture(scope="session")
+def pure(coupled):
+    return PureNetwork(coupled)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def images(rng, count):
+    return rng.normal(size=(count, *IMAGE_SHAPE)).astype(np.float32)
+
+
+def batch(rng, count):
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    return {"image": images(rng, count), "label": labels}
+
+
+def mesh_of(devices):
+    return parallel.make_mesh(devices)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """The preprocessing of images that are the network's input already."""
+    return x

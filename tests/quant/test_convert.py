@@ -1,0 +1,154 @@
+"""Conversion of plain networks: which layers, with which candidates, and what stays the same."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.tap import Tap
+from rfquant_jax.quant import convert, lsq
+from rfquant_jax.quant.layers import QuantConv, QuantDense, SwitchableBatchNorm, quantized_layers
+from tests.conftest import IMAGE_SHAPE, SEARCHED, images
+
+
+def by_name(layers):
+    return {layer.name: layer for layer in layers}
+
+
+def test_the_plan_finds_layers_in_forward_order_with_their_costs(layers):
+    assert [layer.name for layer in layers] == ["stem", *SEARCHED, "fc"]
+    found = by_name(layers)
+    # 6x6 images, the stem keeps their size, stride 2 leaves 3x3
+    assert found["stem"].macs == 6 * 6 * 3 * 3 * 2 * 4
+    assert found["conv"].macs == 3 * 3 * 3 * 3 * 4 * 6
+    assert found["projection.0"].macs == 3 * 3 * 1 * 4 * 6
+    assert found["depthwise"].macs == 3 * 3 * 3 * 3 * 1 * 8
+    assert found["fc"].macs == 8 * 5
+    assert found["conv"].batch_norm == ("bn",)
+    assert found["projection.0"].batch_norm == ("projection", 1)
+    assert found["fc"].batch_norm is None
+
+
+def test_the_plan_fixes_first_and_last_and_spares_depthwise_layers(layers):
+    found = by_name(layers)
+    assert found["stem"].candidates == found["fc"].candidates == ()
+    assert not found["stem"].quantize_input
+    assert found["fc"].quantize_input
+    assert found["conv"].candidates == (6, 5, 4, 3, 2)
+    assert found["depthwise"].candidates == (6, 5, 4, 3)
+    assert found["depthwise"].is_depthwise
+    assert not found["conv"].is_depthwise
+
+
+def test_rules_narrow_and_fix_and_the_later_one_wins(plain):
+    rules = [("*", (5, 4)), ("conv", (4, 3)), ("expand", (8,))]
+    found = by_name(convert.plan(plain, IMAGE_SHAPE, rules=rules))
+    assert found["projection.0"].candidates == (5, 4)
+    assert found["conv"].candidates == (4, 3)
+    assert found["expand"].candidates == ()
+    assert found["expand"].fixed_bits == (8, 8)
+    assert found["stem"].fixed_bits == found["fc"].fixed_bits == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (("convv*", (4,)), "'convv*' matches no searched layer; they are conv, projection.0"),
+        (("stem", (4,)), "matches no searched layer"),
+        (("conv", (7, 4)), "'conv' asks for bits (7, 4)"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused(plain, rule, said):
+    with pytest.raises(UserError) as error:
+        convert.plan(plain, IMAGE_SHAPE, rules=[rule])
+    assert said in str(error.value)
+
+
+def test_the_coupled_network_has_quantized_layers_in_place(plain, coupled):
+    assert isinstance(coupled.stem, QuantConv)
+    assert coupled.stem.input_quantizer is None
+    assert coupled.stem.weight_quantizer.candidates == (8,)
+    assert isinstance(coupled.stem_bn, BatchNorm)
+    assert isinstance(coupled.projection[1], SwitchableBatchNorm)
+    assert coupled.bn.mean[...].shape == (5, 5, 6)
+    assert isinstance(coupled.fc, QuantDense)
+    assert coupled.fc.input_quantizer.candidates == (8,)
+    assert not coupled.fc.input_quantizer.signed
+    assert isinstance(plain.conv, nnx.Conv), "the plain network must stay as it is"
+    np.testing.assert_array_equal(coupled.conv.kernel[...], plain.conv.kernel[...])
+
+
+def test_weight_steps_follow_the_formula(plain, coupled):
+    kernel = np.asarray(plain.conv.kernel[...], np.float64)
+    reach = max(abs(kernel.mean() + s * 3 * kernel.std(ddof=1)) for s in (-1, 1))
+    expected = [reach / 2 ** (b - 1) for b in (6, 5, 4, 3, 2)]
+    np.testing.assert_allclose(coupled.conv.weight_quantizer.step[...], expected, rtol=1e-6)
+
+
+def test_banks_start_as_copies_of_the_plain_batch_norm(layers, plain, rng):
+    trained = nnx.clone(plain)
+    for name in ("scale", "bias", "mean", "var"):
+        getattr(trained.bn, name).set_value(jnp.asarray(rng.uniform(1, 2, 6), jnp.float32))
+    bn = convert.quantize(trained, layers).bn
+    for name in ("scale", "bias", "mean", "var"):
+        banks = getattr(bn, name)[...]
+        assert jnp.all(banks == getattr(trained.bn, name)[...]), name
+
+
+def test_without_quantizers_the_coupled_network_computes_the_plain_one(plain, coupled, rng):
+    x = jnp.asarray(images(rng, 4))
+    bare, reference = nnx.clone(coupled), nnx.clone(plain)
+    for layer in quantized_layers(bare):
+        layer.weight_quantizer = layer.input_quantizer = None
+    bare.eval()
+    reference.eval()
+    np.testing.assert_allclose(bare(x), reference(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_fixed_at_full_precision_is_not_quantized(plain):
+    layers = convert.plan(plain, IMAGE_SHAPE, rules=[("conv", (lsq.FULL_PRECISION,))])
+    network = convert.quantize(plain, layers)
+    assert network.conv.weight_quantizer is None
+    assert network.conv.input_quantizer is None
+    assert isinstance(network.bn, BatchNorm)
+
+
+class Odd(nnx.Module):
+    """A network with one thing wrong."""
+
+    def __init__(self, wrong, rngs):
+        padding = "CIRCULAR" if wrong == "padding" else "SAME"
+        self.conv = nnx.Conv(2, 2, (3, 3), padding=padding, rngs=rngs)
+        self.second = nnx.Conv(2, 2, (3, 3), padding=padding, rngs=rngs)
+        self.tap = Tap("nowhere" if wrong == "tap" else "second")
+        if wrong == "transpose":
+            self.up = nnx.ConvTranspose(2, 2, (2, 2), rngs=rngs)
+        self.wrong = wrong
+
+    def __call__(self, x):
+        x = self.tap(self.second(self.conv(x)))
+        if self.wrong == "twice":
+            x = self.conv(x)
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("twice", "layer conv is called more than once"),
+        ("transpose", "layer up is an nnx.ConvTranspose, which cannot be quantized"),
+        ("tap", "Tap tap marks layer 'nowhere', which does not exist"),
+        ("padding", "layer conv: padding 'CIRCULAR' is not supported"),
+    ],
+)
+def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
+    network = Odd(wrong, nnx.Rngs(0))
+    with pytest.raises(UserError) as error:
+        convert.quantize(network, convert.plan(network, (4, 4, 2)))
+    assert said in str(error.value)
+
+
+def test_layers_without_a_tap_are_named(plain, layers):
+    assert convert.untapped(plain, layers) == ["projection.0", "depthwise"]

@@ -1,0 +1,141 @@
+"""Quantized layers and switchable BatchNorm against NumPy, and what a configuration selects."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.tap import listening_to_inputs, recording_features
+from rfquant_jax.quant.layers import (
+    QuantDense,
+    Quantizer,
+    StepSize,
+    SwitchableBatchNorm,
+    assign,
+    searched_layers,
+)
+from tests.conftest import IMAGE_SHAPE, SEARCHED, images
+
+
+def numpy_quantize(x, s, low, high):
+    return s * np.rint(np.clip(np.asarray(x, np.float64) / s, low, high))
+
+
+def make_dense(weight_steps, input_steps, candidates=(4, 2)):
+    plain = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    quantizers = []
+    for steps, signed in ((weight_steps, True), (input_steps, False)):
+        quantizer = Quantizer(candidates, signed=signed, scale_gradient=False)
+        quantizer.step = StepSize(jnp.asarray(steps, jnp.float32))
+        quantizers.append(quantizer)
+    return QuantDense(
+        plain,
+        name="dense",
+        index=0,
+        bits=(4, 4),
+        weight_quantizer=quantizers[0],
+        input_quantizer=quantizers[1],
+    )
+
+
+@pytest.mark.parametrize(("w", "a"), [(4, 4), (4, 2), (2, 4), (2, 2)])
+def test_a_dense_layer_uses_the_steps_of_its_bits(w, a, rng):
+    layer = make_dense([0.125, 0.5], [0.25, 1.0])
+    layer.bits.set_value(jnp.asarray([w, a]))
+    x = rng.uniform(-1, 5, (7, 3)).astype(np.float32)
+    kernel = numpy_quantize(
+        layer.kernel[...], {4: 0.125, 2: 0.5}[w], -(2 ** (w - 1)), 2 ** (w - 1) - 1
+    )
+    quantized = numpy_quantize(x, {4: 0.25, 2: 1.0}[a], 0, 2**a - 1)
+    expected = quantized @ kernel + np.asarray(layer.bias[...])
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unused_step_size_gets_no_gradient():
+    layer = make_dense([0.125, 0.5], [0.25, 1.0])
+    layer.bits.set_value(jnp.asarray([2, 4]))
+    slopes = nnx.grad(
+        lambda m: jnp.sum(m(jnp.ones((2, 3)) * 0.6)), argnums=nnx.DiffState(0, StepSize)
+    )(layer)
+    weight, inputs = (slopes[q]["step"][...] for q in ("weight_quantizer", "input_quantizer"))
+    assert weight[0] == 0
+    assert inputs[1] == 0
+    assert weight[1] != 0
+    assert inputs[0] != 0
+
+
+def test_thirty_two_bits_are_not_quantized():
+    quantizer = Quantizer((32, 4), signed=True, scale_gradient=False)
+    x = jnp.asarray([0.1234, -7.7])
+    assert jax.jit(quantizer.__call__)(x, jnp.int32(32)).tolist() == x.tolist()
+    assert jax.jit(quantizer.__call__)(x, jnp.int32(4)).tolist() == [0.0, -8.0]
+
+
+def test_switchable_batch_norm_moves_only_its_own_bank(rng):
+    plain = BatchNorm(3, rngs=nnx.Rngs(0))
+    plain.scale.set_value(jnp.asarray([1.0, 2.0, 3.0]))
+    layer = SwitchableBatchNorm(plain, layer="l", index=0, candidates=(6, 4, 2), bits=(6, 6))
+    layer.bits.set_value(jnp.asarray([4, 2]))
+    x = rng.normal(2, 3, (8, 5, 5, 3)).astype(np.float32)
+    y = np.asarray(layer(jnp.asarray(x)))
+
+    flat = x.reshape(-1, 3).astype(np.float64)
+    expected = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * [1, 2, 3]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.mean[...][1, 2], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.var[...][1, 2], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    others = np.ones((3, 3), bool)
+    others[1, 2] = False
+    assert np.all(np.asarray(layer.mean[...])[others] == 0)
+    assert np.all(np.asarray(layer.var[...])[others] == 1)
+
+
+def test_switchable_batch_norm_evaluates_with_its_running_statistics():
+    layer = SwitchableBatchNorm(
+        BatchNorm(1, rngs=nnx.Rngs(0)), layer="l", index=0, candidates=(4, 2), bits=(4, 4)
+    )
+    layer.mean.set_value(layer.mean[...].at[1, 0].set(5.0))
+    layer.var.set_value(layer.var[...].at[1, 0].set(4.0 - 1e-5))
+    layer.eval()
+    layer.bits.set_value(jnp.asarray([2, 4]))
+    assert float(layer(jnp.full((1, 1, 1, 1), 9.0))[0, 0, 0, 0]) == pytest.approx(2.0)
+
+
+def test_assign_reaches_every_layer_and_its_batch_norm(coupled):
+    network = nnx.clone(coupled)
+    configuration = jnp.asarray([[6, 5], [4, 3], [3, 2], [5, 6]], jnp.int32)
+    assign(network, configuration)
+    assert [layer.name for layer in searched_layers(network)] == list(SEARCHED)
+    for layer, row in zip(searched_layers(network), configuration.tolist(), strict=True):
+        assert layer.bits[...].tolist() == row
+    norms = {m.layer: m for _, m in nnx.iter_modules(network) if isinstance(m, SwitchableBatchNorm)}
+    for name, row in zip(SEARCHED, configuration.tolist(), strict=True):
+        assert norms[name].bits[...].tolist() == row
+    assert network.fc.bits[...].tolist() == [8, 8]
+
+
+def test_features_come_from_taps_else_from_the_batch_norm(coupled, rng):
+    network = nnx.clone(coupled)
+    network.eval()
+    with recording_features() as features:
+        network(jnp.asarray(images(rng, 3)))
+    assert features["expand"].min() == 0  # its Tap sits behind the ReLU
+    assert features["conv"].min() < 0  # its Tap sits behind the BatchNorm
+    assert features["depthwise"].min() < 0  # it has no Tap: the BatchNorm's output
+    assert features["projection.0"].shape == features["conv"].shape
+
+
+def test_listeners_see_the_unquantized_inputs_in_forward_order(coupled, rng):
+    seen = []
+    with listening_to_inputs(lambda layer, x: seen.append((layer.name, x.shape[-1]))):
+        nnx.clone(coupled)(jnp.asarray(images(rng, 2)))
+    assert seen == [
+        ("stem", IMAGE_SHAPE[-1]),
+        ("conv", 4),
+        ("projection.0", 4),
+        ("expand", 6),
+        ("depthwise", 8),
+        ("fc", 8),
+    ]
