@@ -101,14 +101,14 @@ def test_properties_of_the_grid(bits, signed, step, values):
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
     assert np.all(np.rint(codes) >= low)
     assert np.all(np.rint(codes) <= high)
-    # Quantizing again changes nothing, and inside the range no value moves by more than half a step.
+    # Quantizing again changes nothing; inside the range no value moves by more than half a step.
     np.testing.assert_array_equal(lsq.quantize(y, s, low, high), y)
     inside = (x / s >= low) & (x / s <= high)
     assert np.all(np.abs(np.where(inside, y - x, 0)) <= 0.5001 * step)
 
 
 def test_initial_weight_steps_by_hand():
-    # mean 2, unbiased deviation 2 (squares 4, 0, 4 over 2): |2 + 6| = 8 reaches further than |2 - 6|
+    # mean 2, unbiased deviation 2 (squares 4, 0, 4 over 2): |2 + 6| = 8 is more than |2 - 6|
     steps = lsq.weight_step_sizes(np.asarray([0.0, 2.0, 4.0]), (4, 3, 2))
     np.testing.assert_allclose(steps, [8 / 8, 8 / 4, 8 / 2])
 

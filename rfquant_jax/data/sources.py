@@ -1,0 +1,113 @@
+"""Where images come from: random-access sources of uint8 images and integer labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rfquant_jax.errors import ConfigError
+
+
+class Source(Protocol):
+    """Random access to `{"image": uint8[H, W, C], "label": int}` records."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+
+class ArraySource:
+    """A source held in memory.
+
+    Args:
+      images: uint8[N, H, W, C].
+      labels: int[N].
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.images, self.labels = images, np.asarray(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+class Part:
+    """Some records of another source, by index."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[int(self.indices[index])]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in three parts.
+
+    Attributes:
+      train: what networks are trained on.
+      held_out: the part of the training images that the search and recalibration use.
+      test: what nothing but the final evaluation sees.
+      class_names: in the order of the labels.
+      image_shape: (H, W, C) of one image as the network gets it.
+    """
+
+    train: Source
+    held_out: Source
+    test: Source
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def split_held_out(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
+    """Divides training images into those to train on and those held out.
+
+    Args:
+      fraction: share of the images that is held out.
+      seed: of the split; the same seed always gives the same parts.
+    """
+    order = np.random.default_rng(seed).permutation(len(source))
+    count = round(fraction * len(source))
+    if not 0 < count < len(source):
+        rule = f"must leave images on both sides of the split of {len(source)}"
+        raise ConfigError("data.search_fraction", fraction, rule)
+    return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
+
+
+DIGITS_TEST_IMAGES = 500
+
+
+def digits(search_fraction: float, split_seed: int) -> DataSet:
+    """The 1,797 handwritten digits of scikit-learn, 8x8, 500 of them for testing.
+
+    The test part never changes: neither field touches it.
+    """
+    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
+
+    raw = load_digits()
+    images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(images))
+    everything = ArraySource(images, raw.target)
+    train, held_out = split_held_out(
+        Part(everything, order[DIGITS_TEST_IMAGES:]), search_fraction, split_seed
+    )
+    return DataSet(
+        train=train,
+        held_out=held_out,
+        test=Part(everything, order[:DIGITS_TEST_IMAGES]),
+        class_names=tuple(str(name) for name in raw.target_names),
+        image_shape=images.shape[1:],
+    )

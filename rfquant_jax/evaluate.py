@@ -1,0 +1,182 @@
+"""Recalibrated, exact evaluation of a configuration (method, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rfquant_jax import parallel
+from rfquant_jax.data.loader import PADDING_LABEL
+from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
+from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
+from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
+from rfquant_jax.quant.layers import assign
+from rfquant_jax.quant.statistics import active_statistics, install_statistics
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Exact counts over a whole set of images.
+
+    Attributes:
+      top1, top5: numbers of images classified right (a non-finite output is wrong).
+      loss: sum of the cross-entropies.
+      images: how many there were.
+    """
+
+    top1: int
+    top5: int
+    loss: float
+    images: int
+
+    @property
+    def top1_percent(self) -> float:
+        return 100 * self.top1 / self.images
+
+    @property
+    def top5_percent(self) -> float:
+        return 100 * self.top5 / self.images
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.images
+
+
+class Evaluator:
+    """The compiled evaluation of one network on one mesh; configurations are data.
+
+    Args:
+      pure: a coupled network, or a plain one (whose configurations are int32[0, 2]).
+      mesh: the devices. Batches are never split: each device takes whole ones, so that the
+        result does not depend on how many devices there are.
+      preprocess: turns a batch of images into the network's input.
+    """
+
+    def __init__(self, pure: PureNetwork, mesh: Mesh, preprocess: Preprocess):
+        self.pure, self.mesh, self.preprocess = pure, mesh, preprocess
+        rep, shard = REPLICATED, SHARDED
+        self._measure = Compiled(self._batch_statistics, mesh, (rep, shard, rep), shard)
+        self._select = Compiled(self._running_statistics, mesh, (rep, rep, rep), rep)
+        self._count = Compiled(self._counts, mesh, (rep, rep, shard, rep), shard)
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each compiled function was traced."""
+        return {"measure": self._measure.traces, "count": self._count.traces}
+
+    def recalibrate(
+        self, params: Arrays, configuration: np.ndarray, batches: Iterable[np.ndarray]
+    ) -> Arrays:
+        """BatchNorm statistics of a configuration: the plain average of batch statistics.
+
+        Args:
+          params: replicated.
+          configuration: int32[L, 2].
+          batches: images, batches of one size.
+
+        Returns:
+          `{"<BatchNorm>.mean" | ".var": float32[C]}`, averaged in float64 in the batches' order.
+        """
+        sums: dict[str, np.ndarray] = {}
+        count = 0
+        for images, real in self._grouped(batches):
+            measured = jax.device_get(
+                self._measure(params, parallel.split(images, self.mesh), configuration)
+            )
+            for name, values in measured.items():
+                total = np.sum(values[:real], axis=0, dtype=np.float64)
+                sums[name] = sums.get(name, 0.0) + total
+            count += real
+        return {name: (total / count).astype(np.float32) for name, total in sums.items()}
+
+    def running_statistics(
+        self, params: Arrays, stats: Arrays, configuration: np.ndarray
+    ) -> Arrays:
+        """The running statistics of a configuration's banks, as training left them."""
+        return jax.device_get(self._select(params, stats, configuration))
+
+    def accuracy(
+        self,
+        params: Arrays,
+        statistics: Arrays,
+        configuration: np.ndarray,
+        batches: Iterable[Arrays],
+    ) -> Accuracy:
+        """Exact accuracy over all images of `batches`.
+
+        Args:
+          params: replicated.
+          statistics: from `recalibrate` or `running_statistics`.
+          configuration: int32[L, 2].
+          batches: {"image", "label"} of one size; label -1 marks an image that does not count.
+        """
+        totals = np.zeros(4)
+        for batch, real in self._grouped(batches):
+            batch = parallel.split(batch, self.mesh)
+            counts = jax.device_get(self._count(params, statistics, batch, configuration))
+            # Summed one batch after the other, so that no grouping changes the rounding.
+            for row in counts[:real].astype(np.float64):
+                totals += row
+        top1, top5, loss, images = totals
+        return Accuracy(int(top1), int(top5), float(loss), int(images))
+
+    def _grouped(self, batches: Iterable) -> Iterator[tuple]:
+        """Stacks one batch a device; returns it with the number of real ones among them."""
+        group: list = []
+        for batch in batches:
+            group.append(batch)
+            if len(group) == self.mesh.size:
+                yield _stack(group), len(group)
+                group = []
+        if group:
+            real = len(group)
+            yield _stack(group + [group[-1]] * (self.mesh.size - real)), real
+
+    # What follows runs per device.
+
+    def _batch_statistics(self, params, images, configuration):
+        network = with_batch_statistics(self.pure, params, zeros_like(self.pure.stats))
+        network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        assign(network, configuration)
+        network(self.preprocess(images))
+        return parallel.add_axis(active_statistics(network))
+
+    def _running_statistics(self, params, stats, configuration):
+        network = self.pure.merge(params, stats)
+        assign(network, configuration)
+        return active_statistics(network)
+
+    def _counts(self, params, statistics, batch, configuration):
+        network = self.pure.merge(params, zeros_like(self.pure.stats))
+        network.eval()
+        assign(network, configuration)
+        install_statistics(network, statistics)
+        logits = network(self.preprocess(batch["image"]))
+        return _count_correct(logits, batch["label"])[None]
+
+
+def _count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[4]: top-1 and top-5 counts, the sum of cross-entropies, the number of images."""
+    real = labels != PADDING_LABEL
+    finite = jnp.all(jnp.isfinite(logits), axis=-1) & real
+    _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    hits = (best == labels[:, None]) & finite[:, None]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return jnp.stack(
+        [
+            jnp.sum(hits[:, 0]),
+            jnp.sum(hits),
+            jnp.sum(jnp.where(real, loss, 0.0)),
+            jnp.sum(real),
+        ]
+    ).astype(jnp.float32)
+
+
+def _stack(batches: list):
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

@@ -1,0 +1,123 @@
+"""Plain networks: shapes, names, normalization, and the boundary to pure functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rfquant_jax import models
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.pure import PureNetwork, reseed
+from rfquant_jax.quant import convert
+from tests.conftest import TinyNet, images
+
+
+def build(name, **options):
+    return models.builder(name, num_classes=7, channels=3, seed=0, options=options)
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("cifar_resnet8", 7), ("cifar_resnet20", 19)])
+def test_a_cifar_resnet_has_its_layers(name, convolutions):
+    network = nnx.eval_shape(build(name))
+    layers = convert.plan(network, (32, 32, 3))
+    assert sum(layer.is_convolution for layer in layers) == convolutions
+    assert layers[1].name == "layer1.0.conv1"
+    assert layers[-1].name == "linear"
+    assert convert.untapped(network, layers) == []
+
+
+def test_costs_of_resnet20_by_hand():
+    builder = models.builder("cifar_resnet20", num_classes=10, channels=3, seed=0)
+    layers = convert.plan(nnx.eval_shape(builder), (32, 32, 3))
+    stages = 9 * (6 * 16 * 16), 9 * (16 * 32 + 5 * 32 * 32), 9 * (32 * 64 + 5 * 64 * 64)
+    stem, classifier = 9 * 3 * 16, 64 * 10
+    assert sum(layer.weights for layer in layers) == stem + sum(stages) + classifier
+    macs = (stem + stages[0]) * 32**2 + stages[1] * 16**2 + stages[2] * 8**2 + classifier
+    assert sum(layer.macs for layer in layers) == macs
+
+
+def test_projection_shortcuts_add_two_convolutions_with_taps():
+    layers = convert.plan(nnx.eval_shape(build("cifar_resnet8", projection=True)), (8, 8, 3))
+    names = [layer.name for layer in layers]
+    assert [n for n in names if "downsample" in n] == [
+        "layer2.0.downsample.0",
+        "layer3.0.downsample.0",
+    ]
+
+
+def test_the_parameter_free_shortcut_subsamples_and_pads_channels():
+    network = models.create(
+        "cifar_resnet8", num_classes=7, channels=3, seed=0, options={"width": 4}
+    )
+    x = jnp.arange(2 * 6 * 6 * 4, dtype=jnp.float32).reshape(2, 6, 6, 4)
+    y = np.asarray(network.layer2[0]._shortcut(x))
+    assert y.shape == (2, 3, 3, 8)
+    np.testing.assert_array_equal(y[..., 2:6], np.asarray(x)[:, ::2, ::2])
+    assert np.all(y[..., :2] == 0)
+    assert np.all(y[..., 6:] == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("vgg", {}, "config.model.name = 'vgg': must be one of cifar_resnet14"),
+        ("cifar_resnet8", {"depth": 3}, "config.model.options.depth = 3: cifar_resnet8 takes"),
+    ],
+)
+def test_unknown_networks_and_options_are_refused(name, options, said):
+    with pytest.raises(ConfigError) as error:
+        build(name, **options)
+    assert said in str(error.value)
+
+
+def test_batch_norm_follows_pytorchs_conventions(rng):
+    layer = BatchNorm(2, rngs=nnx.Rngs(0))
+    x = rng.normal(3, 2, (4, 3, 3, 2)).astype(np.float32)
+    y = layer(jnp.asarray(x))
+    flat = x.reshape(-1, 2).astype(np.float64)
+    np.testing.assert_allclose(
+        y, (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(layer.mean[...], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.var[...], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    layer.eval()
+    before = layer.mean[...]
+    layer(jnp.asarray(x))
+    np.testing.assert_array_equal(layer.mean[...], before)
+
+
+def test_a_network_survives_the_way_to_pure_functions_and_back(plain, rng):
+    pure = PureNetwork(plain)
+    x = jnp.asarray(images(rng, 3))
+    assert "projection.0.kernel" in pure.params
+    assert "projection.1.mean" in pure.stats
+
+    @jax.jit
+    def run(params, stats):
+        network = pure.merge(params, stats)
+        return network(x), pure.stats_in(network)
+
+    logits, stats = run(pure.params, pure.stats)
+    reference = nnx.clone(plain)
+    np.testing.assert_allclose(logits, reference(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["bn.mean"], reference.bn.mean[...], rtol=1e-4, atol=1e-6)
+    assert set(stats) == set(pure.stats)
+
+
+def test_pure_arrays_are_copies(plain):
+    pure = PureNetwork(plain)
+    jax.tree.map(lambda x: x.delete(), pure.params)
+    assert np.all(np.isfinite(plain.conv.kernel[...]))
+
+
+def test_reseeding_decides_dropout():
+    network = TinyNet(nnx.Rngs(0), dropout=0.5)
+    x = jnp.ones((2, 6, 6, 2))
+    outputs = []
+    for seed in (1, 1, 2):
+        reseed(network, jax.random.key(seed))
+        outputs.append(np.asarray(network(x)))
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert np.any(outputs[0] != outputs[2])
