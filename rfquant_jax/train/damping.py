@@ -1,0 +1,50 @@
+"""The terms of the coupled loss that read the weights alone (method, section 4).
+
+In both, step sizes and bounds are without gradient, and the gradient with respect to a weight
+passes at the bounds.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from rfquant_jax.quant import lsq
+
+
+def clip_weights(kernel: jax.Array, step: jax.Array, bits: jax.Array) -> jax.Array:
+    """`clip(w, s * Qn, s * Qp)`; its gradient is 1 on the bounds themselves, 0 beyond them."""
+    lower, upper = (bound * step for bound in lsq.bounds(bits, signed=True))
+    inside = (kernel >= lower) & (kernel <= upper)
+    return jnp.where(inside, kernel, jax.lax.stop_gradient(jnp.clip(kernel, lower, upper)))
+
+
+def oscillation(
+    kernel: jax.Array, step: jax.Array, bits: jax.Array, smallest: jax.Array
+) -> jax.Array:
+    """QE, the oscillation damping of one layer (Nagel et al., ICML 2022), float32[].
+
+    Squared distance of each clipped weight to its quantized value, summed over output channels,
+    averaged over the rest. Above the smallest allowed bit-width `m`, only weights whose code lies
+    on the coarser grid of `m` bits take part; the others count as zero.
+
+    Args:
+      kernel: float32[..., O].
+      step: float32[], the step size at `bits`.
+      bits, smallest: int32[], the layer's weight bit-width and the smallest it may take now.
+    """
+    step = jax.lax.stop_gradient(step)
+    clipped = clip_weights(kernel, step, bits)
+    code = jax.lax.stop_gradient(jnp.round(jnp.clip(kernel / step, *lsq.bounds(bits, signed=True))))
+    coarse = code / jnp.left_shift(1, bits - smallest).astype(code.dtype)
+    lower, upper = lsq.bounds(smallest, signed=True)
+    takes_part = (coarse == jnp.round(coarse)) & (coarse >= lower) & (coarse <= upper)
+    error = jnp.where(takes_part, jnp.square(clipped - code * step), 0.0)
+    damping = jnp.sum(jnp.mean(error, axis=tuple(range(kernel.ndim - 1))))
+    return jnp.where(bits < lsq.FULL_PRECISION, damping, 0.0)
+
+
+def region(kernel: jax.Array, step: jax.Array, bits: jax.Array) -> jax.Array:
+    """R of one layer, float32[]: half the squared clipped weights if it runs at 2 bits, else 0."""
+    clipped = clip_weights(kernel, jax.lax.stop_gradient(step), bits)
+    return jnp.where(bits == 2, 0.5 * jnp.sum(jnp.square(clipped)), 0.0)

@@ -1,0 +1,262 @@
+"""The training loop of both full-precision and coupled training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from rfquant_jax import parallel
+from rfquant_jax.bits import Space
+from rfquant_jax.checkpoint import Checkpoints
+from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.interrupt import StopSignal
+from rfquant_jax.logging import Progress, RunLog
+from rfquant_jax.models.pure import Arrays
+from rfquant_jax.train import schedules
+from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
+from rfquant_jax.train.state import Masks, Rates, TrainState
+from rfquant_jax.train.step import CoupledStep
+
+# score(ema parameters, ema statistics) -> held-out accuracies by name; their mean ranks checkpoints
+Score = Callable[[Arrays, Arrays], dict[str, float]]
+# teacher(images split over devices) -> logits
+Teacher = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What training does when; see `configs/default.py` for units and meaning."""
+
+    task: str
+    epochs: int
+    seed: int
+    lr: float
+    min_lr: float
+    warmup_epochs: int
+    eval_every: int
+    log_every: int
+    accumulate: int = 1
+    step_size_lr: float = 0.0
+    damping: float = 0.0
+    damping_start_epoch: int = 0
+    scheduler: Timing | None = None
+    split_candidates: bool = False
+
+    def rates(self, epoch: int) -> Rates:
+        """The rates of an epoch."""
+        learning = schedules.learning_rate(
+            epoch,
+            epochs=self.epochs,
+            peak=self.lr,
+            minimum=self.min_lr,
+            warmup_epochs=self.warmup_epochs,
+        )
+        step_size = schedules.step_size_learning_rate(
+            epoch, epochs=self.epochs, peak=self.step_size_lr
+        )
+        damping = schedules.damping(
+            epoch, epochs=self.epochs, start_epoch=self.damping_start_epoch, peak=self.damping
+        )
+        return Rates(np.float32(learning), np.float32(step_size), np.float32(damping))
+
+
+@dataclass
+class Position:
+    """How far training is: what a checkpoint keeps beside the arrays."""
+
+    step: int
+    masks: Masks
+    history: list[dict] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network and keeps its checkpoints.
+
+    Args:
+      space: the configurations; empty for a full-precision network.
+      meter: measures instability for the scheduler; None where it never fires.
+      score: evaluates the EMA on held-out images.
+      teacher: an external teacher.
+      about: JSON content that every checkpoint carries along.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: CoupledStep,
+        batches: TrainingBatches,
+        space: Space,
+        *,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        stop: StopSignal,
+        score: Score,
+        meter: InstabilityMeter | None = None,
+        teacher: Teacher | None = None,
+        about: dict | None = None,
+    ):
+        self._plan, self._step, self._batches, self._space = plan, step, batches, space
+        self._checkpoints, self._log, self._stop = checkpoints, log, stop
+        self._score, self._meter, self._teacher = score, meter, teacher
+        self._about = about or {}
+        self._key = jax.random.key(plan.seed)
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in all."""
+        return self._plan.epochs * self._batches.per_epoch
+
+    def run(self, start: Arrays) -> None:
+        """Trains to the end from the newest checkpoint, or from these parameters if there is none.
+
+        Raises:
+          Interrupted: a signal came; the state is saved.
+        """
+        state, position = self._begin(start)
+        stream = self._batches.starting_at(position.step)
+        with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
+            while position.step < self.total_steps:
+                epoch, within = divmod(position.step, self._batches.per_epoch)
+                # Before the epoch's first step, so that a run resumed inside it keeps its masks.
+                if within == 0:
+                    self._schedule(epoch, state, position)
+                state, metrics = self._one_step(state, next(stream), position, epoch)
+                position.step += 1
+                progress.advance()
+                self._report(epoch, position, metrics, progress)
+                # Before a stop is looked at: an epoch's end is saved with its score.
+                if within == self._batches.per_epoch - 1:
+                    self._end_epoch(epoch, state, position)
+                if self._stop.requested:
+                    self._save(state, position, score=None)
+                    self._checkpoints.wait()
+                    self._stop.check()
+        self._checkpoints.wait()
+
+    def _begin(self, start: Arrays) -> tuple[TrainState, Position]:
+        state = self._step.init(start)
+        position = Position(0, Masks(self._space.full_mask, self._space.full_mask))
+        latest = self._checkpoints.latest
+        if latest is not None:
+            state, position = self._restore(latest, state)
+            self._log.info(f"{self._plan.task}: goes on after step {position.step}")
+        self._log.rewind(self._plan.task, position.step)
+        return state, position
+
+    def _schedule(self, epoch: int, state: TrainState, position: Position) -> None:
+        timing = self._plan.scheduler
+        if timing is None or not timing.fires(epoch, self._plan.epochs):
+            return
+        metric = self._meter(state.params, position.masks.weights)
+        ratio = timing.ratio(epoch, self._plan.epochs)
+        masks = Masks(
+            *freeze(metric, self._space, ratio, split_candidates=self._plan.split_candidates)
+        )
+        changed = changes(position.masks.weights, masks.weights, self._space, metric)
+        record = {"event": "scheduler", "epoch": epoch, "ratio": ratio, "changes": changed}
+        position.masks = masks
+        position.history.append(record)
+        self._log.event(self._plan.task, position.step + 1, record)
+        frozen = int(np.sum(masks.weights != self._space.full_mask))
+        self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(self._space)} layers frozen")
+
+    def _one_step(self, state: TrainState, batch: Arrays, position: Position, epoch: int):
+        parts = split_batch(batch, self._plan.accumulate)
+        parts = [parallel.split(part, self._step.mesh) for part in parts]
+        teachers = None
+        if self._teacher is not None:
+            teachers = [self._teacher(part["image"]) for part in parts]
+        key = jax.random.fold_in(self._key, position.step)
+        rates = self._plan.rates(epoch)
+        return self._step(state, parts, position.masks, rates, key, teachers)
+
+    def _report(self, epoch: int, position: Position, metrics, progress: Progress) -> None:
+        last = position.step == self.total_steps
+        if position.step % self._plan.log_every and not last:
+            return
+        values = summarize(metrics, self._step.settings.random_passes)
+        rates = self._plan.rates(epoch)
+        values |= {f"rate/{k}": float(v) for k, v in rates._asdict().items()}
+        self._log.metrics(self._plan.task, position.step, {"epoch": epoch, **values})
+        progress.report(f"epoch {epoch}, loss {values['loss']:.4f}")
+
+    def _end_epoch(self, epoch: int, state: TrainState, position: Position) -> None:
+        done = epoch + 1
+        if done % self._plan.eval_every and done != self._plan.epochs:
+            return
+        scores = self._score(state.ema_params, state.ema_stats)
+        mean = float(np.mean(list(scores.values())))
+        values = {f"held_out/{name}": value for name, value in scores.items()}
+        self._log.metrics(self._plan.task, position.step, values | {"held_out/mean": mean})
+        shown = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        self._log.info(f"{self._plan.task}: epoch {epoch}: held-out top-1 of the EMA: {shown}")
+        self._save(state, position, score=mean)
+
+    def _save(self, state: TrainState, position: Position, score: float | None) -> None:
+        about = self._about | {
+            "masks": [mask.astype(int).tolist() for mask in position.masks],
+            "history": position.history,
+        }
+        self._checkpoints.save(
+            position.step,
+            ema={"params": state.ema_params, "stats": state.ema_stats},
+            state=_kept(state),
+            about=about,
+            score=score,
+        )
+
+    def _restore(self, step: int, fresh: TrainState) -> tuple[TrainState, Position]:
+        about = self._checkpoints.about(step)
+        ema = self._checkpoints.restore_ema(
+            step, {"params": fresh.ema_params, "stats": fresh.ema_stats}
+        )
+        kept = self._checkpoints.restore_state(step, _kept(fresh))
+        mesh = self._step.mesh
+        state = TrainState(
+            params=parallel.replicate(kept["params"], mesh),
+            stats=parallel.per_device(kept["stats"], mesh),
+            optimizer=parallel.replicate(kept["optimizer"], mesh),
+            ema_params=parallel.replicate(ema["params"], mesh),
+            ema_stats=parallel.replicate(ema["stats"], mesh),
+        )
+        shape = self._space.full_mask.shape
+        masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
+        return state, Position(step, masks, about["history"])
+
+
+def split_batch(batch: Arrays, parts: int) -> list[Arrays]:
+    """Cuts a batch into micro-batches of equal size."""
+    size = len(batch["label"]) // parts
+    return [
+        {name: values[i * size : (i + 1) * size] for name, values in batch.items()}
+        for i in range(parts)
+    ]
+
+
+def summarize(metrics: list[Arrays], random_passes: int) -> dict[str, float]:
+    """Means over devices and micro-batches: the max pass's, and those of the random passes.
+
+    Args:
+      metrics: of each pass of a step, {name: float32[devices]}.
+
+    Returns:
+      "<name>" for the max pass and "random/<name>" for the mean of the random ones.
+    """
+    metrics = jax.device_get(metrics)
+    every = 1 + random_passes
+    groups = {"": metrics[::every], "random/": [m for i, m in enumerate(metrics) if i % every]}
+    return {
+        prefix + name: float(np.mean([m[name] for m in group]))
+        for prefix, group in groups.items()
+        if group
+        for name in group[0]
+    }
+
+
+def _kept(state: TrainState) -> dict:
+    """What of the state a checkpoint keeps; statistics are equal on all devices: one copy."""
+    stats = parallel.first_copy(state.stats)
+    return {"params": state.params, "stats": stats, "optimizer": state.optimizer}

@@ -1,0 +1,78 @@
+"""The update after the passes: clipping, SGD-Nesterov and Adam groups, EMA (method, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.quant.layers import StepSize
+from rfquant_jax.quant.lsq import MIN_STEP
+
+WEIGHT_GROUP, STEP_GROUP = "weights", "step_sizes"
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Constants of the update; see `configs/default.py` for their meaning and units."""
+
+    clip: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 2.5e-5
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_epsilon: float = 1e-8
+
+
+def make_optimizer(pure: PureNetwork, settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Directions for all parameters, before the learning rate, which `descend` multiplies in.
+
+    Every gradient element is clipped; weights, biases and BatchNorm then take SGD with Nesterov
+    momentum, convolution kernels with L2 decay added before it; step sizes take Adam.
+    """
+    steps = pure.names_of(StepSize)
+    kernels = convolution_kernels(pure)
+    weights = optax.chain(
+        optax.clip(settings.clip),
+        optax.add_decayed_weights(
+            settings.weight_decay, mask=lambda tree: {n: n in kernels for n in tree}
+        ),
+        optax.trace(settings.momentum, nesterov=True),
+    )
+    adam = optax.chain(
+        optax.clip(settings.clip),
+        optax.scale_by_adam(settings.adam_b1, settings.adam_b2, settings.adam_epsilon),
+    )
+    groups = {name: STEP_GROUP if name in steps else WEIGHT_GROUP for name in pure.params}
+    return optax.partition({WEIGHT_GROUP: weights, STEP_GROUP: adam}, groups)
+
+
+def convolution_kernels(pure: PureNetwork) -> frozenset[str]:
+    """Names of the parameters that weight decay applies to: four-dimensional kernels."""
+    return frozenset(
+        name
+        for name in pure.names_of(nnx.Param)
+        if name.endswith("kernel") and pure.params[name].ndim == 4
+    )
+
+
+def descend(
+    params: Arrays, directions: Arrays, steps: frozenset[str], rate: jax.Array, step_rate: jax.Array
+) -> Arrays:
+    """`params - rate * directions`; step sizes have a rate of their own and stay positive."""
+    moved = {}
+    for name, value in params.items():
+        if name in steps:
+            moved[name] = jnp.maximum(value - step_rate * directions[name], MIN_STEP)
+        else:
+            moved[name] = value - rate * directions[name]
+    return moved
+
+
+def move_ema(ema: Arrays, values: Arrays, decay: float) -> Arrays:
+    """The exponential moving average after one more update."""
+    return {name: decay * ema[name] + (1 - decay) * value for name, value in values.items()}

@@ -1,0 +1,146 @@
+"""The bit-width scheduler: freezes the smallest bit-width of the most unstable layers.
+
+A pure function of weights, step sizes, masks and epoch (method, section 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rfquant_jax.bits import Space
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.quant import lsq
+from rfquant_jax.quant.layers import searched_layers
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the scheduler fires and how many layers it freezes.
+
+    Attributes:
+      start_epoch: it fires only in epochs after this one.
+      period: epochs between firings.
+      late_period: the same once `late_from` of all epochs are over.
+      late_from: share of the epochs.
+      ratio_min: share of the layers that are frozen at the end.
+      ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
+    """
+
+    start_epoch: int
+    period: int
+    late_period: int
+    late_from: float
+    ratio_min: float
+    ratio_amplitude: float
+
+    def fires(self, epoch: int, epochs: int) -> bool:
+        """Whether it fires before the first step of this epoch."""
+        period = self.period if epoch < self.late_from * epochs else self.late_period
+        return epoch > self.start_epoch and (epoch + 1) % period == 0
+
+    def ratio(self, epoch: int, epochs: int) -> float:
+        """Share of the layers to freeze."""
+        progress = ((epoch - self.start_epoch) // self.period) / max(epochs // self.period, 1)
+        return self.ratio_min + self.ratio_amplitude * (1 + math.cos(math.pi * progress))
+
+
+def unstable_share(
+    kernel: jax.Array, step: jax.Array, bits: jax.Array | int, boundary: float
+) -> jax.Array:
+    """Share of the weights near a rounding boundary, float32[].
+
+    A weight is near one if `|v - round(v)| > 0.5 * (1 - boundary)` with `v = w / s` clipped to the
+    quantizer's range: the clipping leaves of the outermost bins their inner side only.
+    """
+    v = jnp.clip(kernel / step, *lsq.bounds(bits, signed=True))
+    share = jnp.mean(jnp.abs(v - jnp.round(v)) > 0.5 * (1 - boundary))
+    return jnp.where(bits < lsq.FULL_PRECISION, share, 0.0)
+
+
+def instability(network: nnx.Module, weight_mask: jax.Array, boundary: float) -> jax.Array:
+    """M_l of every searched layer, float32[L]: the mean of share / bits over its allowed bits.
+
+    Args:
+      network: a coupled network.
+      weight_mask: bool[L, |B|], traced.
+      boundary: p, the width of the unstable zone as a share of half a bin.
+    """
+    metrics = []
+    for layer in searched_layers(network):
+        quantizer = layer.weight_quantizer
+        terms = [
+            unstable_share(layer.kernel[...], quantizer.step[...][i], bits, boundary) / bits
+            for i, bits in enumerate(quantizer.candidates)
+        ]
+        allowed = weight_mask[layer.index]
+        metrics.append(jnp.sum(jnp.where(allowed, jnp.stack(terms), 0.0)) / jnp.sum(allowed))
+    return jnp.stack(metrics)
+
+
+def freeze(
+    metric: np.ndarray, space: Space, ratio: float, *, split_candidates: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Candidate masks after a firing: the most unstable layers lose their smallest bit-width.
+
+    Every other layer has its full set. A sole bit-width is never frozen; ties go to the earlier
+    layer.
+
+    Args:
+      metric: float[L].
+      ratio: floor(ratio * L) layers are frozen.
+      split_candidates: False freezes the bit-width for activations, too.
+
+    Returns:
+      weight and activation masks, bool[L, |B|].
+    """
+    # The guard keeps a share such as 0.35 * 20 = 6.999... from losing a layer to rounding.
+    count = math.floor(ratio * len(space) + 1e-9)
+    weight_mask = space.full_mask.copy()
+    for index in np.argsort(-np.asarray(metric), kind="stable")[:count]:
+        allowed = np.flatnonzero(weight_mask[index])
+        if len(allowed) > 1:
+            weight_mask[index, allowed[-1]] = False
+    activation_mask = space.full_mask if split_candidates else weight_mask
+    return weight_mask, activation_mask.copy()
+
+
+def changes(
+    before: np.ndarray, after: np.ndarray, space: Space, metric: Sequence[float]
+) -> list[dict]:
+    """What a firing changed, for the history: which layer lost or regained which bit-width."""
+    history = []
+    for index, slot in zip(*np.nonzero(before != after), strict=True):
+        history.append(
+            {
+                "layer": space.names[index],
+                "bits": int(space.candidates[slot]),
+                "change": "frozen" if before[index, slot] else "released",
+                "metric": float(metric[index]),
+            }
+        )
+    return history
+
+
+class InstabilityMeter:
+    """The jit-compiled metric of a network's parameters."""
+
+    def __init__(self, pure: PureNetwork, boundary: float):
+        self.traces = 0
+
+        def measure(params: Arrays, stats: Arrays, mask: jax.Array) -> jax.Array:
+            self.traces += 1
+            return instability(pure.merge(params, stats), mask, boundary)
+
+        self._measure = jax.jit(measure)
+        self._stats = pure.stats
+
+    def __call__(self, params: Arrays, weight_mask: np.ndarray) -> np.ndarray:
+        """M_l, float32[L]."""
+        return np.asarray(self._measure(params, self._stats, weight_mask))

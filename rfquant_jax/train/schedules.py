@@ -1,0 +1,31 @@
+"""What changes from epoch to epoch: learning rates and the weight of oscillation damping.
+
+Everything here is computed on the host and enters the compiled step as data. Epochs count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    epoch: int, *, epochs: int, peak: float, minimum: float, warmup_epochs: int
+) -> float:
+    """Linear warm-up from `minimum`, then a cosine that runs from epoch 0 to `epochs`."""
+    if epoch < warmup_epochs:
+        return minimum + epoch * (peak - minimum) / warmup_epochs
+    return minimum + (peak - minimum) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def step_size_learning_rate(epoch: int, *, epochs: int, peak: float) -> float:
+    """A cosine from `peak` to 0 over the epochs."""
+    return peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def damping(epoch: int, *, epochs: int, start_epoch: int, peak: float) -> float:
+    """eta: 0 up to and including `start_epoch`, then a rising cosine that would reach `peak` at
+    `epochs` (the epoch after the last)."""
+    if epoch <= start_epoch:
+        return 0.0
+    progress = (epoch - start_epoch) / (epochs - start_epoch)
+    return peak * (1 - math.cos(math.pi * progress)) / 2

@@ -1,0 +1,243 @@
+"""One training step: a max pass, K random passes, one update (method, section 4).
+
+How the passes are strung together is one switch, because what is fast differs by backend: see
+`default_strategy`. All ways compute the same numbers up to the compiler's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rfquant_jax import bits, parallel
+from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
+from rfquant_jax.parallel import AXIS, REPLICATED, SHARDED, Compiled
+from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.layers import StepSize
+from rfquant_jax.train import optimizer
+from rfquant_jax.train.passes import CoupledPass, LossWeights
+from rfquant_jax.train.state import (
+    Carry,
+    Masks,
+    Rates,
+    Reference,
+    StepInputs,
+    TrainState,
+)
+
+STRATEGIES = ("loop", "unroll", "scan")
+
+
+def default_strategy(backend: str) -> str:
+    """The way to string the passes together on a backend ("cpu", "gpu", ...).
+
+    On processors a convolution's backward inside a scan misses XLA's fast path, and one program
+    of all passes needs four times the memory of a host loop (benchmarks/train_step.py). On GPUs a
+    scan keeps program and memory small.
+    """
+    return "loop" if backend == "cpu" else "scan"
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Constants of a step.
+
+    Attributes:
+      candidates: bit-widths, largest first.
+      random_passes: K.
+      strategy: one of `STRATEGIES`.
+      ema_decay: decay of the moving average of all parameters and statistics.
+    """
+
+    candidates: tuple[int, ...]
+    random_passes: int
+    strategy: str
+    ema_decay: float
+    loss: LossWeights
+    optimizer: optimizer.OptimizerSettings
+
+
+class CoupledStep:
+    """The compiled training step of one network on one mesh.
+
+    With `random_passes = 0` and a plain network it is an ordinary full-precision step.
+    """
+
+    def __init__(
+        self, pure: PureNetwork, mesh: Mesh, preprocess: Preprocess, settings: StepSettings
+    ):
+        self.pure, self.mesh, self.settings = pure, mesh, settings
+        self._pass = CoupledPass(pure, preprocess, settings.loss)
+        self._optimizer = optimizer.make_optimizer(pure, settings.optimizer)
+        self._steps = pure.names_of(StepSize)
+        self._gradients: Arrays | None = None  # zero accumulators, kept from step to step
+
+        rep, shard = REPLICATED, SHARDED
+        state = TrainState(rep, shard, rep, rep, rep)
+        of_pass = (rep, shard, shard, shard, rep, rep)
+        self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
+        self._max = Compiled(self._max_pass, mesh, of_pass, shard, donate=(1,))
+        self._random = Compiled(self._random_pass, mesh, of_pass, shard, donate=(1,))
+        self._update = Compiled(
+            self._apply_update, mesh, (state, shard, rep, rep), (state, shard), donate=(0, 1)
+        )
+        self._whole = Compiled(
+            self._whole_step, mesh, (state, shard, shard, rep, rep), (state, shard), donate=(0,)
+        )
+
+    def init(self, params: Arrays) -> TrainState:
+        """The state to start from; the EMA starts as a copy."""
+        # A step donates every field, so none may share memory with another or with the caller.
+        copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
+        stats = [{n: jnp.array(v, copy=True) for n, v in self.pure.stats.items()} for _ in range(2)]
+        replicate = partial(parallel.replicate, mesh=self.mesh)
+        return TrainState(
+            params=replicate(copies[0]),
+            stats=parallel.per_device(stats[0], self.mesh),
+            optimizer=replicate(self._optimizer.init(params)),
+            ema_params=replicate(copies[1]),
+            ema_stats=replicate(stats[1]),
+        )
+
+    def __call__(
+        self,
+        state: TrainState,
+        batches: Sequence[Arrays],
+        masks: Masks,
+        rates: Rates,
+        key: jax.Array,
+        teachers: Sequence[jax.Array] | None = None,
+    ) -> tuple[TrainState, Arrays]:
+        """One update from one batch, given as one or more micro-batches.
+
+        Args:
+          state: donated.
+          batches: micro-batches {"image": [N, H, W, C], "label": int32[N]}, split over devices.
+          masks: the bit-widths that may be sampled.
+          rates: of this epoch.
+          key: decides the configurations, the same on all devices, and dropout, different on each.
+          teachers: an external teacher's logits for each micro-batch.
+
+        Returns:
+          the new state, and the metrics of each pass in order, a list of {name: float32[devices]}.
+        """
+        sample_key, dropout_key = jax.random.split(key)
+        inputs = StepInputs(
+            configurations=self._sample(sample_key, masks.weights, masks.activations),
+            smallest=bits.smallest(masks.weights, self.settings.candidates),
+            damping=rates.damping,
+            key=dropout_key,
+        )
+        references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
+        if self.settings.strategy == "loop":
+            state, metrics = self._host_loop(state, batches, references, inputs, rates)
+        else:
+            state, metrics = self._whole(state, tuple(batches), tuple(references), inputs, rates)
+        if self.mesh.size > 1 and jax.default_backend() == "cpu":
+            # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
+            jax.block_until_ready((state, metrics))
+        return state, metrics
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each compiled function was traced."""
+        names = ("sample", "max", "random", "update", "whole")
+        return {name: getattr(self, f"_{name}").traces for name in names}
+
+    def _host_loop(self, state, batches, references, inputs, rates):
+        gradients, self._gradients = self._gradients, None
+        if gradients is None:
+            gradients = parallel.per_device(zeros_like(self.pure.params), self.mesh)
+        carry = Carry(state.stats, gradients)
+        metrics, number = [], 0
+        for batch, reference in zip(batches, references, strict=True):
+            for is_max in [True] + [False] * self.settings.random_passes:
+                run = self._max if is_max else self._random
+                carry, own, measured = run(
+                    state.params, carry, batch, reference, inputs, np.int32(number)
+                )
+                reference = own if is_max else reference
+                metrics.append(measured)
+                number += 1
+        state, self._gradients = self._update(
+            state._replace(stats=carry.stats), carry.gradients, rates, np.float32(len(batches))
+        )
+        return state, metrics
+
+    # What follows runs per device.
+
+    def _sample_configurations(self, key, weight_mask, activation_mask):
+        candidates, count = self.settings.candidates, self.settings.random_passes
+        return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
+
+    def _max_pass(self, params, carry, batch, reference, inputs, number):
+        return self._run(params, carry, batch, reference, inputs, number, is_max=True)
+
+    def _random_pass(self, params, carry, batch, reference, inputs, number):
+        carry, _, metrics = self._run(params, carry, batch, reference, inputs, number, is_max=False)
+        return carry, None, metrics
+
+    def _run(self, params, carry, batch, reference, inputs, number, *, is_max):
+        inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
+        carry, own, metrics = self._pass(
+            params,
+            parallel.drop_axis(carry),
+            batch,
+            reference,
+            inputs,
+            number,
+            is_max=is_max,
+        )
+        return parallel.add_axis(carry), own, parallel.add_axis(metrics)
+
+    def _apply_update(self, state: TrainState, gradients: Arrays, rates: Rates, count):
+        """The one all-reduce, and the update."""
+        mean, stats = jax.lax.pmean((parallel.drop_axis((gradients, state.stats))), AXIS)
+        mean = {name: value / count for name, value in mean.items()}
+        directions, moments = self._optimizer.update(mean, state.optimizer, state.params)
+        params = optimizer.descend(
+            state.params, directions, self._steps, rates.learning, rates.step_size
+        )
+        decay = self.settings.ema_decay
+        new = TrainState(
+            params=params,
+            stats=parallel.add_axis(stats),
+            optimizer=moments,
+            ema_params=optimizer.move_ema(state.ema_params, params, decay),
+            ema_stats=optimizer.move_ema(state.ema_stats, stats, decay),
+        )
+        return new, zeros_like(gradients)
+
+    def _whole_step(self, state, batches, references, inputs, rates):
+        gradients = parallel.add_axis(zeros_like(state.params))
+        carry, metrics, number = Carry(state.stats, gradients), [], 0
+        for batch, reference in zip(batches, references, strict=True):
+            run = partial(self._random_pass, state.params)
+            carry, own, measured = self._max_pass(
+                state.params, carry, batch, reference, inputs, number
+            )
+            metrics.append(measured)
+            numbers = range(number + 1, number + 1 + self.settings.random_passes)
+            number += 1 + self.settings.random_passes
+            if self.settings.strategy == "unroll":
+                for n in numbers:
+                    carry, _, measured = run(carry, batch, own, inputs, n)
+                    metrics.append(measured)
+            elif numbers:
+
+                def body(carry, n, batch=batch, own=own, run=run):
+                    carry, _, measured = run(carry, batch, own, inputs, n)
+                    return carry, measured
+
+                carry, stacked = jax.lax.scan(body, carry, jnp.asarray(numbers))
+                metrics += [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(numbers))]
+        new, _ = self._apply_update(
+            state._replace(stats=carry.stats), carry.gradients, rates, len(batches)
+        )
+        return new, metrics

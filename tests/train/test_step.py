@@ -1,0 +1,252 @@
+"""The coupled step: its update worked out from single passes, its devices, its programs."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfquant_jax import bits, parallel
+from rfquant_jax.models.pure import PureNetwork, zeros_like
+from rfquant_jax.quant import convert
+from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
+from rfquant_jax.train.passes import CoupledPass, LossWeights
+from rfquant_jax.train.scheduler import freeze
+from rfquant_jax.train.state import Carry, Masks, Rates, Reference, StepInputs
+from rfquant_jax.train.step import CoupledStep, StepSettings, default_strategy
+from tests.conftest import TinyNet, batch, identity, mesh_of
+
+WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
+RATES = Rates(np.float32(0.05), np.float32(1e-3), np.float32(0.1))
+KEY = jax.random.key(5)
+
+
+def settings(strategy="loop", **changes):
+    values = {
+        "candidates": convert.CANDIDATES,
+        "random_passes": 3,
+        "strategy": strategy,
+        "ema_decay": 0.9,
+        "loss": WEIGHTS,
+        "optimizer": OptimizerSettings(weight_decay=0.01),
+    }
+    return StepSettings(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def masks(space):
+    return Masks(space.full_mask, space.full_mask)
+
+
+@pytest.fixture(scope="module")
+def step4(pure):
+    """A coupled step on four devices; the tests of this file share its compiled functions."""
+    return CoupledStep(pure, mesh_of(4), identity, settings())
+
+
+@pytest.fixture(scope="module")
+def data():
+    return batch(np.random.default_rng(1), 16)
+
+
+def run(step, params, data, masks, micro=1, key=KEY):
+    parts = np.split(np.arange(len(data["label"])), micro)
+    batches = [parallel.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
+    state, metrics = step(step.init(params), batches, masks, RATES, key)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def after(step4, pure, data, masks):
+    return run(step4, pure.params, data, masks)
+
+
+@pytest.fixture(scope="module")
+def by_hand(pure, data, masks, space):
+    """Gradients and statistics of each of the four shards, every pass called alone."""
+    sample_key, _ = jax.random.split(KEY)
+    configurations = bits.sample_step(sample_key, *masks, convert.CANDIDATES, 3)
+    inputs = StepInputs(
+        configurations, bits.smallest(masks.weights, convert.CANDIDATES), RATES.damping, KEY
+    )
+    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
+    shards = []
+    for i in range(4):
+        shard = {name: values[4 * i : 4 * i + 4] for name, values in data.items()}
+        carry, own, _ = one(
+            pure.params,
+            Carry(pure.stats, zeros_like(pure.params)),
+            shard,
+            None,
+            inputs,
+            0,
+            is_max=True,
+        )
+        for number in (1, 2, 3):
+            carry, _, _ = one(pure.params, carry, shard, own, inputs, number, is_max=False)
+        shards.append(jax.device_get(carry))
+    return shards
+
+
+def test_one_step_on_four_devices_is_the_update_from_the_mean_gradient(after, by_hand, pure):
+    state, _ = after
+    kernels = convolution_kernels(pure)
+    assert "conv.kernel" in kernels
+    assert "fc.kernel" not in kernels
+    for name, before in jax.device_get(pure.params).items():
+        gradient = np.mean([s.gradients[name].astype(np.float64) for s in by_hand], axis=0)
+        clipped = np.clip(gradient, -1, 1)
+        if name.endswith("step"):  # Adam's first step: its averages are the gradient itself
+            direction = clipped / (np.abs(clipped) + 1e-8)
+            expected = before - 1e-3 * direction
+            # Where the gradient is tiny its sign, and with it the whole step, is rounding.
+            sure = np.abs(gradient) > 1e-5
+        else:  # Nesterov's first step: gradient plus 0.9 of the velocity it has just become
+            decayed = clipped + (0.01 * before if name in kernels else 0)
+            expected = before - 0.05 * 1.9 * decayed
+            sure = np.ones(before.shape, bool)
+        np.testing.assert_allclose(
+            state.params[name][sure], expected[sure], rtol=1e-4, atol=2e-6, err_msg=name
+        )
+
+
+def test_unused_banks_and_steps_have_no_gradient_and_stay(after, by_hand, pure):
+    state, _ = after
+    unused = [s.gradients["expand.input_quantizer.step"] == 0 for s in by_hand]
+    assert np.any(np.all(unused, axis=0)), "three random passes cannot use every bit-width"
+    for name, before in jax.device_get(pure.params).items():
+        if name.endswith("step") or name == "bn.scale":
+            still = np.all([s.gradients[name] == 0 for s in by_hand], axis=0)
+            np.testing.assert_array_equal(state.params[name][still], before[still])
+
+
+def test_running_statistics_are_averaged_over_devices(after, by_hand):
+    state, _ = after
+    for name, values in state.stats.items():
+        expected = np.mean([s.stats[name] for s in by_hand], axis=0)
+        for device in range(4):
+            np.testing.assert_allclose(values[device], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_average_moves_by_its_decay(after, pure):
+    state, _ = after
+    for name, before in jax.device_get(pure.params).items():
+        expected = 0.9 * before + 0.1 * state.params[name]
+        np.testing.assert_allclose(state.ema_params[name], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        state.ema_stats["bn.mean"], 0.1 * state.stats["bn.mean"][0], rtol=1e-5, atol=1e-7
+    )
+
+
+def test_metrics_tell_the_passes_apart(after):
+    _, metrics = after
+    assert len(metrics) == 4
+    assert set(metrics[0]) == {"cross_entropy", "region", "loss", "accuracy"}
+    assert set(metrics[1]) >= {"distillation", "idm", "damping"}
+    for of_pass in metrics:
+        terms = sum(v for k, v in of_pass.items() if k not in ("loss", "accuracy"))
+        np.testing.assert_allclose(of_pass["loss"], terms, rtol=1e-6)
+        assert of_pass["loss"].shape == (4,)
+
+
+@pytest.mark.parametrize("strategy", ["unroll", "scan"])
+def test_all_ways_to_string_the_passes_together_agree(strategy, after, pure, data, masks):
+    step = CoupledStep(pure, mesh_of(4), identity, settings(strategy))
+    state, metrics = run(step, pure.params, data, masks)
+    reference, reference_metrics = after
+    for name, expected in reference.params.items():
+        np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    for got, want in zip(metrics, reference_metrics, strict=True):
+        np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-4)
+    assert step.traces == {"sample": 1, "max": 0, "random": 0, "update": 0, "whole": 1}
+
+
+def test_micro_batches_on_one_device_average_like_devices(pure, data, masks, after):
+    """Their gradients are those of devices, but running statistics move on from one to the next."""
+    step = CoupledStep(pure, mesh_of(1), identity, settings())
+    state, metrics = run(step, pure.params, data, masks, micro=4)
+    assert len(metrics) == 16
+    for name, expected in after[0].params.items():
+        if not name.endswith("step"):
+            np.testing.assert_allclose(state.params[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def collectives(compiled, *args):
+    text = compiled.jitted.lower(*args).compile().as_text()
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    return re.findall(rf"({kinds})(?:-start)?\(", text)
+
+
+def test_one_all_reduce_a_step_and_none_in_a_pass(step4, pure, data, masks):
+    state = step4.init(pure.params)
+    sharded = parallel.split(data, step4.mesh)
+    configurations = step4._sample(KEY, *masks)
+    inputs = StepInputs(configurations, np.full(4, 2, np.int32), RATES.damping, KEY)
+    gradients = parallel.per_device(zeros_like(pure.params), step4.mesh)
+    carry = Carry(state.stats, gradients)
+    number = np.int32(0)
+    assert collectives(step4._max, state.params, carry, sharded, None, inputs, number) == []
+    _, own, _ = step4._max(state.params, carry, sharded, None, inputs, number)
+    state = step4.init(pure.params)
+    carry = Carry(state.stats, parallel.per_device(zeros_like(pure.params), step4.mesh))
+    assert collectives(step4._random, state.params, carry, sharded, own, inputs, number) == []
+    update = collectives(step4._update, state, carry.gradients, RATES, np.float32(1))
+    assert update == ["all-reduce"]
+
+
+def test_nothing_is_traced_again_when_bits_masks_and_rates_change(step4, pure, data, space, rng):
+    state = step4.init(pure.params)
+    sharded = parallel.split(data, step4.mesh)
+    run(step4, pure.params, data, Masks(space.full_mask, space.full_mask))
+    before = dict(step4.traces)
+    for i in range(4):
+        masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
+        rates = Rates(*(np.float32(0.01 * i) for _ in range(3)))
+        state, _ = step4(state, [sharded], masks, rates, jax.random.key(i))
+    assert before == step4.traces
+    assert step4.traces == {"sample": 1, "max": 1, "random": 1, "update": 1, "whole": 0}
+
+
+def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, space, masks):
+    from flax import nnx
+
+    network = convert.quantize(TinyNet(nnx.Rngs(0), dropout=0.5), layers)
+    pure = PureNetwork(network)
+    same = batch(np.random.default_rng(0), 1)
+    repeated = {name: np.repeat(values, 8, axis=0) for name, values in same.items()}
+    step = CoupledStep(pure, mesh_of(2), identity, settings(random_passes=0))
+    _, metrics = run(step, pure.params, repeated, masks)
+    # Both devices hold the same images: without dropout their losses would be equal.
+    assert metrics[0]["loss"][0] != metrics[0]["loss"][1]
+
+
+def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
+    step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
+    sharded = parallel.split(data, step.mesh)
+    teacher = jnp.zeros((16, 5))
+    _, metrics = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    assert float(metrics[0]["cross_entropy"][0]) == pytest.approx(
+        float(alone[0]["cross_entropy"][0]) / 2, rel=1e-5
+    )
+    assert float(metrics[0]["distillation"][0]) > 0
+    assert "distillation" not in alone[0]
+
+
+def test_information_distortion_mitigation_can_be_left_out(pure, data, masks):
+    one = CoupledPass(pure, identity, LossWeights(idm=0.0))
+    inputs = StepInputs(
+        jnp.full((2, 4, 2), 4, jnp.int32), np.full(4, 4, np.int32), np.float32(0), KEY
+    )
+    carry = Carry(pure.stats, zeros_like(pure.params))
+    _, own, metrics = jax.jit(one, static_argnames="is_max")(
+        pure.params, carry, data, Reference(jnp.zeros((16, 5)), {}), inputs, 1, is_max=False
+    )
+    assert own.features == {}
+    assert "idm" not in metrics
+
+
+def test_default_strategies():
+    assert default_strategy("cpu") == "loop"
+    assert default_strategy("gpu") == "scan"
