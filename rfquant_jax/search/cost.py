@@ -1,0 +1,67 @@
+"""What a configuration costs: bit operations and model size (method, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
+from rfquant_jax.quant.describe import Layer
+
+GIGA = 1e9
+MEGABYTE_BITS = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of all configurations of a network.
+
+    Attributes:
+      macs, weights: int64[L], multiply-accumulates for one image and kernel elements of the
+        searched layers.
+      fixed_bitops, fixed_size_bits: what all other layers cost, in bit operations and in bits.
+    """
+
+    macs: np.ndarray
+    weights: np.ndarray
+    fixed_bitops: int
+    fixed_size_bits: int
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> CostModel:
+        """The costs of a planned network; fixed layers count their fixed bits."""
+        searched = [layer for layer in layers if layer.candidates]
+        fixed = [layer for layer in layers if not layer.candidates]
+        return cls(
+            macs=np.asarray([layer.macs for layer in searched], np.int64),
+            weights=np.asarray([layer.weights for layer in searched], np.int64),
+            fixed_bitops=sum(np.prod(x.fixed_bits, dtype=np.int64) * x.macs for x in fixed),
+            fixed_size_bits=sum(x.fixed_bits[WEIGHTS] * x.weights for x in fixed),
+        )
+
+    def bitops_g(self, configuration: np.ndarray) -> float:
+        """Sum over layers of w_bits * a_bits * MACs for one image, in units of 1e9."""
+        bits = np.asarray(configuration, np.int64)
+        searched = np.sum(bits[:, WEIGHTS] * bits[:, ACTIVATIONS] * self.macs)
+        return float((searched + self.fixed_bitops) / GIGA)
+
+    def size_mb(self, configuration: np.ndarray) -> float:
+        """Sum over layers of w_bits * kernel elements, in units of 2^20 bytes."""
+        bits = np.asarray(configuration, np.int64)[:, WEIGHTS]
+        return float((np.sum(bits * self.weights) + self.fixed_size_bits) / MEGABYTE_BITS)
+
+    def table(self, space: Space) -> list[dict]:
+        """The costs of the uniform configurations with equal weight and activation bits."""
+        rows = []
+        for bits in space.candidates:
+            configuration = space.uniform(bits, bits)
+            rows.append(
+                {
+                    "configuration": f"w{bits}a{bits}",
+                    "bitops_g": self.bitops_g(configuration),
+                    "size_mb": self.size_mb(configuration),
+                }
+            )
+        return rows

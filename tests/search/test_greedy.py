@@ -1,0 +1,240 @@
+"""The greedy search on made-up landscapes: no network, no JAX."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
+from rfquant_jax.errors import UserError
+from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.greedy import GreedySearch, GreedySettings, nearest_level, score
+
+B = (6, 5, 4, 3, 2)
+
+
+def settings(**changes):
+    values = {"alpha": 1.5, "start_bits": 5, "min_bits": 2, "normalize": "max"}
+    return GreedySettings(**values | changes)
+
+
+def make_space(layers, masks=None):
+    masks = np.ones((layers, 5), bool) if masks is None else np.asarray(masks, bool)
+    return Space(tuple(f"l{i}" for i in range(layers)), B, masks)
+
+
+def make_costs(macs, weights=None):
+    macs = np.asarray(macs, np.int64)
+    return CostModel(macs, macs if weights is None else np.asarray(weights), 0, 0)
+
+
+def bitops(costs, limit):
+    return Budget(f"{limit}G", costs, bitops_g=limit)
+
+
+def test_the_known_best_path_is_taken():
+    """Two equal layers; layer 0 does not mind few bits, layer 1 does.
+
+    The budget is the cost at 4 bits, 32 units. Phase 1 must reach 0.95 * cost(4, 5) = 38 units from
+    50: each bit of weight costs 5 units, so three moves, all of them downwards in layer 0: to 35.
+    Phase 2 then lowers the activations of layer 0, whose weights have 2 bits, twice: 2 units each.
+    """
+    costs = make_costs([10**9, 10**9])
+
+    def evaluate(configurations, iteration):
+        lost = np.maximum(5 - configurations, 0).sum(axis=2)
+        return 0.1 + 0.001 * lost[:, 0] + 0.2 * lost[:, 1]
+
+    moves = []
+    search = GreedySearch(
+        make_space(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=moves.append
+    )
+    (found,) = search.run()
+    assert [(m.phase, m.layer, m.bits) for m in moves] == [
+        ("weights", 0, 4),
+        ("weights", 0, 3),
+        ("weights", 0, 2),
+        ("activations", 0, 4),
+        ("activations", 0, 3),
+    ]
+    assert found.tolist() == [[2, 3], [5, 5]]
+    assert costs.bitops_g(found) == 31
+
+
+def test_an_upward_move_is_taken_where_it_scores_best():
+    """Weights at 5 bits are useless, at 6 they are perfect: the first move goes up."""
+    costs = make_costs([10**9, 10**9])
+
+    def evaluate(configurations, iteration):
+        return 1.0 - 0.9 * np.any(configurations[:, :, WEIGHTS] == 6, axis=1)
+
+    moves = []
+    GreedySearch(
+        make_space(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=moves.append
+    ).run()
+    assert (moves[0].layer, moves[0].bits) == (0, 6)
+
+
+def test_ties_go_to_the_earlier_layer_and_down_before_up():
+    same = settings(alpha=0.0)
+    costs = make_costs([10**9, 10**9])
+    seen = []
+
+    def evaluate(configurations, iteration):
+        seen.append(configurations)
+        return np.zeros(len(configurations))
+
+    moves = []
+    GreedySearch(make_space(2), same, [bitops(costs, 45.0)], evaluate, on_move=moves.append).run()
+    # candidates of the first iteration, in order: layer 0 down, up; layer 1 down, up
+    assert seen[0][:, :, WEIGHTS].tolist() == [[4, 5], [6, 5], [5, 4], [5, 6]]
+    assert (moves[0].layer, moves[0].bits) == (0, 4)
+
+
+def test_no_state_is_entered_twice_before_only_downward_moves_remain():
+    """A landscape that only ever wants up: the search must turn round at the top and still end."""
+    costs = make_costs([10**9])
+
+    def evaluate(configurations, iteration):
+        return 1 - configurations[:, :, WEIGHTS].sum(axis=1) / 6
+
+    moves = []
+    (found,) = GreedySearch(
+        make_space(1), settings(alpha=100.0), [bitops(costs, 6.0)], evaluate, on_move=moves.append
+    ).run()
+    weights = [m.bits for m in moves if m.phase == "weights"]
+    # up to 6; 5 was the start, so only downward moves remain from here on, to the least cost that
+    # weights can reach: 0.95 * cost(2, 5) lies below it
+    assert weights == [6, 5, 4, 3, 2]
+    assert costs.bitops_g(found) <= 6
+
+
+def test_phase_one_goes_on_until_activations_alone_can_reach_the_budget():
+    costs = make_costs([10**9])
+    (found,) = GreedySearch(
+        make_space(1), settings(), [bitops(costs, 4.0)], lambda c, i: np.zeros(len(c))
+    ).run()
+    assert found.tolist() == [[2, 2]]
+
+
+def test_a_size_budget_alone_moves_weights_only():
+    costs = make_costs([10**9, 10**9], weights=[8 * 2**20, 8 * 2**20])
+    budget = Budget("7MB", costs, size_mb=7.0)
+    (found,) = GreedySearch(
+        make_space(2), settings(), [budget], lambda c, i: np.zeros(len(c))
+    ).run()
+    assert found[:, ACTIVATIONS].tolist() == [5, 5]
+    assert found[:, WEIGHTS].sum() == 7
+
+
+def test_one_search_serves_several_budgets():
+    costs = make_costs([10**9] * 3)
+    budgets = [bitops(costs, limit) for limit in (48.0, 27.0, 12.0)]
+    found = GreedySearch(make_space(3), settings(), budgets, lambda c, i: np.zeros(len(c))).run()
+    for budget, configuration in zip(budgets, found, strict=True):
+        assert budget.fits(configuration)
+
+
+@pytest.mark.parametrize(
+    ("limit", "level"), [(100.0, 6), (34.0, 4), (25.0, 4), (24.9, 3), (17.0, 3), (1.0, 2)]
+)
+def test_the_level_is_the_uniform_bit_width_of_nearest_cost(limit, level):
+    # uniform costs 72, 50, 32, 18, 8; 25 lies halfway between 32 and 18: the tie goes upward
+    assert nearest_level(bitops(make_costs([10**9, 10**9]), limit), make_space(2)) == level
+
+
+@pytest.mark.parametrize(
+    ("normalize", "expected"),
+    [
+        ("max", [1.5 * 0.5 + 1.0, 1.5 * 1.0 + 0.5]),
+        ("minmax", [0.0 + 1.0, 1.5 + 0.0]),
+    ],
+)
+def test_scores(normalize, expected):
+    got = score(np.asarray([0.1, 0.2]), np.asarray([2.0, 1.0]), settings(normalize=normalize))
+    np.testing.assert_allclose(got, expected)
+
+
+def test_a_term_without_size_is_left_out_and_failures_count_as_worst():
+    loads = np.asarray([2.0, 1.0])
+    np.testing.assert_allclose(score(np.zeros(2), loads, settings()), [1.0, 0.5])
+    got = score(np.asarray([np.nan, 0.2]), loads, settings())
+    np.testing.assert_allclose(got, [2.5, 2.0])
+    np.testing.assert_allclose(score(np.full(2, np.nan), loads, settings()), [1.0, 0.5])
+
+
+def test_an_unreachable_budget_is_refused_with_the_range():
+    costs = make_costs([10**9, 10**9])
+    with pytest.raises(UserError) as error:
+        GreedySearch(make_space(2), settings(min_bits=3), [bitops(costs, 17.0)], None)
+    assert "17.0G cannot be reached" in str(error.value)
+    assert "from 18 GBitOPs to 72 GBitOPs" in str(error.value)
+
+
+def test_a_recorded_search_goes_on_where_it_was():
+    costs = make_costs([1 * 10**9, 2 * 10**9, 3 * 10**9])
+    budgets = [bitops(costs, 96.0), bitops(costs, 40.0)]
+
+    def evaluate(configurations, iteration):
+        return np.random.default_rng(iteration).random(len(configurations))
+
+    moves = []
+    whole = GreedySearch(make_space(3), settings(), budgets, evaluate, on_move=moves.append).run()
+    for kept in (1, len(moves) // 2, len(moves)):
+        added = []
+        again = GreedySearch(
+            make_space(3),
+            settings(),
+            budgets,
+            evaluate,
+            on_move=added.append,
+            recorded=moves[:kept],
+        ).run()
+        np.testing.assert_array_equal(again, whole)
+        assert added == moves[kept:]
+
+
+layers_strategy = st.integers(1, 5)
+
+
+@given(
+    data=st.data(),
+    layers=layers_strategy,
+    seed=st.integers(0, 10**6),
+    normalize=st.sampled_from(["max", "minmax"]),
+    alpha=st.floats(0, 5),
+    max_iterations=st.sampled_from([0, 3, 50]),
+)
+def test_no_result_is_over_budget_and_every_search_ends(
+    data, layers, seed, normalize, alpha, max_iterations
+):
+    random = np.random.default_rng(seed)
+    mask = random.random((layers, 5)) < 0.7
+    mask[np.arange(layers), random.integers(0, 5, layers)] = True
+    space = make_space(layers, mask)
+    costs = make_costs(
+        random.integers(1, 100, layers) * 10**7, random.integers(1, 9, layers) * 2**20
+    )
+    cheapest = space.floor(space.floor(space.uniform(6, 6), WEIGHTS), ACTIVATIONS)
+    budgets = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        slack = [1 + random.exponential(2.0), 1 + random.exponential(2.0)]
+        kinds = data.draw(st.sampled_from([(True, False), (False, True), (True, True)]))
+        budgets.append(
+            Budget(
+                "b",
+                costs,
+                bitops_g=slack[0] * costs.bitops_g(cheapest) if kinds[0] else None,
+                size_mb=slack[1] * costs.size_mb(cheapest) if kinds[1] else None,
+            )
+        )
+    chosen = settings(alpha=alpha, normalize=normalize, max_iterations=max_iterations)
+    found = GreedySearch(
+        space, chosen, budgets, lambda c, i: np.random.default_rng([seed, i]).random(len(c))
+    ).run()
+    for budget, configuration in zip(budgets, found, strict=True):
+        assert budget.fits(configuration)
+        for row, (w, a) in enumerate(configuration):
+            assert w in space.allowed(row)
+            assert a in space.allowed(row)
