@@ -1,0 +1,119 @@
+"""Every field of the configuration, with its unit and meaning, at the values of the paper's recipe.
+
+The values are those of ResNet18 on ImageNet (RFQuant, CVPR 2024, arXiv 2401.01543). A recipe takes
+this config and overrides fields; any field can be overridden on the command line, for example
+`--config.optimizer.lr=0.02`. Epochs are counted from 0.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.tasks = ("pretrain", "train", "search", "evaluate")  # what to do, in this order; or cost
+    config.seed = 0  # decides initial weights, data order, sampled configurations
+    config.devices = 0  # devices to use; 0: all there are
+    config.checkpoint = ""  # workdir of another run to take the trained networks from
+    config.configuration = ""  # evaluate or cost just this one: a JSON file, or uniform as in w4a4
+
+    config.model = ConfigDict()
+    config.model.name = "cifar_resnet20"  # a network of rfquant_jax.models.REGISTRY
+    config.model.options = ConfigDict()  # further arguments of that network's constructor
+    config.model.options.projection = True  # shortcuts that change shape are 1x1 convolutions
+    config.model.options.width = 16  # channels of the first stage
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # a data set of rfquant_jax.data.SOURCES
+    config.data.mean = (0.485, 0.456, 0.406)  # subtracted from images in [0, 1], a number a channel
+    config.data.std = (0.229, 0.224, 0.225)  # divides them afterwards, a number a channel
+    config.data.crop_padding = 4  # pixels an image is padded by before the random crop; 0: no crop
+    config.data.flip = True  # mirror half of the training images left to right
+    config.data.search_fraction = 0.1  # share of the training images held out for the search
+    config.data.split_seed = 0  # decides which images are held out; not changed by config.seed
+    config.data.threads = 2  # batches prepared side by side
+
+    config.pretrain = ConfigDict()  # full-precision training, one plain pass a step
+    config.pretrain.epochs = 90  # passes over the training images
+    config.pretrain.batch_size = 128  # images per device and step
+    config.pretrain.lr = 0.1  # peak learning rate of SGD
+    config.pretrain.min_lr = (
+        1e-5  # learning rate that the warm-up starts from and the cosine ends at
+    )
+    config.pretrain.warmup_epochs = 5  # epochs of linear warm-up
+    config.pretrain.momentum = 0.9  # Nesterov momentum
+    config.pretrain.weight_decay = 1e-4  # L2, on convolution kernels
+    config.pretrain.label_smoothing = 0.0  # share of the target spread over all classes
+    config.pretrain.ema_decay = 0.9997  # of parameters and statistics, per step; the EMA is kept
+
+    config.quant = ConfigDict()
+    config.quant.candidates = (6, 5, 4, 3, 2)  # bit-widths, largest first; 32: not quantized
+    config.quant.depthwise_min_bits = 3  # depthwise convolutions never go below
+    config.quant.fixed_bits = 8  # of the first convolution's weights and of dense layers
+    config.quant.rules = ()  # (layer pattern, bit-widths) pairs: several narrow, one fixes
+    config.quant.signed = ()  # layer patterns whose input is signed whatever calibration finds
+    config.quant.unsigned = ()  # layer patterns whose input is unsigned whatever calibration finds
+    config.quant.split_candidates = False  # freezing weight bits leaves activation bits alone
+    config.quant.scale_gradient = False  # LSQ's 1/sqrt(numel * Qp) on step-size gradients
+    config.quant.calibration_batches = 8  # training batches that set the activation step sizes
+
+    config.train = ConfigDict()  # coupled training
+    config.train.epochs = 150  # passes over the training images
+    config.train.batch_size = 128  # images per device and micro-batch
+    config.train.accumulate = 1  # micro-batches per update
+    config.train.random_passes = 3  # K: random configurations per step, beside the largest one
+    config.train.strategy = "auto"  # how passes are strung together: loop, unroll, scan; auto
+    config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
+    config.train.eval_every = 5  # epochs between evaluations and checkpoints
+    config.train.log_every = 50  # steps between lines of metrics
+
+    config.optimizer = ConfigDict()  # of coupled training
+    config.optimizer.lr = 0.04  # peak learning rate of SGD
+    config.optimizer.min_lr = (
+        1e-5  # learning rate that the warm-up starts from and the cosine ends at
+    )
+    config.optimizer.warmup_epochs = 5  # epochs of linear warm-up
+    config.optimizer.momentum = 0.9  # Nesterov momentum
+    config.optimizer.weight_decay = 2.5e-5  # L2, on convolution kernels
+    config.optimizer.clip = 1.0  # largest size of a gradient element
+    config.optimizer.step_size_lr = (
+        1e-5  # initial learning rate of Adam for step sizes, cosine to 0
+    )
+
+    config.scheduler = ConfigDict()  # freezes the smallest bit-width of turbulent layers
+    config.scheduler.enabled = True  # False: every bit-width may always be sampled
+    config.scheduler.start_epoch = 5  # it fires in epochs after this one
+    config.scheduler.period = 2  # epochs between firings
+    config.scheduler.late_period = 15  # epochs between firings at the end
+    config.scheduler.late_from = 0.72  # share of the epochs after which late_period applies
+    config.scheduler.ratio_min = 0.2  # share of layers frozen at the end
+    config.scheduler.ratio_amplitude = 0.15  # the share starts at ratio_min + 2 * this
+    config.scheduler.boundary = 0.25  # p: width of the unstable zone, share of half a bin
+
+    config.losses = ConfigDict()  # terms beside cross-entropy and distillation from the max pass
+    config.losses.information_distortion_mitigation = True  # False also saves the features' memory
+    config.losses.lambda_idm = 0.01  # weight of information distortion mitigation
+    config.losses.damping = 0.1  # eta: final weight of oscillation damping; 0: off
+    config.losses.damping_start_epoch = 40  # damping rises on a cosine after this epoch
+    config.losses.wd_region = 0.0  # weight decay inside the 2-bit clipping range
+
+    config.distillation = ConfigDict()
+    config.distillation.teacher = ""  # workdir of a run whose full-precision network teaches
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 128  # images per device
+    config.evaluate.recalibration_images = 7000  # at most so many held-out images
+    config.evaluate.augment = False  # recalibrate on augmented images
+
+    config.search = ConfigDict()
+    config.search.budgets = "33.9G"  # comma-separated: GBitOPs, '2.3MB', both with +, '1.05*w4a4'
+    config.search.batch_size = 256  # held-out images per iteration
+    config.search.start_bits = 5  # uniform bit-width the search starts from
+    config.search.min_bits = 2  # no layer goes below
+    config.search.alpha = 1.5  # weight of the error against the cost
+    config.search.metric = "error"  # of a candidate: error (top-1) or cross_entropy
+    config.search.normalize = (
+        "minmax"  # of error and cost over an iteration's candidates: max, minmax
+    )
+    config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
+    return config

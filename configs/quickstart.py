@@ -1,0 +1,36 @@
+"""The whole method on embedded data: 8x8 handwritten digits, a small CIFAR-style ResNet.
+
+Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set is not one of the paper's.
+Expected: see the table in README.md. Time: under 3 minutes on two processor cores.
+Command: python launch.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.model.name = "cifar_resnet8"
+
+    config.data.mean, config.data.std = (0.31,), (0.38,)
+    config.data.crop_padding, config.data.flip = 1, False
+    config.data.search_fraction = 0.25
+
+    config.pretrain.epochs, config.pretrain.batch_size = 15, 64
+    config.pretrain.weight_decay = 5e-4
+    config.pretrain.ema_decay = 0.98
+    config.pretrain.warmup_epochs = 1
+
+    # The published schedule, with its epochs scaled from 150 to 30.
+    config.train.epochs, config.train.batch_size = 30, 64
+    config.train.eval_every, config.train.log_every = 10, 15
+    config.train.ema_decay = 0.98
+    config.optimizer.warmup_epochs = 1
+    config.optimizer.step_size_lr = 1e-3
+    config.scheduler.start_epoch, config.scheduler.late_period = 1, 3
+    config.losses.damping_start_epoch = 8
+
+    config.search.budgets = "1.05*w4a4,1.05*w3a3,1.05*w2a2"
+    return config

@@ -1,0 +1,90 @@
+"""Trains a network for all bit-widths at once, searches configurations for budgets, evaluates them.
+
+Without arguments it runs the quickstart (configs/quickstart.py) and leaves everything in
+runs/quickstart; the same command again resumes it. Examples:
+
+  python launch.py
+  python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
+  python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
+      --workdir=runs/tight --config.search.budgets=0.01G
+  python launch.py --config.tasks=evaluate --config.configuration=w4a4
+  python launch.py --config.tasks=cost --config.configuration=w4a4
+
+Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after
+saving, start again to go on.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rfquant_jax import recipes
+from rfquant_jax.errors import Interrupted, UserError
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+QUICKSTART = CONFIGS / "quickstart.py"
+
+
+def main(_: list[str]) -> int:
+    # The libraries' own messages are not for the user; and importing them takes seconds.
+    logging.set_verbosity(logging.ERROR)
+    from rfquant_jax import tasks
+    from rfquant_jax.interrupt import EXIT_CODE, StopSignal
+    from rfquant_jax.run import Run
+
+    workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
+    run = None
+    with StopSignal() as stop:
+        try:
+            run = Run(flags.FLAGS.config, workdir, stop)
+            tasks.perform(run)
+            return 0
+        except UserError as error:
+            return complain(error)
+        except Interrupted:
+            print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
+            return EXIT_CODE
+        finally:
+            if run is not None:
+                run.close()
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Defines and parses the flags; ends the program on a mistake or a call for help."""
+    recipe = recipe_path(arguments)
+    try:
+        config = recipes.load(recipe)
+        if {"-h", "--help", "-help", "--helpfull"} & set(arguments):
+            print(__doc__ + "\n" + recipes.describe(config, CONFIGS / "default.py"))
+            raise SystemExit(0)
+        recipes.check_overrides(config, arguments)
+        config_flags.DEFINE_config_file("config", str(recipe), "the recipe", lock_config=True)
+        flags.DEFINE_string("workdir", None, "folder for results; default: runs/<recipe>")
+        rest = flags.FLAGS(arguments)
+        if rest[1:]:
+            raise UserError(f"unknown argument {rest[1]!r}; --help shows what there is")
+    except (UserError, flags.Error) as error:
+        raise SystemExit(complain(error)) from None
+    return rest
+
+
+def recipe_path(arguments: list[str]) -> Path:
+    """The recipe that `--config=FILE` or `--config FILE` names, or the quickstart."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.lstrip("-") == "config" and argument.startswith("-"):
+            return Path(following)
+        if argument.startswith(("--config=", "-config=")):
+            return Path(argument.split("=", 1)[1])
+    return QUICKSTART
+
+
+def complain(error: Exception) -> int:
+    """Says what is wrong in one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,219 @@
+"""The configuration: rules over its fields, checked before any work starts, and its description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.lsq import FULL_PRECISION
+
+TASKS = ("pretrain", "train", "search", "evaluate", "cost")
+MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
+
+
+# rule -> (its test, the fields it holds for)
+_RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
+    "must be at least 1": (
+        lambda v: v >= 1,
+        (
+            "data.threads",
+            "pretrain.epochs",
+            "pretrain.batch_size",
+            "quant.calibration_batches",
+            "train.epochs",
+            "train.batch_size",
+            "train.accumulate",
+            "train.eval_every",
+            "train.log_every",
+            "scheduler.period",
+            "scheduler.late_period",
+            "evaluate.batch_size",
+            "evaluate.recalibration_images",
+            "search.batch_size",
+        ),
+    ),
+    "must not be negative": (
+        lambda v: v >= 0,
+        (
+            "seed",
+            "devices",
+            "data.crop_padding",
+            "data.split_seed",
+            "pretrain.min_lr",
+            "pretrain.warmup_epochs",
+            "pretrain.weight_decay",
+            "train.random_passes",
+            "optimizer.min_lr",
+            "optimizer.warmup_epochs",
+            "optimizer.weight_decay",
+            "optimizer.step_size_lr",
+            "scheduler.start_epoch",
+            "scheduler.ratio_amplitude",
+            "losses.lambda_idm",
+            "losses.damping",
+            "losses.damping_start_epoch",
+            "losses.wd_region",
+            "search.alpha",
+            "search.max_iterations_per_layer",
+        ),
+    ),
+    "must be positive": (lambda v: v > 0, ("pretrain.lr", "optimizer.lr", "optimizer.clip")),
+    "must lie between 0 and 1, both excluded": (
+        lambda v: 0 < v < 1,
+        ("data.search_fraction", "scheduler.boundary"),
+    ),
+    "must be at least 0 and below 1": (
+        lambda v: 0 <= v < 1,
+        (
+            "pretrain.momentum",
+            "pretrain.label_smoothing",
+            "pretrain.ema_decay",
+            "train.label_smoothing",
+            "train.ema_decay",
+            "optimizer.momentum",
+        ),
+    ),
+    "must lie between 0 and 1": (
+        lambda v: 0 <= v <= 1,
+        ("scheduler.late_from", "scheduler.ratio_min"),
+    ),
+    "must be auto, loop, unroll or scan": (
+        lambda v: v in ("auto", "loop", "unroll", "scan"),
+        ("train.strategy",),
+    ),
+    "must be error or cross_entropy": (
+        lambda v: v in ("error", "cross_entropy"),
+        ("search.metric",),
+    ),
+    "must be max or minmax": (lambda v: v in ("max", "minmax"), ("search.normalize",)),
+    "must not be empty": (
+        lambda v: len(v) > 0,
+        ("tasks", "search.budgets", "data.mean", "data.std"),
+    ),
+}
+
+
+def field(config: ConfigDict, name: str):
+    """The value of a dotted field."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def tasks(config: ConfigDict) -> tuple[str, ...]:
+    """The tasks to do, in their order; a comma-separated string inside the tuple is split.
+
+    Raises:
+      ConfigError: an unknown task, or none.
+    """
+    given = (config.tasks,) if isinstance(config.tasks, str) else config.tasks
+    asked = [name.strip() for entry in given for name in str(entry).split(",")]
+    for name in asked:
+        if name not in TASKS:
+            raise ConfigError("tasks", name, f"must be among {', '.join(TASKS)}")
+    return tuple(name for name in TASKS if name in asked)
+
+
+def budgets(config: ConfigDict) -> tuple[str, ...]:
+    """The budgets as the user wrote them."""
+    return tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field by itself and against the others.
+
+    Raises:
+      ConfigError: names the field, its value and the rule it breaks.
+    """
+    for rule, (holds, names) in _RULES.items():
+        for name in names:
+            value = field(config, name)
+            if not holds(value):
+                raise ConfigError(name, value, rule)
+    _check_tasks(config)
+    _check_bits(config)
+    _check_schedule(config)
+    if min(config.data.std) <= 0:
+        raise ConfigError("data.std", config.data.std, "must be positive")
+
+
+def _check_tasks(config: ConfigDict) -> None:
+    asked = tasks(config)
+    if "cost" in asked and len(asked) > 1:
+        raise ConfigError("tasks", asked, "cost stands alone: it needs neither data nor checkpoint")
+    if config.checkpoint and "pretrain" in asked:
+        rule = "cannot be given together with the task pretrain, whose result it stands for"
+        raise ConfigError("checkpoint", config.checkpoint, rule)
+
+
+def _check_bits(config: ConfigDict) -> None:
+    quant = config.quant
+    known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in quant.candidates)
+    falling = all(a > b for a, b in zip(quant.candidates, quant.candidates[1:], strict=False))
+    if not quant.candidates or not known or not falling:
+        rule = f"must be bit-widths from 2 to {MAX_BITS} (or {FULL_PRECISION}), largest first"
+        raise ConfigError("quant.candidates", quant.candidates, rule)
+    if quant.depthwise_min_bits > quant.candidates[0]:
+        rule = f"leaves depthwise layers none of quant.candidates {quant.candidates}"
+        raise ConfigError("quant.depthwise_min_bits", quant.depthwise_min_bits, rule)
+    if not 2 <= quant.fixed_bits <= MAX_BITS and quant.fixed_bits != FULL_PRECISION:
+        rule = f"must be a bit-width from 2 to {MAX_BITS}, or {FULL_PRECISION}"
+        raise ConfigError("quant.fixed_bits", quant.fixed_bits, rule)
+    for rule in quant.rules:
+        _check_rule(rule)
+    search = config.search
+    if search.start_bits not in quant.candidates:
+        rule = f"must be one of quant.candidates {quant.candidates}"
+        raise ConfigError("search.start_bits", search.start_bits, rule)
+    if search.min_bits > search.start_bits:
+        rule = f"must not be above search.start_bits {search.start_bits}"
+        raise ConfigError("search.min_bits", search.min_bits, rule)
+
+
+def _check_rule(rule: object) -> None:
+    pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
+    bits = rule[1] if pair and isinstance(rule[1], tuple | list) else ()
+    valid = [b for b in bits if b == FULL_PRECISION or (isinstance(b, int) and 2 <= b <= MAX_BITS)]
+    if not bits or len(valid) != len(bits):
+        text = f"must be a layer pattern and a tuple of bit-widths from 2 to {MAX_BITS} (or 32)"
+        raise ConfigError("quant.rules", rule, text)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
+        total = config[epochs].epochs
+        warmup = config[section].warmup_epochs
+        if warmup >= total:
+            rule = f"must be below {epochs}.epochs {total}"
+            raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
+        if config[section].min_lr > config[section].lr:
+            rule = f"must not be above {section}.lr {config[section].lr}"
+            raise ConfigError(f"{section}.min_lr", config[section].min_lr, rule)
+    ratio = config.scheduler.ratio_min + 2 * config.scheduler.ratio_amplitude
+    if ratio > 1:
+        rule = (
+            f"with ratio_min it freezes {ratio:.3g} of the layers at first; at most 1 is possible"
+        )
+        raise ConfigError("scheduler.ratio_amplitude", config.scheduler.ratio_amplitude, rule)
+
+
+def to_plain(config: ConfigDict) -> dict:
+    """The config as JSON-ready dictionaries and lists."""
+
+    def plain(value):
+        if isinstance(value, ConfigDict):
+            return {name: plain(value[name]) for name in value}
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+    return plain(config)
+
+
+def flat(content: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of nested dictionaries."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,134 @@
+"""One run: its config, its folder, its devices, its data, and the networks it works on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rfquant_jax import config as rules
+from rfquant_jax import data, models, parallel, settings
+from rfquant_jax.checkpoint import Checkpoints, stage_folder
+from rfquant_jax.data.sources import DataSet
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.interrupt import StopSignal
+from rfquant_jax.logging import RunLog
+from rfquant_jax.quant.blueprint import Blueprint
+from rfquant_jax.search.budget import Budget, parse_budget
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.greedy import check_reachable
+
+
+class Run:
+    """What all tasks of a run share. Nothing is computed or written before it is asked for.
+
+    Args:
+      config: see `configs/default.py`; validated here.
+      workdir: where results go.
+      stop: asked between pieces of work whether to stop; by default nothing stops the run.
+
+    Raises:
+      ConfigError: a field breaks a rule.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path | str, stop: StopSignal | None = None):
+        rules.validate(config)
+        self.config, self.workdir = config, Path(workdir)
+        self.stop = stop or StopSignal()
+        self.preprocess = normalizer(config.data.mean, config.data.std)
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Messages and metrics."""
+        return RunLog(self.workdir)
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        return parallel.make_mesh(self.config.devices)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The images."""
+        wanted = self.config.data
+        loaded = data.load(
+            wanted.name, search_fraction=wanted.search_fraction, split_seed=wanted.split_seed
+        )
+        channels = loaded.image_shape[-1]
+        for field in ("mean", "std"):
+            if len(wanted[field]) not in (1, channels):
+                rule = f"must have one number, or one for each of the {channels} channels"
+                raise ConfigError(f"data.{field}", wanted[field], rule)
+        return loaded
+
+    @property
+    def _builder(self):
+        return models.builder(
+            self.config.model.name,
+            num_classes=self.data.num_classes,
+            channels=self.data.image_shape[-1],
+            seed=self.config.seed,
+            options=self.config.model.options,
+        )
+
+    @cached_property
+    def network(self) -> nnx.Module:
+        """The plain network, freshly initialised."""
+        return nnx.jit(self._builder)()
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """What the plain network becomes."""
+        abstract = nnx.eval_shape(self._builder)
+        return Blueprint.of(abstract, self.data.image_shape, settings.quant_settings(self.config))
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What configurations cost."""
+        return CostModel.of(self.blueprint.layers)
+
+    @cached_property
+    def budgets(self) -> list[Budget]:
+        """The budgets to search for, the loosest first, all within reach.
+
+        Raises:
+          UserError: one is malformed or cannot be reached.
+        """
+        space = self.blueprint.space
+        parsed = [parse_budget(b, self.costs, space) for b in rules.budgets(self.config)]
+        check_reachable(space.at_least(self.config.search.min_bits), parsed)
+        largest = space.uniform(max(space.candidates), max(space.candidates))
+        return sorted(parsed, key=lambda budget: budget.load(largest))
+
+    @cached_property
+    def configuration(self) -> np.ndarray | None:
+        """The single configuration the config names, int32[L, 2], or None."""
+        text = self.config.configuration
+        return self.blueprint.space.parse(text) if text else None
+
+    def checkpoints(self, stage: str, *, source: Path | None = None) -> Checkpoints:
+        """The checkpoints of a stage, in this run's folder or in another run's.
+
+        Args:
+          stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
+          source: another run's workdir.
+        """
+        identity = {
+            "stage": stage,
+            "network": self.config.model.name,
+            "options": dict(self.config.model.options),
+            "classes": self.data.num_classes,
+            "image_shape": list(self.data.image_shape),
+        }
+        if stage != "pretrain":
+            identity |= self.blueprint.identity()
+        return Checkpoints(stage_folder(source or self.workdir, stage), identity)
+
+    def close(self) -> None:
+        """Writes out what the log still holds back."""
+        self.log.close()

@@ -1,0 +1,131 @@
+"""From the configuration to the settings of each part; the only place that knows both."""
+
+from __future__ import annotations
+
+import grain
+import jax
+from ml_collections import ConfigDict
+
+from rfquant_jax.data.transforms import PadAndCrop
+from rfquant_jax.quant.blueprint import QuantSettings
+from rfquant_jax.search.greedy import GreedySettings
+from rfquant_jax.train.loop import Plan
+from rfquant_jax.train.optimizer import OptimizerSettings
+from rfquant_jax.train.passes import LossWeights
+from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.step import StepSettings, default_strategy
+
+
+def quant_settings(config: ConfigDict) -> QuantSettings:
+    """How the plain network is converted."""
+    quant = config.quant
+    return QuantSettings(
+        candidates=tuple(quant.candidates),
+        depthwise_min_bits=quant.depthwise_min_bits,
+        fixed_bits=quant.fixed_bits,
+        rules=tuple((pattern, tuple(bits)) for pattern, bits in quant.rules),
+        signed=tuple(quant.signed),
+        unsigned=tuple(quant.unsigned),
+        scale_gradient=quant.scale_gradient,
+    )
+
+
+def augmentation(config: ConfigDict) -> grain.transforms.RandomMap | None:
+    """What training images go through."""
+    if not config.data.crop_padding and not config.data.flip:
+        return None
+    return PadAndCrop(config.data.crop_padding, config.data.flip)
+
+
+def pretrain_step(config: ConfigDict) -> StepSettings:
+    """A full-precision step: one plain pass."""
+    pretrain = config.pretrain
+    return StepSettings(
+        candidates=tuple(config.quant.candidates),
+        random_passes=0,
+        strategy="loop",
+        ema_decay=pretrain.ema_decay,
+        loss=LossWeights(label_smoothing=pretrain.label_smoothing, idm=0.0, region=0.0),
+        optimizer=OptimizerSettings(
+            clip=float("inf"), momentum=pretrain.momentum, weight_decay=pretrain.weight_decay
+        ),
+    )
+
+
+def pretrain_plan(config: ConfigDict) -> Plan:
+    """When full-precision training does what."""
+    pretrain = config.pretrain
+    return Plan(
+        task="pretrain",
+        epochs=pretrain.epochs,
+        seed=config.seed,
+        lr=pretrain.lr,
+        min_lr=pretrain.min_lr,
+        warmup_epochs=pretrain.warmup_epochs,
+        eval_every=config.train.eval_every,
+        log_every=config.train.log_every,
+    )
+
+
+def coupled_step(config: ConfigDict) -> StepSettings:
+    """A coupled step with every ingredient the config turns on."""
+    losses, optimizer = config.losses, config.optimizer
+    mitigate = losses.information_distortion_mitigation
+    strategy = config.train.strategy
+    return StepSettings(
+        candidates=tuple(config.quant.candidates),
+        random_passes=config.train.random_passes,
+        strategy=default_strategy(jax.default_backend()) if strategy == "auto" else strategy,
+        ema_decay=config.train.ema_decay,
+        loss=LossWeights(
+            label_smoothing=config.train.label_smoothing,
+            idm=losses.lambda_idm if mitigate else 0.0,
+            region=losses.wd_region - optimizer.weight_decay,
+        ),
+        optimizer=OptimizerSettings(
+            clip=optimizer.clip,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+        ),
+    )
+
+
+def coupled_plan(config: ConfigDict) -> Plan:
+    """When coupled training does what."""
+    optimizer, scheduler = config.optimizer, config.scheduler
+    timing = Timing(
+        start_epoch=scheduler.start_epoch,
+        period=scheduler.period,
+        late_period=scheduler.late_period,
+        late_from=scheduler.late_from,
+        ratio_min=scheduler.ratio_min,
+        ratio_amplitude=scheduler.ratio_amplitude,
+    )
+    return Plan(
+        task="train",
+        epochs=config.train.epochs,
+        seed=config.seed + 1,  # other batches than pretraining saw
+        lr=optimizer.lr,
+        min_lr=optimizer.min_lr,
+        warmup_epochs=optimizer.warmup_epochs,
+        eval_every=config.train.eval_every,
+        log_every=config.train.log_every,
+        accumulate=config.train.accumulate,
+        step_size_lr=optimizer.step_size_lr,
+        damping=config.losses.damping,
+        damping_start_epoch=config.losses.damping_start_epoch,
+        scheduler=timing if scheduler.enabled else None,
+        split_candidates=config.quant.split_candidates,
+    )
+
+
+def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
+    """Constants of the greedy search over so many layers."""
+    search = config.search
+    return GreedySettings(
+        alpha=search.alpha,
+        start_bits=search.start_bits,
+        min_bits=search.min_bits,
+        normalize=search.normalize,
+        max_iterations=search.max_iterations_per_layer * layers,
+    )

@@ -1,0 +1,70 @@
+"""What `launch.py` can do, one function a task, each of them importable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rfquant_jax import config as rules
+from rfquant_jax import settings
+from rfquant_jax.checkpoint import PRETRAIN, TRAIN
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.evaluating import cost, evaluate
+from rfquant_jax.tasks.searching import search, search_batches
+from rfquant_jax.tasks.teacher import teacher_run
+from rfquant_jax.tasks.training import pretrain, train, training_batches
+from rfquant_jax.workdir import claim
+
+TASKS: dict[str, Callable[[Run], object]] = {
+    "pretrain": pretrain,
+    "train": train,
+    "search": search,
+    "evaluate": evaluate,
+    "cost": cost,
+}
+
+
+def perform(run: Run) -> None:
+    """Does the tasks of the run's config, in order.
+
+    Raises:
+      UserError: something is wrong; found out, wherever possible, before any work starts.
+      Interrupted: a signal came; what was done is saved.
+    """
+    check(run)
+    asked = rules.tasks(run.config)
+    if asked != ("cost",):
+        claim(run.workdir, run.config)
+    for name in asked:
+        TASKS[name](run)
+
+
+def check(run: Run) -> None:
+    """Looks at everything the asked tasks need, before they start.
+
+    Raises:
+      UserError: what is wrong, and the rule.
+    """
+    asked = rules.tasks(run.config)
+    # Reading these properties builds and checks them.
+    _ = run.configuration
+    if asked == ("cost",):
+        return
+    _ = run.mesh
+    if "pretrain" in asked:
+        training_batches(run, "pretrain", settings.pretrain_plan(run.config))
+    if "train" in asked:
+        training_batches(run, "train", settings.coupled_plan(run.config))
+        teacher_run(run)
+        if "pretrain" not in asked:
+            networks.check(run, PRETRAIN)
+    if "search" in asked:
+        _ = run.budgets
+        search_batches(run)
+    if "train" not in asked and ("search" in asked or run.configuration is not None):
+        networks.check(run, TRAIN)
+    if asked == ("evaluate",) and run.configuration is None:
+        networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
+
+
+__all__ = ["TASKS", "check", "cost", "evaluate", "perform", "pretrain", "search", "train"]

@@ -1,0 +1,141 @@
+"""The tasks `evaluate` and `cost`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.checkpoint import PRETRAIN, TRAIN
+from rfquant_jax.report import results_table, table
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.searching import result_file
+from rfquant_jax.tasks.training import NO_CONFIGURATION
+from rfquant_jax.workdir import EVALUATION_FOLDER, RESULTS_FILE, read_json, write_json
+
+
+def cost(run: Run) -> None:
+    """Prints what the config's configuration costs, or the uniform ones if it names none."""
+    space, configuration = run.blueprint.space, run.configuration
+    if configuration is None:
+        rows = run.costs.table(space)
+    else:
+        rows = [_costs(run, configuration) | {"configuration": run.config.configuration}]
+    columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    print(table(rows, columns))
+
+
+def evaluate(run: Run) -> dict:
+    """Evaluates on the test part and writes what comes out.
+
+    With `config.configuration` that one configuration; otherwise everything: full precision, and
+    for each budget the uniform configuration and the searched one (all uniform ones where nothing
+    was searched).
+
+    Returns:
+      what `results.json`, or the configuration's own file, holds.
+
+    Raises:
+      CheckpointError: there is no network to evaluate.
+      Interrupted: a signal came.
+    """
+    if run.configuration is not None:
+        return _evaluate_one(run, run.configuration)
+    path = run.workdir / RESULTS_FILE
+    if path.exists():
+        results = read_json(path)
+        run.log.info("evaluate: finished before")
+    else:
+        results = {"full_precision": _full_precision(run), "rows": _rows(run)}
+        if searched_everything(run):
+            write_json(path, results)
+    run.log.info("\n" + results_table(results))
+    return results
+
+
+def searched_everything(run: Run) -> bool:
+    """Whether every budget has its searched configuration."""
+    return all(result_file(run, budget).exists() for budget in run.budgets)
+
+
+def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
+    trained = networks.coupled(run)
+    measured = _test(run, Measure(run, trained.pure), trained, configuration)
+    name = Path(run.config.configuration).stem
+    result = {
+        "configuration": run.config.configuration,
+        "layers": run.blueprint.space.to_json(configuration),
+        "checkpoint_step": trained.step,
+    } | measured
+    write_json(run.workdir / EVALUATION_FOLDER / f"{name}.json", result)
+    columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    columns |= {"top1": "top-1 (%)", "top5": "top-5 (%)"}
+    run.log.info("\n" + table([result], columns))
+    return result
+
+
+def _full_precision(run: Run) -> dict | None:
+    if not networks.exists(run, PRETRAIN):
+        return None
+    trained = networks.full_precision(run)
+    measure = Measure(run, trained.pure)
+    statistics = measure.evaluator.running_statistics(
+        trained.params, trained.stats, NO_CONFIGURATION
+    )
+    accuracy = measure.test(trained.params, statistics, NO_CONFIGURATION)
+    return {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
+
+
+def _rows(run: Run) -> list[dict]:
+    if not networks.exists(run, TRAIN):
+        if networks.exists(run, PRETRAIN):
+            return []
+        networks.check(run, TRAIN)
+    trained = networks.coupled(run)
+    measure = Measure(run, trained.pure)
+    rows, known = [], {}
+    started = time.monotonic()
+    for row, configuration in _wanted(run):
+        run.stop.check()
+        key = configuration.tobytes()
+        if key not in known:
+            known[key] = _test(run, measure, trained, configuration)
+        rows.append(row | known[key])
+    run.log.info(f"evaluate: {len(known)} configurations in {time.monotonic() - started:.1f} s")
+    return rows
+
+
+def _wanted(run: Run) -> Iterator[tuple[dict, np.ndarray]]:
+    """The rows of the table, without their figures, and the configurations they are about."""
+    space = run.blueprint.space
+    if not searched_everything(run):
+        for bits in space.candidates:
+            yield {"kind": "uniform", "name": f"w{bits}a{bits}"}, space.uniform(bits, bits)
+        return
+    for budget in run.budgets:
+        limits = {"budget_g": budget.bitops_g, "budget_mb": budget.size_mb}
+        for bits in space.candidates:
+            if budget.fits(space.uniform(bits, bits)):
+                row = {"kind": "uniform", "name": f"w{bits}a{bits}"}
+                yield row | limits, space.uniform(bits, bits)
+                break
+        path = result_file(run, budget)
+        yield {"kind": "searched", "name": budget.text} | limits, space.parse(str(path))
+
+
+def _test(run: Run, measure: Measure, trained: networks.Trained, configuration) -> dict:
+    statistics = measure.recalibrated(trained.params, configuration)
+    accuracy = measure.test(trained.params, statistics, configuration)
+    figures = {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
+    return _costs(run, configuration) | figures | {"images": accuracy.images}
+
+
+def _costs(run: Run, configuration: np.ndarray) -> dict:
+    return {
+        "bitops_g": run.costs.bitops_g(configuration),
+        "size_mb": run.costs.size_mb(configuration),
+    }

@@ -1,0 +1,58 @@
+"""Accuracies of one network on the parts of a run's data."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from rfquant_jax import settings
+from rfquant_jax.data.loader import exact_batches, full_batches
+from rfquant_jax.data.sources import Source
+from rfquant_jax.evaluate import Accuracy, Evaluator
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.run import Run
+
+
+class Measure:
+    """Recalibrates configurations on held-out images and counts what they get right.
+
+    Args:
+      run: gives data, devices and constants.
+      pure: the network, full-precision or coupled.
+    """
+
+    def __init__(self, run: Run, pure: PureNetwork):
+        self._run = run
+        self.evaluator = Evaluator(pure, run.mesh, run.preprocess)
+
+    @cached_property
+    def _recalibration(self) -> list[np.ndarray]:
+        config = self._run.config
+        return list(
+            full_batches(
+                self._run.data.held_out,
+                config.evaluate.batch_size,
+                config.evaluate.recalibration_images,
+                augmentation=settings.augmentation(config) if config.evaluate.augment else None,
+                seed=config.seed,
+                threads=config.data.threads,
+            )
+        )
+
+    def recalibrated(self, params: Arrays, configuration: np.ndarray) -> Arrays:
+        """The BatchNorm statistics of a configuration, from held-out training images."""
+        return self.evaluator.recalibrate(params, configuration, self._recalibration)
+
+    def held_out(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
+        """Accuracy on the held-out training images."""
+        return self._accuracy(self._run.data.held_out, params, statistics, configuration)
+
+    def test(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
+        """Accuracy on the test part."""
+        return self._accuracy(self._run.data.test, params, statistics, configuration)
+
+    def _accuracy(self, part: Source, params, statistics, configuration) -> Accuracy:
+        config = self._run.config
+        batches = exact_batches(part, config.evaluate.batch_size, threads=config.data.threads)
+        return self.evaluator.accuracy(params, statistics, configuration, batches)

@@ -1,0 +1,106 @@
+"""Trained networks as later tasks take them from checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flax import nnx
+
+from rfquant_jax import parallel
+from rfquant_jax.checkpoint import PRETRAIN, TRAIN, stage_folder
+from rfquant_jax.errors import CheckpointError
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.run import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its averaged parameters and statistics, replicated over the run's devices.
+
+    Attributes:
+      step: updates it was trained for.
+    """
+
+    pure: PureNetwork
+    params: Arrays
+    stats: Arrays
+    step: int
+
+    def network(self) -> nnx.Module:
+        """The network as a module."""
+        return self.pure.merge(self.params, self.stats)
+
+
+def source_of(run: Run, stage: str) -> Path:
+    """The workdir to take a stage's network from: the run's own, else `config.checkpoint`."""
+    if run.config.checkpoint and not _has_checkpoints(run.workdir, stage):
+        return Path(run.config.checkpoint)
+    return run.workdir
+
+
+def exists(run: Run, stage: str) -> bool:
+    """Whether there is a checkpoint of this stage to take a network from."""
+    return _has_checkpoints(source_of(run, stage), stage)
+
+
+def check(run: Run, stage: str) -> None:
+    """Makes sure that there is a checkpoint of this stage and that it fits the run's network.
+
+    Raises:
+      CheckpointError: there is none, or it is another network's.
+    """
+    source = source_of(run, stage)
+    if not _has_checkpoints(source, stage):
+        field = "config.checkpoint" if run.config.checkpoint else "--workdir"
+        raise CheckpointError(
+            f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
+            f"the task {stage}"
+        )
+    checkpoints = run.checkpoints(stage, source=source)
+    try:
+        checkpoints.about(checkpoints.latest)
+    finally:
+        checkpoints.close()
+
+
+def full_precision(run: Run) -> Trained:
+    """The trained full-precision network.
+
+    Raises:
+      CheckpointError: there is none, or it is another network's.
+    """
+    return _load(run, PRETRAIN, lambda about: run.network)
+
+
+def coupled(run: Run) -> Trained:
+    """The trained coupled network, from the best checkpoint.
+
+    Raises:
+      CheckpointError: there is none, or it is another network's.
+    """
+    return _load(run, TRAIN, lambda about: run.blueprint.convert(run.network, about["signed"]))
+
+
+def _load(run: Run, stage: str, build) -> Trained:
+    check(run, stage)
+    source = source_of(run, stage)
+    checkpoints = run.checkpoints(stage, source=source)
+    try:
+        step = checkpoints.best
+        if step is None:
+            raise CheckpointError(
+                f"{stage_folder(source, stage)}: no checkpoint in it was evaluated yet; the task "
+                f"{stage} must run on for at least one more evaluation"
+            )
+        pure = PureNetwork(build(checkpoints.about(step)))
+        ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
+    finally:
+        checkpoints.close()
+    params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
+    return Trained(pure, params, stats, step)
+
+
+def _has_checkpoints(workdir: Path, stage: str) -> bool:
+    folder = stage_folder(workdir, stage)
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())

@@ -1,0 +1,173 @@
+"""The task `search`: one configuration for each budget, confirmed on held-out images."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax import settings
+from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.evaluate import Accuracy
+from rfquant_jax.run import Run
+from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.evaluator import CandidateEvaluator
+from rfquant_jax.search.greedy import GreedySearch, Move
+from rfquant_jax.search.trace import Trace
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.workdir import SEARCH_FOLDER, TRACE_FILE, write_json
+
+
+def search(run: Run) -> None:
+    """Searches for every budget of the config and writes one JSON file for each.
+
+    Raises:
+      CheckpointError: there is no coupled network.
+      Interrupted: a signal came; the trace up to here is kept.
+    """
+    if all(result_file(run, budget).exists() for budget in run.budgets):
+        run.log.info(f"search: finished before, for {len(run.budgets)} budgets")
+        return
+    trained = networks.coupled(run)
+    trace = Trace(run.workdir / SEARCH_FOLDER / TRACE_FILE, checkpoint=trained.step)
+    found = _descend(run, trained, trace)
+    measure = Measure(run, trained.pure)
+    for index, budget in enumerate(run.budgets):
+        run.stop.check()
+        moves = [move for move in trace.moves if move.budget == index]
+        _confirm(run, trained, measure, budget, _finalists(run, found, index), moves)
+
+
+def search_batches(run: Run) -> TrainingBatches:
+    """Batches of held-out images, as evaluation sees them.
+
+    Raises:
+      ConfigError: a batch is larger than the held-out part.
+    """
+    size, held_out = run.config.search.batch_size, run.data.held_out
+    if size > len(held_out):
+        rule = f"must not exceed the {len(held_out)} held-out images (data.search_fraction)"
+        raise ConfigError("search.batch_size", size, rule)
+    return TrainingBatches(
+        held_out, size, augmentation=None, seed=run.config.seed, threads=run.config.data.threads
+    )
+
+
+def result_file(run: Run, budget: Budget) -> Path:
+    """Where the configuration found for a budget is written."""
+    name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x"))
+    return run.workdir / SEARCH_FOLDER / f"{name}.json"
+
+
+def _descend(run: Run, trained: networks.Trained, trace: Trace) -> list[np.ndarray]:
+    """The greedy search's configuration for each budget; goes on from the trace."""
+    evaluate = CandidateEvaluator(
+        trained.pure,
+        trained.params,
+        run.mesh,
+        run.preprocess,
+        search_batches(run),
+        run.config.search.metric,
+    )
+    recorded = list(trace.moves)
+    run.log.info(f"search: starts after {len(recorded)} recorded iterations")
+    run.log.rewind("search", len(recorded))
+    space = run.blueprint.space
+    with run.log.progress("search", None, len(recorded)) as progress:
+
+        def interruptible(configurations: np.ndarray, iteration: int) -> np.ndarray:
+            run.stop.check()
+            return evaluate(configurations, iteration)
+
+        def on_move(move: Move) -> None:
+            trace.add(move)
+            done = move.iteration + 1
+            values = {"error": move.error, "score": move.score, "load": move.load}
+            run.log.metrics("search", done, values)
+            progress.advance()
+            if done % run.config.train.log_every == 0:
+                share = _share_done(start, descent.configuration, run.budgets[-1])
+                text = run.budgets[move.budget].text
+                progress.report(f"{text}: {move.phase}, {move.load:.3f} of the budget", share)
+
+        descent = GreedySearch(
+            space,
+            settings.greedy_settings(run.config, len(space)),
+            run.budgets,
+            interruptible,
+            on_move=on_move,
+            recorded=recorded,
+        )
+        start = descent.configuration
+        return descent.run()
+
+
+def _share_done(start: np.ndarray, now: np.ndarray, tightest: Budget) -> float:
+    """How much of the way from the start to the tightest budget lies behind, on a log scale."""
+    whole, left = (math.log(max(tightest.load(c), 1.0)) for c in (start, now))
+    return 1 - left / whole if whole > 0 else 0.0
+
+
+def _finalists(run: Run, found: list[np.ndarray], index: int) -> dict[str, np.ndarray]:
+    """Configurations within a budget that compete for it, by where they come from.
+
+    The uniform one with the most bits; the one the search found; and what it found for tighter
+    budgets, which is within this one, too.
+    """
+    budget, space = run.budgets[index], run.blueprint.space
+    finalists = {
+        f"greedy {run.budgets[i].text}": found[i]
+        for i in range(index, len(found))
+        if budget.fits(found[i])
+    }
+    for bits in space.candidates:
+        if budget.fits(space.uniform(bits, bits)):
+            finalists[f"uniform w{bits}a{bits}"] = space.uniform(bits, bits)
+            break
+    return finalists
+
+
+def _confirm(
+    run: Run,
+    trained: networks.Trained,
+    measure: Measure,
+    budget: Budget,
+    finalists: dict[str, np.ndarray],
+    moves: list[Move],
+) -> None:
+    """Chooses among the finalists on held-out images, recalibrated, and writes the winner."""
+    accuracies: dict[str, Accuracy] = {}
+    for name, configuration in finalists.items():
+        statistics = measure.recalibrated(trained.params, configuration)
+        accuracies[name] = measure.held_out(trained.params, statistics, configuration)
+    # A tie in top-1 is decided by the cross-entropy.
+    winner = max(accuracies, key=lambda name: (accuracies[name].top1, -accuracies[name].loss))
+    configuration = finalists[winner]
+    write_json(
+        result_file(run, budget),
+        {
+            "layers": run.blueprint.space.to_json(configuration),
+            "bitops_g": run.costs.bitops_g(configuration),
+            "size_mb": run.costs.size_mb(configuration),
+            "budget": budget.text,
+            "budget_g": budget.bitops_g,
+            "budget_mb": budget.size_mb,
+            "source": winner,
+            "checkpoint_step": trained.step,
+            "held_out": {
+                name: {"top1": a.top1_percent, "cross_entropy": a.mean_loss, "images": a.images}
+                for name, a in accuracies.items()
+            },
+            "trace": [
+                move.as_dict() | {"layer": run.blueprint.space.names[move.layer]} for move in moves
+            ],
+        },
+    )
+    run.log.info(
+        f"search: {budget.text}: {winner}, {budget.describe(configuration)}, "
+        f"held-out top-1 {accuracies[winner].top1_percent:.2f} %"
+    )

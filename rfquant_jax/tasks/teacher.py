@@ -1,0 +1,50 @@
+"""An external teacher: the full-precision network of another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from rfquant_jax.train.loop import Teacher
+from rfquant_jax.workdir import CONFIG_FILE, read_json
+
+
+def teacher_run(run: Run) -> Run | None:
+    """The run that `config.distillation.teacher` names, or None.
+
+    Raises:
+      UserError: the folder holds no run, or one of other classes or images.
+    """
+    folder = run.config.distillation.teacher
+    if not folder:
+        return None
+    other = Run(ConfigDict(read_json(Path(folder) / CONFIG_FILE)), folder)
+    for what in ("num_classes", "image_shape"):
+        mine, theirs = getattr(run.data, what), getattr(other.data, what)
+        if mine != theirs:
+            rule = f"its {what} is {theirs}, that of this run {mine}"
+            raise ConfigError("distillation.teacher", folder, rule)
+    return other
+
+
+def load_teacher(run: Run) -> Teacher | None:
+    """A function from images split over the devices to the teacher's logits, or None."""
+    other = teacher_run(run)
+    if other is None:
+        return None
+    other.mesh = run.mesh
+    trained = networks.full_precision(other)
+
+    def logits(params, stats, images):
+        network = trained.pure.merge(params, stats)
+        network.eval()
+        return network(other.preprocess(images))
+
+    specs = (REPLICATED, REPLICATED, SHARDED)
+    compiled = Compiled(logits, run.mesh, specs, SHARDED)
+    return lambda images: compiled(trained.params, trained.stats, images)

@@ -1,0 +1,170 @@
+"""The tasks `pretrain` and `train`."""
+
+from __future__ import annotations
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfquant_jax import settings
+from rfquant_jax.bits import Space
+from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints
+from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.quant.convert import untapped
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.teacher import load_teacher
+from rfquant_jax.train.loop import Plan, Trainer
+from rfquant_jax.train.scheduler import InstabilityMeter
+from rfquant_jax.train.step import CoupledStep
+
+NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision network
+
+
+def pretrain(run: Run) -> None:
+    """Trains the full-precision network; goes on from its newest checkpoint.
+
+    Raises:
+      Interrupted: a signal came; the state is saved.
+    """
+    plan = settings.pretrain_plan(run.config)
+    batches = training_batches(run, "pretrain", plan)
+    checkpoints = run.checkpoints(PRETRAIN)
+    try:
+        if not _finished(run, plan, batches, checkpoints):
+            _log_averaging(run, plan, batches, run.config.pretrain)
+            _pretrain(run, plan, batches, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
+    pure = PureNetwork(run.network)
+    measure = Measure(run, pure)
+
+    def score(params: Arrays, stats: Arrays) -> dict[str, float]:
+        statistics = measure.evaluator.running_statistics(params, stats, NO_CONFIGURATION)
+        accuracy = measure.held_out(params, statistics, NO_CONFIGURATION)
+        return {"full_precision": accuracy.top1_percent}
+
+    candidates = tuple(run.config.quant.candidates)
+    Trainer(
+        plan,
+        CoupledStep(pure, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
+        batches,
+        Space((), candidates, np.zeros((0, len(candidates)), bool)),
+        checkpoints=checkpoints,
+        log=run.log,
+        stop=run.stop,
+        score=score,
+    ).run(pure.params)
+
+
+def train(run: Run) -> None:
+    """Coupled training from the full-precision network; goes on from its newest checkpoint.
+
+    Raises:
+      CheckpointError: there is no full-precision network.
+      Interrupted: a signal came; the state is saved.
+    """
+    plan = settings.coupled_plan(run.config)
+    batches = training_batches(run, "train", plan)
+    checkpoints = run.checkpoints(TRAIN)
+    try:
+        if not _finished(run, plan, batches, checkpoints):
+            _log_averaging(run, plan, batches, run.config.train)
+            _train(run, plan, batches, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
+    pure, params, signed = _coupled_start(run, batches, checkpoints)
+    measure, space = Measure(run, pure), run.blueprint.space
+    levels = space.candidates[0], space.candidates[len(space.candidates) // 2], space.candidates[-1]
+
+    def score(params: Arrays, stats: Arrays) -> dict[str, float]:
+        scores = {}
+        for bits in levels:
+            configuration = space.uniform(bits, bits)
+            statistics = measure.recalibrated(params, configuration)
+            accuracy = measure.held_out(params, statistics, configuration)
+            scores[f"w{bits}a{bits}"] = accuracy.top1_percent
+        return scores
+
+    Trainer(
+        plan,
+        CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(run.config)),
+        batches,
+        space,
+        checkpoints=checkpoints,
+        log=run.log,
+        stop=run.stop,
+        score=score,
+        meter=InstabilityMeter(pure, run.config.scheduler.boundary),
+        teacher=load_teacher(run),
+        about={"signed": signed},
+    ).run(params)
+
+
+def _coupled_start(
+    run: Run, batches: TrainingBatches, checkpoints: Checkpoints
+) -> tuple[PureNetwork, Arrays, list[str]]:
+    """The coupled network, the parameters it starts from, and its layers with signed input."""
+    if checkpoints.latest is not None:
+        signed = checkpoints.about(checkpoints.latest)["signed"]
+        pure = PureNetwork(run.blueprint.convert(run.network, signed))
+        return pure, pure.params, signed  # replaced by the checkpoint's
+    plain = networks.full_precision(run).network()
+    if without := untapped(plain, run.blueprint.layers):
+        run.log.info(f"no Tap marks {', '.join(without)}: their BatchNorm's output is the feature")
+    count = run.config.quant.calibration_batches
+    images = [batches[i]["image"] for i in range(count)]
+    run.log.info(f"step sizes: from {count} batches of {len(images[0])} training images")
+    pure, params, signed = run.blueprint.start(plain, images, run.preprocess, run.mesh)
+    run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
+    return pure, params, signed
+
+
+def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
+    """The batches of a training task.
+
+    Args:
+      section: of the config, "pretrain" or "train".
+
+    Raises:
+      ConfigError: a batch is larger than the training part.
+    """
+    size = run.config[section].batch_size * run.mesh.size * plan.accumulate
+    images = len(run.data.train)
+    if size > images:
+        rule = (
+            f"times {run.mesh.size} devices and {plan.accumulate} micro-batches makes batches of "
+            f"{size}, but there are only {images} training images"
+        )
+        raise ConfigError(f"{section}.batch_size", run.config[section].batch_size, rule)
+    return TrainingBatches(
+        run.data.train,
+        size,
+        augmentation=settings.augmentation(run.config),
+        seed=plan.seed,
+        threads=run.config.data.threads,
+    )
+
+
+def _finished(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
+    total = plan.epochs * batches.per_epoch
+    if checkpoints.latest != total:
+        return False
+    run.log.info(f"{plan.task}: finished before, at step {total}")
+    return True
+
+
+def _log_averaging(run: Run, plan: Plan, batches: TrainingBatches, section: ConfigDict) -> None:
+    decay, steps = section.ema_decay, plan.epochs * batches.per_epoch
+    run.log.info(
+        f"{plan.task}: {steps} steps; the EMA looks back over about {1 / (1 - decay):.0f} of them "
+        f"and will keep {100 * decay**steps:.2g} % of the initial weights"
+    )

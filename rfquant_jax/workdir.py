@@ -1,0 +1,75 @@
+"""The folder a run leaves its results in, and the check that it is this run's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.config import flat, to_plain
+from rfquant_jax.errors import UserError
+
+CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
+SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
+
+# Fields that may differ between two starts of one run: they decide what is done now, or how fast,
+# but not what comes out.
+FREE_FIELDS = ("tasks", "configuration", "devices", "data.threads", "train.log_every")
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes `workdir` this run's: writes the resolved config, or compares it with the one there.
+
+    Raises:
+      UserError: the folder cannot be written, or belongs to a run with another config.
+    """
+    wanted = to_plain(config)
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        _compare(read_json(path), wanted, workdir)
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
+    old = dict(flat(found)) if isinstance(found, dict) else {}
+    new = dict(flat(wanted))
+    differing = [
+        f"config.{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in FREE_FIELDS and old.get(name) != new.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"--workdir={workdir} belongs to another run: {'; '.join(differing[:3])}{more}; "
+            "give this run a --workdir of its own"
+        )
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file in one go: a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
