@@ -36,9 +36,7 @@ def get_config() -> ConfigDict:
     config.pretrain.epochs = 90  # passes over the training images
     config.pretrain.batch_size = 128  # images per device and step
     config.pretrain.lr = 0.1  # peak learning rate of SGD
-    config.pretrain.min_lr = (
-        1e-5  # learning rate that the warm-up starts from and the cosine ends at
-    )
+    config.pretrain.min_lr = 1e-5  # where the warm-up starts and the cosine ends
     config.pretrain.warmup_epochs = 5  # epochs of linear warm-up
     config.pretrain.momentum = 0.9  # Nesterov momentum
     config.pretrain.weight_decay = 1e-4  # L2, on convolution kernels
@@ -69,16 +67,15 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()  # of coupled training
     config.optimizer.lr = 0.04  # peak learning rate of SGD
-    config.optimizer.min_lr = (
-        1e-5  # learning rate that the warm-up starts from and the cosine ends at
-    )
+    config.optimizer.min_lr = 1e-5  # where the warm-up starts and the cosine ends
     config.optimizer.warmup_epochs = 5  # epochs of linear warm-up
     config.optimizer.momentum = 0.9  # Nesterov momentum
     config.optimizer.weight_decay = 2.5e-5  # L2, on convolution kernels
     config.optimizer.clip = 1.0  # largest size of a gradient element
-    config.optimizer.step_size_lr = (
-        1e-5  # initial learning rate of Adam for step sizes, cosine to 0
-    )
+    config.optimizer.adam_b1 = 0.9  # of Adam for step sizes: decay of the gradients' average
+    config.optimizer.adam_b2 = 0.999  # of Adam for step sizes: decay of their squares' average
+    config.optimizer.adam_epsilon = 1e-8  # of Adam for step sizes: keeps the division finite
+    config.optimizer.step_size_lr = 1e-5  # of Adam for step sizes at the start; cosine to 0
 
     config.scheduler = ConfigDict()  # freezes the smallest bit-width of turbulent layers
     config.scheduler.enabled = True  # False: every bit-width may always be sampled
@@ -91,6 +88,7 @@ def get_config() -> ConfigDict:
     config.scheduler.boundary = 0.25  # p: width of the unstable zone, share of half a bin
 
     config.losses = ConfigDict()  # terms beside cross-entropy and distillation from the max pass
+    config.losses.distillation = 0.5  # share of the loss that distillation takes from cross-entropy
     config.losses.information_distortion_mitigation = True  # False also saves the features' memory
     config.losses.lambda_idm = 0.01  # weight of information distortion mitigation
     config.losses.damping = 0.1  # eta: final weight of oscillation damping; 0: off
@@ -108,12 +106,11 @@ def get_config() -> ConfigDict:
     config.search = ConfigDict()
     config.search.budgets = "33.9G"  # comma-separated: GBitOPs, '2.3MB', both with +, '1.05*w4a4'
     config.search.batch_size = 256  # held-out images per iteration
+    config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below
     config.search.alpha = 1.5  # weight of the error against the cost
     config.search.metric = "error"  # of a candidate: error (top-1) or cross_entropy
-    config.search.normalize = (
-        "minmax"  # of error and cost over an iteration's candidates: max, minmax
-    )
+    config.search.normalize = "minmax"  # of error and cost over the candidates: max or minmax
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
     return config

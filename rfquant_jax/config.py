@@ -59,10 +59,13 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "search.max_iterations_per_layer",
         ),
     ),
-    "must be positive": (lambda v: v > 0, ("pretrain.lr", "optimizer.lr", "optimizer.clip")),
+    "must be positive": (
+        lambda v: v > 0,
+        ("pretrain.lr", "optimizer.lr", "optimizer.clip", "optimizer.adam_epsilon"),
+    ),
     "must lie between 0 and 1, both excluded": (
         lambda v: 0 < v < 1,
-        ("data.search_fraction", "scheduler.boundary"),
+        ("data.search_fraction", "scheduler.boundary", "search.confirm_fraction"),
     ),
     "must be at least 0 and below 1": (
         lambda v: 0 <= v < 1,
@@ -73,11 +76,13 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "train.label_smoothing",
             "train.ema_decay",
             "optimizer.momentum",
+            "optimizer.adam_b1",
+            "optimizer.adam_b2",
         ),
     ),
     "must lie between 0 and 1": (
         lambda v: 0 <= v <= 1,
-        ("scheduler.late_from", "scheduler.ratio_min"),
+        ("scheduler.late_from", "scheduler.ratio_min", "losses.distillation"),
     ),
     "must be auto, loop, unroll or scan": (
         lambda v: v in ("auto", "loop", "unroll", "scan"),

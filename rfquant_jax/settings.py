@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grain
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from rfquant_jax.data.transforms import PadAndCrop
@@ -14,6 +15,12 @@ from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.step import StepSettings, default_strategy
+
+
+def derived_seed(config: ConfigDict, purpose: str) -> int:
+    """A seed for one purpose of a run, unrelated to those for others and of other runs."""
+    words = [config.seed, *purpose.encode()]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 def quant_settings(config: ConfigDict) -> QuantSettings:
@@ -58,7 +65,7 @@ def pretrain_plan(config: ConfigDict) -> Plan:
     return Plan(
         task="pretrain",
         epochs=pretrain.epochs,
-        seed=config.seed,
+        seed=derived_seed(config, "pretrain"),
         lr=pretrain.lr,
         min_lr=pretrain.min_lr,
         warmup_epochs=pretrain.warmup_epochs,
@@ -79,6 +86,7 @@ def coupled_step(config: ConfigDict) -> StepSettings:
         ema_decay=config.train.ema_decay,
         loss=LossWeights(
             label_smoothing=config.train.label_smoothing,
+            distillation=losses.distillation,
             idm=losses.lambda_idm if mitigate else 0.0,
             region=losses.wd_region - optimizer.weight_decay,
         ),
@@ -86,6 +94,9 @@ def coupled_step(config: ConfigDict) -> StepSettings:
             clip=optimizer.clip,
             momentum=optimizer.momentum,
             weight_decay=optimizer.weight_decay,
+            adam_b1=optimizer.adam_b1,
+            adam_b2=optimizer.adam_b2,
+            adam_epsilon=optimizer.adam_epsilon,
         ),
     )
 
@@ -104,7 +115,7 @@ def coupled_plan(config: ConfigDict) -> Plan:
     return Plan(
         task="train",
         epochs=config.train.epochs,
-        seed=config.seed + 1,  # other batches than pretraining saw
+        seed=derived_seed(config, "train"),
         lr=optimizer.lr,
         min_lr=optimizer.min_lr,
         warmup_epochs=optimizer.warmup_epochs,

@@ -72,12 +72,15 @@ class DataSet:
         return len(self.class_names)
 
 
-def split_held_out(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
-    """Divides training images into those to train on and those held out.
+def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
+    """Divides images at random: most of them, and a share of `fraction`.
 
     Args:
-      fraction: share of the images that is held out.
+      fraction: share of the images in the second part.
       seed: of the split; the same seed always gives the same parts.
+
+    Raises:
+      ConfigError: one part would be empty.
     """
     order = np.random.default_rng(seed).permutation(len(source))
     count = round(fraction * len(source))
@@ -101,7 +104,7 @@ def digits(search_fraction: float, split_seed: int) -> DataSet:
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     order = np.random.default_rng(0).permutation(len(images))
     everything = ArraySource(images, raw.target)
-    train, held_out = split_held_out(
+    train, held_out = split(
         Part(everything, order[DIGITS_TEST_IMAGES:]), search_fraction, split_seed
     )
     return DataSet(

@@ -35,7 +35,7 @@ class Measure:
                 config.evaluate.batch_size,
                 config.evaluate.recalibration_images,
                 augmentation=settings.augmentation(config) if config.evaluate.augment else None,
-                seed=config.seed,
+                seed=settings.derived_seed(config, "recalibration"),
                 threads=config.data.threads,
             )
         )
@@ -45,14 +45,17 @@ class Measure:
         return self.evaluator.recalibrate(params, configuration, self._recalibration)
 
     def held_out(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
-        """Accuracy on the held-out training images."""
-        return self._accuracy(self._run.data.held_out, params, statistics, configuration)
+        """Accuracy on all held-out training images."""
+        return self.on(self._run.data.held_out, params, statistics, configuration)
 
     def test(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
         """Accuracy on the test part."""
-        return self._accuracy(self._run.data.test, params, statistics, configuration)
+        return self.on(self._run.data.test, params, statistics, configuration)
 
-    def _accuracy(self, part: Source, params, statistics, configuration) -> Accuracy:
+    def on(
+        self, part: Source, params: Arrays, statistics: Arrays, configuration: np.ndarray
+    ) -> Accuracy:
+        """Accuracy on any images."""
         config = self._run.config
         batches = exact_batches(part, config.evaluate.batch_size, threads=config.data.threads)
         return self.evaluator.accuracy(params, statistics, configuration, batches)

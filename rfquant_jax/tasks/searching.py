@@ -10,6 +10,7 @@ import numpy as np
 
 from rfquant_jax import settings
 from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.data.sources import Part, split
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate import Accuracy
 from rfquant_jax.run import Run
@@ -42,18 +43,36 @@ def search(run: Run) -> None:
         _confirm(run, trained, measure, budget, _finalists(run, found, index), moves)
 
 
+def search_parts(run: Run) -> tuple[Part, Part]:
+    """The held-out images in two parts: to propose configurations on, and to confirm them on.
+
+    A configuration that was picked because it did well on some images looks better on them than
+    it is; only the others can tell whether it beats the uniform one.
+    """
+    data = run.config.data
+    return split(run.data.held_out, run.config.search.confirm_fraction, data.split_seed + 1)
+
+
 def search_batches(run: Run) -> TrainingBatches:
     """Batches of held-out images, as evaluation sees them.
 
     Raises:
-      ConfigError: a batch is larger than the held-out part.
+      ConfigError: a batch is larger than the part to propose on.
     """
-    size, held_out = run.config.search.batch_size, run.data.held_out
-    if size > len(held_out):
-        rule = f"must not exceed the {len(held_out)} held-out images (data.search_fraction)"
+    proposal, _ = search_parts(run)
+    size = run.config.search.batch_size
+    if size > len(proposal):
+        rule = (
+            f"must not exceed the {len(proposal)} held-out images to propose on "
+            "(data.search_fraction, search.confirm_fraction)"
+        )
         raise ConfigError("search.batch_size", size, rule)
     return TrainingBatches(
-        held_out, size, augmentation=None, seed=run.config.seed, threads=run.config.data.threads
+        proposal,
+        size,
+        augmentation=None,
+        seed=settings.derived_seed(run.config, "search"),
+        threads=run.config.data.threads,
     )
 
 
@@ -74,7 +93,8 @@ def _descend(run: Run, trained: networks.Trained, trace: Trace) -> list[np.ndarr
         run.config.search.metric,
     )
     recorded = list(trace.moves)
-    run.log.info(f"search: starts after {len(recorded)} recorded iterations")
+    if recorded:
+        run.log.info(f"search: goes on after {len(recorded)} recorded iterations")
     run.log.rewind("search", len(recorded))
     space = run.blueprint.space
     with run.log.progress("search", None, len(recorded)) as progress:
@@ -139,13 +159,13 @@ def _confirm(
     finalists: dict[str, np.ndarray],
     moves: list[Move],
 ) -> None:
-    """Chooses among the finalists on held-out images, recalibrated, and writes the winner."""
+    """Chooses among the finalists on the images to confirm on and writes the winner."""
+    _, images = search_parts(run)
     accuracies: dict[str, Accuracy] = {}
     for name, configuration in finalists.items():
         statistics = measure.recalibrated(trained.params, configuration)
-        accuracies[name] = measure.held_out(trained.params, statistics, configuration)
-    # A tie in top-1 is decided by the cross-entropy.
-    winner = max(accuracies, key=lambda name: (accuracies[name].top1, -accuracies[name].loss))
+        accuracies[name] = measure.on(images, trained.params, statistics, configuration)
+    winner = min(accuracies, key=lambda name: _rank(accuracies[name], run.config.search.metric))
     configuration = finalists[winner]
     write_json(
         result_file(run, budget),
@@ -158,7 +178,7 @@ def _confirm(
             "budget_mb": budget.size_mb,
             "source": winner,
             "checkpoint_step": trained.step,
-            "held_out": {
+            "confirmed": {
                 name: {"top1": a.top1_percent, "cross_entropy": a.mean_loss, "images": a.images}
                 for name, a in accuracies.items()
             },
@@ -169,5 +189,11 @@ def _confirm(
     )
     run.log.info(
         f"search: {budget.text}: {winner}, {budget.describe(configuration)}, "
-        f"held-out top-1 {accuracies[winner].top1_percent:.2f} %"
+        f"confirmed top-1 {accuracies[winner].top1_percent:.2f} %"
     )
+
+
+def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:
+    """Sorts accuracies, the best first: by the search's metric, ties by the other one."""
+    errors = accuracy.images - accuracy.top1
+    return (errors, accuracy.loss) if metric == "error" else (accuracy.loss, errors)

@@ -25,6 +25,7 @@ class LossWeights:
     """The constants of the loss; see `configs/default.py` for their meaning."""
 
     label_smoothing: float = 0.0
+    distillation: float = 0.5  # the rest is the cross-entropy's
     idm: float = 0.01  # 0 leaves information distortion mitigation out
     region: float = 0.0  # wd_region - wd, the factor of R
 
@@ -96,7 +97,8 @@ class CoupledPass:
         if reference is None:
             return {"cross_entropy": entropy}
         divergence = losses.distillation(reference.logits, logits)
-        return {"cross_entropy": entropy / 2, "distillation": divergence / 2}
+        share = self.weights.distillation
+        return {"cross_entropy": (1 - share) * entropy, "distillation": share * divergence}
 
     def _coupling_terms(self, own, reference, searched, inputs, configuration) -> Arrays:
         at_smallest = configuration[:, WEIGHTS] == inputs.smallest

@@ -6,7 +6,7 @@ import pytest
 
 from rfquant_jax import data
 from rfquant_jax.data.loader import TrainingBatches, exact_batches, full_batches
-from rfquant_jax.data.sources import ArraySource, split_held_out
+from rfquant_jax.data.sources import ArraySource, split
 from rfquant_jax.data.transforms import PadAndCrop, normalizer
 from rfquant_jax.errors import ConfigError
 
@@ -54,7 +54,7 @@ def test_the_test_part_never_changes():
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_a_split_without_images_on_one_side_is_refused(fraction):
     with pytest.raises(ConfigError, match="search_fraction"):
-        split_held_out(numbered(10), fraction, 0)
+        split(numbered(10), fraction, 0)
 
 
 def test_an_unknown_data_set_is_refused():
