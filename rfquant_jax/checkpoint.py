@@ -84,12 +84,9 @@ class Checkpoints:
         """
         about = self._read(step, about=ocp.args.JsonRestore()).about
         found = about.get("identity", {})
-        for field, expected in self._identity.items():
-            if found.get(field) != expected:
-                raise CheckpointError(
-                    f"checkpoint {self._directory / str(step)} is of another network: its {field} "
-                    f"is {found.get(field)!r}, the config's is {expected!r}"
-                )
+        if difference := _difference(found, self._identity):
+            path = self._directory / str(step)
+            raise CheckpointError(f"checkpoint {path} is of another network: its {difference}")
         return about
 
     def restore_ema(self, step: int, template: Any) -> Any:
@@ -121,6 +118,18 @@ class Checkpoints:
 def stage_folder(workdir: Path, stage: str) -> Path:
     """Where a run keeps the checkpoints of a stage."""
     return workdir / FOLDER / stage
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """The first difference in words, or nothing."""
+    for name in [*expected, *(n for n in found if n not in expected)]:
+        old, new = found.get(name), expected.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if inner := _difference(old, new):
+                return f"{name}: {inner}"
+        elif old != new:
+            return f"{name} is {old!r}, the config's is {new!r}"
+    return ""
 
 
 def _host(tree: Any) -> Any:
