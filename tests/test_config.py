@@ -1,0 +1,207 @@
+"""Recipes and the rules over their fields."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default, quickstart
+from rfquant_jax import config as rules
+from rfquant_jax import recipes, workdir
+from rfquant_jax.errors import ConfigError, UserError
+
+CONFIGS = Path(default.__file__).parent
+RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if p.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_is_valid_and_overrides_only_what_there_is(path):
+    config = recipes.load(path)
+    rules.validate(config)
+    own = dict(rules.flat(rules.to_plain(config)))
+    assert set(own) == set(dict(rules.flat(rules.to_plain(default.get_config()))))
+
+
+def test_every_field_has_a_meaning():
+    meanings = recipes.field_meanings(CONFIGS / "default.py")
+    for name, _ in rules.flat(rules.to_plain(default.get_config())):
+        assert len(meanings.get(name, "")) > 10, name
+
+
+def test_the_default_recipe_has_the_published_constants():
+    config = default.get_config()
+    published = {
+        "train.epochs": 150,
+        "train.batch_size": 128,
+        "train.random_passes": 3,
+        "train.ema_decay": 0.9997,
+        "optimizer.lr": 0.04,
+        "optimizer.min_lr": 1e-5,
+        "optimizer.warmup_epochs": 5,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 2.5e-5,
+        "optimizer.step_size_lr": 1e-5,
+        "losses.lambda_idm": 0.01,
+        "losses.damping": 0.1,
+        "losses.damping_start_epoch": 40,
+        "losses.wd_region": 0.0,
+        "scheduler.late_from": 0.72,
+        "scheduler.boundary": 0.25,
+        "search.alpha": 1.5,
+        "search.start_bits": 5,
+        "quant.candidates": (6, 5, 4, 3, 2),
+    }
+    for name, value in published.items():
+        assert rules.field(config, name) == value, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("train.epochs", 0, "must be at least 1"),
+        ("seed", -1, "must not be negative"),
+        ("optimizer.lr", 0.0, "must be positive"),
+        ("data.search_fraction", 1.0, "must lie between 0 and 1, both excluded"),
+        ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
+        ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
+        ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
+        ("search.metric", "top5", "must be error or cross_entropy"),
+        ("search.normalize", "mean", "must be max or minmax"),
+        ("search.budgets", "", "must not be empty"),
+        ("tasks", (), "must not be empty"),
+        ("tasks", ("train,fly",), "must be among pretrain, train"),
+        ("tasks", ("cost,train",), "cost stands alone"),
+        ("quant.candidates", (2, 3), "largest first"),
+        ("quant.candidates", (9, 2), "bit-widths from 2 to 8"),
+        ("quant.candidates", (6, 1), "bit-widths from 2 to 8"),
+        ("quant.depthwise_min_bits", 7, "leaves depthwise layers none"),
+        ("quant.fixed_bits", 9, "from 2 to 8, or 32"),
+        ("quant.rules", (("a", 4),), "must be a layer pattern and a tuple"),
+        ("quant.rules", (("a", (4, 12)),), "must be a layer pattern and a tuple"),
+        ("search.start_bits", 7, "must be one of quant.candidates"),
+        ("search.min_bits", 6, "must not be above search.start_bits 5"),
+        ("optimizer.warmup_epochs", 40, "must be below train.epochs 40"),
+        ("optimizer.min_lr", 1.0, "must not be above optimizer.lr"),
+        ("scheduler.ratio_amplitude", 0.5, "freezes 1.2 of the layers"),
+        ("data.std", (0.0,), "must be positive"),
+    ],
+)
+def test_a_field_that_breaks_a_rule_is_named_with_value_and_rule(name, value, said):
+    config = quickstart.get_config()
+    *sections, last = name.split(".")
+    part = config
+    for section in sections:
+        part = part[section]
+    with part.ignore_type():
+        part[last] = value
+    with pytest.raises(ConfigError) as error:
+        rules.validate(config)
+    assert str(error.value).startswith(f"config.{name}")
+    assert said in str(error.value)
+
+
+def test_a_checkpoint_does_not_go_together_with_pretraining():
+    config = quickstart.get_config()
+    config.checkpoint = "somewhere"
+    with pytest.raises(ConfigError, match="together with the task pretrain"):
+        rules.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("search", "train"), ("train", "search")),
+        (("pretrain,train, search",), ("pretrain", "train", "search")),
+        (("cost",), ("cost",)),
+    ],
+)
+def test_tasks_may_be_a_comma_separated_list_and_run_in_their_order(given, expected):
+    assert rules.tasks(ConfigDict({"tasks": given})) == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.optimizr.lr=1", "did you mean config.optimizer.lr?"),
+        ("--noconfig.data.flp", "did you mean config.data.flip?"),
+        ("--config.zzz=1", "--help lists all fields"),
+        ("--config.optimizer=1", "config.optimizer is a section"),
+    ],
+)
+def test_an_override_of_an_unknown_field_is_refused(argument, said):
+    with pytest.raises(UserError) as error:
+        recipes.check_overrides(quickstart.get_config(), ["launch.py", argument])
+    assert said in str(error.value)
+
+
+def test_overrides_of_fields_pass():
+    arguments = ["--config.optimizer.lr=0.1", "--noconfig.data.flip", "--workdir=x", "--config=y"]
+    recipes.check_overrides(quickstart.get_config(), arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such Python file"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config(): return {}", "must return an ml_collections.ConfigDict"),
+    ],
+)
+def test_a_recipe_that_cannot_be_loaded_is_refused(tmp_path, content, said):
+    path = tmp_path / "recipe.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as error:
+        recipes.load(path)
+    assert str(error.value).startswith(f"--config={path}: ")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("configs/quickstart.py", "runs/quickstart"),
+        ("configs/training/resnet18.py", "runs/training/resnet18"),
+        ("elsewhere/mine.py", "runs/mine"),
+    ],
+)
+def test_the_default_workdir_is_named_after_the_recipe(path, expected):
+    assert recipes.default_workdir(Path(path)) == Path(expected)
+
+
+def test_the_description_shows_every_field_of_the_recipe():
+    text = recipes.describe(quickstart.get_config(), CONFIGS / "default.py")
+    assert "--config.train.epochs=40" in text
+    assert "peak learning rate of SGD" in text
+
+
+def test_a_workdir_belongs_to_one_run(tmp_path):
+    config = quickstart.get_config()
+    folder = tmp_path / "run"
+    workdir.claim(folder, config)
+    stored = workdir.read_json(folder / workdir.CONFIG_FILE)
+    assert stored["train"]["epochs"] == config.train.epochs
+    config.tasks, config.data.threads = ("search",), 7
+    workdir.claim(folder, config)
+    config.optimizer.lr, config.seed = 0.5, 3
+    with pytest.raises(UserError) as error:
+        workdir.claim(folder, config)
+    assert "belongs to another run: config.optimizer.lr was 0.04 and is 0.5" in str(error.value)
+    assert "config.seed was 0 and is 3" in str(error.value)
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        workdir.claim(tmp_path / "file" / "run", quickstart.get_config())
+
+
+def test_free_fields_are_fields():
+    fields = dict(rules.flat(rules.to_plain(default.get_config())))
+    assert set(workdir.FREE_FIELDS) <= set(fields)
+
+
+def test_recipes_are_importable():
+    assert importlib.import_module("configs.quickstart").get_config().model.name == "cifar_resnet8"
