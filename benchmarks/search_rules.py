@@ -1,0 +1,107 @@
+"""The search's rules compared on trained networks: metric and normalization.
+
+    python -m benchmarks.search_rules --runs=runs/quickstart-seeds/seed0,runs/quickstart-seeds/seed1
+
+Every run is the workdir of a finished training. For each rule: accuracy and cross-entropy,
+recalibrated, of what the descent found for the run's budgets, without the other finalists that the
+task `search` lets compete; evaluations spent; seconds. Accuracies are measured on the held-out
+images that the search does not propose on; the test part is not touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from configs import quickstart
+from rfquant_jax import settings
+from rfquant_jax.report import table
+from rfquant_jax.run import Run
+from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator
+from rfquant_jax.search.greedy import GreedySearch, Move
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.searching import search_batches, search_parts
+from rfquant_jax.workdir import CONFIG_FILE, read_json
+
+_RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
+
+
+def compare(folder: str) -> list[dict]:
+    """One row for each rule and budget."""
+    run = Run(quickstart.get_config(), folder)
+    stored = ConfigDict(read_json(Path(folder) / CONFIG_FILE))
+    run.config.update({"model": stored["model"], "seed": stored["seed"]})
+    trained = networks.coupled(run)
+    measure = Measure(run, trained.pure)
+    rows, space = [], run.blueprint.space
+    for budget in run.budgets:
+        uniform = next(u for u in (space.uniform(b, b) for b in space.candidates) if budget.fits(u))
+        row = {"rule": "uniform", "budget": budget.text, "evaluations": 0, "seconds": 0.0}
+        rows.append(row | confirmed(run, measure, trained, uniform))
+    for metric, normalize in itertools.product(METRICS, ("max", "minmax")):
+        rows += _one_rule(run, trained, measure, metric, normalize)
+    return rows
+
+
+def _one_rule(run: Run, trained, measure: Measure, metric: str, normalize: str) -> list[dict]:
+    space = run.blueprint.space
+    evaluate = CandidateEvaluator(
+        trained.pure, trained.params, run.mesh, run.preprocess, search_batches(run), metric
+    )
+    evaluate(space.uniform(4, 4)[None], 0)  # compiles
+    chosen = replace(settings.greedy_settings(run.config, len(space)), normalize=normalize)
+    moves: list[Move] = []
+    start = time.monotonic()
+    found = GreedySearch(space, chosen, run.budgets, evaluate, on_move=moves.append).run()
+    seconds = time.monotonic() - start
+    spent = sum(move.candidates for move in moves)
+    return [
+        {
+            "rule": f"{metric}, {normalize}",
+            "budget": budget.text,
+            "evaluations": spent,
+            "seconds": seconds,
+        }
+        | confirmed(run, measure, trained, configuration)
+        for budget, configuration in zip(run.budgets, found, strict=True)
+    ]
+
+
+def confirmed(run: Run, measure: Measure, trained, configuration: np.ndarray) -> dict[str, float]:
+    """Top-1 in percent and cross-entropy on the images to confirm on, recalibrated."""
+    statistics = measure.recalibrated(trained.params, configuration)
+    _, images = search_parts(run)
+    accuracy = measure.on(images, trained.params, statistics, configuration)
+    return {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    rows = [row | {"run": folder} for folder in _RUNS.value for row in compare(folder)]
+    shown = []
+    for (rule, budget), group in itertools.groupby(
+        sorted(rows, key=lambda r: (r["budget"], r["rule"])), key=lambda r: (r["rule"], r["budget"])
+    ):
+        members = list(group)
+        mean = {
+            name: f"{np.mean([m[name] for m in members]):.4g}"
+            for name in ("top1", "cross_entropy", "evaluations", "seconds")
+        }
+        shown.append({"rule": f"{budget}  {rule}"} | mean)
+    headings = ("rule", "top1", "cross_entropy", "evaluations", "seconds")
+    print(table(shown, {name: name for name in headings}))
+    if _OUT.value:
+        Path(_OUT.value).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
