@@ -51,6 +51,10 @@ class Checkpoints:
                   if self._manager.metrics(s)]  # fmt: skip
         return max(scored)[1] if scored else None
 
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint."""
+        return self._directory / str(step)
+
     def save(
         self, step: int, *, ema: Any, state: Any, about: Mapping[str, Any], score: float | None
     ) -> None:
@@ -85,8 +89,9 @@ class Checkpoints:
         about = self._read(step, about=ocp.args.JsonRestore()).about
         found = about.get("identity", {})
         if difference := _difference(found, self._identity):
-            path = self._directory / str(step)
-            raise CheckpointError(f"checkpoint {path} is of another network: its {difference}")
+            raise CheckpointError(
+                f"checkpoint {self.path(step)} is of another network: its {difference}"
+            )
         return about
 
     def restore_ema(self, step: int, template: Any) -> Any:
@@ -111,7 +116,7 @@ class Checkpoints:
         except Exception as error:  # orbax raises bare ones for damaged files
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"checkpoint {self._directory / str(step)} cannot be read: {reason}"
+                f"checkpoint {self.path(step)} cannot be read: {reason}"
             ) from error
 
 

@@ -42,6 +42,7 @@ class TrainingBatches:
         seed: int,
         threads: int = 1,
     ):
+        self.batch_size = batch_size
         self.per_epoch = len(source) // batch_size
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         dataset = grain.MapDataset.source(source).seed(seed).shuffle()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rfquant_jax import config as rules
-from rfquant_jax import settings
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import networks
+from rfquant_jax.tasks import networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
 from rfquant_jax.tasks.searching import search, search_batches
 from rfquant_jax.tasks.teacher import teacher_run
-from rfquant_jax.tasks.training import pretrain, train, training_batches
+from rfquant_jax.tasks.training import pretrain, train
 from rfquant_jax.workdir import claim
 
 TASKS: dict[str, Callable[[Run], object]] = {
@@ -52,9 +51,9 @@ def check(run: Run) -> None:
         return
     _ = run.mesh
     if "pretrain" in asked:
-        training_batches(run, "pretrain", settings.pretrain_plan(run.config))
+        training.check(run, "pretrain")
     if "train" in asked:
-        training_batches(run, "train", settings.coupled_plan(run.config))
+        training.check(run, "train")
         teacher_run(run)
         if "pretrain" not in asked:
             networks.check(run, PRETRAIN)

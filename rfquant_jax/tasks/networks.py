@@ -34,14 +34,14 @@ class Trained:
 
 def source_of(run: Run, stage: str) -> Path:
     """The workdir to take a stage's network from: the run's own, else `config.checkpoint`."""
-    if run.config.checkpoint and not _has_checkpoints(run.workdir, stage):
+    if run.config.checkpoint and not has_checkpoints(run.workdir, stage):
         return Path(run.config.checkpoint)
     return run.workdir
 
 
 def exists(run: Run, stage: str) -> bool:
     """Whether there is a checkpoint of this stage to take a network from."""
-    return _has_checkpoints(source_of(run, stage), stage)
+    return has_checkpoints(source_of(run, stage), stage)
 
 
 def check(run: Run, stage: str) -> None:
@@ -51,7 +51,7 @@ def check(run: Run, stage: str) -> None:
       CheckpointError: there is none, or it is another network's.
     """
     source = source_of(run, stage)
-    if not _has_checkpoints(source, stage):
+    if not has_checkpoints(source, stage):
         field = "config.checkpoint" if run.config.checkpoint else "--workdir"
         raise CheckpointError(
             f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
@@ -101,6 +101,7 @@ def _load(run: Run, stage: str, build) -> Trained:
     return Trained(pure, params, stats, step)
 
 
-def _has_checkpoints(workdir: Path, stage: str) -> bool:
+def has_checkpoints(workdir: Path, stage: str) -> bool:
+    """Whether a folder holds a checkpoint of this stage."""
     folder = stage_folder(workdir, stage)
     return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())

@@ -9,7 +9,7 @@ from rfquant_jax import settings
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import CheckpointError, ConfigError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.quant.convert import untapped
 from rfquant_jax.run import Run
@@ -33,7 +33,9 @@ def pretrain(run: Run) -> None:
     batches = training_batches(run, "pretrain", plan)
     checkpoints = run.checkpoints(PRETRAIN)
     try:
-        if not _finished(run, plan, batches, checkpoints):
+        if _finished(batches, checkpoints):
+            run.log.info(f"pretrain: finished before, at step {checkpoints.latest}")
+        else:
             _log_averaging(run, plan, batches, run.config.pretrain)
             _pretrain(run, plan, batches, checkpoints)
     finally:
@@ -73,7 +75,9 @@ def train(run: Run) -> None:
     batches = training_batches(run, "train", plan)
     checkpoints = run.checkpoints(TRAIN)
     try:
-        if not _finished(run, plan, batches, checkpoints):
+        if _finished(batches, checkpoints):
+            run.log.info(f"train: finished before, at step {checkpoints.latest}")
+        else:
             _log_averaging(run, plan, batches, run.config.train)
             _train(run, plan, batches, checkpoints)
     finally:
@@ -154,12 +158,42 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
     )
 
 
-def _finished(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
-    total = plan.epochs * batches.per_epoch
-    if checkpoints.latest != total:
+def check(run: Run, section: str) -> None:
+    """Makes sure that a training task can start, or go on from its newest checkpoint.
+
+    Args:
+      section: of the config, "pretrain" or "train".
+
+    Raises:
+      ConfigError: a batch is larger than the training part.
+      CheckpointError: the checkpoint is of another network, or of batches of another size.
+    """
+    plans = {"pretrain": settings.pretrain_plan, "train": settings.coupled_plan}
+    batches = training_batches(run, section, plans[section](run.config))
+    if not networks.has_checkpoints(run.workdir, section):
+        return
+    checkpoints = run.checkpoints(section)
+    try:
+        _finished(batches, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
+    step = checkpoints.latest
+    if step is None:
         return False
-    run.log.info(f"{plan.task}: finished before, at step {total}")
-    return True
+    about = checkpoints.about(step)
+    if step == about["total_steps"]:
+        return True
+    # Another batch size would move epochs, schedules and data: not the same run any more.
+    if about["images_per_step"] != batches.batch_size:
+        raise CheckpointError(
+            f"checkpoint {checkpoints.path(step)} was trained with {about['images_per_step']} "
+            f"images a step; batch_size, accumulate and devices now make {batches.batch_size}: "
+            "go on with as many devices as before"
+        )
+    return False
 
 
 def _log_averaging(run: Run, plan: Plan, batches: TrainingBatches, section: ConfigDict) -> None:

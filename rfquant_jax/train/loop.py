@@ -197,6 +197,8 @@ class Trainer:
 
     def _save(self, state: TrainState, position: Position, score: float | None) -> None:
         about = self._about | {
+            "images_per_step": self._batches.batch_size,
+            "total_steps": self.total_steps,
             "masks": [mask.astype(int).tolist() for mask in position.masks],
             "history": position.history,
         }
