@@ -1,7 +1,13 @@
 """Trains a network for all bit-widths at once, searches configurations for budgets, evaluates them.
 
-Without arguments it runs the quickstart (configs/quickstart.py) and leaves everything in
-runs/quickstart; the same command again resumes it. Examples:
+Without arguments it runs the quickstart and leaves everything in runs/quickstart; the same command
+again resumes it.
+
+  --config=FILE            the recipe, a Python file; default: configs/quickstart.py
+  --workdir=DIR            where results go; default: runs/<name of the recipe>
+  --config.<field>=VALUE   overrides a field of the recipe; all fields are listed below
+
+Examples:
 
   python launch.py
   python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
@@ -14,6 +20,7 @@ Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIG
 saving, start again to go on.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -57,6 +64,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     try:
         config = recipes.load(recipe)
         if {"-h", "--help", "-help", "--helpfull"} & set(arguments):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close before the end
             print(__doc__ + "\n" + recipes.describe(config, CONFIGS / "default.py"))
             raise SystemExit(0)
         recipes.check_overrides(config, arguments)

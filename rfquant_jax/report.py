@@ -38,13 +38,7 @@ def results_table(results: Mapping) -> str:
         rows.append({"name": "full precision"} | results["full_precision"])
     rows += [row | {"name": f"{row['kind']} {row['name']}"} for row in results["rows"]]
     shown = [row | {"top1": f"{row['top1']:.2f}"} for row in rows]
-    columns = {
-        "name": "configuration",
-        "budget_g": "budget (GBitOPs)",
-        "bitops_g": "GBitOPs",
-        "size_mb": "size (MB)",
-        "top1": "top-1 (%)",
-    }
-    if any(row.get("budget_mb") is not None for row in rows):
-        columns = columns | {"budget_mb": "budget (MB)"}
-    return table(shown, columns)
+    limits = {"budget_g": "budget (GBitOPs)", "budget_mb": "budget (MB)"}
+    used = {k: v for k, v in limits.items() if any(row.get(k) is not None for row in rows)}
+    costs = {"bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    return table(shown, {"name": "configuration"} | used | costs | {"top1": "top-1 (%)"})

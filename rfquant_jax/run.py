@@ -22,6 +22,7 @@ from rfquant_jax.quant.blueprint import Blueprint
 from rfquant_jax.search.budget import Budget, parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
+from rfquant_jax.workdir import claim
 
 
 class Run:
@@ -128,6 +129,14 @@ class Run:
         if stage != "pretrain":
             identity |= self.blueprint.identity()
         return Checkpoints(stage_folder(source or self.workdir, stage), identity)
+
+    def claim(self) -> None:
+        """Makes the workdir this run's; every task that writes there calls it first.
+
+        Raises:
+          UserError: the folder cannot be written, or belongs to a run with another config.
+        """
+        claim(self.workdir, self.config)
 
     def close(self) -> None:
         """Writes out what the log still holds back."""

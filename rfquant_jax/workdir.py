@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,5 +72,11 @@ def write_json(path: Path, content: object) -> None:
     """Writes a JSON file in one go: a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    # Lists of plain values go on one line: a string's newlines are escaped, so none is touched.
+    text = re.sub(
+        r"\[\n[^\[\]{}]*?\n *\]",
+        lambda match: re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]"),
+        json.dumps(content, indent=2),
+    )
+    temporary.write_text(text + "\n")
     temporary.replace(path)

@@ -110,7 +110,8 @@ def quantize(
       layers: what `plan` made of it.
 
     Raises:
-      UserError: a Tap names no layer, or a convolution's padding is of an unsupported kind.
+      UserError: a Tap names no layer, or a convolution has a padding of an unsupported kind, a mask
+        or an input dilation.
     """
     coupled = nnx.clone(network)
     _check_taps(coupled, layers)
@@ -182,6 +183,8 @@ def _quantized(plain, layer: Layer, index: int | None, candidates, scale_gradien
         common["weight_quantizer"].step.set_value(jnp.asarray(steps))
     if isinstance(plain, nnx.Linear):
         return QuantDense(plain, **common)
+    if plain.mask is not None or _pair(plain.input_dilation) != (1, 1):
+        raise UserError(f"layer {layer.name}: a mask or an input_dilation is not supported")
     strides, dilation = _pair(plain.strides), _pair(plain.kernel_dilation)
     padding = _padding(plain, layer.name)
     return QuantConv(plain, strides=strides, padding=padding, dilation=dilation, **common)

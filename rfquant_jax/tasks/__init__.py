@@ -12,7 +12,6 @@ from rfquant_jax.tasks.evaluating import cost, evaluate
 from rfquant_jax.tasks.searching import search, search_batches
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.training import pretrain, train
-from rfquant_jax.workdir import claim
 
 TASKS: dict[str, Callable[[Run], object]] = {
     "pretrain": pretrain,
@@ -31,10 +30,7 @@ def perform(run: Run) -> None:
       Interrupted: a signal came; what was done is saved.
     """
     check(run)
-    asked = rules.tasks(run.config)
-    if asked != ("cost",):
-        claim(run.workdir, run.config)
-    for name in asked:
+    for name in rules.tasks(run.config):
         TASKS[name](run)
 
 

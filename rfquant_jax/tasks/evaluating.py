@@ -43,6 +43,7 @@ def evaluate(run: Run) -> dict:
       CheckpointError: there is no network to evaluate.
       Interrupted: a signal came.
     """
+    run.claim()
     if run.configuration is not None:
         return _evaluate_one(run, run.configuration)
     path = run.workdir / RESULTS_FILE

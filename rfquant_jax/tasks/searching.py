@@ -20,19 +20,29 @@ from rfquant_jax.search.greedy import GreedySearch, Move
 from rfquant_jax.search.trace import Trace
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.workdir import SEARCH_FOLDER, TRACE_FILE, write_json
+from rfquant_jax.workdir import SEARCH_FOLDER, TRACE_FILE, read_json, write_json
 
 
-def search(run: Run) -> None:
+def search(run: Run) -> list[dict]:
     """Searches for every budget of the config and writes one JSON file for each.
+
+    Returns:
+      the files' contents, that for the loosest budget first.
 
     Raises:
       CheckpointError: there is no coupled network.
       Interrupted: a signal came; the trace up to here is kept.
     """
-    if all(result_file(run, budget).exists() for budget in run.budgets):
-        run.log.info(f"search: finished before, for {len(run.budgets)} budgets")
-        return
+    run.claim()
+    files = [result_file(run, budget) for budget in run.budgets]
+    if all(file.exists() for file in files):
+        run.log.info(f"search: finished before, for {len(files)} budgets")
+    else:
+        _search(run)
+    return [read_json(file) for file in files]
+
+
+def _search(run: Run) -> None:
     trained = networks.coupled(run)
     trace = Trace(run.workdir / SEARCH_FOLDER / TRACE_FILE, checkpoint=trained.step)
     found = _descend(run, trained, trace)

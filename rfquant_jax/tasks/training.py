@@ -29,6 +29,7 @@ def pretrain(run: Run) -> None:
     Raises:
       Interrupted: a signal came; the state is saved.
     """
+    run.claim()
     plan = settings.pretrain_plan(run.config)
     batches = training_batches(run, "pretrain", plan)
     checkpoints = run.checkpoints(PRETRAIN)
@@ -71,6 +72,7 @@ def train(run: Run) -> None:
       CheckpointError: there is no full-precision network.
       Interrupted: a signal came; the state is saved.
     """
+    run.claim()
     plan = settings.coupled_plan(run.config)
     batches = training_batches(run, "train", plan)
     checkpoints = run.checkpoints(TRAIN)

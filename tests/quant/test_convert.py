@@ -119,9 +119,10 @@ class Odd(nnx.Module):
     """A network with one thing wrong."""
 
     def __init__(self, wrong, rngs):
-        padding = "CIRCULAR" if wrong == "padding" else "SAME"
+        padding = {"padding": "CIRCULAR", "dilation": 1}.get(wrong, "SAME")
         self.conv = nnx.Conv(2, 2, (3, 3), padding=padding, rngs=rngs)
-        self.second = nnx.Conv(2, 2, (3, 3), padding=padding, rngs=rngs)
+        dilation = 2 if wrong == "dilation" else 1
+        self.second = nnx.Conv(2, 2, (3, 3), padding=padding, input_dilation=dilation, rngs=rngs)
         self.tap = Tap("nowhere" if wrong == "tap" else "second")
         if wrong == "transpose":
             self.up = nnx.ConvTranspose(2, 2, (2, 2), rngs=rngs)
@@ -141,6 +142,7 @@ class Odd(nnx.Module):
         ("transpose", "layer up is an nnx.ConvTranspose, which cannot be quantized"),
         ("tap", "Tap tap marks layer 'nowhere', which does not exist"),
         ("padding", "layer conv: padding 'CIRCULAR' is not supported"),
+        ("dilation", "layer second: a mask or an input_dilation is not supported"),
     ],
 )
 def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
