@@ -10,6 +10,8 @@ from flax import nnx
 
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.cifar_resnet import CifarResNet
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.tap import Tap
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,6 @@ def builder(
 def create(name: str, **arguments) -> nnx.Module:
     """A freshly initialised network; arguments and errors as those of `builder`."""
     return nnx.jit(builder(name, **arguments))()
+
+
+__all__ = ["REGISTRY", "Architecture", "BatchNorm", "Tap", "builder", "create"]

@@ -200,7 +200,7 @@ class Trainer:
             "images_per_step": self._batches.batch_size,
             "total_steps": self.total_steps,
             "masks": [mask.astype(int).tolist() for mask in position.masks],
-            "history": position.history,
+            "history": list(position.history),  # written in the background while training goes on
         }
         self._checkpoints.save(
             position.step,

@@ -1,0 +1,204 @@
+"""The training loop around a step that only writes down what it is given."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfquant_jax.bits import Space
+from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.data.sources import ArraySource
+from rfquant_jax.errors import Interrupted
+from rfquant_jax.logging import RunLog
+from rfquant_jax.train.loop import Plan, Trainer, split_batch, summarize
+from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.state import TrainState
+from tests.conftest import mesh_of
+
+CANDIDATES = (4, 3, 2)
+IMAGES, BATCH = 13, 4  # three steps an epoch
+PLAN = Plan(
+    task="train",
+    epochs=6,
+    seed=3,
+    lr=1.0,
+    min_lr=0.0,
+    warmup_epochs=2,
+    eval_every=4,
+    log_every=2,
+    damping=1.0,
+    damping_start_epoch=3,
+    step_size_lr=0.5,
+    scheduler=Timing(0, 2, 2, 1.0, 0.5, 0.0),  # epochs 1, 3 and 5; half of the layers
+)
+
+
+class WritingStep:
+    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments."""
+
+    def __init__(self):
+        self.mesh, self.settings = mesh_of(1), SimpleNamespace(random_passes=1)
+        self.calls = []
+
+    def init(self, params):
+        return TrainState(params, {"s": jnp.zeros((1, 1))}, {}, params, {"s": jnp.zeros(1)})
+
+    def __call__(self, state, parts, masks, rates, key, teachers):
+        labels = np.concatenate([part["label"] for part in parts]).tolist()
+        weights = np.asarray(masks.weights).copy()
+        key = tuple(jax.random.key_data(key).tolist())
+        self.calls.append((labels, weights, rates, key, len(parts), teachers))
+        params = {"count": state.params["count"] + 1}
+        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([3.0])}]
+        return state._replace(params=params, ema_params=params), metrics
+
+
+class MemoryCheckpoints:
+    """Stands for `Checkpoints`: everything that was saved, by step."""
+
+    def __init__(self):
+        self.saved = {}
+
+    latest = property(lambda self: max(self.saved, default=None))
+
+    def save(self, step, **content):
+        self.saved[step] = content
+
+    def about(self, step):
+        return self.saved[step]["about"]
+
+    def restore_ema(self, step, template):
+        return self.saved[step]["ema"]
+
+    def restore_state(self, step, template):
+        return self.saved[step]["state"]
+
+    def wait(self):
+        pass
+
+
+class StopAt:
+    """Stands for `StopSignal`: a signal comes during a certain step."""
+
+    def __init__(self, step, number):
+        self._step, self._number = step, number
+
+    requested = property(lambda self: len(self._step.calls) == self._number)
+
+    def check(self):
+        if self.requested:
+            raise Interrupted
+
+
+def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None):
+    """Trains two layers, of which the second is the more turbulent; returns the step's calls."""
+    source = ArraySource(np.zeros((IMAGES, 1, 1, 1), np.uint8), np.arange(IMAGES))
+    batches = TrainingBatches(source, BATCH, augmentation=None, seed=plan.seed)
+    step = WritingStep()
+    trainer = Trainer(
+        plan,
+        step,
+        batches,
+        Space(("a", "b"), CANDIDATES, np.ones((2, 3), bool)),
+        checkpoints=checkpoints,
+        log=RunLog(folder),
+        stop=StopAt(step, stop_at),
+        score=lambda params, stats: {"x": float(params["count"]), "y": 0.0},
+        meter=lambda params, mask: np.asarray([0.0, 1.0]),
+        teacher=teacher,
+    )
+    trainer.run({"count": jnp.zeros(())})
+    return step.calls
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    checkpoints = MemoryCheckpoints()
+    return train(tmp_path_factory.mktemp("loop"), checkpoints), checkpoints
+
+
+def test_every_epoch_sees_every_image_at_most_once_in_another_order(undisturbed):
+    labels = [call[0] for call in undisturbed[0]]
+    assert len(labels) == 18
+    epochs = [[x for step in labels[i : i + 3] for x in step] for i in range(0, 18, 3)]
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+def test_every_step_has_a_random_key_of_its_own(undisturbed):
+    assert len({call[3] for call in undisturbed[0]}) == 18
+
+
+def test_masks_change_before_the_first_step_of_an_epoch(undisturbed):
+    # Half of two layers: "b", the more turbulent, loses its 2 bits from epoch 1 on.
+    frozen = [not call[1].all() for call in undisturbed[0]]
+    assert frozen == [False] * 3 + [True] * 15
+    assert undisturbed[0][3][1].tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_rates_are_those_of_the_epoch(undisturbed):
+    learning = [float(call[2].learning) for call in undisturbed[0]]
+    damping = [float(call[2].damping) for call in undisturbed[0]]
+    cosine = [0.5 * (1 + np.cos(np.pi * e / 6)) for e in range(6)]
+    expected = [0.0, 0.5, *cosine[2:]]
+    np.testing.assert_allclose(learning, np.repeat(expected, 3), atol=1e-6)
+    assert damping[:12] == [0.0] * 12
+    assert 0 < damping[12] < damping[15] < 1
+
+
+def test_what_is_evaluated_and_saved_when(undisturbed):
+    checkpoints = undisturbed[1]
+    # After epochs 4 and 6; the score is the mean over the evaluated configurations.
+    assert {step: saved["score"] for step, saved in checkpoints.saved.items()} == {12: 6.0, 18: 9.0}
+    about = checkpoints.about(12)
+    assert about["masks"][0] == [[1, 1, 1], [1, 1, 0]]
+    assert [record["epoch"] for record in about["history"]] == [1, 3]
+    assert about["images_per_step"] == BATCH
+    assert about["total_steps"] == 18
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 12])
+def test_a_stopped_training_goes_on_with_the_very_same_steps(undisturbed, tmp_path, stop_at):
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(Interrupted):
+        train(tmp_path, checkpoints, stop_at=stop_at)
+    assert checkpoints.latest == stop_at
+    resumed = train(tmp_path, checkpoints)
+    expected = undisturbed[0][stop_at:]
+    assert len(resumed) == len(expected)
+    for mine, theirs in zip(resumed, expected, strict=True):
+        assert mine[0] == theirs[0]
+        np.testing.assert_array_equal(mine[1], theirs[1])
+        assert mine[2:4] == theirs[2:4]
+    about = checkpoints.about(18)
+    assert about["history"] == undisturbed[1].about(18)["history"]
+    assert float(checkpoints.saved[18]["ema"]["params"]["count"]) == 18
+
+
+def test_micro_batches_and_their_teachers(tmp_path):
+    plan = Plan(**PLAN.__dict__ | {"accumulate": 2})
+    asked = []
+
+    def teacher(images):
+        asked.append(images.shape)
+        return f"logits {len(asked)}"
+
+    calls = train(tmp_path, MemoryCheckpoints(), plan=plan, teacher=teacher)
+    assert calls[0][4] == 2
+    assert asked[:2] == [(2, 1, 1, 1)] * 2
+    assert calls[1][5] == ["logits 3", "logits 4"]
+
+
+def test_a_batch_is_cut_in_order():
+    parts = split_batch({"label": np.arange(6), "image": np.arange(6) * 10}, 3)
+    assert [part["label"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
+    assert parts[2]["image"].tolist() == [40, 50]
+
+
+def test_metrics_are_means_over_devices_passes_and_micro_batches():
+    # Two micro-batches of one max pass and two random ones, on two devices.
+    passes = [[1, 3], [10, 10], [20, 40], [5, 7], [0, 0], [30, 10]]
+    found = summarize([{"loss": np.asarray(p, np.float32)} for p in passes], 2)
+    assert found == {"loss": 4.0, "random/loss": 15.0}
