@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -29,16 +31,20 @@ def pretrain(run: Run) -> None:
     Raises:
       Interrupted: a signal came; the state is saved.
     """
+    _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
+
+
+def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
+    """Starts or continues a stage of training, unless it is finished."""
     run.claim()
-    plan = settings.pretrain_plan(run.config)
-    batches = training_batches(run, "pretrain", plan)
-    checkpoints = run.checkpoints(PRETRAIN)
+    batches = training_batches(run, stage, plan)
+    checkpoints = run.checkpoints(stage)
     try:
         if _finished(batches, checkpoints):
-            run.log.info(f"pretrain: finished before, at step {checkpoints.latest}")
-        else:
-            _log_averaging(run, plan, batches, run.config.pretrain)
-            _pretrain(run, plan, batches, checkpoints)
+            run.log.info(f"{stage}: finished before, at step {checkpoints.latest}")
+            return
+        _log_averaging(run, plan, batches, run.config[stage])
+        work(run, plan, batches, checkpoints)
     finally:
         checkpoints.close()
 
@@ -72,18 +78,7 @@ def train(run: Run) -> None:
       CheckpointError: there is no full-precision network.
       Interrupted: a signal came; the state is saved.
     """
-    run.claim()
-    plan = settings.coupled_plan(run.config)
-    batches = training_batches(run, "train", plan)
-    checkpoints = run.checkpoints(TRAIN)
-    try:
-        if _finished(batches, checkpoints):
-            run.log.info(f"train: finished before, at step {checkpoints.latest}")
-        else:
-            _log_averaging(run, plan, batches, run.config.train)
-            _train(run, plan, batches, checkpoints)
-    finally:
-        checkpoints.close()
+    _go_on(run, TRAIN, settings.coupled_plan(run.config), _train)
 
 
 def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
