@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rfquant_jax.bits import Space
+from rfquant_jax.bits import ACTIVATIONS, Space
 from rfquant_jax.errors import UserError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.models.tap import listening_to_inputs
@@ -88,8 +88,9 @@ def initialize_activation_steps(
     """Parameters with every activation step size set from data (method, section 2).
 
     One pass for each bit-width, from the largest to the smallest: each layer's step is set from
-    its input, in forward order, and used at once by the layers after it. The result is the mean
-    over batches and devices. Layers of fixed bit-width keep the value of the first pass.
+    its input, in forward order, and used at once by the layers after it. A layer that lacks the
+    bit-width takes its next smaller one, else its smallest. The result is the mean over batches and
+    devices. Layers of fixed bit-width keep the value of the first pass.
 
     Returns:
       `pure.params` with the input quantizers' steps replaced.
@@ -99,15 +100,20 @@ def initialize_activation_steps(
     params, stats = pure.params, replicate(pure.stats, mesh)
     for bits in space.candidates:
         configuration = space.uniform(bits, bits)
-        fresh = space.full_mask[:, space.candidates.index(bits)]
+        # A smaller bit-width that stands in for a missing one is measured here, too, so that it is
+        # never used unset; its own pass comes later and has the last word.
+        fresh = configuration[:, ACTIVATIONS] <= bits
         passes = [
             jax.device_get(
                 measure(replicate(params, mesh), stats, split(images, mesh), configuration, fresh)
             )
             for images in batches
         ]
-        first = bits == space.candidates[0]
-        params = params | _mean_steps(passes, params, space, bits, keep_fixed=not first)
+        used = zip(space.names, configuration[:, ACTIVATIONS], fresh, strict=True)
+        slots = {name: space.candidates.index(b) for name, b, new in used if new}
+        if bits == space.candidates[0]:
+            slots |= {name: 0 for name in passes[0] if name not in space.names}
+        params = params | _mean_steps(passes, params, slots)
     return params
 
 
@@ -137,18 +143,14 @@ def _measure_steps(pure: PureNetwork, preprocess: Preprocess):
     return measure
 
 
-def _mean_steps(passes, params: Arrays, space: Space, bits: int, *, keep_fixed: bool) -> Arrays:
-    """The measured parameters: for searched layers the slot of `bits`, if it is theirs."""
-    position = space.candidates.index(bits)
+def _mean_steps(passes, params: Arrays, slots: dict[str, int]) -> Arrays:
+    """The parameters that change: steps' means over the passes, each in the slot it belongs to."""
     result = {}
     for name in passes[0]:
         mean = np.mean([p[name] for p in passes], dtype=np.float64).astype(np.float32)
         key = f"{name}.input_quantizer.step"
-        if name not in space.names:
-            if not keep_fixed:
-                result[key] = jnp.full_like(params[key], mean)
-        elif space.full_mask[space.names.index(name), position]:
-            result[key] = params[key].at[position].set(mean)
+        if name in slots:
+            result[key] = params[key].at[slots[name]].set(mean)
     return result
 
 

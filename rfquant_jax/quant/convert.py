@@ -53,7 +53,8 @@ def plan(
       The layers in forward order, with `candidates`, `fixed_bits` and `quantize_input` decided.
 
     Raises:
-      UserError: a rule matches no searched layer, or names a bit-width outside `candidates`.
+      UserError: a rule matches no searched layer, names a bit-width outside `candidates`, or goes
+        below a depthwise layer's smallest; or no layer is left to search.
     """
     layers = describe(network, input_shape)
     first = next((layer.name for layer in layers if layer.is_convolution), None)
@@ -63,12 +64,31 @@ def plan(
             fixed = (fixed_bits, fixed_bits)
             layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name != first)
         else:
-            allowed = [b for b in candidates if not layer.is_depthwise or b >= depthwise_min_bits]
-            layer = replace(layer, candidates=tuple(allowed))
+            layer = replace(layer, candidates=candidates)
         decided.append(layer)
     for pattern, bits in rules:
         decided = _apply_rule(decided, pattern, tuple(bits), candidates)
+    decided = [_at_least(layer, depthwise_min_bits) for layer in decided]
+    if not any(layer.candidates for layer in decided):
+        raise UserError(
+            "no layer is left to search: apart from the first, every convolution's bits are fixed "
+            "(config.quant.rules)"
+        )
     return tuple(decided)
+
+
+def _at_least(layer: Layer, depthwise_min_bits: int) -> Layer:
+    """The layer without bit-widths that a depthwise convolution may not have."""
+    if not layer.is_depthwise or not layer.quantize_input:
+        return layer
+    kept = tuple(b for b in layer.candidates if b >= depthwise_min_bits)
+    too_few = layer.candidates and not kept
+    if too_few or (not layer.candidates and min(layer.fixed_bits) < depthwise_min_bits):
+        raise UserError(
+            f"config.quant.rules: {layer.name} is depthwise and must keep at least "
+            f"{depthwise_min_bits} bits (config.quant.depthwise_min_bits)"
+        )
+    return replace(layer, candidates=kept)
 
 
 def _apply_rule(

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from rfquant_jax.bits import Space
 from rfquant_jax.errors import UserError
 from rfquant_jax.models.pure import PureNetwork
-from rfquant_jax.quant import calibrate
-from tests.conftest import identity, images, mesh_of
+from rfquant_jax.quant import calibrate, convert
+from tests.conftest import IMAGE_SHAPE, identity, images, mesh_of
 
 
 def step(x, upper):
@@ -70,9 +71,12 @@ def test_signed_layers_use_the_signed_upper_code(initialised):
     assert 1.5 < steps[4] < 3.5
 
 
-def test_later_layers_see_the_steps_of_earlier_ones(pure, space, rng):
+@pytest.mark.parametrize("rules", [(), (("conv", (4, 3)), ("expand", (6, 3)))])
+def test_later_layers_see_the_steps_of_earlier_ones(plain, rules, rng):
     """A single-batch initialisation is a fixed point: running the same pass measures the same."""
     batch = [images(rng, 4)]
+    layers = convert.plan(plain, IMAGE_SHAPE, rules=rules)
+    pure, space = PureNetwork(convert.quantize(plain, layers)), Space.of(layers, convert.CANDIDATES)
     first = calibrate.initialize_activation_steps(pure, space, batch, identity, mesh_of(1))
     again = PureNetwork(pure.merge(first, pure.stats))
     second = calibrate.initialize_activation_steps(again, space, batch, identity, mesh_of(1))

@@ -154,3 +154,18 @@ def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
 
 def test_layers_without_a_tap_are_named(plain, layers):
     assert convert.untapped(plain, layers) == ["projection.0", "depthwise"]
+
+
+def test_depthwise_layers_keep_three_bits_whatever_the_rules(plain):
+    layers = convert.plan(plain, IMAGE_SHAPE, rules=[("*", (4, 3, 2))])
+    candidates = {layer.name: layer.candidates for layer in layers if layer.candidates}
+    assert candidates["conv"] == (4, 3, 2)
+    assert candidates["depthwise"] == (4, 3)
+    for bits in ((2,), (2, 2)):
+        with pytest.raises(UserError, match="depthwise is depthwise and must keep at least 3 bits"):
+            convert.plan(plain, IMAGE_SHAPE, rules=[("depthwise", bits)])
+
+
+def test_a_network_without_a_searched_layer_is_refused(plain):
+    with pytest.raises(UserError, match="no layer is left to search"):
+        convert.plan(plain, IMAGE_SHAPE, rules=[("*", (4,))])
