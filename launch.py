@@ -29,21 +29,20 @@ from ml_collections import config_flags
 
 from rfquant_jax import recipes
 from rfquant_jax.errors import Interrupted, UserError
+from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 QUICKSTART = CONFIGS / "quickstart.py"
 
 
 def main(_: list[str]) -> int:
-    # The libraries' own messages are not for the user; and importing them takes seconds.
-    logging.set_verbosity(logging.ERROR)
-    from rfquant_jax import tasks
-    from rfquant_jax.interrupt import EXIT_CODE, StopSignal
-    from rfquant_jax.run import Run
-
+    logging.set_verbosity(logging.ERROR)  # the libraries' own messages are not for the user
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run = None
     with StopSignal() as stop:
+        from rfquant_jax import tasks  # takes seconds, in which a signal may come
+        from rfquant_jax.run import Run
+
         try:
             run = Run(flags.FLAGS.config, workdir, stop)
             tasks.perform(run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,29 @@ class Checkpoints:
     it is, and what of the state is not an array).
 
     Args:
-      directory: of the stage; created on the first save.
-      identity: what makes a network another one (`network_identity`).
+      directory: of the stage.
+      identity: what must agree for a checkpoint to fit this run, see `Run.checkpoints`.
+      write: whether to save, too; creates the folder and removes what a killed run left half
+        written there. Without it nothing on disk is touched.
+
+    Raises:
+      CheckpointError: a score that is there cannot be read.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any]):
+    def __init__(self, directory: Path, identity: Mapping[str, Any], *, write: bool = False):
         self._directory, self._identity = directory.absolute(), dict(identity)
+        if write:
+            # orbax would do this in a thread that outlives `close`.
+            for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished)
         best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_score,
             preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
-            cleanup_tmp_directories=True,
+            create=write,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        with _reading(f"checkpoints in {self._directory}"):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -47,8 +59,11 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the highest score (of equal ones the later), or None."""
-        scored = [(_score(self._manager.metrics(s)), s) for s in self._manager.all_steps()
-                  if self._manager.metrics(s)]  # fmt: skip
+        scored = [
+            (_score(metrics), step)
+            for step in self._manager.all_steps()
+            if (metrics := self._metrics(step))
+        ]
         return max(scored)[1] if scored else None
 
     def path(self, step: int) -> Path:
@@ -84,13 +99,13 @@ class Checkpoints:
         """The JSON part of a checkpoint.
 
         Raises:
-          CheckpointError: it is of another network; the message names the difference.
+          CheckpointError: it does not fit this run; the message names the difference.
         """
         about = self._read(step, about=ocp.args.JsonRestore()).about
         found = about.get("identity", {})
         if difference := _difference(found, self._identity):
             raise CheckpointError(
-                f"checkpoint {self.path(step)} is of another network: its {difference}"
+                f"checkpoint {self.path(step)} does not fit this run: its {difference}"
             )
         return about
 
@@ -111,13 +126,21 @@ class Checkpoints:
         self._manager.close()
 
     def _read(self, step: int, **items):
-        try:
+        with _reading(f"checkpoint {self.path(step)}"):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # orbax raises bare ones for damaged files
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(
-                f"checkpoint {self.path(step)} cannot be read: {reason}"
-            ) from error
+
+    def _metrics(self, step: int):
+        with _reading(f"checkpoint {self.path(step)}"):
+            return self._manager.metrics(step)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # orbax raises bare ones for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{what} cannot be read: {reason}") from error
 
 
 def stage_folder(workdir: Path, stage: str) -> Path:

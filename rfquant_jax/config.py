@@ -2,109 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.fields import check_fields
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
 TASKS = ("pretrain", "train", "search", "evaluate", "cost")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
-
-
-# rule -> (its test, the fields it holds for)
-_RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
-    "must be at least 1": (
-        lambda v: v >= 1,
-        (
-            "data.threads",
-            "pretrain.epochs",
-            "pretrain.batch_size",
-            "quant.calibration_batches",
-            "train.epochs",
-            "train.batch_size",
-            "train.accumulate",
-            "train.eval_every",
-            "train.log_every",
-            "scheduler.period",
-            "scheduler.late_period",
-            "evaluate.batch_size",
-            "evaluate.recalibration_images",
-            "search.batch_size",
-        ),
-    ),
-    "must not be negative": (
-        lambda v: v >= 0,
-        (
-            "seed",
-            "devices",
-            "data.crop_padding",
-            "data.split_seed",
-            "pretrain.min_lr",
-            "pretrain.warmup_epochs",
-            "pretrain.weight_decay",
-            "train.random_passes",
-            "optimizer.min_lr",
-            "optimizer.warmup_epochs",
-            "optimizer.weight_decay",
-            "optimizer.step_size_lr",
-            "scheduler.start_epoch",
-            "scheduler.ratio_amplitude",
-            "losses.lambda_idm",
-            "losses.damping",
-            "losses.damping_start_epoch",
-            "losses.wd_region",
-            "search.alpha",
-            "search.max_iterations_per_layer",
-        ),
-    ),
-    "must be positive": (
-        lambda v: v > 0,
-        ("pretrain.lr", "optimizer.lr", "optimizer.clip", "optimizer.adam_epsilon"),
-    ),
-    "must lie between 0 and 1, both excluded": (
-        lambda v: 0 < v < 1,
-        ("data.search_fraction", "scheduler.boundary", "search.confirm_fraction"),
-    ),
-    "must be at least 0 and below 1": (
-        lambda v: 0 <= v < 1,
-        (
-            "pretrain.momentum",
-            "pretrain.label_smoothing",
-            "pretrain.ema_decay",
-            "train.label_smoothing",
-            "train.ema_decay",
-            "optimizer.momentum",
-            "optimizer.adam_b1",
-            "optimizer.adam_b2",
-        ),
-    ),
-    "must lie between 0 and 1": (
-        lambda v: 0 <= v <= 1,
-        ("scheduler.late_from", "scheduler.ratio_min", "losses.distillation"),
-    ),
-    "must be auto, loop, unroll or scan": (
-        lambda v: v in ("auto", "loop", "unroll", "scan"),
-        ("train.strategy",),
-    ),
-    "must be error or cross_entropy": (
-        lambda v: v in ("error", "cross_entropy"),
-        ("search.metric",),
-    ),
-    "must be max or minmax": (lambda v: v in ("max", "minmax"), ("search.normalize",)),
-    "must not be empty": (
-        lambda v: len(v) > 0,
-        ("tasks", "search.budgets", "data.mean", "data.std"),
-    ),
-}
-
-
-def field(config: ConfigDict, name: str):
-    """The value of a dotted field."""
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def tasks(config: ConfigDict) -> tuple[str, ...]:
@@ -122,8 +29,15 @@ def tasks(config: ConfigDict) -> tuple[str, ...]:
 
 
 def budgets(config: ConfigDict) -> tuple[str, ...]:
-    """The budgets as the user wrote them."""
-    return tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
+    """The budgets as the user wrote them.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    asked = tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
+    if not asked:
+        raise ConfigError("search.budgets", config.search.budgets, "names no budget")
+    return asked
 
 
 def validate(config: ConfigDict) -> None:
@@ -132,12 +46,9 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ConfigError: names the field, its value and the rule it breaks.
     """
-    for rule, (holds, names) in _RULES.items():
-        for name in names:
-            value = field(config, name)
-            if not holds(value):
-                raise ConfigError(name, value, rule)
+    check_fields(config)
     _check_tasks(config)
+    budgets(config)
     _check_bits(config)
     _check_schedule(config)
     if min(config.data.std) <= 0:
@@ -157,8 +68,8 @@ def _check_bits(config: ConfigDict) -> None:
     quant = config.quant
     known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in quant.candidates)
     falling = all(a > b for a, b in zip(quant.candidates, quant.candidates[1:], strict=False))
-    if not quant.candidates or not known or not falling:
-        rule = f"must be bit-widths from 2 to {MAX_BITS} (or {FULL_PRECISION}), largest first"
+    if not known or not falling or quant.candidates[-1] > MAX_BITS:
+        rule = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
         raise ConfigError("quant.candidates", quant.candidates, rule)
     if quant.depthwise_min_bits > quant.candidates[0]:
         rule = f"leaves depthwise layers none of quant.candidates {quant.candidates}"
@@ -181,8 +92,11 @@ def _check_rule(rule: object) -> None:
     pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
     bits = rule[1] if pair and isinstance(rule[1], tuple | list) else ()
     valid = [b for b in bits if b == FULL_PRECISION or (isinstance(b, int) and 2 <= b <= MAX_BITS)]
-    if not bits or len(valid) != len(bits):
-        text = f"must be a layer pattern and a tuple of bit-widths from 2 to {MAX_BITS} (or 32)"
+    if not bits or len(valid) != len(bits) or len(set(bits)) != len(bits):
+        text = (
+            f"must be a layer pattern and a tuple of different bit-widths from 2 to {MAX_BITS} "
+            f"(or {FULL_PRECISION})"
+        )
         raise ConfigError("quant.rules", rule, text)
 
 

@@ -83,10 +83,15 @@ class Run:
         return nnx.jit(self._builder)()
 
     @cached_property
+    def abstract_network(self) -> nnx.Module:
+        """The plain network's shapes alone."""
+        return nnx.eval_shape(self._builder)
+
+    @cached_property
     def blueprint(self) -> Blueprint:
         """What the plain network becomes."""
-        abstract = nnx.eval_shape(self._builder)
-        return Blueprint.of(abstract, self.data.image_shape, settings.quant_settings(self.config))
+        quant = settings.quant_settings(self.config)
+        return Blueprint.of(self.abstract_network, self.data.image_shape, quant)
 
     @cached_property
     def costs(self) -> CostModel:
@@ -112,23 +117,32 @@ class Run:
         text = self.config.configuration
         return self.blueprint.space.parse(text) if text else None
 
-    def checkpoints(self, stage: str, *, source: Path | None = None) -> Checkpoints:
+    def checkpoints(
+        self, stage: str, *, source: Path | None = None, write: bool = False
+    ) -> Checkpoints:
         """The checkpoints of a stage, in this run's folder or in another run's.
+
+        They must be of the same network and of the same images: those that are held out here must
+        have been held out there.
 
         Args:
           stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
           source: another run's workdir.
+          write: whether to save there.
         """
+        images = ("name", "search_fraction", "split_seed", "mean", "std")
         identity = {
             "stage": stage,
             "network": self.config.model.name,
             "options": dict(self.config.model.options),
             "classes": self.data.num_classes,
             "image_shape": list(self.data.image_shape),
+            "data": {name: rules.to_plain(self.config.data[name]) for name in images},
         }
         if stage != "pretrain":
             identity |= self.blueprint.identity()
-        return Checkpoints(stage_folder(source or self.workdir, stage), identity)
+        folder = stage_folder(source or self.workdir, stage)
+        return Checkpoints(folder, identity, write=write)
 
     def claim(self) -> None:
         """Makes the workdir this run's; every task that writes there calls it first.

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def save(folder, scores):
-    checkpoints = Checkpoints(folder, IDENTITY)
+    checkpoints = Checkpoints(folder, IDENTITY, write=True)
     for step, score in scores.items():
         checkpoints.save(step, **trees(step), about={"masks": [[step]]}, score=score)
     checkpoints.wait()
@@ -56,7 +56,7 @@ def test_what_was_saved_comes_back_after_a_restart(folder):
 
 def test_what_is_saved_is_a_copy(folder):
     content = trees(1)
-    checkpoints = Checkpoints(folder, IDENTITY)
+    checkpoints = Checkpoints(folder, IDENTITY, write=True)
     checkpoints.save(5, **content, about={}, score=None)
     content["ema"]["params"]["a.kernel"][:] = 99
     checkpoints.wait()
@@ -86,3 +86,30 @@ def test_an_unreadable_checkpoint_is_refused_in_one_line(folder):
     with pytest.raises(CheckpointError, match="cannot be read") as error:
         Checkpoints(folder, IDENTITY).about(10)
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_score_is_refused_in_one_line(folder):
+    save(folder, {10: 1.0}).close()
+    (folder / "10" / "metrics" / "metrics").write_text("{")
+    with pytest.raises(CheckpointError, match="stage cannot be read: Expecting"):
+        _ = Checkpoints(folder, IDENTITY).best
+
+
+def test_who_only_reads_touches_nothing(folder):
+    """Another process may be saving there just now."""
+    save(folder, {10: 1.0}).close()
+    unfinished = folder / "20.orbax-checkpoint-tmp"
+    (unfinished / "ema").mkdir(parents=True)
+    reader = Checkpoints(folder, IDENTITY)
+    assert (reader.latest, reader.best) == (10, 10)
+    reader.close()
+    assert unfinished.exists()
+    Checkpoints(folder, IDENTITY, write=True).close()
+    assert not unfinished.exists()
+
+
+def test_reading_where_nothing_is(folder):
+    reader = Checkpoints(folder, IDENTITY)
+    assert (reader.latest, reader.best) == (None, None)
+    reader.close()
+    assert not folder.exists()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import default, quickstart
 from rfquant_jax import config as rules
-from rfquant_jax import recipes, workdir
+from rfquant_jax import fields, recipes, workdir
 from rfquant_jax.errors import ConfigError, UserError
 
 CONFIGS = Path(default.__file__).parent
@@ -53,14 +53,28 @@ def test_the_default_recipe_has_the_published_constants():
         "quant.candidates": (6, 5, 4, 3, 2),
     }
     for name, value in published.items():
-        assert rules.field(config, name) == value, name
+        assert dict(fields.leaves(config))[name] == value, name
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("train.epochs", 0, "must be at least 1"),
-        ("seed", -1, "must not be negative"),
+        ("seed", -1, "must lie between 0 and 2147483647"),
+        ("seed", 2**31, "must lie between 0 and 2147483647"),
+        ("seed", True, "must be a whole number"),
+        ("scheduler.enabled", 1, "must be True or False"),
+        ("data.name", 5, "must be text"),
+        ("data.std", "abc", "must be a tuple"),
+        ("data.mean", ("x",), "every entry must be a number"),
+        ("quant.candidates", "6-2", "must be a tuple"),
+        ("quant.candidates", (6, 4.5, 4), "every entry must be a whole number"),
+        ("quant.candidates", (), "must not be empty"),
+        ("quant.candidates", (32,), "bit-widths from 2 to 8, also 32"),
+        ("quant.signed", (1,), "every entry must be text"),
+        ("quant.rules", ("ab",), "every entry must be a pair"),
+        ("quant.rules", (("a", (4, 4)),), "different bit-widths"),
+        ("search.budgets", " , ", "names no budget"),
         ("optimizer.lr", 0.0, "must be positive"),
         ("data.search_fraction", 1.0, "must lie between 0 and 1, both excluded"),
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
@@ -205,3 +219,24 @@ def test_free_fields_are_fields():
 
 def test_recipes_are_importable():
     assert importlib.import_module("configs.quickstart").get_config().model.name == "cifar_resnet8"
+
+
+def test_missing_and_unknown_fields_are_named():
+    config = default.get_config()
+    config.train.epoch = 3
+    with pytest.raises(UserError, match=r"config\.train\.epoch is not a field"):
+        rules.validate(config)
+    del config.train.epoch
+    del config.train.epochs
+    with pytest.raises(UserError, match=r"config\.train\.epochs is missing: a recipe starts from"):
+        rules.validate(config)
+
+
+def test_a_networks_own_options_are_not_the_configs_business():
+    config = default.get_config()
+    config.model.options = ConfigDict({"anything": None})
+    rules.validate(config)
+
+
+def test_a_config_read_back_from_json_is_as_valid_as_before():
+    rules.validate(ConfigDict(rules.to_plain(quickstart.get_config())))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,7 +200,8 @@ def test_one_configuration_can_be_evaluated_by_itself(launch, finished):
             f"--config.configuration={configuration}",
         )
         assert done.returncode == 0, done.stderr
-        written = read(workdir / "evaluations" / f"{Path(str(configuration)).stem}.json")
+        name = "w4a4" if configuration == "w4a4" else str(file.with_suffix("")).strip("/")
+        written = read(workdir / "evaluations" / f"{name.replace('/', '_')}.json")
         assert written["top1"] == row["top1"]
         assert written["bitops_g"] == row["bitops_g"]
 
@@ -290,6 +292,12 @@ def assert_one_line(done, said):
         (["--config.tasks=search", "--config.checkpoint=nowhere"], "config.checkpoint=nowhere"),
         (["--config.tasks=evaluate", "--config.configuration=w9a9"], "9 is not one of"),
         (["--config.distillation.teacher=nowhere"], "nowhere/config.json: cannot be read"),
+        (["--config.model.name=typo", "--config.tasks=pretrain"], "must be one of cifar_resnet14"),
+        (["--config.model.options.width=0"], "must be a whole number of at least 1"),
+        (["--config.quant.signed=('layre1.*',)"], "config.quant.signed: 'layre1.*' matches none"),
+        (["--config.quant.candidates=('a','b')"], "every entry must be a whole number"),
+        (["--config.data.std=abc"], "every entry must be a number"),
+        (["--config.search.confirm_fraction=0.001"], "config.search.confirm_fraction = 0.001"),
     ],
 )
 def test_a_mistake_is_said_in_one_line_before_any_work(launch, tmp_path, arguments, said):
@@ -303,6 +311,48 @@ def test_the_checkpoint_of_another_network_is_refused(launch, finished, tmp_path
     arguments = ["--config.tasks=search", f"--config.checkpoint={finished[0]}"]
     done = launch(*arguments, f"--workdir={tmp_path / 'new'}")
     assert_one_line(done, "its options: width is 8, the config's is 24")
+
+
+def test_a_checkpoint_that_was_trained_on_the_held_out_images_is_refused(
+    launch, finished, tmp_path
+):
+    changed = ["--config.tasks=search", "--config.data.split_seed=5"]
+    arguments = [*SHRUNK, *changed, f"--config.checkpoint={finished[0]}"]
+    done = launch(*arguments, f"--workdir={tmp_path / 'new'}")
+    assert_one_line(done, "its data: split_seed is 0, the config's is 5")
+
+
+def test_a_teachers_folder_without_a_trained_network_is_refused(launch, finished, tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    for content, said in (
+        ("[1]", "is not a run's"),
+        ("{}", "is missing"),
+        (None, "has no pretrain"),
+    ):
+        text = (finished[0] / "config.json").read_text() if content is None else content
+        (teacher / "config.json").write_text(text)
+        done = launch(f"--config.distillation.teacher={teacher}", f"--workdir={tmp_path / 'new'}")
+        assert_one_line(done, said)
+        assert "config.distillation.teacher" in done.stderr
+
+
+def test_results_of_an_earlier_network_are_not_taken_for_todays(launch, finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    truth = read(workdir / "results.json")
+    # As if training had gone on to another checkpoint since search and evaluation.
+    for path in [*(workdir / "search").glob("*.json"), workdir / "results.json"]:
+        path.write_text(path.read_text().replace("checkpoints/train/", "checkpoints/train/9"))
+    done = launch(*SHRUNK, f"--workdir={workdir}", "--config.tasks=evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "uniform w6a6" in done.stdout
+    assert "searched" not in done.stdout
+    done = launch(*SHRUNK, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "search: finished before" not in done.stdout
+    assert "evaluate: finished before" not in done.stdout
+    assert read(workdir / "results.json") == truth
 
 
 def test_help_explains_every_field(launch):

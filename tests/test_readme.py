@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs import quickstart
-from rfquant_jax import recipes
+from rfquant_jax import data, recipes, tasks
+from rfquant_jax.data import sources
+from rfquant_jax.tasks import evaluating
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,10 +43,50 @@ def shrunk():
 GET_QUICKSTART = quickstart.get_config
 
 
-def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys):
+class CountingSource:
+    """A source that counts how many records were read."""
+
+    def __init__(self, source):
+        self.source, self.reads = source, 0
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.source[index]
+
+
+@pytest.fixture
+def image_reads(monkeypatch):
+    """How many test images had been read when the final evaluation began, and at its end."""
+    opened, reads = [], []
+
+    def counted(*arguments):
+        loaded = sources.digits(*arguments)
+        opened.append(CountingSource(loaded.test))
+        return replace(loaded, test=opened[-1])
+
+    def evaluate(run):
+        reads.append(sum(source.reads for source in opened))
+        results = evaluating.evaluate(run)
+        reads.append(sum(source.reads for source in opened))
+        return results
+
+    monkeypatch.setitem(data.SOURCES, "digits", counted)
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    return reads
+
+
+def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
     monkeypatch.setattr(quickstart, "get_config", shrunk)
     monkeypatch.chdir(tmp_path)
     exec(program("chain"), {})
+    # Nothing before the final evaluation has seen a test image: neither the choice of checkpoints
+    # nor recalibration nor the search.
+    before, after = image_reads
+    assert before == 0
+    assert after >= 2 * 500
     output = capsys.readouterr().out
     assert re.search(r"^0\.05MB 0\.\d+ \{'layer1\.0\.conv1': \[\d, \d\]", output, re.MULTILINE)
     assert "'kind': 'searched', 'name': '0.05MB'" in output

@@ -72,12 +72,15 @@ class DataSet:
         return len(self.class_names)
 
 
-def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
+def split(
+    source: Source, fraction: float, seed: int, *, field: str = "data.search_fraction"
+) -> tuple[Part, Part]:
     """Divides images at random: most of them, and a share of `fraction`.
 
     Args:
       fraction: share of the images in the second part.
       seed: of the split; the same seed always gives the same parts.
+      field: of the config, which an error names.
 
     Raises:
       ConfigError: one part would be empty.
@@ -86,7 +89,7 @@ def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
     count = round(fraction * len(source))
     if not 0 < count < len(source):
         rule = f"must leave images on both sides of the split of {len(source)}"
-        raise ConfigError("data.search_fraction", fraction, rule)
+        raise ConfigError(field, fraction, rule)
     return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
 
 

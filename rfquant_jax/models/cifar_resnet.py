@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import Tap
 
@@ -75,6 +76,9 @@ class CifarResNet(nnx.Module):
       channels: channels of the image.
       width: channels of the first stage; each further stage doubles them and halves the size.
       projection: see `BasicBlock`.
+
+    Raises:
+      ConfigError: a width of zero or less.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class CifarResNet(nnx.Module):
         projection: bool = False,
         rngs: nnx.Rngs,
     ):
+        if not isinstance(width, int) or width < 1:
+            raise ConfigError("model.options.width", width, "must be a whole number of at least 1")
         self.conv1 = conv(channels, width, 3, 1, rngs)
         self.bn1 = BatchNorm(width, rngs=rngs)
         width_in = width

@@ -57,6 +57,15 @@ class Blueprint:
         )
         return cls(settings, layers, Space.of(layers, settings.candidates))
 
+    def check(self, network: nnx.Module) -> None:
+        """Makes sure that the network can be converted as the settings say.
+
+        Raises:
+          UserError: it cannot, or a pattern of signed or unsigned inputs matches no layer.
+        """
+        self.convert(network)
+        self._override_signed(())
+
     def convert(self, network: nnx.Module, signed: Sequence[str] = ()) -> nnx.Module:
         """The coupled network; the layers named in `signed` get signed inputs."""
         coupled = convert.quantize(
@@ -77,6 +86,9 @@ class Blueprint:
     ) -> list[str]:
         """Names of the layers whose input is signed: found on calibration images, or overridden."""
         found = calibrate.find_signed(self.convert(network), batches, preprocess, mesh)
+        return self._override_signed(found)
+
+    def _override_signed(self, found: Sequence[str]) -> list[str]:
         names = [layer.name for layer in self.layers if layer.quantize_input]
         return calibrate.override_signed(found, names, self.settings.signed, self.settings.unsigned)
 

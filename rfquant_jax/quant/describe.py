@@ -87,7 +87,8 @@ def describe(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
       input_shape: (H, W, C) of one image.
 
     Raises:
-      UserError: a layer is of an unsupported kind, is called twice, or is never called.
+      UserError: a layer is of an unsupported kind or never called, or a layer or BatchNorm is
+        called twice.
     """
     layers: list[Layer] = []
     graphdef, state = nnx.split(network)
@@ -133,6 +134,12 @@ def _layers(calls: list[_Call], expected: list[tuple]) -> list[Layer]:
             times = "never called" if path not in called else "called more than once"
             raise UserError(f"layer {dotted(path)} is {times}: each layer must be called once")
     norms = [call for call in calls if isinstance(call.module, nnx.BatchNorm)]
+    for norm in norms:
+        if sum(other.path == norm.path for other in norms) > 1:
+            raise UserError(
+                f"{dotted(norm.path)} is called more than once: each layer needs a BatchNorm of "
+                "its own, because banks are switched with the layer's bit-widths"
+            )
     return [
         _layer(call, next((n.path for n in norms if n.x is call.y), None))
         for call in calls

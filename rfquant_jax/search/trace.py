@@ -13,10 +13,10 @@ class Trace:
 
     Args:
       path: of the file; its folder is created.
-      checkpoint: training step of the network; moves made for another one are forgotten.
+      checkpoint: where the network comes from; moves made for another one are forgotten.
     """
 
-    def __init__(self, path: Path, checkpoint: int):
+    def __init__(self, path: Path, checkpoint: str):
         self._path, self._header = path, {"checkpoint": checkpoint}
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = _whole_lines(path)

@@ -42,14 +42,18 @@ def check(run: Run) -> None:
     """
     asked = rules.tasks(run.config)
     # Reading these properties builds and checks them.
+    _ = run.abstract_network
     _ = run.configuration
     if asked == ("cost",):
+        _ = run.blueprint
         return
     _ = run.mesh
+    if {"train", "search"} & set(asked) or run.configuration is not None:
+        run.blueprint.check(run.network)
     if "pretrain" in asked:
-        training.check(run, "pretrain")
+        training.check(run, PRETRAIN)
     if "train" in asked:
-        training.check(run, "train")
+        training.check(run, TRAIN)
         teacher_run(run)
         if "pretrain" not in asked:
             networks.check(run, PRETRAIN)

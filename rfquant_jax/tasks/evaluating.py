@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.report import results_table, table
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import networks
+from rfquant_jax.tasks import networks, searching
 from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.searching import result_file
 from rfquant_jax.tasks.training import NO_CONFIGURATION
 from rfquant_jax.workdir import EVALUATION_FOLDER, RESULTS_FILE, read_json, write_json
 
@@ -47,30 +46,35 @@ def evaluate(run: Run) -> dict:
     if run.configuration is not None:
         return _evaluate_one(run, run.configuration)
     path = run.workdir / RESULTS_FILE
-    if path.exists():
-        results = read_json(path)
+    found = searching.results(run)
+    checkpoints = {
+        stage: networks.origin(run, stage)
+        for stage in (PRETRAIN, TRAIN)
+        if networks.exists(run, stage)
+    }
+    results = read_json(path) if found is not None and path.exists() else None
+    if isinstance(results, dict) and results.get("checkpoints") == checkpoints:
         run.log.info("evaluate: finished before")
     else:
-        results = {"full_precision": _full_precision(run), "rows": _rows(run)}
-        if searched_everything(run):
+        results = {
+            "full_precision": _full_precision(run),
+            "rows": _rows(run, found),
+            "checkpoints": checkpoints,
+        }
+        if found is not None:
             write_json(path, results)
     run.log.info("\n" + results_table(results))
     return results
 
 
-def searched_everything(run: Run) -> bool:
-    """Whether every budget has its searched configuration."""
-    return all(result_file(run, budget).exists() for budget in run.budgets)
-
-
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
     measured = _test(run, Measure(run, trained.pure), trained, configuration)
-    name = Path(run.config.configuration).stem
+    name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
         "configuration": run.config.configuration,
         "layers": run.blueprint.space.to_json(configuration),
-        "checkpoint_step": trained.step,
+        "checkpoint": trained.origin,
     } | measured
     write_json(run.workdir / EVALUATION_FOLDER / f"{name}.json", result)
     columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
@@ -91,7 +95,7 @@ def _full_precision(run: Run) -> dict | None:
     return {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
 
 
-def _rows(run: Run) -> list[dict]:
+def _rows(run: Run, found: list[dict] | None) -> list[dict]:
     if not networks.exists(run, TRAIN):
         if networks.exists(run, PRETRAIN):
             return []
@@ -100,7 +104,7 @@ def _rows(run: Run) -> list[dict]:
     measure = Measure(run, trained.pure)
     rows, known = [], {}
     started = time.monotonic()
-    for row, configuration in _wanted(run):
+    for row, configuration in _wanted(run, found):
         run.stop.check()
         key = configuration.tobytes()
         if key not in known:
@@ -110,22 +114,22 @@ def _rows(run: Run) -> list[dict]:
     return rows
 
 
-def _wanted(run: Run) -> Iterator[tuple[dict, np.ndarray]]:
+def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarray]]:
     """The rows of the table, without their figures, and the configurations they are about."""
     space = run.blueprint.space
-    if not searched_everything(run):
+    if found is None:
         for bits in space.candidates:
             yield {"kind": "uniform", "name": f"w{bits}a{bits}"}, space.uniform(bits, bits)
         return
-    for budget in run.budgets:
+    for budget, result in zip(run.budgets, found, strict=True):
         limits = {"budget_g": budget.bitops_g, "budget_mb": budget.size_mb}
         for bits in space.candidates:
             if budget.fits(space.uniform(bits, bits)):
                 row = {"kind": "uniform", "name": f"w{bits}a{bits}"}
                 yield row | limits, space.uniform(bits, bits)
                 break
-        path = result_file(run, budget)
-        yield {"kind": "searched", "name": budget.text} | limits, space.parse(str(path))
+        row = {"kind": "searched", "name": budget.text}
+        yield row | limits, space.from_json(result, source=str(searching.result_file(run, budget)))
 
 
 def _test(run: Run, measure: Measure, trained: networks.Trained, configuration) -> dict:

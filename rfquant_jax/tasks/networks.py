@@ -8,7 +8,7 @@ from pathlib import Path
 from flax import nnx
 
 from rfquant_jax import parallel
-from rfquant_jax.checkpoint import PRETRAIN, TRAIN, stage_folder
+from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints, stage_folder
 from rfquant_jax.errors import CheckpointError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.run import Run
@@ -19,13 +19,13 @@ class Trained:
     """A network with its averaged parameters and statistics, replicated over the run's devices.
 
     Attributes:
-      step: updates it was trained for.
+      origin: the checkpoint it comes from, see `origin`.
     """
 
     pure: PureNetwork
     params: Arrays
     stats: Arrays
-    step: int
+    origin: str
 
     def network(self) -> nnx.Module:
         """The network as a module."""
@@ -44,15 +44,32 @@ def exists(run: Run, stage: str) -> bool:
     return has_checkpoints(source_of(run, stage), stage)
 
 
-def check(run: Run, stage: str) -> None:
-    """Makes sure that there is a checkpoint of this stage and that it fits the run's network.
+def origin(run: Run, stage: str) -> str:
+    """The checkpoint that a stage's network is taken from: a path, from the workdir if inside it.
 
     Raises:
-      CheckpointError: there is none, or it is another network's.
+      CheckpointError: there is none, or none that was evaluated.
+    """
+    check(run, stage)
+    checkpoints = run.checkpoints(stage, source=source_of(run, stage))
+    try:
+        return _origin(run, stage, _best(checkpoints, stage))
+    finally:
+        checkpoints.close()
+
+
+def check(run: Run, stage: str, *, field: str = "") -> None:
+    """Makes sure that there is a checkpoint of this stage and that it fits the run.
+
+    Args:
+      field: what to call the folder in an error; by default what it was taken from.
+
+    Raises:
+      CheckpointError: there is none, or it does not fit.
     """
     source = source_of(run, stage)
     if not has_checkpoints(source, stage):
-        field = "config.checkpoint" if run.config.checkpoint else "--workdir"
+        field = field or ("config.checkpoint" if source != run.workdir else "--workdir")
         raise CheckpointError(
             f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
             f"the task {stage}"
@@ -87,18 +104,29 @@ def _load(run: Run, stage: str, build) -> Trained:
     source = source_of(run, stage)
     checkpoints = run.checkpoints(stage, source=source)
     try:
-        step = checkpoints.best
-        if step is None:
-            raise CheckpointError(
-                f"{stage_folder(source, stage)}: no checkpoint in it was evaluated yet; the task "
-                f"{stage} must run on for at least one more evaluation"
-            )
+        step = _best(checkpoints, stage)
         pure = PureNetwork(build(checkpoints.about(step)))
         ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
     finally:
         checkpoints.close()
     params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
-    return Trained(pure, params, stats, step)
+    return Trained(pure, params, stats, _origin(run, stage, step))
+
+
+def _best(checkpoints: Checkpoints, stage: str) -> int:
+    step = checkpoints.best
+    if step is None:
+        raise CheckpointError(
+            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and no other one is "
+            f"there; the task {stage} must run on for at least one more evaluation"
+        )
+    return step
+
+
+def _origin(run: Run, stage: str, step: int) -> str:
+    source = source_of(run, stage)
+    outside = Path() if source == run.workdir else source
+    return str(stage_folder(outside, stage) / str(step))
 
 
 def has_checkpoints(workdir: Path, stage: str) -> bool:

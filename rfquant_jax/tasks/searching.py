@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax import settings
+from rfquant_jax.checkpoint import TRAIN
 from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.data.sources import Part, split
 from rfquant_jax.errors import ConfigError
@@ -34,17 +35,33 @@ def search(run: Run) -> list[dict]:
       Interrupted: a signal came; the trace up to here is kept.
     """
     run.claim()
+    found = results(run)
+    if found is not None:
+        run.log.info(f"search: finished before, for {len(found)} budgets")
+        return found
+    _search(run)
+    return [read_json(result_file(run, budget)) for budget in run.budgets]
+
+
+def results(run: Run) -> list[dict] | None:
+    """What was found for every budget, the loosest first; None unless all is of today's network.
+
+    A network that was trained on after the search makes its results worthless.
+
+    Raises:
+      UserError: a file cannot be read, or there is no coupled network.
+    """
     files = [result_file(run, budget) for budget in run.budgets]
-    if all(file.exists() for file in files):
-        run.log.info(f"search: finished before, for {len(files)} budgets")
-    else:
-        _search(run)
-    return [read_json(file) for file in files]
+    if not all(file.exists() for file in files):
+        return None
+    found, today = [read_json(file) for file in files], networks.origin(run, TRAIN)
+    valid = all(isinstance(r, dict) and r.get("checkpoint") == today for r in found)
+    return found if valid else None
 
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
-    trace = Trace(run.workdir / SEARCH_FOLDER / TRACE_FILE, checkpoint=trained.step)
+    trace = Trace(run.workdir / SEARCH_FOLDER / TRACE_FILE, checkpoint=trained.origin)
     found = _descend(run, trained, trace)
     measure = Measure(run, trained.pure)
     for index, budget in enumerate(run.budgets):
@@ -60,7 +77,12 @@ def search_parts(run: Run) -> tuple[Part, Part]:
     it is; only the others can tell whether it beats the uniform one.
     """
     data = run.config.data
-    return split(run.data.held_out, run.config.search.confirm_fraction, data.split_seed + 1)
+    return split(
+        run.data.held_out,
+        run.config.search.confirm_fraction,
+        data.split_seed + 1,
+        field="search.confirm_fraction",
+    )
 
 
 def search_batches(run: Run) -> TrainingBatches:
@@ -148,7 +170,7 @@ def _finalists(run: Run, found: list[np.ndarray], index: int) -> dict[str, np.nd
     The uniform one with the most bits; the one the search found; and what it found for tighter
     budgets, which is within this one, too.
     """
-    budget, space = run.budgets[index], run.blueprint.space
+    budget, space = run.budgets[index], run.blueprint.space.at_least(run.config.search.min_bits)
     finalists = {
         f"greedy {run.budgets[i].text}": found[i]
         for i in range(index, len(found))
@@ -187,7 +209,7 @@ def _confirm(
             "budget_g": budget.bitops_g,
             "budget_mb": budget.size_mb,
             "source": winner,
-            "checkpoint_step": trained.step,
+            "checkpoint": trained.origin,
             "confirmed": {
                 name: {"top1": a.top1_percent, "cross_entropy": a.mean_loss, "images": a.images}
                 for name, a in accuracies.items()

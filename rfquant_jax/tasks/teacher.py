@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.checkpoint import PRETRAIN
+from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
@@ -18,17 +19,24 @@ def teacher_run(run: Run) -> Run | None:
     """The run that `config.distillation.teacher` names, or None.
 
     Raises:
-      UserError: the folder holds no run, or one of other classes or images.
+      UserError: the folder holds no trained full-precision network, or one of other classes or
+        images.
     """
     folder = run.config.distillation.teacher
     if not folder:
         return None
-    other = Run(ConfigDict(read_json(Path(folder) / CONFIG_FILE)), folder)
+    path = Path(folder) / CONFIG_FILE
+    content = read_json(path)
+    try:
+        other = Run(ConfigDict(content), folder)
+    except (TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
     for what in ("num_classes", "image_shape"):
         mine, theirs = getattr(run.data, what), getattr(other.data, what)
         if mine != theirs:
             rule = f"its {what} is {theirs}, that of this run {mine}"
             raise ConfigError("distillation.teacher", folder, rule)
+    networks.check(other, PRETRAIN, field="config.distillation.teacher")
     return other
 
 

@@ -38,7 +38,7 @@ def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
     """Starts or continues a stage of training, unless it is finished."""
     run.claim()
     batches = training_batches(run, stage, plan)
-    checkpoints = run.checkpoints(stage)
+    checkpoints = run.checkpoints(stage, write=True)
     try:
         if _finished(batches, checkpoints):
             run.log.info(f"{stage}: finished before, at step {checkpoints.latest}")
@@ -121,6 +121,9 @@ def _coupled_start(
     plain = networks.full_precision(run).network()
     if without := untapped(plain, run.blueprint.layers):
         run.log.info(f"no Tap marks {', '.join(without)}: their BatchNorm's output is the feature")
+    searched = [layer for layer in run.blueprint.layers if layer.candidates]
+    if bare := [layer.name for layer in searched if layer.batch_norm is None]:
+        run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
     run.log.info(f"step sizes: from {count} batches of {len(images[0])} training images")

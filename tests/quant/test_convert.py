@@ -123,13 +123,17 @@ class Odd(nnx.Module):
         self.conv = nnx.Conv(2, 2, (3, 3), padding=padding, rngs=rngs)
         dilation = 2 if wrong == "dilation" else 1
         self.second = nnx.Conv(2, 2, (3, 3), padding=padding, input_dilation=dilation, rngs=rngs)
+        self.norm = BatchNorm(2, rngs=rngs)
         self.tap = Tap("nowhere" if wrong == "tap" else "second")
         if wrong == "transpose":
             self.up = nnx.ConvTranspose(2, 2, (2, 2), rngs=rngs)
         self.wrong = wrong
 
     def __call__(self, x):
-        x = self.tap(self.second(self.conv(x)))
+        x = self.conv(x)
+        if self.wrong == "norm":
+            x = self.norm(x)
+        x = self.tap(self.norm(self.second(x)))
         if self.wrong == "twice":
             x = self.conv(x)
         return x.mean((1, 2))
@@ -139,6 +143,7 @@ class Odd(nnx.Module):
     ("wrong", "said"),
     [
         ("twice", "layer conv is called more than once"),
+        ("norm", "norm is called more than once: each layer needs a BatchNorm of its own"),
         ("transpose", "layer up is an nnx.ConvTranspose, which cannot be quantized"),
         ("tap", "Tap tap marks layer 'nowhere', which does not exist"),
         ("padding", "layer conv: padding 'CIRCULAR' is not supported"),

@@ -1,0 +1,167 @@
+"""Rules over single fields of the configuration: their types and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
+
+from configs import default
+from rfquant_jax.errors import ConfigError, UserError
+
+# rule -> (its test, the fields it holds for)
+_RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
+    "must be at least 1": (
+        lambda v: v >= 1,
+        (
+            "data.threads",
+            "pretrain.epochs",
+            "pretrain.batch_size",
+            "quant.calibration_batches",
+            "train.epochs",
+            "train.batch_size",
+            "train.accumulate",
+            "train.eval_every",
+            "train.log_every",
+            "scheduler.period",
+            "scheduler.late_period",
+            "evaluate.batch_size",
+            "evaluate.recalibration_images",
+            "search.batch_size",
+        ),
+    ),
+    "must not be negative": (
+        lambda v: v >= 0,
+        (
+            "devices",
+            "data.crop_padding",
+            "pretrain.min_lr",
+            "pretrain.warmup_epochs",
+            "pretrain.weight_decay",
+            "train.random_passes",
+            "optimizer.min_lr",
+            "optimizer.warmup_epochs",
+            "optimizer.weight_decay",
+            "optimizer.step_size_lr",
+            "scheduler.start_epoch",
+            "scheduler.ratio_amplitude",
+            "losses.lambda_idm",
+            "losses.damping",
+            "losses.damping_start_epoch",
+            "losses.wd_region",
+            "search.alpha",
+            "search.max_iterations_per_layer",
+        ),
+    ),
+    "must lie between 0 and 2147483647": (lambda v: 0 <= v < 2**31, ("seed", "data.split_seed")),
+    "must be positive": (
+        lambda v: v > 0,
+        ("pretrain.lr", "optimizer.lr", "optimizer.clip", "optimizer.adam_epsilon"),
+    ),
+    "must lie between 0 and 1, both excluded": (
+        lambda v: 0 < v < 1,
+        ("data.search_fraction", "scheduler.boundary", "search.confirm_fraction"),
+    ),
+    "must be at least 0 and below 1": (
+        lambda v: 0 <= v < 1,
+        (
+            "pretrain.momentum",
+            "pretrain.label_smoothing",
+            "pretrain.ema_decay",
+            "train.label_smoothing",
+            "train.ema_decay",
+            "optimizer.momentum",
+            "optimizer.adam_b1",
+            "optimizer.adam_b2",
+        ),
+    ),
+    "must lie between 0 and 1": (
+        lambda v: 0 <= v <= 1,
+        ("scheduler.late_from", "scheduler.ratio_min", "losses.distillation"),
+    ),
+    "must be auto, loop, unroll or scan": (
+        lambda v: v in ("auto", "loop", "unroll", "scan"),
+        ("train.strategy",),
+    ),
+    "must be error or cross_entropy": (
+        lambda v: v in ("error", "cross_entropy"),
+        ("search.metric",),
+    ),
+    "must be max or minmax": (lambda v: v in ("max", "minmax"), ("search.normalize",)),
+    "must not be empty": (
+        lambda v: len(v) > 0,
+        ("tasks", "quant.candidates", "search.budgets", "data.mean", "data.std"),
+    ),
+}
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    tuple: "a pair of a layer pattern and bit-widths",
+}
+# What the entries of fields with several values are, where the default recipe has none to show it.
+_ENTRIES = {"quant.signed": str, "quant.unsigned": str, "quant.rules": tuple}
+
+
+def field(config: ConfigDict, name: str):
+    """The value of a dotted field."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Checks that every field is there, of its type and within its range.
+
+    Raises:
+      UserError: a field is missing or unknown.
+      ConfigError: names the field, its value and the rule it breaks.
+    """
+    template, given = dict(leaves(default.get_config())), dict(leaves(config))
+    for name in template.keys() - given.keys():
+        raise UserError(
+            f"config.{name} is missing: a recipe starts from configs.default.get_config()"
+        )
+    for name in given.keys() - template.keys():
+        raise UserError(f"config.{name} is not a field: configs/default.py lists them")
+    for name, value in given.items():
+        _check_type(name, value, template[name])
+    for rule, (holds, names) in _RULES.items():
+        for name in names:
+            if not holds(given[name]):
+                raise ConfigError(name, given[name], rule)
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of all fields but the network's own options."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            if prefix + name != "model.options":
+                yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _check_type(name: str, value: object, example: object) -> None:
+    if not isinstance(example, tuple):
+        _check_one(name, value, value, type(example))
+        return
+    if not isinstance(value, tuple | list):
+        # A comma-separated list of tasks is what the command line makes of one.
+        if not (name == "tasks" and isinstance(value, str)):
+            raise ConfigError(name, value, "must be a tuple")
+        return
+    for entry in value:
+        _check_one(name, value, entry, _ENTRIES.get(name) or type(example[0]))
+
+
+def _check_one(name: str, value: object, entry: object, expected: type) -> None:
+    allowed = {float: (float, int), tuple: (tuple, list)}.get(expected, (expected,))
+    # A bool is an int to Python, but not to a user.
+    if isinstance(entry, allowed) and isinstance(entry, bool) == (expected is bool):
+        return
+    subject = "every entry " if isinstance(value, tuple | list) else ""
+    raise ConfigError(name, value, f"{subject}must be {_KINDS[expected]}")
