@@ -37,9 +37,9 @@ STRATEGIES = ("loop", "unroll", "scan")
 def default_strategy(backend: str) -> str:
     """The way to string the passes together on a backend ("cpu", "gpu", ...).
 
-    On processors a convolution's backward inside a scan misses XLA's fast path, and one program
-    of all passes needs four times the memory of a host loop (benchmarks/train_step.py). On GPUs a
-    scan keeps program and memory small.
+    On processors a convolution's backward inside a scan misses XLA's fast path, and one program of
+    all passes gains little, compiles twice as long as a host loop and keeps more in memory (times:
+    benchmarks/train_step.py). On GPUs a scan should keep program and memory small; not measured.
     """
     return "loop" if backend == "cpu" else "scan"
 

@@ -152,17 +152,3 @@ def test_the_scaling_of_step_gradients_reaches_the_quantizer(rng):
 
     # 1 / sqrt(elements * Qp), Qp = 7 at 4 signed bits.
     assert slope(True) == pytest.approx(slope(False) / np.sqrt(35 * 7), rel=1e-5)
-
-
-def test_a_configuration_gives_each_layer_its_weight_and_activation_bits(coupled):
-    configuration = [[6, 5], [4, 2], [3, 6], [5, 4]]
-    network = nnx.clone(coupled)
-    assign(network, jnp.asarray(configuration))
-    found = {layer.name: layer.bits[...].tolist() for layer in searched_layers(network)}
-    assert found == dict(zip(SEARCHED, configuration, strict=True))
-    assert network.bn.bits[...].tolist() == [6, 5]
-    # The first bit-width quantizes the kernel, the second the input.
-    layer = network.projection[0]
-    _, kernel = layer.quantized(jnp.ones((1, 6, 6, 4)))
-    codes = kernel / layer.weight_quantizer.step[...][2]
-    assert float(jnp.max(jnp.abs(codes))) > 2, "more than 2 bits can hold"
