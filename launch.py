@@ -64,7 +64,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         config = recipes.load(recipe)
         if {"-h", "--help", "-help", "--helpfull"} & set(arguments):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close before the end
-            print(__doc__ + "\n" + recipes.describe(config, CONFIGS / "default.py"))
+            print(__doc__ + "\n" + recipes.describe(config, CONFIGS / "default.py", recipe))
             raise SystemExit(0)
         recipes.check_overrides(config, arguments)
         config_flags.DEFINE_config_file("config", str(recipe), "the recipe", lock_config=True)

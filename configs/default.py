@@ -19,8 +19,6 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "cifar_resnet20"  # a network of rfquant_jax.models.REGISTRY
     config.model.options = ConfigDict()  # further arguments of that network's constructor
-    config.model.options.projection = True  # shortcuts that change shape are 1x1 convolutions
-    config.model.options.width = 16  # channels of the first stage
 
     config.data = ConfigDict()
     config.data.name = "digits"  # a data set of rfquant_jax.data.SOURCES

@@ -13,7 +13,8 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.model.name = "cifar_resnet8"
-    config.model.options.width = 24
+    config.model.options.projection = True  # shortcuts that change shape are 1x1 convolutions
+    config.model.options.width = 24  # channels of the first stage
 
     config.data.mean, config.data.std = (0.31,), (0.38,)
     config.data.crop_padding, config.data.flip = 1, False

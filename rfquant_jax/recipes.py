@@ -64,9 +64,11 @@ def check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
         raise UserError(f"config.{match[1]} is not a field of the recipe{hint}")
 
 
-def describe(config: ConfigDict, default_recipe: Path) -> str:
-    """All fields with their values in this recipe and their meanings."""
-    meanings = field_meanings(default_recipe)
+def describe(config: ConfigDict, *recipes: Path) -> str:
+    """All fields with their values in this recipe and their meanings, read from these recipes."""
+    meanings: dict[str, str] = {}
+    for recipe in recipes:
+        meanings = field_meanings(recipe) | meanings
     lines = ["Fields of the recipe, with their values; override any of them:", ""]
     for name, value in flat(to_plain(config)):
         shown = tuple(value) if isinstance(value, list) else value
@@ -75,8 +77,8 @@ def describe(config: ConfigDict, default_recipe: Path) -> str:
     return "\n".join(lines)
 
 
-def field_meanings(default_recipe: Path) -> dict[str, str]:
-    """What every field means, read from the comments of `configs/default.py`."""
+def field_meanings(recipe: Path) -> dict[str, str]:
+    """What the fields mean, read from the comments behind a recipe's assignments."""
     pattern = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
-    found = (pattern.fullmatch(line) for line in default_recipe.read_text().splitlines())
+    found = (pattern.fullmatch(line) for line in recipe.read_text().splitlines())
     return {match[1]: match[2] for match in found if match}

@@ -10,7 +10,10 @@ from flax import nnx
 
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.cifar_resnet import CifarResNet
+from rfquant_jax.models.efficientnet_lite import EfficientNetLite
+from rfquant_jax.models.mobilenetv2 import MobileNetV2
 from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.resnet import ResNet
 from rfquant_jax.models.tap import Tap
 
 
@@ -27,11 +30,20 @@ class Architecture:
     options: tuple[str, ...] = ()
 
 
+_MOBILE_OPTIONS = ("dropout", "padding", "epsilon")
+
 REGISTRY: dict[str, Architecture] = {
     f"cifar_resnet{6 * blocks + 2}": Architecture(
         functools.partial(CifarResNet, blocks), options=("projection", "width")
     )
     for blocks in (1, 2, 3, 5, 7, 9)
+} | {
+    "resnet18": Architecture(functools.partial(ResNet, (2, 2, 2, 2)), ("small_images",)),
+    "resnet101": Architecture(
+        functools.partial(ResNet, (3, 4, 23, 3), bottleneck=True), ("small_images",)
+    ),
+    "mobilenetv2": Architecture(MobileNetV2, _MOBILE_OPTIONS),
+    "efficientnet_lite0": Architecture(EfficientNetLite, _MOBILE_OPTIONS),
 }
 
 

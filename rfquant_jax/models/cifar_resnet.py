@@ -7,22 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.layers import conv
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import Tap
-
-
-def conv(features_in: int, features_out: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """A square convolution without bias, padded by (size - 1) / 2 on every side, He-initialised."""
-    return nnx.Conv(
-        features_in,
-        features_out,
-        (size, size),
-        strides=(stride, stride),
-        padding=[(size // 2, size // 2)] * 2,
-        use_bias=False,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        rngs=rngs,
-    )
 
 
 class BasicBlock(nnx.Module):

@@ -1,0 +1,39 @@
+"""Convolutions as the published networks have them."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+# Padding of PyTorch-trained networks: (size - 1) / 2 pixels on every side. Networks that come from
+# TensorFlow pad as "SAME" does, which with stride 2 puts less on the top and the left.
+SYMMETRIC, SAME = "symmetric", "SAME"
+
+
+def conv(
+    features_in: int,
+    features_out: int,
+    size: int,
+    stride: int,
+    rngs: nnx.Rngs,
+    *,
+    groups: int = 1,
+    padding: str = SYMMETRIC,
+) -> nnx.Conv:
+    """A square convolution without bias, He-initialised for its outputs.
+
+    Args:
+      size: of the kernel, in pixels, odd.
+      groups: feature groups; `features_in` of them make it depthwise.
+      padding: `SYMMETRIC` or `SAME`.
+    """
+    return nnx.Conv(
+        features_in,
+        features_out,
+        (size, size),
+        strides=(stride, stride),
+        padding=[(size // 2, size // 2)] * 2 if padding == SYMMETRIC else "SAME",
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        rngs=rngs,
+    )
