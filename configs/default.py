@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # decides initial weights, data order, sampled configurations
     config.devices = 0  # devices to use; 0: all there are
     config.checkpoint = ""  # workdir of another run to take the trained networks from
+    config.pretrained = ""  # file of PyTorch-named weights that the task pretrain starts from
     config.configuration = ""  # evaluate or cost just this one: a JSON file, or uniform as in w4a4
 
     config.model = ConfigDict()
@@ -31,7 +32,7 @@ def get_config() -> ConfigDict:
     config.data.threads = 2  # batches prepared side by side
 
     config.pretrain = ConfigDict()  # full-precision training, one plain pass a step
-    config.pretrain.epochs = 90  # passes over the training images
+    config.pretrain.epochs = 90  # passes over the training images; 0: config.pretrained as it is
     config.pretrain.batch_size = 128  # images per device and step
     config.pretrain.lr = 0.1  # peak learning rate of SGD
     config.pretrain.min_lr = 1e-5  # where the warm-up starts and the cosine ends

@@ -101,10 +101,13 @@ def _check_rule(rule: object) -> None:
 
 
 def _check_schedule(config: ConfigDict) -> None:
+    if config.pretrain.epochs == 0 and not config.pretrained:
+        rule = "0 leaves the weights as they are, which only makes sense with config.pretrained"
+        raise ConfigError("pretrain.epochs", 0, rule)
     for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
         total = config[epochs].epochs
         warmup = config[section].warmup_epochs
-        if warmup >= total:
+        if warmup >= max(total, 1):
             rule = f"must be below {epochs}.epochs {total}"
             raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
         if config[section].min_lr > config[section].lr:

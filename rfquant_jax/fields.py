@@ -15,7 +15,6 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v >= 1,
         (
             "data.threads",
-            "pretrain.epochs",
             "pretrain.batch_size",
             "quant.calibration_batches",
             "train.epochs",
@@ -35,6 +34,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         (
             "devices",
             "data.crop_padding",
+            "pretrain.epochs",
             "pretrain.min_lr",
             "pretrain.warmup_epochs",
             "pretrain.weight_decay",

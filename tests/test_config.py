@@ -59,6 +59,7 @@ def test_the_default_recipe_has_the_published_constants():
     ("name", "value", "said"),
     [
         ("train.epochs", 0, "must be at least 1"),
+        ("pretrain.epochs", 0, "only makes sense with config.pretrained"),
         ("seed", -1, "must lie between 0 and 2147483647"),
         ("seed", 2**31, "must lie between 0 and 2147483647"),
         ("seed", True, "must be a whole number"),

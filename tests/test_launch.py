@@ -293,6 +293,7 @@ def assert_one_line(done, said):
         (["--config.tasks=evaluate", "--config.configuration=w9a9"], "9 is not one of"),
         (["--config.distillation.teacher=nowhere"], "nowhere/config.json: cannot be read"),
         (["--config.model.name=typo", "--config.tasks=pretrain"], "must be one of cifar_resnet14"),
+        (["--config.pretrained=no.npz"], "config.pretrained: no.npz: there is no such file"),
         (["--config.model.options.width=0"], "must be a whole number of at least 1"),
         (["--config.quant.signed=('layre1.*',)"], "config.quant.signed: 'layre1.*' matches none"),
         (["--config.quant.candidates=('a','b')"], "every entry must be a whole number"),
@@ -361,3 +362,32 @@ def test_help_explains_every_field(launch):
     assert "python launch.py" in done.stdout
     assert "--config.optimizer.lr=0.04" in done.stdout
     assert "peak learning rate of SGD" in done.stdout
+
+
+def test_weights_from_a_file_are_evaluated_as_they_are(launch, finished, tmp_path):
+    """The trained full-precision network, written as PyTorch would, has the same accuracy."""
+    run = Run(ConfigDict(read(finished[0] / "config.json")), finished[0])
+    trained = networks.full_precision(run)
+    names = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
+    tensors = {}
+    for name, values in (trained.params | trained.stats).items():
+        layer, _, part = name.rpartition(".")
+        values = np.asarray(values)
+        if part == "kernel":
+            values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
+        tensors[f"{layer}.{names.get(part, part)}"] = values
+    np.savez(tmp_path / "weights.npz", **tensors)
+    as_they_are = [
+        f"--config.pretrained={tmp_path / 'weights.npz'}",
+        "--config.pretrain.epochs=0",
+        "--config.pretrain.warmup_epochs=0",
+        "--config.tasks=pretrain,evaluate",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    done = launch(*SHRUNK, *as_they_are)
+    assert done.returncode == 0, done.stderr
+    accuracy = read(finished[0] / "results.json")["full_precision"]["top1"]
+    assert re.search(rf"^full precision .* {accuracy:.2f}$", done.stdout, re.MULTILINE)
+    again = launch(*SHRUNK, *as_they_are)
+    assert "pretrain: finished before, at step 0" in again.stdout
+    assert table_of(again.stdout) == table_of(done.stdout)

@@ -10,7 +10,9 @@ from flax import nnx
 from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints, stage_folder
 from rfquant_jax.errors import CheckpointError
+from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.run import Run
 
 
@@ -79,6 +81,22 @@ def check(run: Run, stage: str, *, field: str = "") -> None:
         checkpoints.about(checkpoints.latest)
     finally:
         checkpoints.close()
+
+
+def initial(run: Run) -> tuple[nnx.Module, list[str]]:
+    """The plain network that training starts from, and what in it is not from `config.pretrained`.
+
+    Returns:
+      the network; the tensors of the file that the network's number of classes makes useless.
+
+    Raises:
+      UserError: the file cannot be read or does not fit.
+    """
+    network = nnx.clone(run.network)
+    if not run.config.pretrained:
+        return network, []
+    tensors = read_weights(Path(run.config.pretrained))
+    return network, load_weights(network, run.config.model.name, tensors)
 
 
 def full_precision(run: Run) -> Trained:

@@ -28,7 +28,11 @@ NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision networ
 def pretrain(run: Run) -> None:
     """Trains the full-precision network; goes on from its newest checkpoint.
 
+    It starts from the weights of `config.pretrained`, if there are any; with no epochs to train
+    they are evaluated and kept as they are.
+
     Raises:
+      UserError: those weights cannot be read or do not fit.
       Interrupted: a signal came; the state is saved.
     """
     _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
@@ -43,14 +47,20 @@ def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
         if _finished(batches, checkpoints):
             run.log.info(f"{stage}: finished before, at step {checkpoints.latest}")
             return
-        _log_averaging(run, plan, batches, run.config[stage])
+        if plan.epochs:
+            _log_averaging(run, plan, batches, run.config[stage])
         work(run, plan, batches, checkpoints)
     finally:
         checkpoints.close()
 
 
 def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
-    pure = PureNetwork(run.network)
+    network, fresh = networks.initial(run)
+    if run.config.pretrained:
+        run.log.info(f"pretrain: starts from {run.config.pretrained}")
+    if fresh:
+        run.log.info(f"pretrain: other classes, so these start afresh: {', '.join(fresh)}")
+    pure = PureNetwork(network)
     measure = Measure(run, pure)
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:

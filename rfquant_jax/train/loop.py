@@ -116,6 +116,8 @@ class Trainer:
           Interrupted: a signal came; the state is saved.
         """
         state, position = self._begin(start)
+        if self.total_steps == 0:
+            self._evaluate("as it is", state, position)
         stream = self._batches.starting_at(position.step)
         with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
             while position.step < self.total_steps:
@@ -187,12 +189,16 @@ class Trainer:
         done = epoch + 1
         if done % self._plan.eval_every and done != self._plan.epochs:
             return
+        self._evaluate(f"epoch {epoch}", state, position)
+
+    def _evaluate(self, when: str, state: TrainState, position: Position) -> None:
+        """Scores the EMA and saves."""
         scores = self._score(state.ema_params, state.ema_stats)
         mean = float(np.mean(list(scores.values())))
         values = {f"held_out/{name}": value for name, value in scores.items()}
         self._log.metrics(self._plan.task, position.step, values | {"held_out/mean": mean})
         shown = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
-        self._log.info(f"{self._plan.task}: epoch {epoch}: held-out top-1 of the EMA: {shown}")
+        self._log.info(f"{self._plan.task}: {when}: held-out top-1 of the EMA: {shown}")
         self._save(state, position, score=mean)
 
     def _save(self, state: TrainState, position: Position, score: float | None) -> None:

@@ -1,0 +1,63 @@
+"""What other libraries call the layers of our networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from rfquant_jax.models import mobilenetv2
+
+Rename = Callable[[str], str]
+
+# Places of a MobileNetV2 block in our numbering of its convolutions and BatchNorms.
+_EXPANDED = {"conv_pw": 0, "bn1": 1, "conv_dw": 3, "bn2": 4, "conv_pwl": 6, "bn3": 7}
+_PLAIN = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
+_ENDS = {"conv_stem": "0.0", "bn1": "0.1", "conv_head": "18.0", "bn2": "18.1"}
+
+
+def _torchvision_mobilenetv2(name: str) -> str:
+    """`features.N.conv.I.J` and `features.N.conv.K` to places in one list."""
+    nested = re.fullmatch(r"(features\.\d+\.conv)\.(\d)\.(\d)\.(\w+)", name)
+    if nested:
+        block, unit, part, rest = nested.groups()
+        return f"{block}.{3 * int(unit) + int(part)}.{rest}"
+    flat = re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\w+)", name)
+    if flat is None:
+        return name
+    number, place, rest = int(flat[1]), int(flat[2]), flat[3]
+    # Behind one nested unit in the block without expansion, behind two in all others.
+    first, moved = (1, 3) if number == 1 else (2, 6)
+    return f"features.{number}.conv.{place - first + moved}.{rest}"
+
+
+def _timm_mobilenetv2(name: str) -> str:
+    block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)", name)
+    if block:
+        stage, index, part, rest = block.groups()
+        before = sum(stage[2] for stage in mobilenetv2.STAGES[: int(stage)])
+        places = _EXPANDED if int(stage) else _PLAIN
+        return f"features.{1 + before + int(index)}.conv.{places.get(part, part)}.{rest}"
+    part, _, rest = name.partition(".")
+    if part in _ENDS:
+        return f"features.{_ENDS[part]}.{rest}"
+    return f"classifier.1.{rest}" if part == "classifier" and "." not in rest else name
+
+
+_RENAMES: dict[str, tuple[Rename, ...]] = {
+    "mobilenetv2": (_torchvision_mobilenetv2, _timm_mobilenetv2)
+}
+
+
+def renamed(architecture: str, names: Mapping[str, object], expected: set[str]) -> dict[str, str]:
+    """`{our name: name in the file}`, by whichever convention fits the file best.
+
+    Args:
+      architecture: a key of the registry of networks.
+      names: what the file holds.
+      expected: what the network has.
+    """
+    plain = {name.removeprefix("module."): name for name in names}
+    conventions: list[Rename] = [lambda name: name, *_RENAMES.get(architecture, ())]
+    candidates = [{rename(name): name_in_file for name, name_in_file in plain.items()}
+                  for rename in conventions]  # fmt: skip
+    return max(candidates, key=lambda candidate: len(expected & candidate.keys()))
