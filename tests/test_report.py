@@ -30,6 +30,8 @@ def test_only_the_budgets_that_were_asked_for_get_a_column():
     assert lines[2].split() == ["full", "precision", "-", "-", "-", "-", "92.50"]
     assert lines[3].split() == ["uniform", "w4a4", "0.6", "-", "0.5", "2.25", "91.00"]
     assert lines[4].split() == ["searched", "2.3MB", "-", "2.3", "0.5", "2.25", "91.00"]
+    alone = results_table({"full_precision": {"top1": 92.5}, "rows": []})
+    assert alone.splitlines()[0].split() == ["configuration", "top-1", "(%)"]
     without = results_table({"full_precision": None, "rows": [row("uniform", "w4a4")]})
     assert "budget" not in without
     assert "full precision" not in without

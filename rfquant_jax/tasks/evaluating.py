@@ -46,7 +46,8 @@ def evaluate(run: Run) -> dict:
     if run.configuration is not None:
         return _evaluate_one(run, run.configuration)
     path = run.workdir / RESULTS_FILE
-    found = searching.results(run)
+    # Budgets are nothing that the evaluation of a full-precision network should stumble over.
+    found = searching.results(run) if networks.exists(run, TRAIN) else None
     checkpoints = {
         stage: networks.origin(run, stage)
         for stage in (PRETRAIN, TRAIN)
