@@ -1,18 +1,85 @@
-"""What blocks with a linear bottleneck share (MobileNetV2, Sandler et al., CVPR 2018)."""
+"""What networks of linear bottlenecks share (MobileNetV2, Sandler et al., CVPR 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from rfquant_jax.models.layers import SYMMETRIC, conv
+from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import Tap
 
-Unit = tuple[nnx.Conv, nnx.BatchNorm, Tap]
+STEM, HEAD = 32, 1280  # channels of the first and the last convolution
+ConvNorm = tuple[nnx.Conv, BatchNorm]
 
 
-def run_units(x: jax.Array, units: Sequence[Unit], *, residual: bool) -> jax.Array:
+@dataclass(frozen=True)
+class Maker:
+    """Makes the convolutions of one network, each with its BatchNorm.
+
+    Attributes:
+      padding: `layers.SYMMETRIC` or, for weights trained with TensorFlow, `layers.SAME`.
+      epsilon: of the BatchNorms; 1e-3 for weights trained with TensorFlow.
+    """
+
+    rngs: nnx.Rngs
+    padding: str = SYMMETRIC
+    epsilon: float = 1e-5
+
+    def __call__(
+        self, width_in: int, width: int, size: int = 1, stride: int = 1, groups: int = 1
+    ) -> ConvNorm:
+        """A convolution of `size` pixels and the BatchNorm of its output."""
+        convolution = conv(
+            width_in, width, size, stride, self.rngs, groups=groups, padding=self.padding
+        )
+        return convolution, BatchNorm(width, epsilon=self.epsilon, rngs=self.rngs)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """1x1 expansion (unless it is 1), depthwise convolution, 1x1 linear bottleneck."""
+
+    width_in: int
+    width: int
+    stride: int
+    expansion: int
+    size: int
+
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.stride == 1 and self.width_in == self.width
+
+    def units(self, make: Maker) -> list[ConvNorm]:
+        """The block's convolutions in forward order."""
+        hidden = self.expansion * self.width_in
+        expansion = [make(self.width_in, hidden)] if self.expansion != 1 else []
+        depthwise = make(hidden, hidden, self.size, self.stride, hidden)
+        return [*expansion, depthwise, make(hidden, self.width)]
+
+
+def block_shapes(stages: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int, BlockShape]]:
+    """Every block of a network with its stage and its place in it, both counted from 0.
+
+    Args:
+      stages: (expansion, channels, blocks, stride of the first block, kernel size) of each.
+    """
+    width_in = STEM
+    for stage, (expansion, width, blocks, stride, size) in enumerate(stages):
+        for index in range(blocks):
+            step = stride if index == 0 else 1
+            yield stage, index, BlockShape(width_in, width, step, expansion, size)
+            width_in = width
+
+
+def run_units(
+    x: jax.Array, units: Sequence[ConvNorm], taps: Sequence[Tap], *, residual: bool
+) -> jax.Array:
     """Convolution, BatchNorm and ReLU6 of each unit; the last one has no activation.
 
     What a unit passes on is marked as its convolution's feature: behind the activation, or, for
@@ -22,7 +89,25 @@ def run_units(x: jax.Array, units: Sequence[Unit], *, residual: bool) -> jax.Arr
       residual: adds `x` to the result.
     """
     y = x
-    for index, (convolution, norm, tap) in enumerate(units):
+    for index, ((convolution, norm), tap) in enumerate(zip(units, taps, strict=True)):
         y = norm(convolution(y))
         y = tap(y if index == len(units) - 1 else jax.nn.relu6(y))
     return x + y if residual else y
+
+
+def run_network(
+    x: jax.Array,
+    stem: ConvNorm,
+    blocks: Sequence[Callable],
+    head: ConvNorm,
+    head_tap: Tap,
+    classify: Callable,
+) -> jax.Array:
+    """Stem, blocks, head, mean over the positions, and what classifies it."""
+    convolution, norm = stem
+    x = jax.nn.relu6(norm(convolution(x)))
+    for block in blocks:
+        x = block(x)
+    convolution, norm = head
+    x = head_tap(jax.nn.relu6(norm(convolution(x))))
+    return classify(jnp.mean(x, axis=(1, 2)))

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.models.inverted import run_units
-from rfquant_jax.models.layers import SYMMETRIC, conv
-from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.inverted import (
+    HEAD,
+    STEM,
+    BlockShape,
+    Maker,
+    block_shapes,
+    run_network,
+    run_units,
+)
 from rfquant_jax.models.tap import Tap
 
-# expansion, channels, blocks, stride of the first block (table 2 of the paper)
+# expansion, channels, blocks, stride of the first block, kernel size (table 2 of the paper)
 STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 32, 3, 2, 3),
+    (6, 64, 4, 2, 3),
+    (6, 96, 3, 1, 3),
+    (6, 160, 3, 2, 3),
+    (6, 320, 1, 1, 3),
 )
-STEM, HEAD = 32, 1280
 
 
 class ReLU6(nnx.Module):
@@ -32,42 +36,23 @@ class ReLU6(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """1x1 expansion (unless it is 1), 3x3 depthwise, 1x1 linear bottleneck.
+    """A block whose convolutions, BatchNorms and activations are numbered in one list.
 
     Args:
       name: dotted path of the block in the network.
-      common: padding of the convolutions and epsilon of the BatchNorms.
     """
 
-    def __init__(
-        self,
-        name: str,
-        width_in: int,
-        width: int,
-        stride: int,
-        expansion: int,
-        common: dict,
-        rngs: nnx.Rngs,
-    ):
-        hidden = expansion * width_in
-        self.residual = stride == 1 and width_in == width
-        padding, epsilon = common["padding"], common["epsilon"]
-
-        def norm(features: int) -> BatchNorm:
-            return BatchNorm(features, epsilon=epsilon, rngs=rngs)
-
+    def __init__(self, name: str, shape: BlockShape, make: Maker):
+        self.residual = shape.residual
         parts: list[nnx.Module] = []
-        if expansion != 1:
-            parts += [conv(width_in, hidden, 1, 1, rngs), norm(hidden), ReLU6()]
-        depthwise = conv(hidden, hidden, 3, stride, rngs, groups=hidden, padding=padding)
-        parts += [depthwise, norm(hidden), ReLU6()]
-        parts += [conv(hidden, width, 1, 1, rngs), norm(width)]
-        self.conv = nnx.List(parts)
+        for convolution, norm in shape.units(make):
+            parts += [convolution, norm, ReLU6()]
+        self.conv = nnx.List(parts[:-1])  # the bottleneck is linear
         self.taps = nnx.List([Tap(f"{name}.conv.{i}") for i in range(0, len(parts), 3)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        units = list(zip(self.conv[::3], self.conv[1::3], self.taps, strict=True))
-        return run_units(x, units, residual=self.residual)
+        units = list(zip(self.conv[::3], self.conv[1::3], strict=True))
+        return run_units(x, units, self.taps, residual=self.residual)
 
 
 class MobileNetV2(nnx.Module):
@@ -77,8 +62,7 @@ class MobileNetV2(nnx.Module):
       num_classes: length of the logits.
       channels: channels of the image.
       dropout: share of the classifier's inputs that training drops.
-      padding: `layers.SYMMETRIC` or, for weights trained with TensorFlow, `layers.SAME`.
-      epsilon: of the BatchNorms; 1e-3 for weights trained with TensorFlow.
+      options: padding and epsilon, see `inverted.Maker`.
     """
 
     def __init__(
@@ -87,27 +71,15 @@ class MobileNetV2(nnx.Module):
         num_classes: int = 1000,
         channels: int = 3,
         dropout: float = 0.0,
-        padding: str = SYMMETRIC,
-        epsilon: float = 1e-5,
         rngs: nnx.Rngs,
+        **options,
     ):
-        common = {"padding": padding, "epsilon": epsilon}
-
-        def unit(width_in: int, width: int, size: int, stride: int) -> nnx.List:
-            norm = BatchNorm(width, epsilon=epsilon, rngs=rngs)
-            return nnx.List([conv(width_in, width, size, stride, rngs, padding=padding), norm])
-
-        features: list[nnx.Module] = [unit(channels, STEM, 3, 2)]
-        width_in = STEM
-        for expansion, width, blocks, stride in STAGES:
-            for index in range(blocks):
-                name, step = f"features.{len(features)}", stride if index == 0 else 1
-                features.append(
-                    InvertedResidual(name, width_in, width, step, expansion, common, rngs)
-                )
-                width_in = width
+        make = Maker(rngs, **options)
+        features: list[nnx.Module] = [nnx.List(make(channels, STEM, 3, 2))]
+        for _, _, shape in block_shapes(STAGES):
+            features.append(InvertedResidual(f"features.{len(features)}", shape, make))
         self.head_tap = Tap(f"features.{len(features)}.0")
-        features.append(unit(width_in, HEAD, 1, 1))
+        features.append(nnx.List(make(STAGES[-1][1], HEAD)))
         self.features = nnx.List(features)
         self.classifier = nnx.List(
             [nnx.Dropout(dropout, rngs=rngs), nnx.Linear(HEAD, num_classes, rngs=rngs)]
@@ -115,10 +87,6 @@ class MobileNetV2(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits float32[N, num_classes] of normalised images `x[N, H, W, channels]`."""
-        (stem, stem_norm), *blocks, (head, head_norm) = self.features
-        x = jax.nn.relu6(stem_norm(stem(x)))
-        for block in blocks:
-            x = block(x)
-        x = self.head_tap(jax.nn.relu6(head_norm(head(x))))
+        stem, *blocks, head = self.features
         dropout, linear = self.classifier
-        return linear(dropout(jnp.mean(x, axis=(1, 2))))
+        return run_network(x, stem, blocks, head, self.head_tap, lambda y: linear(dropout(y)))

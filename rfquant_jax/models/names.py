@@ -34,7 +34,7 @@ def _timm_mobilenetv2(name: str) -> str:
     block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)", name)
     if block:
         stage, index, part, rest = block.groups()
-        before = sum(stage[2] for stage in mobilenetv2.STAGES[: int(stage)])
+        before = sum(blocks for _, _, blocks, *_ in mobilenetv2.STAGES[: int(stage)])
         places = _EXPANDED if int(stage) else _PLAIN
         return f"features.{1 + before + int(index)}.conv.{places.get(part, part)}.{rest}"
     part, _, rest = name.partition(".")
@@ -58,6 +58,7 @@ def renamed(architecture: str, names: Mapping[str, object], expected: set[str]) 
     """
     plain = {name.removeprefix("module."): name for name in names}
     conventions: list[Rename] = [lambda name: name, *_RENAMES.get(architecture, ())]
-    candidates = [{rename(name): name_in_file for name, name_in_file in plain.items()}
-                  for rename in conventions]  # fmt: skip
+    candidates = [
+        {rename(ours): theirs for ours, theirs in plain.items()} for rename in conventions
+    ]
     return max(candidates, key=lambda candidate: len(expected & candidate.keys()))
