@@ -21,6 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from rfquant_jax.report import table
+from rfquant_jax.workdir import write_json
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds to run")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart-seeds", "folder for all of it")
@@ -42,16 +43,9 @@ def run_seed(seed: int, workdir: Path, extra: Sequence[str]) -> dict:
     results = json.loads((folder / "results.json").read_text())
     row = {"seed": str(seed), "full precision": results["full_precision"]["top1"]}
     for result in results["rows"]:
-        bits = next(
-            b for b in LOSS_GOALS if f"w{b}a{b}" in result["name"] or _near(result, results, b)
-        )
+        bits = next(b for b in LOSS_GOALS if f"w{b}a{b}" in result["name"])
         row[f"{result['kind']} {bits}"] = result["top1"]
     return row | {"seconds": seconds}
-
-
-def _near(result: dict, results: dict, bits: int) -> bool:
-    uniform = [r for r in results["rows"] if r["name"] == f"w{bits}a{bits}"]
-    return any(r["budget_g"] == result["budget_g"] for r in uniform)
 
 
 def main(arguments: list[str]) -> None:
@@ -72,7 +66,7 @@ def main(arguments: list[str]) -> None:
         print(f"{'reached' if yes else 'MISSED '}  {goal}")
     machine = {"cores": os.cpu_count(), "machine": platform.machine()}
     content = {"machine": machine, "rows": shown, "goals": reached}
-    (workdir / "summary.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(workdir / "summary.json", content)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ images that the search does not propose on; the test part is not touched.
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +21,15 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 from rfquant_jax import settings
+from rfquant_jax.evaluate import Accuracy
 from rfquant_jax.report import table
 from rfquant_jax.run import Run
-from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator
+from rfquant_jax.search.evaluator import METRICS
 from rfquant_jax.search.greedy import GreedySearch, Move
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.searching import search_batches, search_parts
-from rfquant_jax.workdir import CONFIG_FILE, read_json
+from rfquant_jax.tasks.searching import candidate_evaluator, confirmed
+from rfquant_jax.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
@@ -44,9 +44,9 @@ def compare(folder: str) -> list[dict]:
     measure = Measure(run, trained.pure)
     rows, space = [], run.blueprint.space
     for budget in run.budgets:
-        uniform = next(u for u in (space.uniform(b, b) for b in space.candidates) if budget.fits(u))
+        [(_, uniform)] = budget.uniform(space)
         row = {"rule": "uniform", "budget": budget.text, "evaluations": 0, "seconds": 0.0}
-        rows.append(row | confirmed(run, measure, trained, uniform))
+        rows.append(row | _figures(confirmed(run, trained, measure, uniform)))
     for metric, normalize in itertools.product(METRICS, ("max", "minmax")):
         rows += _one_rule(run, trained, measure, metric, normalize)
     return rows
@@ -54,9 +54,7 @@ def compare(folder: str) -> list[dict]:
 
 def _one_rule(run: Run, trained, measure: Measure, metric: str, normalize: str) -> list[dict]:
     space = run.blueprint.space
-    evaluate = CandidateEvaluator(
-        trained.pure, trained.params, run.mesh, run.preprocess, search_batches(run), metric
-    )
+    evaluate = candidate_evaluator(run, trained, metric)
     evaluate(space.uniform(4, 4)[None], 0)  # compiles
     chosen = replace(settings.greedy_settings(run.config, len(space)), normalize=normalize)
     moves: list[Move] = []
@@ -71,16 +69,12 @@ def _one_rule(run: Run, trained, measure: Measure, metric: str, normalize: str) 
             "evaluations": spent,
             "seconds": seconds,
         }
-        | confirmed(run, measure, trained, configuration)
+        | _figures(confirmed(run, trained, measure, configuration))
         for budget, configuration in zip(run.budgets, found, strict=True)
     ]
 
 
-def confirmed(run: Run, measure: Measure, trained, configuration: np.ndarray) -> dict[str, float]:
-    """Top-1 in percent and cross-entropy on the images to confirm on, recalibrated."""
-    statistics = measure.recalibrated(trained.params, configuration)
-    _, images = search_parts(run)
-    accuracy = measure.on(images, trained.params, statistics, configuration)
+def _figures(accuracy: Accuracy) -> dict[str, float]:
     return {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
 
 
@@ -100,7 +94,7 @@ def main(_: list[str]) -> None:
     headings = ("rule", "top1", "cross_entropy", "evaluations", "seconds")
     print(table(shown, {name: name for name in headings}))
     if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(Path(_OUT.value), rows)
 
 
 if __name__ == "__main__":

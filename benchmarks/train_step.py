@@ -8,7 +8,6 @@ plain steps of the same network, batch and optimizer. 1 is the price of the pass
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -29,6 +28,7 @@ from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.state import Masks, Rates
 from rfquant_jax.train.step import STRATEGIES, CoupledStep, StepSettings
+from rfquant_jax.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
         asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
         asked |= {"random_passes": _PASSES.value, "idm": _IDM.value}
         content = {"machine": machine, "asked": asked, "rows": rows}
-        Path(_OUT.value).write_text(json.dumps(content, indent=2) + "\n")
+        write_json(Path(_OUT.value), content)
 
 
 def timed(step: Callable[[], None]) -> float:

@@ -125,6 +125,12 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self._manager.close()
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
     def _read(self, step: int, **items):
         with _reading(f"checkpoint {self.path(step)}"):
             return self._manager.restore(step, args=ocp.args.Composite(**items))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ml_collections import ConfigDict
 
 from rfquant_jax.errors import ConfigError
@@ -130,12 +128,3 @@ def to_plain(config: ConfigDict) -> dict:
         return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
     return plain(config)
-
-
-def flat(content: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values of nested dictionaries."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

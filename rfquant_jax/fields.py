@@ -106,13 +106,6 @@ _KINDS = {
 _ENTRIES = {"quant.signed": str, "quant.unsigned": str, "quant.rules": tuple}
 
 
-def field(config: ConfigDict, name: str):
-    """The value of a dotted field."""
-    for part in name.split("."):
-        config = config[part]
-    return config
-
-
 def check_fields(config: ConfigDict) -> None:
     """Checks that every field is there, of its type and within its range.
 
@@ -135,12 +128,16 @@ def check_fields(config: ConfigDict) -> None:
                 raise ConfigError(name, given[name], rule)
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(config: ConfigDict) -> Iterator[tuple[str, object]]:
     """Dotted names and values of all fields but the network's own options."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            if prefix + name != "model.options":
-                yield from leaves(value, f"{prefix}{name}.")
+    return ((n, v) for n, v in flat(config) if not n.startswith("model.options."))
+
+
+def flat(content: dict | ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of nested fields."""
+    for name, value in content.items():
+        if isinstance(value, dict | ConfigDict):
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

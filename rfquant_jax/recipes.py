@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfquant_jax.config import flat, to_plain
+from rfquant_jax.config import to_plain
 from rfquant_jax.errors import UserError
+from rfquant_jax.fields import flat
 
 
 def load(path: Path) -> ConfigDict:

@@ -18,6 +18,8 @@ from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.interrupt import StopSignal
 from rfquant_jax.logging import RunLog
+from rfquant_jax.models.pretrained import load_weights
+from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.quant.blueprint import Blueprint
 from rfquant_jax.search.budget import Budget, parse_budget
 from rfquant_jax.search.cost import CostModel
@@ -81,6 +83,21 @@ class Run:
     def network(self) -> nnx.Module:
         """The plain network, freshly initialised."""
         return nnx.jit(self._builder)()
+
+    @cached_property
+    def initial_network(self) -> tuple[nnx.Module, list[str]]:
+        """The plain network that training starts from, with the weights of `config.pretrained`.
+
+        And the names of the tensors in that file which the number of classes makes useless.
+
+        Raises:
+          UserError: the file cannot be read or does not fit.
+        """
+        network = nnx.clone(self.network)
+        if not self.config.pretrained:
+            return network, []
+        tensors = read_weights(Path(self.config.pretrained))
+        return network, load_weights(network, self.config.model.name, tensors)
 
     @cached_property
     def abstract_network(self) -> nnx.Module:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfquant_jax.config import flat, to_plain
+from rfquant_jax.config import to_plain
 from rfquant_jax.errors import UserError
+from rfquant_jax.fields import flat
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"

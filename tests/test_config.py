@@ -10,6 +10,7 @@ from configs import default, quickstart
 from rfquant_jax import config as rules
 from rfquant_jax import fields, recipes, workdir
 from rfquant_jax.errors import ConfigError, UserError
+from rfquant_jax.fields import flat
 
 CONFIGS = Path(default.__file__).parent
 RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if p.name != "__init__.py")
@@ -24,7 +25,7 @@ def test_every_recipe_is_valid_and_overrides_only_what_there_is(path):
 
 def test_every_field_has_a_meaning():
     meanings = recipes.field_meanings(CONFIGS / "default.py")
-    for name, _ in rules.flat(rules.to_plain(default.get_config())):
+    for name, _ in flat(rules.to_plain(default.get_config())):
         assert len(meanings.get(name, "")) > 10, name
 
 
@@ -213,7 +214,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_free_fields_are_fields():
-    fields = dict(rules.flat(rules.to_plain(default.get_config())))
+    fields = dict(flat(rules.to_plain(default.get_config())))
     assert set(workdir.FREE_FIELDS) <= set(fields)
 
 

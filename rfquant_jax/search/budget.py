@@ -48,6 +48,14 @@ class Budget:
             self.size_mb is None or self.costs.size_mb(configuration) <= self.size_mb
         )
 
+    def uniform(self, space: Space) -> list[tuple[str, np.ndarray]]:
+        """The uniform configuration with the most bits that fits, with its name; empty if none."""
+        for bits in space.candidates:
+            configuration = space.uniform(bits, bits)
+            if self.fits(configuration):
+                return [(f"w{bits}a{bits}", configuration)]
+        return []
+
     @property
     def moves_activations(self) -> bool:
         """Whether activation bit-widths matter to it."""

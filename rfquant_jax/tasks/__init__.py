@@ -52,7 +52,7 @@ def check(run: Run) -> None:
         run.blueprint.check(run.network)
     if "pretrain" in asked:
         training.check(run, PRETRAIN)
-        networks.initial(run)
+        _ = run.initial_network
     if "train" in asked:
         training.check(run, TRAIN)
         teacher_run(run)

@@ -46,13 +46,13 @@ def evaluate(run: Run) -> dict:
     if run.configuration is not None:
         return _evaluate_one(run, run.configuration)
     path = run.workdir / RESULTS_FILE
-    # Budgets are nothing that the evaluation of a full-precision network should stumble over.
-    found = searching.results(run) if networks.exists(run, TRAIN) else None
     checkpoints = {
         stage: networks.origin(run, stage)
         for stage in (PRETRAIN, TRAIN)
         if networks.exists(run, stage)
     }
+    # Budgets are nothing that the evaluation of a full-precision network should stumble over.
+    found = searching.results(run, checkpoints[TRAIN]) if TRAIN in checkpoints else None
     results = read_json(path) if found is not None and path.exists() else None
     if isinstance(results, dict) and results.get("checkpoints") == checkpoints:
         run.log.info("evaluate: finished before")
@@ -124,11 +124,8 @@ def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarr
         return
     for budget, result in zip(run.budgets, found, strict=True):
         limits = {"budget_g": budget.bitops_g, "budget_mb": budget.size_mb}
-        for bits in space.candidates:
-            if budget.fits(space.uniform(bits, bits)):
-                row = {"kind": "uniform", "name": f"w{bits}a{bits}"}
-                yield row | limits, space.uniform(bits, bits)
-                break
+        for name, configuration in budget.uniform(space):
+            yield {"kind": "uniform", "name": name} | limits, configuration
         row = {"kind": "searched", "name": budget.text}
         yield row | limits, space.from_json(result, source=str(searching.result_file(run, budget)))
 

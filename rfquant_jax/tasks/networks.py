@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,7 @@ from flax import nnx
 from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints, stage_folder
 from rfquant_jax.errors import CheckpointError
-from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.pure import Arrays, PureNetwork
-from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.run import Run
 
 
@@ -52,12 +52,8 @@ def origin(run: Run, stage: str) -> str:
     Raises:
       CheckpointError: there is none, or none that was evaluated.
     """
-    check(run, stage)
-    checkpoints = run.checkpoints(stage, source=source_of(run, stage))
-    try:
+    with _opened(run, stage) as checkpoints:
         return _origin(run, stage, _best(checkpoints, stage))
-    finally:
-        checkpoints.close()
 
 
 def check(run: Run, stage: str, *, field: str = "") -> None:
@@ -69,6 +65,13 @@ def check(run: Run, stage: str, *, field: str = "") -> None:
     Raises:
       CheckpointError: there is none, or it does not fit.
     """
+    with _opened(run, stage, field):
+        pass  # opening it is the check
+
+
+@contextmanager
+def _opened(run: Run, stage: str, field: str = "") -> Iterator[Checkpoints]:
+    """The checkpoints a stage's network is taken from, of which the newest fits the run."""
     source = source_of(run, stage)
     if not has_checkpoints(source, stage):
         field = field or ("config.checkpoint" if source != run.workdir else "--workdir")
@@ -76,27 +79,9 @@ def check(run: Run, stage: str, *, field: str = "") -> None:
             f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
             f"the task {stage}"
         )
-    checkpoints = run.checkpoints(stage, source=source)
-    try:
+    with run.checkpoints(stage, source=source) as checkpoints:
         checkpoints.about(checkpoints.latest)
-    finally:
-        checkpoints.close()
-
-
-def initial(run: Run) -> tuple[nnx.Module, list[str]]:
-    """The plain network that training starts from, and what in it is not from `config.pretrained`.
-
-    Returns:
-      the network; the tensors of the file that the network's number of classes makes useless.
-
-    Raises:
-      UserError: the file cannot be read or does not fit.
-    """
-    network = nnx.clone(run.network)
-    if not run.config.pretrained:
-        return network, []
-    tensors = read_weights(Path(run.config.pretrained))
-    return network, load_weights(network, run.config.model.name, tensors)
+        yield checkpoints
 
 
 def full_precision(run: Run) -> Trained:
@@ -118,15 +103,10 @@ def coupled(run: Run) -> Trained:
 
 
 def _load(run: Run, stage: str, build) -> Trained:
-    check(run, stage)
-    source = source_of(run, stage)
-    checkpoints = run.checkpoints(stage, source=source)
-    try:
+    with _opened(run, stage) as checkpoints:
         step = _best(checkpoints, stage)
         pure = PureNetwork(build(checkpoints.about(step)))
         ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
-    finally:
-        checkpoints.close()
     params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
     return Trained(pure, params, stats, _origin(run, stage, step))
 

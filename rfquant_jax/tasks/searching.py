@@ -35,7 +35,7 @@ def search(run: Run) -> list[dict]:
       Interrupted: a signal came; the trace up to here is kept.
     """
     run.claim()
-    found = results(run)
+    found = results(run, networks.origin(run, TRAIN))
     if found is not None:
         run.log.info(f"search: finished before, for {len(found)} budgets")
         return found
@@ -43,19 +43,22 @@ def search(run: Run) -> list[dict]:
     return [read_json(result_file(run, budget)) for budget in run.budgets]
 
 
-def results(run: Run) -> list[dict] | None:
-    """What was found for every budget, the loosest first; None unless all is of today's network.
+def results(run: Run, checkpoint: str) -> list[dict] | None:
+    """What was found for every budget, the loosest first; None unless all is of this network.
 
     A network that was trained on after the search makes its results worthless.
 
+    Args:
+      checkpoint: where the network is from, see `networks.origin`.
+
     Raises:
-      UserError: a file cannot be read, or there is no coupled network.
+      UserError: a file cannot be read.
     """
     files = [result_file(run, budget) for budget in run.budgets]
     if not all(file.exists() for file in files):
         return None
-    found, today = [read_json(file) for file in files], networks.origin(run, TRAIN)
-    valid = all(isinstance(r, dict) and r.get("checkpoint") == today for r in found)
+    found = [read_json(file) for file in files]
+    valid = all(isinstance(r, dict) and r.get("checkpoint") == checkpoint for r in found)
     return found if valid else None
 
 
@@ -114,16 +117,16 @@ def result_file(run: Run, budget: Budget) -> Path:
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 
+def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> CandidateEvaluator:
+    """Evaluates candidates on the images to propose on."""
+    return CandidateEvaluator(
+        trained.pure, trained.params, run.mesh, run.preprocess, search_batches(run), metric
+    )
+
+
 def _descend(run: Run, trained: networks.Trained, trace: Trace) -> list[np.ndarray]:
     """The greedy search's configuration for each budget; goes on from the trace."""
-    evaluate = CandidateEvaluator(
-        trained.pure,
-        trained.params,
-        run.mesh,
-        run.preprocess,
-        search_batches(run),
-        run.config.search.metric,
-    )
+    evaluate = candidate_evaluator(run, trained, run.config.search.metric)
     recorded = list(trace.moves)
     if recorded:
         run.log.info(f"search: goes on after {len(recorded)} recorded iterations")
@@ -176,11 +179,18 @@ def _finalists(run: Run, found: list[np.ndarray], index: int) -> dict[str, np.nd
         for i in range(index, len(found))
         if budget.fits(found[i])
     }
-    for bits in space.candidates:
-        if budget.fits(space.uniform(bits, bits)):
-            finalists[f"uniform w{bits}a{bits}"] = space.uniform(bits, bits)
-            break
+    for name, configuration in budget.uniform(space):
+        finalists[f"uniform {name}"] = configuration
     return finalists
+
+
+def confirmed(
+    run: Run, trained: networks.Trained, measure: Measure, configuration: np.ndarray
+) -> Accuracy:
+    """Accuracy on the images to confirm on, recalibrated."""
+    _, images = search_parts(run)
+    statistics = measure.recalibrated(trained.params, configuration)
+    return measure.on(images, trained.params, statistics, configuration)
 
 
 def _confirm(
@@ -192,11 +202,10 @@ def _confirm(
     moves: list[Move],
 ) -> None:
     """Chooses among the finalists on the images to confirm on and writes the winner."""
-    _, images = search_parts(run)
-    accuracies: dict[str, Accuracy] = {}
-    for name, configuration in finalists.items():
-        statistics = measure.recalibrated(trained.params, configuration)
-        accuracies[name] = measure.on(images, trained.params, statistics, configuration)
+    accuracies = {
+        name: confirmed(run, trained, measure, configuration)
+        for name, configuration in finalists.items()
+    }
     winner = min(accuracies, key=lambda name: _rank(accuracies[name], run.config.search.metric))
     configuration = finalists[winner]
     write_json(

@@ -27,9 +27,11 @@ def teacher_run(run: Run) -> Run | None:
         return None
     path = Path(folder) / CONFIG_FILE
     content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"config.distillation.teacher: {path}: is not a run's")
     try:
         other = Run(ConfigDict(content), folder)
-    except (TypeError, ValueError, AttributeError, UserError) as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
     for what in ("num_classes", "image_shape"):
         mine, theirs = getattr(run.data, what), getattr(other.data, what)

@@ -42,20 +42,17 @@ def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
     """Starts or continues a stage of training, unless it is finished."""
     run.claim()
     batches = training_batches(run, stage, plan)
-    checkpoints = run.checkpoints(stage, write=True)
-    try:
+    with run.checkpoints(stage, write=True) as checkpoints:
         if _finished(batches, checkpoints):
             run.log.info(f"{stage}: finished before, at step {checkpoints.latest}")
             return
         if plan.epochs:
             _log_averaging(run, plan, batches, run.config[stage])
         work(run, plan, batches, checkpoints)
-    finally:
-        checkpoints.close()
 
 
 def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
-    network, fresh = networks.initial(run)
+    network, fresh = run.initial_network
     if run.config.pretrained:
         run.log.info(f"pretrain: starts from {run.config.pretrained}")
     if fresh:
@@ -182,11 +179,8 @@ def check(run: Run, section: str) -> None:
     batches = training_batches(run, section, plans[section](run.config))
     if not networks.has_checkpoints(run.workdir, section):
         return
-    checkpoints = run.checkpoints(section)
-    try:
+    with run.checkpoints(section) as checkpoints:
         _finished(batches, checkpoints)
-    finally:
-        checkpoints.close()
 
 
 def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
