@@ -1,0 +1,71 @@
+"""One shrunken quickstart that all tests of the command line share."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
+SHRUNK = [
+    "--config.model.options.width=8",
+    "--config.pretrain.epochs=2",
+    "--config.train.epochs=4",
+    "--config.train.eval_every=2",
+    "--config.train.log_every=5",
+    "--config.scheduler.start_epoch=0",
+    "--config.losses.damping_start_epoch=1",
+    "--config.quant.calibration_batches=2",
+    "--config.search.budgets=1.05*w4a4,1.05*w2a2",
+    "--config.search.max_iterations_per_layer=2",
+]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Processes of one device that share what they compile."""
+    return os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
+@pytest.fixture(scope="session")
+def launch(environment):
+    def run(*arguments, **changes):
+        return subprocess.run(
+            [sys.executable, str(LAUNCH), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment | changes,
+            timeout=400,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(launch, tmp_path_factory):
+    """The workdir and the output of an undisturbed run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = launch(*SHRUNK, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def table_of(output):
+    return output[output.index("configuration  ") :]
+
+
+def assert_one_line(done, said):
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr

@@ -1,0 +1,65 @@
+"""A run that is stopped by a signal and started again."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from tests.launch.conftest import LAUNCH, SHRUNK, assert_one_line, read
+
+
+def trained_arrays(workdir):
+    run = Run(ConfigDict(read(workdir / "config.json")), workdir)
+    trained = networks.coupled(run)
+    return {k: np.asarray(v) for k, v in (trained.params | trained.stats).items()}
+
+
+@pytest.mark.parametrize(("number", "task"), [(signal.SIGTERM, "train"), (signal.SIGINT, "search")])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    environment, launch, finished, tmp_path, number, task
+):
+    command = [sys.executable, str(LAUNCH), *SHRUNK, f"--workdir={tmp_path}"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and f'"task": "{task}"' in metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 75, errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "results.json").exists()
+
+    if task == "train":
+        two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        other = launch(*SHRUNK, f"--workdir={tmp_path}", **two)
+        assert_one_line(other, "was trained with 64 images a step; batch_size, accumulate and devi")
+    done = launch(*SHRUNK, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    if task == "train":
+        assert re.search(r"train: goes on after step \d+", done.stdout)
+    else:
+        assert re.search(r"search: goes on after [1-9]\d* recorded iterations", done.stdout)
+    assert read(tmp_path / "results.json") == read(finished[0] / "results.json")
+    for name in ("1.05xw4a4.json", "1.05xw2a2.json"):
+        assert read(tmp_path / "search" / name) == read(finished[0] / "search" / name)
+    undisturbed = trained_arrays(finished[0])
+    for name, values in trained_arrays(tmp_path).items():
+        np.testing.assert_array_equal(values, undisturbed[name], err_msg=name)
+    steps = [
+        json.loads(text)["step"]
+        for text in metrics.read_text().splitlines()
+        if '"train"' in text and '"loss"' in text
+    ]
+    assert steps == list(range(5, 61, 5)), "no line is missing and none stands twice"
