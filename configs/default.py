@@ -10,24 +10,31 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.tasks = ("pretrain", "train", "search", "evaluate")  # what to do, in this order; or cost
+    config.tasks = ("pretrain", "train", "search", "evaluate")  # in this order; predict; cost alone
     config.seed = 0  # decides initial weights, data order, sampled configurations
     config.devices = 0  # devices to use; 0: all there are
     config.checkpoint = ""  # workdir of another run to take the trained networks from
-    config.pretrained = ""  # file of PyTorch-named weights that the task pretrain starts from
-    config.configuration = ""  # evaluate or cost just this one: a JSON file, or uniform as in w4a4
+    config.pretrained = ""  # file of PyTorch-named weights to start from; see pretrain.epochs
+    config.configuration = ""  # for evaluate, predict or cost: a JSON file, or uniform as in w4a4
 
     config.model = ConfigDict()
-    config.model.name = "cifar_resnet20"  # a network of rfquant_jax.models.REGISTRY
+    config.model.name = "resnet18"  # a network of rfquant_jax.models.REGISTRY
     config.model.options = ConfigDict()  # further arguments of that network's constructor
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # a data set of rfquant_jax.data.SOURCES
+    config.data.name = "folder"  # folder, digits, or tfds: and the name of a prepared data set
+    config.data.path = ""  # folder with train and val; for TFDS its data_dir, empty: its default
+    config.data.num_classes = 0  # that the data must have; 0: any; the task cost trusts it
+    config.data.image_size = 224  # pixels of both sides as the network gets them; 0: as they are
+    config.data.resize = 256  # pixels of the shorter side before the centre crop; 0: image_size
+    config.data.interpolation = "bilinear"  # for resizing: bilinear or bicubic
+    config.data.augmentation = "resized_crop"  # resized_crop (random area and aspect) or pad
+    config.data.crop_padding = 4  # pixels pad adds on each side before it crops at random
+    config.data.flip = True  # mirror half of the training images left to right
     config.data.mean = (0.485, 0.456, 0.406)  # subtracted from images in [0, 1], a number a channel
     config.data.std = (0.229, 0.224, 0.225)  # divides them afterwards, a number a channel
-    config.data.crop_padding = 4  # pixels an image is padded by before the random crop; 0: no crop
-    config.data.flip = True  # mirror half of the training images left to right
-    config.data.search_fraction = 0.1  # share of the training images held out for the search
+    config.data.max_bad_fraction = 0.01  # share of a data set's images that may be unreadable
+    config.data.search_fraction = 0.01  # share of the training images held out for the search
     config.data.split_seed = 0  # decides which images are held out; not changed by config.seed
     config.data.threads = 2  # batches prepared side by side
 
@@ -57,6 +64,7 @@ def get_config() -> ConfigDict:
     config.train.epochs = 150  # passes over the training images
     config.train.batch_size = 128  # images per device and micro-batch
     config.train.accumulate = 1  # micro-batches per update
+    config.train.steps_per_epoch = 0  # updates that count as an epoch; 0: one pass over the images
     config.train.random_passes = 3  # K: random configurations per step, beside the largest one
     config.train.strategy = "auto"  # how passes are strung together: loop, unroll, scan; auto
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
@@ -112,4 +120,8 @@ def get_config() -> ConfigDict:
     config.search.metric = "error"  # of a candidate: error (top-1) or cross_entropy
     config.search.normalize = "minmax"  # of error and cost over the candidates: max or minmax
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
+
+    config.predict = ConfigDict()
+    config.predict.images = ""  # folder of images, however deep, that the task predict classifies
+    config.predict.top = 5  # classes written for each image, the most probable first
     return config

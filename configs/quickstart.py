@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
     config.model.options.projection = True  # shortcuts that change shape are 1x1 convolutions
     config.model.options.width = 24  # channels of the first stage
 
+    config.data.name, config.data.image_size, config.data.resize = "digits", 0, 0
+    config.data.augmentation = "pad"
     config.data.mean, config.data.std = (0.31,), (0.38,)
     config.data.crop_padding, config.data.flip = 1, False
     config.data.search_fraction = 0.25

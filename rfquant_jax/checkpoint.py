@@ -161,6 +161,11 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if inner := _difference(old, new):
                 return f"{name}: {inner}"
+        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 3:
+            # One entry tells as much as a thousand class names.
+            for place, (was, wanted) in enumerate(zip(old, new, strict=True)):
+                if was != wanted:
+                    return f"{name}[{place}] is {was!r}, the config's is {wanted!r}"
         elif old != new:
             return f"{name} is {old!r}, the config's is {new!r}"
     return ""

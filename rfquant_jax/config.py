@@ -8,7 +8,7 @@ from rfquant_jax.errors import ConfigError
 from rfquant_jax.fields import check_fields
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
-TASKS = ("pretrain", "train", "search", "evaluate", "cost")
+TASKS = ("pretrain", "train", "search", "evaluate", "predict", "cost")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
 
 
@@ -49,8 +49,21 @@ def validate(config: ConfigDict) -> None:
     budgets(config)
     _check_bits(config)
     _check_schedule(config)
-    if min(config.data.std) <= 0:
-        raise ConfigError("data.std", config.data.std, "must be positive")
+    _check_images(config)
+
+
+def _check_images(config: ConfigDict) -> None:
+    data = config.data
+    if min(data.std) <= 0:
+        raise ConfigError("data.std", data.std, "must be positive")
+    if 0 < data.resize < data.image_size:
+        raise ConfigError("data.resize", data.resize, f"must reach image_size {data.image_size}")
+    if data.image_size == 0 and data.resize:
+        rule = "must be 0 where image_size is 0, which takes images as they are"
+        raise ConfigError("data.resize", data.resize, rule)
+    if data.image_size == 0 and data.augmentation == "resized_crop":
+        rule = "resized_crop needs an image_size to resize to; pad does without"
+        raise ConfigError("data.augmentation", data.augmentation, rule)
 
 
 def _check_tasks(config: ConfigDict) -> None:
@@ -99,7 +112,7 @@ def _check_rule(rule: object) -> None:
 
 
 def _check_schedule(config: ConfigDict) -> None:
-    if config.pretrain.epochs == 0 and not config.pretrained:
+    if "pretrain" in tasks(config) and config.pretrain.epochs == 0 and not config.pretrained:
         rule = "0 leaves the weights as they are, which only makes sense with config.pretrained"
         raise ConfigError("pretrain.epochs", 0, rule)
     for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from rfquant_jax import parallel
-from rfquant_jax.data.loader import PADDING_LABEL
+from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
@@ -64,6 +64,7 @@ class Evaluator:
         self._measure = Compiled(self._batch_statistics, mesh, (rep, shard, rep), shard)
         self._select = Compiled(self._running_statistics, mesh, (rep, rep, rep), rep)
         self._count = Compiled(self._counts, mesh, (rep, rep, shard, rep), shard)
+        self._predict = Compiled(self._probabilities, mesh, (rep, rep, shard, rep), shard)
 
     @property
     def traces(self) -> dict[str, int]:
@@ -126,6 +127,24 @@ class Evaluator:
         top1, top5, loss, images = totals
         return Accuracy(int(top1), int(top5), float(loss), int(images))
 
+    def probabilities(
+        self,
+        params: Arrays,
+        statistics: Arrays,
+        configuration: np.ndarray,
+        batches: Iterable[Arrays],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the network makes of each batch; arguments as those of `accuracy`.
+
+        Yields:
+          labels int32[B] as they came, and probabilities float32[B, classes].
+        """
+        for batch, real in self._grouped(batches):
+            images = parallel.split(batch["image"], self.mesh)
+            found = jax.device_get(self._predict(params, statistics, images, configuration))
+            shares = np.split(found, self.mesh.size)
+            yield from zip(np.split(batch["label"], self.mesh.size)[:real], shares, strict=False)
+
     def _grouped(self, batches: Iterable) -> Iterator[tuple]:
         """Stacks one batch a device; returns it with the number of real ones among them."""
         group: list = []
@@ -152,13 +171,19 @@ class Evaluator:
         assign(network, configuration)
         return active_statistics(network)
 
-    def _counts(self, params, statistics, batch, configuration):
+    def _logits(self, params, statistics, images, configuration):
         network = self.pure.merge(params, zeros_like(self.pure.stats))
         network.eval()
         assign(network, configuration)
         install_statistics(network, statistics)
-        logits = network(self.preprocess(batch["image"]))
+        return network(self.preprocess(images))
+
+    def _counts(self, params, statistics, batch, configuration):
+        logits = self._logits(params, statistics, batch["image"], configuration)
         return _count_correct(logits, batch["label"])[None]
+
+    def _probabilities(self, params, statistics, images, configuration):
+        return jax.nn.softmax(self._logits(params, statistics, images, configuration))
 
 
 def _count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

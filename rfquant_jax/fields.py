@@ -27,18 +27,23 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "evaluate.batch_size",
             "evaluate.recalibration_images",
             "search.batch_size",
+            "predict.top",
         ),
     ),
     "must not be negative": (
         lambda v: v >= 0,
         (
             "devices",
+            "data.num_classes",
+            "data.image_size",
+            "data.resize",
             "data.crop_padding",
             "pretrain.epochs",
             "pretrain.min_lr",
             "pretrain.warmup_epochs",
             "pretrain.weight_decay",
             "train.random_passes",
+            "train.steps_per_epoch",
             "optimizer.min_lr",
             "optimizer.warmup_epochs",
             "optimizer.weight_decay",
@@ -77,11 +82,21 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     ),
     "must lie between 0 and 1": (
         lambda v: 0 <= v <= 1,
-        ("scheduler.late_from", "scheduler.ratio_min", "losses.distillation"),
+        (
+            "data.max_bad_fraction",
+            "scheduler.late_from",
+            "scheduler.ratio_min",
+            "losses.distillation",
+        ),
     ),
     "must be auto, loop, unroll or scan": (
         lambda v: v in ("auto", "loop", "unroll", "scan"),
         ("train.strategy",),
+    ),
+    "must be resized_crop or pad": (lambda v: v in ("resized_crop", "pad"), ("data.augmentation",)),
+    "must be bilinear or bicubic": (
+        lambda v: v in ("bilinear", "bicubic"),
+        ("data.interpolation",),
     ),
     "must be error or cross_entropy": (
         lambda v: v in ("error", "cross_entropy"),

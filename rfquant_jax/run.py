@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from rfquant_jax import config as rules
 from rfquant_jax import data, models, parallel, settings
 from rfquant_jax.checkpoint import Checkpoints, stage_folder
+from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.errors import ConfigError
@@ -57,24 +59,62 @@ class Run:
 
     @cached_property
     def data(self) -> DataSet:
-        """The images."""
-        wanted = self.config.data
-        loaded = data.load(
-            wanted.name, search_fraction=wanted.search_fraction, split_seed=wanted.split_seed
-        )
-        channels = loaded.image_shape[-1]
+        """The images.
+
+        Raises:
+          ConfigError: they are not there, or not as the config says.
+        """
+        wanted, loaded = self.config.data, data.load(self.config.data)
         for field in ("mean", "std"):
-            if len(wanted[field]) not in (1, channels):
-                rule = f"must have one number, or one for each of the {channels} channels"
-                raise ConfigError(f"data.{field}", wanted[field], rule)
+            _check_channels(field, wanted[field], loaded.image_shape[-1])
+        if wanted.num_classes not in (0, loaded.num_classes):
+            rule = f"does not agree with the data set, which has {loaded.num_classes}"
+            raise ConfigError("data.num_classes", wanted.num_classes, rule)
+        if not wanted.image_size and 0 in loaded.image_shape:
+            rule = f"must be given: images of {wanted.name} have no size in common"
+            raise ConfigError("data.image_size", 0, rule)
         return loaded
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that the network gets."""
+        size = self.config.data.image_size
+        if self._describes_data:
+            return size, size, max(len(self.config.data.mean), len(self.config.data.std))
+        shape = self.data.image_shape
+        return (size, size, shape[-1]) if size else shape
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.config.data.num_classes if self._describes_data else self.data.num_classes
+
+    @property
+    def _describes_data(self) -> bool:
+        """Whether the config tells all that is asked about the data, and they need not be there."""
+        wanted = self.config.data
+        return rules.tasks(self.config) == ("cost",) and wanted.num_classes and wanted.image_size
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """How images become batches."""
+        channels, wanted = self.image_shape[-1], self.config.data
+        return Pipeline(
+            augmented=settings.training_transform(self.config, channels),
+            plain=settings.evaluation_transform(self.config, channels),
+            threads=wanted.threads,
+            max_bad_fraction=wanted.max_bad_fraction,
+            say=self.log.info,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
 
     @property
     def _builder(self):
         return models.builder(
             self.config.model.name,
-            num_classes=self.data.num_classes,
-            channels=self.data.image_shape[-1],
+            num_classes=self.num_classes,
+            channels=self.image_shape[-1],
             seed=self.config.seed,
             options=self.config.model.options,
         )
@@ -99,6 +139,11 @@ class Run:
         tensors = read_weights(Path(self.config.pretrained))
         return network, load_weights(network, self.config.model.name, tensors)
 
+    def log_fresh(self, names: list[str]) -> None:
+        """Says which tensors have their initial values in spite of `config.pretrained`."""
+        if names:
+            self.log.info(f"pretrained: other classes, so these start afresh: {', '.join(names)}")
+
     @cached_property
     def abstract_network(self) -> nnx.Module:
         """The plain network's shapes alone."""
@@ -108,7 +153,7 @@ class Run:
     def blueprint(self) -> Blueprint:
         """What the plain network becomes."""
         quant = settings.quant_settings(self.config)
-        return Blueprint.of(self.abstract_network, self.data.image_shape, quant)
+        return Blueprint.of(self.abstract_network, self.image_shape, quant)
 
     @cached_property
     def costs(self) -> CostModel:
@@ -148,13 +193,16 @@ class Run:
           write: whether to save there.
         """
         images = ("name", "search_fraction", "split_seed", "mean", "std")
+        sizes = [len(self.data.train), len(self.data.held_out)]
         identity = {
             "stage": stage,
             "network": self.config.model.name,
             "options": dict(self.config.model.options),
             "classes": self.data.num_classes,
-            "image_shape": list(self.data.image_shape),
-            "data": {name: rules.to_plain(self.config.data[name]) for name in images},
+            "class_names": list(self.data.class_names),
+            "image_shape": list(self.image_shape),
+            "data": {name: rules.to_plain(self.config.data[name]) for name in images}
+            | {"training and held-out images": sizes},
         }
         if stage != "pretrain":
             identity |= self.blueprint.identity()
@@ -168,7 +216,15 @@ class Run:
           UserError: the folder cannot be written, or belongs to a run with another config.
         """
         claim(self.workdir, self.config)
+        if self.data.remark:
+            self.log.info(self.data.remark)
 
     def close(self) -> None:
         """Writes out what the log still holds back."""
         self.log.close()
+
+
+def _check_channels(field: str, values: Sequence[float], channels: int) -> None:
+    if len(values) not in (1, channels):
+        rule = f"must have one number, or one for each of the {channels} channels"
+        raise ConfigError(f"data.{field}", values, rule)

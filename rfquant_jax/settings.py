@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfquant_jax.data.transforms import PadAndCrop
+from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.blueprint import QuantSettings
 from rfquant_jax.search.greedy import GreedySettings
 from rfquant_jax.train.loop import Plan
@@ -37,11 +36,21 @@ def quant_settings(config: ConfigDict) -> QuantSettings:
     )
 
 
-def augmentation(config: ConfigDict) -> grain.transforms.RandomMap | None:
+def evaluation_transform(config: ConfigDict, channels: int) -> Transform:
+    """What images go through to be evaluated."""
+    data = config.data
+    return Centre(data.image_size, data.resize, channels, data.interpolation)
+
+
+def training_transform(config: ConfigDict, channels: int) -> Transform:
     """What training images go through."""
-    if not config.data.crop_padding and not config.data.flip:
-        return None
-    return PadAndCrop(config.data.crop_padding, config.data.flip)
+    data = config.data
+    if data.augmentation == "resized_crop":
+        return RandomResizedCrop(data.image_size, data.flip, channels, data.interpolation)
+    before = evaluation_transform(config, channels)
+    if not data.crop_padding and not data.flip:
+        return before
+    return PadAndCrop(data.crop_padding, data.flip, before)
 
 
 def pretrain_step(config: ConfigDict) -> StepSettings:
@@ -115,6 +124,7 @@ def coupled_plan(config: ConfigDict) -> Plan:
     return Plan(
         task="train",
         epochs=config.train.epochs,
+        steps_per_epoch=config.train.steps_per_epoch,
         seed=derived_seed(config, "train"),
         lr=optimizer.lr,
         min_lr=optimizer.min_lr,

@@ -15,10 +15,21 @@ from rfquant_jax.fields import flat
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
+PREDICTIONS_FILE = "predictions.csv"
 
 # Fields that may differ between two starts of one run: they decide what is done now, or how fast,
-# but not what comes out.
-FREE_FIELDS = ("tasks", "configuration", "devices", "data.threads", "train.log_every")
+# or where the images are, but not what comes out.
+FREE_FIELDS = (
+    "tasks",
+    "configuration",
+    "devices",
+    "data.path",
+    "data.max_bad_fraction",
+    "data.threads",
+    "train.log_every",
+    "predict.images",
+    "predict.top",
+)
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

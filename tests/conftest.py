@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from rfquant_jax import parallel
 from rfquant_jax.bits import Space
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.transforms import Centre
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.pure import PureNetwork
 from rfquant_jax.models.tap import Tap
@@ -25,6 +27,14 @@ settings.load_profile("project")
 
 IMAGE_SHAPE = (6, 6, 2)
 CLASSES = 5
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+    """Indices of image folders are kept where they do not outlive the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 class TinyNet(nnx.Module):
@@ -108,3 +118,10 @@ def mesh_of(devices):
 def identity(x: jax.Array) -> jax.Array:
     """The preprocessing of images that are the network's input already."""
     return x
+
+
+def pipeline(**changes):
+    """A pipeline that leaves images as they are and bears no bad ones."""
+    plain = Centre(0)
+    settings = {"augmented": plain, "plain": plain, "threads": 1, "max_bad_fraction": 0.0}
+    return Pipeline(**settings | {"say": print} | changes)

@@ -100,6 +100,12 @@ def test_the_default_recipe_has_the_published_constants():
         ("optimizer.min_lr", 1.0, "must not be above optimizer.lr"),
         ("scheduler.ratio_amplitude", 0.5, "freezes 1.2 of the layers"),
         ("data.std", (0.0,), "must be positive"),
+        ("data.resize", 8, "must be 0 where image_size is 0"),
+        ("data.augmentation", "resized_crop", "needs an image_size"),
+        ("data.augmentation", "cutout", "must be resized_crop or pad"),
+        ("data.interpolation", "nearest", "must be bilinear or bicubic"),
+        ("data.max_bad_fraction", -0.1, "must lie between 0 and 1"),
+        ("predict.top", 0, "must be at least 1"),
     ],
 )
 def test_a_field_that_breaks_a_rule_is_named_with_value_and_rule(name, value, said):
@@ -114,6 +120,13 @@ def test_a_field_that_breaks_a_rule_is_named_with_value_and_rule(name, value, sa
         rules.validate(config)
     assert str(error.value).startswith(f"config.{name}")
     assert said in str(error.value)
+
+
+def test_images_must_not_be_resized_below_the_size_of_their_crop():
+    config = default.get_config()
+    config.data.resize = 200
+    with pytest.raises(ConfigError, match=r"data\.resize = 200: must reach image_size 224"):
+        rules.validate(config)
 
 
 def test_a_checkpoint_does_not_go_together_with_pretraining():

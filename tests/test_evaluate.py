@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from rfquant_jax import parallel
-from rfquant_jax.data.loader import exact_batches
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.evaluate import Evaluator, _count_correct
 from rfquant_jax.models.pure import PureNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from tests.conftest import batch, identity, images, mesh_of
+from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_counts_are_exact_for_any_batch_size_and_devices(
     statistics = evaluator.recalibrate(on(evaluator, params), configuration, recalibration)
     source = ArraySource(data["image"], data["label"])
     accuracy = evaluator.accuracy(
-        on(evaluator, params), statistics, configuration, exact_batches(source, batch_size)
+        on(evaluator, params), statistics, configuration, pipeline().exact(source, batch_size)
     )
     # All 23 images at once, with the statistics put into the banks by hand.
     stats = dict(pure.stats)

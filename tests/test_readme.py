@@ -11,7 +11,7 @@ import pytest
 
 from configs import quickstart
 from rfquant_jax import data, recipes, tasks
-from rfquant_jax.data import sources
+from rfquant_jax.data import embedded
 from rfquant_jax.tasks import evaluating
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def image_reads(monkeypatch):
     opened, reads = [], []
 
     def counted(*arguments):
-        loaded = sources.digits(*arguments)
+        loaded = embedded.digits(*arguments)
         opened.append(CountingSource(loaded.test))
         return replace(loaded, test=opened[-1])
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rfquant_jax.data.sources import DataSet, digits
+from ml_collections import ConfigDict
+
+from rfquant_jax.data.embedded import digits
+from rfquant_jax.data.folder import image_folder
+from rfquant_jax.data.prepared import PREFIX, tfds_data_set
+from rfquant_jax.data.sources import DataSet
 from rfquant_jax.errors import ConfigError
 
-SOURCES: dict[str, Callable[[float, int], DataSet]] = {"digits": digits}
+# name -> reader, which takes the config's section `data`
+SOURCES: dict[str, Callable[[ConfigDict], DataSet]] = {"digits": digits, "folder": image_folder}
 
 
-def load(name: str, *, search_fraction: float, split_seed: int) -> DataSet:
-    """The data set of this name, in its three parts.
+def load(config: ConfigDict) -> DataSet:
+    """The data set that the config names, in its three parts.
 
     Args:
-      name: a key of `SOURCES`.
-      search_fraction: share of the training images held out for the search.
-      split_seed: decides which ones.
+      config: the config's section `data`; `name` is a key of `SOURCES`, or "tfds:" and the name of
+        a data set that TFDS has prepared.
 
     Raises:
-      ConfigError: unknown name, or a share that leaves nothing on one side.
+      ConfigError: unknown name, or anything the data set's reader finds wrong.
     """
-    if name not in SOURCES:
-        raise ConfigError("data.name", name, f"must be one of {', '.join(sorted(SOURCES))}")
-    return SOURCES[name](search_fraction, split_seed)
+    if config.name.startswith(PREFIX):
+        return tfds_data_set(config)
+    if config.name not in SOURCES:
+        known = ", ".join(sorted(SOURCES))
+        raise ConfigError("data.name", config.name, f"must be {PREFIX}NAME or one of {known}")
+    return SOURCES[config.name](config)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import grain
 import numpy as np
 
+from rfquant_jax.data.reader import PADDING_LABEL, BadFiles, Reader
 from rfquant_jax.data.sources import Part, Source
+from rfquant_jax.data.transforms import Transform
 
-PADDING_LABEL = -1  # marks the images that only fill up the last batch
-
-
-def _collate(records) -> dict[str, np.ndarray]:
-    return {
-        "image": np.stack([r["image"] for r in records]),
-        "label": np.asarray([r["label"] for r in records], np.int32),
-    }
+T = TypeVar("T")
 
 
 class TrainingBatches:
@@ -26,47 +24,110 @@ class TrainingBatches:
     needs to keep. An epoch's incomplete last batch is dropped.
 
     Args:
-      source: the images.
-      batch_size: images in a batch.
-      augmentation: a grain transformation of one record, or None.
-      seed: of the shuffling and the augmentation.
-      threads: how many batches are prepared side by side while one is consumed.
+      batches: of one process, an epoch's or more, see `Pipeline.training`.
+      batch_size: images in a batch of all processes together.
+      report: takes complaints about bad images.
+      options: of reading ahead.
     """
 
     def __init__(
         self,
-        source: Source,
+        batches: grain.MapDataset,
         batch_size: int,
-        *,
-        augmentation: grain.transforms.RandomMap | None,
-        seed: int,
-        threads: int = 1,
+        report: Callable[[Sequence[str]], None],
+        options: grain.ReadOptions,
     ):
-        self.batch_size = batch_size
-        self.per_epoch = len(source) // batch_size
-        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-        dataset = grain.MapDataset.source(source).seed(seed).shuffle()
-        if augmentation is not None:
-            dataset = dataset.random_map(augmentation)
-        self._batches = dataset.batch(batch_size, drop_remainder=True, batch_fn=_collate).repeat()
+        self.batch_size, self.per_epoch = batch_size, len(batches)
+        self._batches, self._report, self._options = batches.repeat(), report, options
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """Batch number `step`: {"image": uint8[B, H, W, C], "label": int32[B]}."""
-        return self._batches[step]
+        return _checked(self._batches[step], self._report)
 
     def starting_at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """All batches from this one on, prepared ahead of use."""
-        return iter(self._batches[step:].to_iter_dataset(self._options))
+        for batch in self._batches[step:].to_iter_dataset(self._options):
+            yield _checked(batch, self._report)
 
 
-def exact_batches(
-    source: Source, batch_size: int, *, threads: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
-    """Every image once, in order; the last batch is filled up with images labelled -1."""
-    dataset = grain.MapDataset.source(source).batch(batch_size, batch_fn=_collate)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    for batch in dataset.to_iter_dataset(options):
-        yield fill_up(batch, batch_size)
+@dataclass
+class Pipeline:
+    """How the images of a run become batches.
+
+    Attributes:
+      augmented: what training images go through.
+      plain: what images go through to be evaluated.
+      threads: batches prepared side by side.
+      max_bad_fraction: of the images of a source that may be unreadable.
+      say: takes messages about those.
+      process, processes: this one's number, and how many share the batches for training.
+    """
+
+    augmented: Transform
+    plain: Transform
+    threads: int
+    max_bad_fraction: float
+    say: Callable[[str], None]
+    process: int = 0
+    processes: int = 1
+    _reports: dict[int, BadFiles] = field(default_factory=dict)
+
+    def training(
+        self, source: Source, batch_size: int, *, seed: int, augment: bool = True
+    ) -> TrainingBatches:
+        """Shuffled batches; each process gets its share of every batch.
+
+        Args:
+          batch_size: of all processes together; a multiple of their number.
+          seed: of the shuffling and the augmentation.
+        """
+        reader = Reader(source, self.augmented if augment else self.plain, exact=False)
+        whole = len(source) // batch_size * batch_size
+        dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(reader)
+        batches = dataset[:whole].batch(batch_size // self.processes, batch_fn=_collate)
+        own = batches[self.process :: self.processes]
+        return TrainingBatches(own, batch_size, self._report(source), self._options)
+
+    def exact(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """Every image once, in order; the last batch is filled up with images labelled -1."""
+        reader = Reader(source, self.plain, exact=True)
+        for batch in self._in_order(np.arange(len(source)), reader, batch_size, source):
+            yield fill_up(batch, batch_size)
+
+    def full(
+        self, source: Source, batch_size: int, limit: int, *, seed: int, augment: bool = False
+    ) -> Iterator[np.ndarray]:
+        """Full batches of images alone, over the first `limit` ones of a fixed random order.
+
+        The last batch is completed with images from the beginning, so that the plain average over
+        the batches covers every image.
+        """
+        count = min(limit, len(source))
+        batch_size = min(batch_size, count)
+        order = np.random.default_rng(seed).permutation(len(source))[:count]
+        indices = np.resize(order, -(-count // batch_size) * batch_size)
+        reader = Reader(source, self.augmented if augment else self.plain, exact=False)
+        for batch in self._in_order(indices, reader, batch_size, source, seed):
+            yield batch["image"]
+
+    def _in_order(self, indices, reader, batch_size, source, seed=0) -> Iterator[dict]:
+        dataset = grain.MapDataset.source(indices.tolist()).seed(seed).random_map(reader)
+        batches = dataset.batch(batch_size, batch_fn=_collate).to_iter_dataset(self._options)
+        for batch in batches:
+            yield _checked(batch, self._report(source))
+
+    @property
+    def _options(self) -> grain.ReadOptions:
+        # A batch can be hundreds of megabytes: only a few wait beside those in the making.
+        return grain.ReadOptions(self.threads, prefetch_buffer_size=self.threads + 2)
+
+    def _report(self, source: Source) -> BadFiles:
+        """The one list of bad images of a data set, whichever part of it they are in."""
+        while isinstance(source, Part):
+            source = source.source
+        if id(source) not in self._reports:
+            self._reports[id(source)] = BadFiles(len(source), self.max_bad_fraction, self.say)
+        return self._reports[id(source)]
 
 
 def fill_up(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
@@ -81,28 +142,28 @@ def fill_up(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     }
 
 
-def full_batches(
-    source: Source,
-    batch_size: int,
-    limit: int,
-    *,
-    augmentation: grain.transforms.RandomMap | None = None,
-    seed: int = 0,
-    threads: int = 1,
-) -> Iterator[np.ndarray]:
-    """Full batches of images alone, over the first `limit` ones of a fixed random order.
+def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items, each taken `depth` ones before it is used.
 
-    The last batch is completed with images from the beginning, so that the plain average over the
-    batches covers every image.
+    Putting a batch on a device only starts the copy: one that was put ahead is there in time.
     """
-    count = min(limit, len(source))
-    batch_size = min(batch_size, count)
-    order = np.random.default_rng(seed).permutation(len(source))[:count]
-    batches = -(-count // batch_size)
-    indices = np.resize(order, batches * batch_size)
-    dataset = grain.MapDataset.source(Part(source, indices)).seed(seed)
-    if augmentation is not None:
-        dataset = dataset.random_map(augmentation)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    for batch in dataset.batch(batch_size, batch_fn=_collate).to_iter_dataset(options):
-        yield batch["image"]
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _collate(records) -> dict:
+    return {
+        "image": np.stack([r["image"] for r in records]),
+        "label": np.asarray([r["label"] for r in records], np.int32),
+        "bad": [complaint for r in records for complaint in r["bad"]],
+    }
+
+
+def _checked(batch: dict, report: Callable[[Sequence[str]], None]) -> dict[str, np.ndarray]:
+    if batch["bad"]:
+        report(batch["bad"])
+    return {"image": batch["image"], "label": batch["label"]}

@@ -11,7 +11,11 @@ from rfquant_jax.errors import ConfigError
 
 
 class Source(Protocol):
-    """Random access to `{"image": uint8[H, W, C], "label": int}` records."""
+    """Random access to records `{"image", "label"}`, with a "name" where there is one.
+
+    The image is uint8[H, W, C], or the bytes of an encoded one. Reading a record may raise
+    `BadImageError`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -58,7 +62,8 @@ class DataSet:
       held_out: the part of the training images that the search and recalibration use.
       test: what nothing but the final evaluation sees.
       class_names: in the order of the labels.
-      image_shape: (H, W, C) of one image as the network gets it.
+      image_shape: (H, W, C) of one image; 0 for sides that differ between images.
+      remark: something about the parts that the log should say, or nothing.
     """
 
     train: Source
@@ -66,6 +71,7 @@ class DataSet:
     test: Source
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    remark: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -91,29 +97,3 @@ def split(
         rule = f"must leave images on both sides of the split of {len(source)}"
         raise ConfigError(field, fraction, rule)
     return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
-
-
-DIGITS_TEST_IMAGES = 500
-
-
-def digits(search_fraction: float, split_seed: int) -> DataSet:
-    """The 1,797 handwritten digits of scikit-learn, 8x8, 500 of them for testing.
-
-    The test part never changes: neither field touches it.
-    """
-    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
-
-    raw = load_digits()
-    images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
-    order = np.random.default_rng(0).permutation(len(images))
-    everything = ArraySource(images, raw.target)
-    train, held_out = split(
-        Part(everything, order[DIGITS_TEST_IMAGES:]), search_fraction, split_seed
-    )
-    return DataSet(
-        train=train,
-        held_out=held_out,
-        test=Part(everything, order[:DIGITS_TEST_IMAGES]),
-        class_names=tuple(str(name) for name in raw.target_names),
-        image_shape=images.shape[1:],
-    )

@@ -2,34 +2,158 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import grain
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
+
+from rfquant_jax.data.decode import decode, jpeg_size
+
+cv2.setNumThreads(1)  # images are prepared side by side already
+
+# transform(an encoded or a decoded image, random numbers) -> uint8[H, W, C] of one fixed size
+Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
+
+_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+INTERPOLATIONS = tuple(_PILLOW)
 
 
-class PadAndCrop(grain.transforms.RandomMap):
-    """Pads an image with zeros, crops it back at a random place, and mirrors it half of the time.
+@dataclass(frozen=True)
+class Centre:
+    """The middle of an image, as evaluation sees it.
 
-    Args:
-      pixels: padding on each side.
-      flip: whether it may be mirrored left to right.
+    Decoded and resized like torchvision does on Pillow images: with antialiasing, bit for bit.
+
+    Attributes:
+      size: pixels of both sides of the result; 0: the image as it is.
+      resize: what the shorter side is resized to before; 0: `size`.
+      channels: of the result.
+      interpolation: one of `INTERPOLATIONS`.
     """
 
-    def __init__(self, pixels: int, flip: bool):
-        self.pixels, self.flip = pixels, flip
+    size: int
+    resize: int = 0
+    channels: int = 3
+    interpolation: str = "bilinear"
 
-    def random_map(self, record: dict, rng: np.random.Generator) -> dict:
-        image = record["image"]
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        del rng
+        pixels = _decoded(image, self.channels)
+        if not self.size:
+            return pixels
+        height, width, _ = pixels.shape
+        shorter = self.resize or self.size
+        if min(height, width) != shorter:
+            if height < width:
+                height, width = shorter, int(shorter * width / height)
+            else:
+                height, width = int(shorter * height / width), shorter
+            resized = _to_pillow(pixels).resize((width, height), _PILLOW[self.interpolation])
+            pixels = np.asarray(resized).reshape(height, width, self.channels)
+        top, left = (round((side - self.size) / 2) for side in (height, width))
+        return pixels[top : top + self.size, left : left + self.size]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of an image, resized, and mirrored half of the time (Inception's augmentation).
+
+    Attributes:
+      size: pixels of both sides of the result.
+      flip: whether it may be mirrored left to right.
+      channels: of the result.
+      interpolation: one of `INTERPOLATIONS`, for crops smaller than the result; larger ones are
+        averaged by area.
+      area: range of the part's share of the image.
+      aspect: range of its width over its height; drawn evenly on a log scale.
+    """
+
+    size: int
+    flip: bool = True
+    channels: int = 3
+    interpolation: str = "bilinear"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        shape = jpeg_size(image) if isinstance(image, bytes) else None
+        shrink = 1
+        if shape is None:
+            image = _decoded(image, self.channels)
+            shape = image.shape[:2]
+        top, left, height, width = self.region(*shape, rng)
+        if isinstance(image, bytes):
+            # A crop of many pixels need not be decoded in full; twice the result's are kept, so
+            # that rounding its place to whole pixels does not show.
+            while shrink < 8 and min(height, width) >= 4 * shrink * self.size:
+                shrink *= 2
+            image = decode(image, channels=self.channels, fast=True, shrink=shrink)
+        edges = (top, top + height, left, left + width)
+        top, bottom, left, right = (round(edge / shrink) for edge in edges)
+        crop = image[top:bottom, left:right]
+        larger = min(height, width) >= self.size
+        method = cv2.INTER_AREA if larger else _OPENCV[self.interpolation]
+        result = cv2.resize(np.ascontiguousarray(crop), (self.size,) * 2, interpolation=method)
+        if self.flip and rng.random() < 0.5:
+            result = cv2.flip(result, 1)
+        return result.reshape(self.size, self.size, self.channels)
+
+    def region(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part; the middle where ten draws do not fit."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.area)
+            aspect = math.exp(rng.uniform(*(math.log(bound) for bound in self.aspect)))
+            wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < wide <= width and 0 < high <= height:
+                top, left = rng.integers(height - high + 1), rng.integers(width - wide + 1)
+                return int(top), int(left), high, wide
+        wide, high = width, height
+        if width < self.aspect[0] * height:
+            high = round(width / self.aspect[0])
+        elif width > self.aspect[1] * height:
+            wide = round(height * self.aspect[1])
+        return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+@dataclass(frozen=True)
+class PadAndCrop:
+    """Pads an image with zeros, crops it back at a random place, and mirrors it half of the time.
+
+    Attributes:
+      pixels: padding on each side.
+      flip: whether it may be mirrored left to right.
+      before: makes all images one size.
+    """
+
+    pixels: int
+    flip: bool
+    before: Transform = Centre(0)
+
+    def __call__(self, image: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = self.before(image, rng)
         height, width, _ = image.shape
         padded = np.pad(image, [(self.pixels, self.pixels)] * 2 + [(0, 0)])
         top, left = rng.integers(2 * self.pixels + 1, size=2)
         image = padded[top : top + height, left : left + width]
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
-        return {**record, "image": image}
+        return image
+
+
+def _decoded(image: bytes | np.ndarray, channels: int) -> np.ndarray:
+    return decode(image, channels=channels) if isinstance(image, bytes) else image
+
+
+def _to_pillow(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[jax.Array], jax.Array]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flax import nnx
 
+from rfquant_jax.errors import ConfigError
+
 # Padding of PyTorch-trained networks: (size - 1) / 2 pixels on every side. Networks that come from
 # TensorFlow pad as "SAME" does, which with stride 2 puts less on the top and the left.
 SYMMETRIC, SAME = "symmetric", "SAME"
@@ -25,13 +27,18 @@ def conv(
       size: of the kernel, in pixels, odd.
       groups: feature groups; `features_in` of them make it depthwise.
       padding: `SYMMETRIC` or `SAME`.
+
+    Raises:
+      ConfigError: any other padding.
     """
+    if padding not in (SYMMETRIC, SAME):
+        raise ConfigError("model.options.padding", padding, f"must be {SYMMETRIC} or {SAME}")
     return nnx.Conv(
         features_in,
         features_out,
         (size, size),
         strides=(stride, stride),
-        padding=[(size // 2, size // 2)] * 2 if padding == SYMMETRIC else "SAME",
+        padding=[(size // 2, size // 2)] * 2 if padding == SYMMETRIC else SAME,
         feature_group_count=groups,
         use_bias=False,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),

@@ -9,6 +9,7 @@ from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
+from rfquant_jax.tasks.predicting import list_files, predict
 from rfquant_jax.tasks.searching import search, search_batches
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.training import pretrain, train
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[[Run], object]] = {
     "train": train,
     "search": search,
     "evaluate": evaluate,
+    "predict": predict,
     "cost": cost,
 }
 
@@ -65,6 +67,11 @@ def check(run: Run) -> None:
         networks.check(run, TRAIN)
     if asked == ("evaluate",) and run.configuration is None:
         networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
+    if "predict" in asked:
+        list_files(run)
+        if run.configuration is None and "pretrain" not in asked:
+            networks.check(run, PRETRAIN)
 
 
-__all__ = ["TASKS", "check", "cost", "evaluate", "perform", "pretrain", "search", "train"]
+__all__ = ["TASKS", "check", "cost", "evaluate", "perform", "predict"]
+__all__ += ["pretrain", "search", "train"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
 from rfquant_jax import settings
-from rfquant_jax.data.loader import exact_batches, full_batches
 from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate import Accuracy, Evaluator
 from rfquant_jax.models.pure import Arrays, PureNetwork
@@ -30,13 +30,12 @@ class Measure:
     def _recalibration(self) -> list[np.ndarray]:
         config = self._run.config
         return list(
-            full_batches(
+            self._run.pipeline.full(
                 self._run.data.held_out,
                 config.evaluate.batch_size,
                 config.evaluate.recalibration_images,
-                augmentation=settings.augmentation(config) if config.evaluate.augment else None,
                 seed=settings.derived_seed(config, "recalibration"),
-                threads=config.data.threads,
+                augment=config.evaluate.augment,
             )
         )
 
@@ -56,6 +55,15 @@ class Measure:
         self, part: Source, params: Arrays, statistics: Arrays, configuration: np.ndarray
     ) -> Accuracy:
         """Accuracy on any images."""
-        config = self._run.config
-        batches = exact_batches(part, config.evaluate.batch_size, threads=config.data.threads)
-        return self.evaluator.accuracy(params, statistics, configuration, batches)
+        return self.evaluator.accuracy(params, statistics, configuration, self._exact(part))
+
+    def _exact(self, part: Source) -> Iterator[Arrays]:
+        """All images of a part, with a line of progress now and then."""
+        log, size = self._run.log, self._run.config.evaluate.batch_size
+        total = -(-len(part) // size)
+        with log.progress("evaluate", total) as progress:
+            for number, batch in enumerate(self._run.pipeline.exact(part, size), 1):
+                yield batch
+                progress.advance()
+                if number % self._run.config.train.log_every == 0:
+                    progress.report(f"batches of {size} images")

@@ -15,6 +15,9 @@ from rfquant_jax.errors import CheckpointError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.run import Run
 
+# What to do without a checkpoint of a stage.
+_OTHERWISE = {PRETRAIN: ", or config.pretrained must name weights and pretrain.epochs be 0"}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -42,29 +45,41 @@ def source_of(run: Run, stage: str) -> Path:
 
 
 def exists(run: Run, stage: str) -> bool:
-    """Whether there is a checkpoint of this stage to take a network from."""
-    return has_checkpoints(source_of(run, stage), stage)
+    """Whether there is a checkpoint of this stage, or a file, to take a network from."""
+    return has_checkpoints(source_of(run, stage), stage) or _is_imported(run, stage)
+
+
+def _is_imported(run: Run, stage: str) -> bool:
+    """Whether the network is that of `config.pretrained` as it is, without any checkpoint."""
+    if stage != PRETRAIN or not run.config.pretrained or run.config.pretrain.epochs:
+        return False
+    return not has_checkpoints(source_of(run, stage), stage)
 
 
 def origin(run: Run, stage: str) -> str:
-    """The checkpoint that a stage's network is taken from: a path, from the workdir if inside it.
+    """What a stage's network is taken from: a path, relative to the workdir if inside it.
 
     Raises:
       CheckpointError: there is none, or none that was evaluated.
     """
+    if _is_imported(run, stage):
+        return run.config.pretrained
     with _opened(run, stage) as checkpoints:
         return _origin(run, stage, _best(checkpoints, stage))
 
 
 def check(run: Run, stage: str, *, field: str = "") -> None:
-    """Makes sure that there is a checkpoint of this stage and that it fits the run.
+    """Makes sure that there is a network of this stage and that it fits the run.
 
     Args:
       field: what to call the folder in an error; by default what it was taken from.
 
     Raises:
-      CheckpointError: there is none, or it does not fit.
+      UserError: there is none, or it does not fit.
     """
+    if _is_imported(run, stage):
+        _ = run.initial_network
+        return
     with _opened(run, stage, field):
         pass  # opening it is the check
 
@@ -77,7 +92,7 @@ def _opened(run: Run, stage: str, field: str = "") -> Iterator[Checkpoints]:
         field = field or ("config.checkpoint" if source != run.workdir else "--workdir")
         raise CheckpointError(
             f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
-            f"the task {stage}"
+            f"the task {stage}{_OTHERWISE.get(stage, '')}"
         )
     with run.checkpoints(stage, source=source) as checkpoints:
         checkpoints.about(checkpoints.latest)
@@ -85,11 +100,18 @@ def _opened(run: Run, stage: str, field: str = "") -> Iterator[Checkpoints]:
 
 
 def full_precision(run: Run) -> Trained:
-    """The trained full-precision network.
+    """The trained full-precision network; that of `config.pretrained` where nothing was trained.
 
     Raises:
-      CheckpointError: there is none, or it is another network's.
+      UserError: there is none, or it is another network's.
     """
+    if _is_imported(run, PRETRAIN):
+        network, fresh = run.initial_network
+        run.log.info(f"full precision: {run.config.pretrained} as it is")
+        run.log_fresh(fresh)
+        pure = PureNetwork(network)
+        params, stats = parallel.replicate((pure.params, pure.stats), run.mesh)
+        return Trained(pure, params, stats, run.config.pretrained)
     return _load(run, PRETRAIN, lambda about: run.network)
 
 

@@ -102,13 +102,8 @@ def search_batches(run: Run) -> TrainingBatches:
             "(data.search_fraction, search.confirm_fraction)"
         )
         raise ConfigError("search.batch_size", size, rule)
-    return TrainingBatches(
-        proposal,
-        size,
-        augmentation=None,
-        seed=settings.derived_seed(run.config, "search"),
-        threads=run.config.data.threads,
-    )
+    seed = settings.derived_seed(run.config, "search")
+    return run.pipeline.training(proposal, size, seed=seed, augment=False)
 
 
 def result_file(run: Run, budget: Budget) -> Path:

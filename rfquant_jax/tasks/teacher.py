@@ -31,10 +31,12 @@ def teacher_run(run: Run) -> Run | None:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's")
     try:
         other = Run(ConfigDict(content), folder)
+        if other.config.data.name == run.config.data.name:
+            other.config.data.path = run.config.data.path  # they may have moved since
     except (ValueError, UserError) as error:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
     for what in ("num_classes", "image_shape"):
-        mine, theirs = getattr(run.data, what), getattr(other.data, what)
+        mine, theirs = getattr(run, what), getattr(other, what)
         if mine != theirs:
             rule = f"its {what} is {theirs}, that of this run {mine}"
             raise ConfigError("distillation.teacher", folder, rule)

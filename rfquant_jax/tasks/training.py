@@ -55,8 +55,7 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
     network, fresh = run.initial_network
     if run.config.pretrained:
         run.log.info(f"pretrain: starts from {run.config.pretrained}")
-    if fresh:
-        run.log.info(f"pretrain: other classes, so these start afresh: {', '.join(fresh)}")
+    run.log_fresh(fresh)
     pure = PureNetwork(network)
     measure = Measure(run, pure)
 
@@ -156,13 +155,7 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
             f"{size}, but there are only {images} training images"
         )
         raise ConfigError(f"{section}.batch_size", run.config[section].batch_size, rule)
-    return TrainingBatches(
-        run.data.train,
-        size,
-        augmentation=settings.augmentation(run.config),
-        seed=plan.seed,
-        threads=run.config.data.threads,
-    )
+    return run.pipeline.training(run.data.train, size, seed=plan.seed)
 
 
 def check(run: Run, section: str) -> None:
@@ -201,7 +194,7 @@ def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
 
 
 def _log_averaging(run: Run, plan: Plan, batches: TrainingBatches, section: ConfigDict) -> None:
-    decay, steps = section.ema_decay, plan.epochs * batches.per_epoch
+    decay, steps = section.ema_decay, plan.epochs * plan.epoch_length(batches)
     run.log.info(
         f"{plan.task}: {steps} steps; the EMA looks back over about {1 / (1 - decay):.0f} of them "
         f"and will keep {100 * decay**steps:.2g} % of the initial weights"

@@ -11,7 +11,7 @@ import numpy as np
 from rfquant_jax import parallel
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import Checkpoints
-from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.data.loader import TrainingBatches, ahead
 from rfquant_jax.interrupt import StopSignal
 from rfquant_jax.logging import Progress, RunLog
 from rfquant_jax.models.pure import Arrays
@@ -38,12 +38,17 @@ class Plan:
     warmup_epochs: int
     eval_every: int
     log_every: int
+    steps_per_epoch: int = 0
     accumulate: int = 1
     step_size_lr: float = 0.0
     damping: float = 0.0
     damping_start_epoch: int = 0
     scheduler: Timing | None = None
     split_candidates: bool = False
+
+    def epoch_length(self, batches: TrainingBatches) -> int:
+        """Updates in an epoch, which all schedules count in."""
+        return self.steps_per_epoch or batches.per_epoch
 
     def rates(self, epoch: int) -> Rates:
         """The rates of an epoch."""
@@ -103,11 +108,12 @@ class Trainer:
         self._score, self._meter, self._teacher = score, meter, teacher
         self._about = about or {}
         self._key = jax.random.key(plan.seed)
+        self._per_epoch = plan.epoch_length(batches)
 
     @property
     def total_steps(self) -> int:
         """Updates in all."""
-        return self._plan.epochs * self._batches.per_epoch
+        return self._plan.epochs * self._per_epoch
 
     def run(self, start: Arrays) -> None:
         """Trains to the end from the newest checkpoint, or from these parameters if there is none.
@@ -118,10 +124,10 @@ class Trainer:
         state, position = self._begin(start)
         if self.total_steps == 0:
             self._evaluate("as it is", state, position)
-        stream = self._batches.starting_at(position.step)
+        stream = ahead(map(self._on_devices, self._batches.starting_at(position.step)))
         with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
             while position.step < self.total_steps:
-                epoch, within = divmod(position.step, self._batches.per_epoch)
+                epoch, within = divmod(position.step, self._per_epoch)
                 # Before the epoch's first step, so that a run resumed inside it keeps its masks.
                 if within == 0:
                     self._schedule(epoch, state, position)
@@ -130,7 +136,7 @@ class Trainer:
                 progress.advance()
                 self._report(epoch, position, metrics, progress)
                 # Before a stop is looked at: an epoch's end is saved with its score.
-                if within == self._batches.per_epoch - 1:
+                if within == self._per_epoch - 1:
                     self._end_epoch(epoch, state, position)
                 if self._stop.requested:
                     self._save(state, position, score=None)
@@ -165,9 +171,12 @@ class Trainer:
         frozen = int(np.sum(masks.weights != self._space.full_mask))
         self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(self._space)} layers frozen")
 
-    def _one_step(self, state: TrainState, batch: Arrays, position: Position, epoch: int):
+    def _on_devices(self, batch: Arrays) -> list[Arrays]:
+        """A batch's micro-batches, on their way to the devices."""
         parts = split_batch(batch, self._plan.accumulate)
-        parts = [parallel.split(part, self._step.mesh) for part in parts]
+        return [parallel.split(part, self._step.mesh) for part in parts]
+
+    def _one_step(self, state: TrainState, parts: list[Arrays], position: Position, epoch: int):
         teachers = None
         if self._teacher is not None:
             teachers = [self._teacher(part["image"]) for part in parts]

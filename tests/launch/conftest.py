@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
+
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
@@ -62,6 +67,20 @@ def read(path):
 
 def table_of(output):
     return output[output.index("configuration  ") :]
+
+
+def save_as_pytorch(workdir, path):
+    """Writes a run's full-precision network as PyTorch names and lays out tensors."""
+    trained = networks.full_precision(Run(ConfigDict(read(workdir / "config.json")), workdir))
+    names = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
+    tensors = {}
+    for name, values in (trained.params | trained.stats).items():
+        layer, _, part = name.rpartition(".")
+        values = np.asarray(values)
+        if part == "kernel":
+            values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
+        tensors[f"{layer}.{names.get(part, part)}"] = values
+    np.savez(path, **tensors)
 
 
 def assert_one_line(done, said):

@@ -9,8 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import networks
-from tests.launch.conftest import SHRUNK, read, table_of
+from tests.launch.conftest import SHRUNK, read, save_as_pytorch, table_of
 
 
 def test_a_run_leaves_everything_in_its_workdir(finished):
@@ -179,17 +178,7 @@ def test_help_explains_every_field(launch):
 
 def test_weights_from_a_file_are_evaluated_as_they_are(launch, finished, tmp_path):
     """The trained full-precision network, written as PyTorch would, has the same accuracy."""
-    run = Run(ConfigDict(read(finished[0] / "config.json")), finished[0])
-    trained = networks.full_precision(run)
-    names = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
-    tensors = {}
-    for name, values in (trained.params | trained.stats).items():
-        layer, _, part = name.rpartition(".")
-        values = np.asarray(values)
-        if part == "kernel":
-            values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
-        tensors[f"{layer}.{names.get(part, part)}"] = values
-    np.savez(tmp_path / "weights.npz", **tensors)
+    save_as_pytorch(finished[0], tmp_path / "weights.npz")
     as_they_are = [
         f"--config.pretrained={tmp_path / 'weights.npz'}",
         "--config.pretrain.epochs=0",

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from rfquant_jax import parallel
-from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_statistics
 from rfquant_jax.quant.layers import assign
@@ -13,7 +12,7 @@ from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
-from tests.conftest import batch, identity, images, mesh_of
+from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def params(pure, space):
 def batches():
     data = batch(np.random.default_rng(5), 60)
     source = ArraySource(data["image"], data["label"])
-    return TrainingBatches(source, 20, augmentation=None, seed=0)
+    return pipeline().training(source, 20, seed=0)
 
 
 def evaluator(pure, params, batches, devices, metric="error"):

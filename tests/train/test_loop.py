@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from rfquant_jax.bits import Space
-from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import Interrupted
 from rfquant_jax.logging import RunLog
 from rfquant_jax.train.loop import Plan, Trainer, split_batch, summarize
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.state import TrainState
-from tests.conftest import mesh_of
+from tests.conftest import mesh_of, pipeline
 
 CANDIDATES = (4, 3, 2)
 IMAGES, BATCH = 13, 4  # three steps an epoch
@@ -95,7 +94,7 @@ class StopAt:
 def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None):
     """Trains two layers, of which the second is the more turbulent; returns the step's calls."""
     source = ArraySource(np.zeros((IMAGES, 1, 1, 1), np.uint8), np.arange(IMAGES))
-    batches = TrainingBatches(source, BATCH, augmentation=None, seed=plan.seed)
+    batches = pipeline().training(source, BATCH, seed=plan.seed)
     step = WritingStep()
     trainer = Trainer(
         plan,

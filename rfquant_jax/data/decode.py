@@ -1,0 +1,103 @@
+"""Encoded images made into pixels, by whichever decoder is fast and right for them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+MAX_PIXELS = 2**28  # a header may claim any size; this is more than a camera makes
+_GRAY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_JPEG_START = b"\xff\xd8"
+
+
+class BadImageError(Exception):
+    """An image that cannot be decoded; the text says why."""
+
+
+def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int = 1) -> np.ndarray:
+    """The pixels of an encoded image.
+
+    Orientation tags are ignored, transparency is dropped, palettes, CMYK and grayscale become RGB,
+    and 16 bits a channel are scaled to 8: what torchvision and timm do, but for 16-bit grayscale,
+    which they saturate.
+
+    Args:
+      content: JPEG, PNG or any other format that Pillow knows.
+      channels: 3 for RGB, 1 for grayscale.
+      fast: whether a JPEG may be decoded with small rounding differences.
+      shrink: 1, 2, 4 or 8: a JPEG may come out with sides divided by this, rounded up; `jpeg_size`
+        says whether it is one.
+
+    Returns:
+      uint8[H, W, channels].
+
+    Raises:
+      BadImageError: it is empty, truncated, too large, or no image.
+    """
+    if not content:
+        raise BadImageError("is empty")
+    size = jpeg_size(content)
+    if size is not None:
+        _check_size(*size)
+        try:
+            return simplejpeg.decode_jpeg(
+                content,
+                colorspace="RGB" if channels == 3 else "GRAY",
+                fastdct=fast,
+                fastupsample=fast,
+                min_height=-(-size[0] // shrink),
+                min_width=-(-size[1] // shrink),
+                min_factor=shrink,
+            )
+        except ValueError:
+            # It takes every warning for an error; Pillow knows which of them are none, and CMYK.
+            shrunk = -(-size[0] // shrink), -(-size[1] // shrink)
+            image = Image.fromarray(_with_pillow(content, 3)).resize(shrunk[::-1])
+            return _as_channels(image, channels)
+    return _with_pillow(content, channels)
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Height and width if this is a JPEG with a sound header, else None."""
+    if not content.startswith(_JPEG_START):
+        return None
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    return height, width
+
+
+def _with_pillow(content: bytes, channels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            _check_size(image.height, image.width)
+            if image.mode in _GRAY16:
+                return _from_gray16(np.asarray(image), channels)
+            if image.mode == "F":
+                raise BadImageError("holds floating-point values, whose range nobody knows")
+            return _as_channels(image, channels)
+    except BadImageError:
+        raise
+    except Exception as error:  # every format's reader has its own for damaged files
+        raise BadImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
+
+
+def _as_channels(image: Image.Image, channels: int) -> np.ndarray:
+    converted = np.array(image.convert("RGB" if channels == 3 else "L"))
+    return converted if channels == 3 else converted[..., None]
+
+
+def _from_gray16(values: np.ndarray, channels: int) -> np.ndarray:
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImageError("holds integers of more than 16 bits")
+    scaled = np.round(values.astype(np.float32) / 257).astype(np.uint8)
+    return np.repeat(scaled[..., None], channels, axis=2)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise BadImageError(f"claims {width}x{height} pixels; at most {MAX_PIXELS} are read")

@@ -1,0 +1,33 @@
+"""The data set inside: handwritten digits."""
+
+from __future__ import annotations
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfquant_jax.data.sources import ArraySource, DataSet, Part, split
+
+TEST_IMAGES = 500
+
+
+def digits(config: ConfigDict) -> DataSet:
+    """The 1,797 handwritten digits of scikit-learn, 8x8, 500 of them for testing.
+
+    The test part never changes, whatever the config's section `data` says.
+    """
+    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
+
+    raw = load_digits()
+    images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(images))
+    everything = ArraySource(images, raw.target)
+    train, held_out = split(
+        Part(everything, order[TEST_IMAGES:]), config.search_fraction, config.split_seed
+    )
+    return DataSet(
+        train=train,
+        held_out=held_out,
+        test=Part(everything, order[:TEST_IMAGES]),
+        class_names=tuple(str(name) for name in raw.target_names),
+        image_shape=images.shape[1:],
+    )

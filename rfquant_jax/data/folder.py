@@ -1,0 +1,128 @@
+"""Image folders laid out like ImageNet: `train/<class>/...`, `val/<class>/...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfquant_jax.data.decode import BadImageError
+from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
+from rfquant_jax.data.sources import DataSet, Part, split
+from rfquant_jax.errors import ConfigError
+
+TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
+_SHOWN = 5  # names in an error before the rest is only counted
+
+
+class FolderSource:
+    """Encoded images from files.
+
+    Args:
+      root: the folder that holds them.
+      files: N paths below it.
+      labels: int32[N].
+    """
+
+    def __init__(self, root: Path, files: Sequence[str], labels: np.ndarray):
+        self._root, self._files, self._labels = root, files, labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> dict:
+        """{"image": bytes, "label": int32, "name": str}.
+
+        Raises:
+          BadImageError: the file cannot be read.
+        """
+        path = self._root / self._files[index]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BadImageError(f"{path}: cannot be read ({error.strerror})") from error
+        return {"image": content, "label": self._labels[index], "name": str(path)}
+
+
+def image_folder(config: ConfigDict) -> DataSet:
+    """The images below `config.path`.
+
+    A folder `subImageNet` beside `train`, if there is one, is the part held out for the search, and
+    its images are left out of training; otherwise a share of the training images is held out.
+
+    Args:
+      config: the config's section `data`.
+
+    Raises:
+      ConfigError: a folder is missing or empty, or the classes of two folders differ.
+    """
+    root = Path(config.path)
+    if not config.path or not root.is_dir():
+        raise ConfigError("data.path", config.path, "must be a folder that holds train and val")
+    train, test = _index(root / TRAIN), _index(root / TEST)
+    _same_classes(root, train, test)
+    source = FolderSource(root / TRAIN, train.files, train.labels)
+    if (root / SEARCH).is_dir():
+        parts, remark = _named_parts(root, train, source)
+    else:
+        parts, remark = split(source, config.search_fraction, config.split_seed), ""
+    return DataSet(
+        *parts,
+        FolderSource(root / TEST, test.files, test.labels),
+        class_names=train.classes,
+        image_shape=(0, 0, 3),
+        remark=remark,
+    )
+
+
+def _index(folder: Path) -> FolderIndex:
+    if not folder.is_dir():
+        raise ConfigError("data.path", str(folder.parent), f"must hold a folder {folder.name}")
+    try:
+        index = index_folder(folder, default_cache(folder))
+    except OSError as error:
+        raise ConfigError("data.path", str(folder), f"cannot be read: {error}") from error
+    if not index.classes:
+        raise ConfigError("data.path", str(folder), "must hold a folder for each class")
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    empty = [name for name, count in zip(index.classes, counts, strict=True) if count == 0]
+    if empty:
+        raise ConfigError("data.path", str(folder), f"holds no image of {_shown(empty)}")
+    return index
+
+
+def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
+    for a, b, here, there in ((train, test, TRAIN, TEST), (test, train, TEST, TRAIN)):
+        alone = [name for name in a.classes if name not in set(b.classes)]
+        if alone:
+            rule = f"must hold the same classes in both, but only {here}, not {there}, has"
+            raise ConfigError("data.path", str(root), f"{rule} {_shown(alone)}")
+
+
+def _named_parts(
+    root: Path, train: FolderIndex, source: FolderSource
+) -> tuple[tuple[Part | FolderSource, FolderSource], str]:
+    """What is left to train on, and the images of `subImageNet`."""
+    index = _index(root / SEARCH)
+    unknown = [name for name in index.classes if name not in set(train.classes)]
+    if unknown:
+        rule = f"holds classes that {TRAIN} does not: {_shown(unknown)}"
+        raise ConfigError("data.path", str(root / SEARCH), rule)
+    labels = np.searchsorted(train.classes, index.classes)[index.labels].astype(np.int32)
+    held_out = set(index.files)
+    kept = np.asarray([i for i, name in enumerate(train.files) if name not in held_out])
+    if not len(kept):
+        rule = f"holds all images of {TRAIN}: none would be left to train on"
+        raise ConfigError("data.path", str(root / SEARCH), rule)
+    remark = (
+        f"data: {SEARCH} is the search set; {len(train.files) - len(kept)} of its "
+        f"{len(index.files)} images are in {TRAIN}, too, and not trained on"
+    )
+    return (Part(source, kept), FolderSource(root / SEARCH, index.files, labels)), remark
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

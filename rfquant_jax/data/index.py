@@ -1,0 +1,146 @@
+"""Which images a folder of class folders holds, remembered from one start to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+_VERSION = 1  # of the cache's content
+# Changes within this time of a scan may have escaped it: clocks of file systems are coarse.
+_RACY_NS = 2_000_000_000
+_UNKNOWN = -1  # modification time of a folder that must be scanned again
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """Images by class.
+
+    Attributes:
+      classes: names of the class folders, sorted; also those without images.
+      files: paths below the root with `/`, class by class, sorted.
+      labels: int32[N], the place of each file's class in `classes`.
+    """
+
+    classes: tuple[str, ...]
+    files: list[str]
+    labels: np.ndarray
+
+
+def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
+    """The images below `root/<class>/`, however deep.
+
+    Hidden files and files without an image's suffix are passed over.
+
+    Args:
+      root: an existing folder.
+      cache: file that keeps the result. It is used again as long as no folder below `root` has
+        changed; one that cannot be read or written is done without.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    if cache is not None and (known := _load(cache, root)) is not None:
+        return known
+    folders: dict[str, int] = {}
+    started = time.time_ns()
+    classes = tuple(_subfolders(root, "", folders))
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(_images(root, name, folders))
+        files += found
+        labels += [label] * len(found)
+    index = FolderIndex(classes, files, np.asarray(labels, np.int32))
+    if cache is not None:
+        _save(cache, root, index, folders, started)
+    return index
+
+
+def image_files(root: Path) -> list[str]:
+    """All images below a folder, as paths below it with `/`, sorted.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    return sorted(_images(root, "", {}))
+
+
+def default_cache(root: Path) -> Path:
+    """Where the index of a folder is kept: below `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+    return Path(base) / "rfquant_jax" / "index" / f"{name}.npz"
+
+
+def _subfolders(root: Path, below: str, folders: dict[str, int]) -> list[str]:
+    folders[below] = os.stat(root / below).st_mtime_ns
+    with os.scandir(root / below) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
+def _images(root: Path, below: str, folders: dict[str, int]) -> list[str]:
+    folders[below] = os.stat(root / below).st_mtime_ns
+    found = []
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{below}/{entry.name}" if below else entry.name
+            if entry.name.lower().endswith(SUFFIXES):
+                found.append(path)
+            elif entry.is_dir():
+                found += _images(root, path, folders)
+    return found
+
+
+def _save(
+    cache: Path, root: Path, index: FolderIndex, folders: dict[str, int], started: int
+) -> None:
+    times = [t if t < started - _RACY_NS else _UNKNOWN for t in folders.values()]
+    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.npz")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            temporary,
+            version=_VERSION,
+            root=_packed([str(root.resolve())]),
+            folders=_packed(list(folders)),
+            times=np.asarray(times, np.int64),
+            classes=_packed(list(index.classes)),
+            files=_packed(index.files),
+            labels=index.labels,
+        )
+        temporary.replace(cache)
+    except OSError:  # the next start scans again, that is all
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _load(cache: Path, root: Path) -> FolderIndex | None:
+    try:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            if kept["version"] != _VERSION or _unpacked(kept["root"]) != [str(root.resolve())]:
+                return None
+            folders = zip(_unpacked(kept["folders"]), kept["times"].tolist(), strict=True)
+            if any(os.stat(root / below).st_mtime_ns != then for below, then in folders):
+                return None
+            classes, files = tuple(_unpacked(kept["classes"])), _unpacked(kept["files"])
+            return FolderIndex(classes, files, kept["labels"].astype(np.int32))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _packed(names: list[str]) -> np.ndarray:
+    return np.frombuffer(b"\0".join(map(os.fsencode, names)), np.uint8)
+
+
+def _unpacked(packed: np.ndarray) -> list[str]:
+    content = packed.tobytes()
+    return [os.fsdecode(name) for name in content.split(b"\0")] if content else []

@@ -1,0 +1,212 @@
+"""Image folders: what is found, what is refused, what is remembered."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import default
+from rfquant_jax import data
+from rfquant_jax.data import index as indexing
+from rfquant_jax.data.index import default_cache, index_folder
+from rfquant_jax.errors import ConfigError
+
+LONG_AGO = time.time() - 3600
+
+
+@pytest.fixture(autouse=True)
+def _caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+
+
+def write(root, *names):
+    """Images of one color, which is their place in the call."""
+    for value, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (value, 0, 0)).save(root / name)
+    age(root)
+
+
+def age(root):
+    """Makes all folders look as if nothing had changed for an hour."""
+    for folder in [root, *(p for p in root.rglob("*") if p.is_dir())]:
+        os.utime(folder, (LONG_AGO, LONG_AGO))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "images"
+    names = [f"{part}/{c}/{i}.png" for part in ("train", "val") for c in "ab" for i in range(4)]
+    write(folder, *names)
+    return folder
+
+
+def section(root, **changes):
+    config = default.get_config().data
+    config.path, config.search_fraction = str(root), 0.25
+    config.update(changes)
+    return config
+
+
+def names(part):
+    return [
+        str(Path(part[i]["name"]).relative_to(Path(part[i]["name"]).parents[1]))
+        for i in range(len(part))
+    ]
+
+
+def test_images_come_with_the_label_of_their_folder(root):
+    loaded = data.load(section(root))
+    assert loaded.class_names == ("a", "b")
+    assert loaded.image_shape == (0, 0, 3)
+    assert (len(loaded.train), len(loaded.held_out), len(loaded.test)) == (6, 2, 8)
+    for part in (loaded.train, loaded.held_out, loaded.test):
+        for i, name in enumerate(names(part)):
+            assert part[i]["label"] == "ab".index(name[0])
+    everything = sorted(names(loaded.train) + names(loaded.held_out))
+    assert everything == [f"{c}/{i}.png" for c in "ab" for i in range(4)]
+    assert loaded.test[3]["image"] == (root / "val" / "a" / "3.png").read_bytes()
+
+
+def test_the_split_is_the_same_every_time_and_another_for_another_seed(root):
+    parts = [names(data.load(section(root, split_seed=s)).held_out) for s in (0, 0, 1, 2, 3)]
+    assert parts[0] == parts[1]
+    assert len({tuple(part) for part in parts}) > 1
+
+
+def test_sub_imagenet_is_the_search_set_and_not_trained_on(root):
+    write(root / "subImageNet", "b/1.png", "b/new.png")
+    loaded = data.load(section(root))
+    assert names(loaded.held_out) == ["b/1.png", "b/new.png"]
+    assert [loaded.held_out[i]["label"] for i in range(2)] == [1, 1]
+    expected = [f"{c}/{i}.png" for c in "ab" for i in range(4)]
+    expected.remove("b/1.png")
+    assert names(loaded.train) == expected
+    assert "1 of its 2 images are in train, too" in loaded.remark
+
+
+def test_the_search_set_must_leave_images_and_know_the_classes(root):
+    write(root / "subImageNet", "c/1.png")
+    with pytest.raises(ConfigError, match="holds classes that train does not: c"):
+        data.load(section(root))
+    (root / "subImageNet" / "c").rename(root / "subImageNet" / "a")
+    write(root / "subImageNet", *(f"{c}/{i}.png" for c in "ab" for i in range(4)))
+    with pytest.raises(ConfigError, match="none would be left to train on"):
+        data.load(section(root))
+
+
+def test_only_images_are_taken_however_deep_and_whatever_their_case(tmp_path):
+    write(tmp_path / "f", "a/deep/er/x.JPEG", "a/y.Png")
+    for name in ("a/.hidden.png", "a/notes.txt", "loose.png"):
+        (tmp_path / "f" / name).write_bytes(b"")
+    (tmp_path / "f" / ".git").mkdir()
+    index = index_folder(tmp_path / "f")
+    assert index.classes == ("a",)
+    assert index.files == ["a/deep/er/x.JPEG", "a/y.Png"]
+    assert index.labels.tolist() == [0, 0]
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    write(tmp_path / "elsewhere", "1.png")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").symlink_to(tmp_path / "elsewhere")
+    assert index_folder(tmp_path / "f").files == ["a/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "val").rename(root / "test"), "must hold a folder val"),
+        (lambda root: (root / "train" / "c").mkdir(), "train': holds no image of c"),
+        (
+            lambda root: (root / "val" / "b").rename(root / "val" / "c"),
+            "only train, not val, h",
+        ),
+        (lambda root: write(root / "val", "c/0.png"), "only val, not train, has c"),
+        (lambda root: [p.rename(root / p.name) for p in (root / "val").iterdir()], "for each c"),
+    ],
+)
+def test_a_spoilt_folder_is_refused_by_name(root, spoil, said):
+    spoil(root)
+    with pytest.raises(ConfigError, match=said):
+        data.load(section(root))
+
+
+@pytest.mark.parametrize("path", ["", "nowhere"])
+def test_a_missing_folder_is_refused(path):
+    with pytest.raises(ConfigError, match=r"data\.path = .*must be a folder that holds train"):
+        data.load(section(path))
+
+
+def scans(monkeypatch):
+    """Counts how many folders are listed."""
+    counted, listing = [], os.scandir
+    monkeypatch.setattr(indexing.os, "scandir", lambda path: counted.append(path) or listing(path))
+    return counted
+
+
+def same(one, other):
+    assert (one.classes, one.files) == (other.classes, other.files)
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_an_index_is_remembered(root, monkeypatch):
+    folder, counted = root / "train", scans(monkeypatch)
+    first = index_folder(folder, default_cache(folder))
+    assert len(counted) == 3
+    second = index_folder(folder, default_cache(folder))
+    assert len(counted) == 3
+    same(first, second)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: (f / "a" / "0.png").unlink(),
+        lambda f: (f / "a" / "0.png").rename(f / "a" / "00.png"),
+        lambda f: (f / "b").rename(f / "c"),
+        lambda f: write(f, "c/0.png"),
+        lambda f: write(f, "a/deep/new.png"),
+    ],
+)
+def test_a_changed_folder_is_noticed(root, change):
+    folder = root / "train"
+    before = index_folder(folder, default_cache(folder))
+    change(folder)
+    for changed in folder.rglob("*"):  # as if it had been a while ago, but after the index
+        os.utime(changed, (LONG_AGO + 60, LONG_AGO + 60))
+    os.utime(folder, (LONG_AGO + 60, LONG_AGO + 60))
+    after = index_folder(folder, default_cache(folder))
+    assert after.files != before.files
+    same(after, index_folder(folder))
+
+
+def test_a_folder_that_changed_just_now_is_looked_at_again(root, monkeypatch):
+    folder = root / "train"
+    os.utime(folder / "a")
+    index_folder(folder, default_cache(folder))
+    counted = scans(monkeypatch)
+    index_folder(folder, default_cache(folder))
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 garbled", b"\x93NUMPY"])
+def test_a_damaged_cache_is_done_without(root, content):
+    folder = root / "train"
+    expected = index_folder(folder, default_cache(folder))
+    default_cache(folder).write_bytes(content)
+    same(index_folder(folder, default_cache(folder)), expected)
+    same(index_folder(folder, default_cache(folder)), expected)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    index = index_folder(root / "train", tmp_path / "file" / "cache.npz")
+    assert len(index.files) == 8
+
+
+def test_two_folders_have_two_caches(root):
+    assert default_cache(root / "train") != default_cache(root / "val")
