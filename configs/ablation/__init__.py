@@ -1,0 +1,1 @@
+"""The paper's ablations: 80 epochs of ResNet18, with and without its two ingredients."""

@@ -1,0 +1,1 @@
+"""Evaluations on ImageNet: full-precision weights, searched configurations."""

@@ -1,0 +1,1 @@
+"""Searches for budgets with the networks of `configs/training`."""

@@ -1,0 +1,1 @@
+"""Coupled training on ImageNet, one recipe a published run."""

@@ -1,0 +1,1 @@
+"""Other data sets, from ImageNet weights."""

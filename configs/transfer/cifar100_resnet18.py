@@ -1,0 +1,32 @@
+"""ResNet18 on CIFAR-100 at 224x224: ImageNet weights, fine-tuned, then trained for all bit-widths.
+
+Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the schedule is ours.
+Needs: CIFAR-100 prepared once by TFDS, with TensorFlow in an environment of its own:
+    tfds build cifar100 --file_format=array_record
+Expected: not run here. Hardware: one GPU. Time: not measured.
+Command: python launch.py --config=configs/transfer/cifar100_resnet18.py \
+    --config.pretrained=resnet18.safetensors
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.data.name, config.data.num_classes = "tfds:cifar100", 100
+    config.data.resize = 224  # nothing is gained by cutting the border off such small images
+    config.data.search_fraction = 0.1
+
+    # Full precision: the classifier is new, the rest starts from ImageNet.
+    config.pretrain.epochs, config.pretrain.warmup_epochs = 20, 1
+    config.pretrain.lr, config.pretrain.ema_decay = 0.01, 0.999
+
+    config.train.epochs = 30
+    config.train.ema_decay = 0.999
+    config.optimizer.lr, config.optimizer.warmup_epochs = 0.02, 1
+    config.scheduler.start_epoch, config.scheduler.late_period = 1, 3
+    config.losses.damping_start_epoch = 8
+    config.search.budgets = "1.05*w4a4,1.05*w3a3,1.05*w2a2"
+    return config

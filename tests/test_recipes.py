@@ -1,0 +1,196 @@
+"""Every recipe: loaded, checked, shrunk to small images, and run for one step."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import default
+from rfquant_jax import config as rules
+from rfquant_jax import data, parallel, recipes, settings
+from rfquant_jax.data.sources import ArraySource, DataSet, split
+from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.run import Run
+from rfquant_jax.train.state import Masks
+from rfquant_jax.train.step import CoupledStep
+from tests.test_config import CONFIGS, RECIPES
+
+PUBLISHED = [path for path in RECIPES if path.stem != "default"]
+CLASSES, SIZE, IMAGES = 3, 32, 12
+_done: dict[str, dict] = {}  # what recipes that only differ in data or schedule have in common
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_compile():
+    """What the steps compute is not looked at closely: compiling them takes all the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def ident(path):
+    return "/".join(path.relative_to(CONFIGS).with_suffix("").parts)
+
+
+@pytest.fixture(autouse=True)
+def _noise(monkeypatch):
+    """A data set of random images in place of the recipes'."""
+
+    def noise(config):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (IMAGES, 40, 50, 3), np.uint8)
+        source = ArraySource(images, np.arange(IMAGES) % CLASSES)
+        parts = split(source, config.search_fraction, config.split_seed)
+        return DataSet(*parts, source, tuple("abc"), (0, 0, 3))
+
+    monkeypatch.setitem(data.SOURCES, "noise", noise)
+
+
+def shrunk(path):
+    config = recipes.load(path)
+    if path.stem == "quickstart":
+        config.data.mean, config.data.std = (0.5,), (0.5,)
+    config.data.name, config.data.num_classes, config.data.search_fraction = "noise", CLASSES, 0.5
+    config.data.image_size, config.data.resize = SIZE, 0
+    config.train.batch_size, config.train.random_passes, config.devices = 4, 1, 1
+    rules.validate(config)
+    return config
+
+
+def filled(abstract):
+    """A network with values that need no compiled initialisers."""
+    rng = np.random.default_rng(0)
+    graph, state = nnx.split(abstract)
+
+    def value(path, leaf):
+        name = str(path[-2].key if hasattr(path[-2], "key") else path[-2])
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
+        return jnp.ones(leaf.shape, leaf.dtype) * (name in ("scale", "var"))
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(value, state))
+
+
+def one_step(config, folder):
+    """The metrics of a coupled step, by pass."""
+    run = Run(config, folder)
+    pure = PureNetwork(run.blueprint.convert(filled(run.abstract_network)))
+    step = CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(config))
+    plan = settings.coupled_plan(config)
+    batch = run.pipeline.training(run.data.train, config.train.batch_size, seed=plan.seed)[0]
+    batch = parallel.split(batch, run.mesh)
+    teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
+    masks = Masks(run.blueprint.space.full_mask, run.blueprint.space.full_mask)
+    key = jax.random.key(0)
+    _, metrics = step(step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
+    return jax.device_get(metrics)
+
+
+def essence(config):
+    """What decides the program of a step."""
+    plain = rules.to_plain(config)
+    smoothing, teacher = config.train.label_smoothing, bool(config.distillation.teacher)
+    plain["losses"].pop("damping_start_epoch")  # an argument of the program
+    return json.dumps([plain["model"], plain["quant"], plain["losses"], smoothing, teacher])
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ident)
+def test_a_recipe_tells_what_it_is(path):
+    text = path.read_text().split('"""')[1]
+    for heading in ("Expected: ", "Time: ", "Command: "):
+        assert heading in text, heading
+    assert "arXiv" in text or "CVPR" in text
+    named = re.findall(r"configs/[\w/]+\.py", text)
+    assert all((CONFIGS.parent / name).exists() for name in named)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ident)
+def test_a_recipe_runs_a_step(path, tmp_path):
+    config = shrunk(path)
+    if config.tasks == ("evaluate",) and not config.configuration:  # in full precision: a forward
+        run = Run(config, tmp_path)
+        network = filled(run.abstract_network)
+        logits = nnx.jit(lambda net, x: net(x))(network, jnp.ones((2, SIZE, SIZE, 3)))
+        assert logits.shape == (2, CLASSES)
+        return
+    key = essence(config)
+    if key not in _done:
+        _done[key] = one_step(config, tmp_path)
+    metrics = _done[key]
+    assert len(metrics) == 2
+    for measured in metrics:
+        assert all(np.isfinite(value).all() for value in measured.values())
+        assert measured["loss"] > 0
+    mitigation = "idm" in metrics[1] and float(metrics[1]["idm"].sum()) > 0
+    assert mitigation == config.losses.information_distortion_mitigation
+
+
+def test_the_published_runs_have_the_published_settings():
+    """Method, section 9."""
+    expected = {
+        "resnet18": (150, 128, 0.0, None, False, "33.9G", 256),
+        "mobilenetv2": (150, 128, 0.1, 0.2, True, "5.58G", 512),
+        "efficientnet_lite0": (150, 128, 0.1, 0.2, True, "6.9G", 512),
+    }
+    for kind in ("training", "search", "eval"):
+        for name, values in expected.items():
+            config = recipes.load(CONFIGS / kind / f"{name}.py")
+            found = (
+                config.train.epochs,
+                config.train.batch_size,
+                config.train.label_smoothing,
+                config.model.options.get("dropout"),
+                config.quant.split_candidates,
+                config.search.budgets,
+                config.search.batch_size,
+            )
+            assert found == values, (kind, name)
+            assert config.model.name == name
+            assert config.search.start_bits == 5
+            assert tuple(config.quant.candidates) == (6, 5, 4, 3, 2)
+            images = (config.data.image_size, config.data.resize, config.data.augmentation)
+            assert images == (224, 256, "resized_crop")
+
+
+def test_the_ablation_turns_both_ingredients_on_and_off():
+    found = {}
+    for path in (CONFIGS / "ablation").glob("[!_]*.py"):
+        config = recipes.load(path)
+        losses = config.losses
+        found[path.stem] = (config.scheduler.enabled, losses.information_distortion_mitigation)
+        assert config.train.epochs == 80
+    assert found == {
+        "neither": (False, False),
+        "scheduler": (True, False),
+        "idm": (False, True),
+        "both": (True, True),
+    }
+
+
+def test_later_recipes_take_up_the_results_of_earlier_ones():
+    for name in ("resnet18", "mobilenetv2", "efficientnet_lite0"):
+        training, search, evaluation = (
+            CONFIGS / kind / f"{name}.py" for kind in ("training", "search", "eval")
+        )
+        folder = str(recipes.default_workdir(training))
+        assert recipes.load(search).checkpoint == recipes.load(evaluation).checkpoint == folder
+        found = (
+            recipes.default_workdir(search) / "search" / f"{recipes.load(search).search.budgets}"
+        )
+        assert recipes.load(evaluation).configuration == f"{found}.json"
+    distilled = recipes.load(CONFIGS / "training" / "resnet18_distilled.py")
+    teacher = recipes.default_workdir(CONFIGS / "eval" / "resnet101.py")
+    assert distilled.distillation.teacher == str(teacher)
+
+
+def test_default_holds_no_path_of_anybodys_machine():
+    config = default.get_config()
+    for value in (config.data.path, config.pretrained, config.checkpoint):
+        assert value == ""
