@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import nnx
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.convolution import general_dilated
 
 # Padding of PyTorch-trained networks: (size - 1) / 2 pixels on every side. Networks that come from
 # TensorFlow pad as "SAME" does, which with stride 2 puts less on the top and the left.
@@ -40,6 +41,7 @@ def conv(
         strides=(stride, stride),
         padding=[(size // 2, size // 2)] * 2 if padding == SYMMETRIC else SAME,
         feature_group_count=groups,
+        conv_general_dilated=general_dilated,
         use_bias=False,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
         rngs=rngs,

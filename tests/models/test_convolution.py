@@ -1,0 +1,84 @@
+"""Depthwise convolutions as sums of shifted images, against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.convolution import convolve
+from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
+
+
+def by_xla(x, kernel, *, strides, padding, dilation):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=padding,
+        rhs_dilation=dilation,
+        feature_group_count=x.shape[-1],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides", "padding", "dilation"),
+    [
+        ((5, 6), (3, 3), (1, 1), "SAME", (1, 1)),
+        ((6, 7), (3, 3), (2, 2), "SAME", (1, 1)),
+        ((7, 6), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1)),
+        ((8, 9), (2, 3), (3, 1), "VALID", (1, 1)),
+        ((9, 8), (3, 3), (2, 1), "SAME", (1, 2)),
+        ((5, 5), (3, 3), (1, 1), ((0, 2), (1, 0)), (1, 1)),
+        ((4, 4), (1, 1), (2, 2), "SAME", (1, 1)),
+    ],
+)
+def test_shifted_images_give_what_xla_gives(size, window, strides, padding, dilation):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, 1, 3)), jnp.float32)
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    expected = by_xla(x, kernel, **options)
+    np.testing.assert_allclose(convolve(x, kernel, groups=3, **options), expected, atol=1e-5)
+
+
+def test_gradients_are_xlas_too():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
+    options = {"strides": (2, 2), "padding": "SAME", "dilation": (1, 1)}
+
+    def loss(function, **more):
+        return lambda x, k: jnp.sum(jnp.sin(function(x, k, **options, **more)))
+
+    expected = jax.grad(loss(by_xla), (0, 1))(x, kernel)
+    got = jax.grad(loss(convolve, groups=4), (0, 1))(x, kernel)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_processors_take_no_grouped_convolution():
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
+    options = {"strides": (1, 1), "padding": "SAME"}
+    text = jax.jit(lambda x, k: convolve(x, k, groups=4, **options)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text
+    wide = jnp.ones((3, 3, 2, 8))  # two groups of four channels each are no depthwise layer
+    x = jnp.ones((1, 8, 8, 4))
+    text = jax.jit(lambda x, k: convolve(x, k, groups=2, **options)).lower(x, wide).as_text()
+    assert "stablehlo.convolution" in text
+
+
+@pytest.mark.parametrize("padding", [SYMMETRIC, SAME])
+def test_plain_layers_compute_the_same(padding):
+    layer = conv(6, 6, 3, 2, nnx.Rngs(0), groups=6, padding=padding)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 6)), jnp.float32)
+    pads = ((1, 1), (1, 1)) if padding == SYMMETRIC else ((0, 1), (0, 1))
+    expected = by_xla(x, layer.kernel[...], strides=(2, 2), padding=pads, dilation=(1, 1))
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(ConfigError, match="padding = 'same': must be symmetric or SAME"):
+        conv(6, 6, 3, 2, nnx.Rngs(0), padding="same")
