@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.data.max_bad_fraction = 0.01  # share of a data set's images that may be unreadable
     config.data.search_fraction = 0.01  # share of the training images held out for the search
     config.data.split_seed = 0  # decides which images are held out; not changed by config.seed
-    config.data.threads = 2  # batches prepared side by side
+    config.data.threads = 0  # batches prepared side by side; 0: one for each processor core
 
     config.pretrain = ConfigDict()  # full-precision training, one plain pass a step
     config.pretrain.epochs = 90  # passes over the training images; 0: config.pretrained as it is

@@ -14,7 +14,6 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be at least 1": (
         lambda v: v >= 1,
         (
-            "data.threads",
             "pretrain.batch_size",
             "quant.calibration_batches",
             "train.epochs",
@@ -34,6 +33,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v >= 0,
         (
             "devices",
+            "data.threads",
             "data.num_classes",
             "data.image_size",
             "data.resize",

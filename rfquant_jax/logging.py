@@ -27,6 +27,8 @@ class RunLog:
 
     def info(self, message: str) -> None:
         """One message, to the terminal and, with the time, to the log file."""
+        # Names of files may hold what is no character; they must not end a run.
+        message = message.encode("utf-8", "backslashreplace").decode()
         tqdm.write(message)
         self._to_file(message)
 
@@ -73,7 +75,7 @@ class RunLog:
 
     def _to_file(self, message: str) -> None:
         if self._workdir is not None:
-            with (self._workdir / LOG_FILE).open("a") as file:
+            with (self._workdir / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +81,7 @@ class Run:
         """(H, W, C) of the images that the network gets."""
         size = self.config.data.image_size
         if self._describes_data:
-            return size, size, max(len(self.config.data.mean), len(self.config.data.std))
+            return size, size, 3
         shape = self.data.image_shape
         return (size, size, shape[-1]) if size else shape
 
@@ -92,8 +93,9 @@ class Run:
     @property
     def _describes_data(self) -> bool:
         """Whether the config tells all that is asked about the data, and they need not be there."""
-        wanted = self.config.data
-        return rules.tasks(self.config) == ("cost",) and wanted.num_classes and wanted.image_size
+        wanted, cost_alone = self.config.data, rules.tasks(self.config) == ("cost",)
+        known = wanted.num_classes > 0 and wanted.image_size > 0
+        return cost_alone and known and wanted.name == "folder"  # whose images have 3 channels
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -102,7 +104,8 @@ class Run:
         return Pipeline(
             augmented=settings.training_transform(self.config, channels),
             plain=settings.evaluation_transform(self.config, channels),
-            threads=wanted.threads,
+            threads=wanted.threads or len(os.sched_getaffinity(0)),
+            shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,
             say=self.log.info,
             process=jax.process_index(),
@@ -193,7 +196,13 @@ class Run:
           write: whether to save there.
         """
         images = ("name", "search_fraction", "split_seed", "mean", "std")
-        sizes = [len(self.data.train), len(self.data.held_out)]
+        found = {
+            "number of training and held-out images": [
+                len(self.data.train),
+                len(self.data.held_out),
+            ],
+            "version": self.data.training_version,
+        }
         identity = {
             "stage": stage,
             "network": self.config.model.name,
@@ -201,8 +210,7 @@ class Run:
             "classes": self.data.num_classes,
             "class_names": list(self.data.class_names),
             "image_shape": list(self.image_shape),
-            "data": {name: rules.to_plain(self.config.data[name]) for name in images}
-            | {"training and held-out images": sizes},
+            "data": {name: rules.to_plain(self.config.data[name]) for name in images} | found,
         }
         if stage != "pretrain":
             identity |= self.blueprint.identity()

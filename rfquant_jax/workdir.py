@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +41,10 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     """
     wanted = to_plain(config)
     path = workdir / CONFIG_FILE
-    if path.exists():
+    if os.path.exists(path):
         _compare(read_json(path), wanted, workdir)
+        if not os.access(workdir, os.W_OK):
+            raise UserError(f"--workdir={workdir}: cannot be written (Permission denied)")
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -123,5 +123,11 @@ def identity(x: jax.Array) -> jax.Array:
 def pipeline(**changes):
     """A pipeline that leaves images as they are and bears no bad ones."""
     plain = Centre(0)
-    settings = {"augmented": plain, "plain": plain, "threads": 1, "max_bad_fraction": 0.0}
+    settings = {
+        "augmented": plain,
+        "plain": plain,
+        "shape": (2, 2, 1),
+        "threads": 1,
+        "max_bad_fraction": 0.0,
+    }
     return Pipeline(**settings | {"say": print} | changes)

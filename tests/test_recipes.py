@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,44 @@ def test_a_recipe_tells_what_it_is(path):
     assert "arXiv" in text or "CVPR" in text
     named = re.findall(r"configs/[\w/]+\.py", text)
     assert all((CONFIGS.parent / name).exists() for name in named)
+
+
+def commands(path):
+    """The commands in a recipe's docstring, as lists of words."""
+    text = path.read_text().split('"""')[1].replace("\\\n", " ").replace("\\\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"python (launch\.py.*)", text)]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ident)
+def test_the_commands_of_a_recipe_name_recipes_and_their_fields(path):
+    assert commands(path)
+    for command in commands(path):
+        given = [word.split("=")[1] for word in command if word.startswith("--config=")]
+        recipe = CONFIGS.parent / (given[0] if given else "configs/quickstart.py")
+        recipes.check_overrides(recipes.load(recipe), command)
+        rest = {word.split("=")[0] for word in command[1:]} - {"--config", "--workdir"}
+        assert all(word.startswith("--config.") for word in rest), rest
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "efficientnet_lite0"])
+def test_the_budgets_of_a_search_recipe_can_be_reached_and_bind(name, tmp_path):
+    path = CONFIGS / "search" / f"{name}.py"
+    config = recipes.load(path)
+    other = re.search(r"--config\.search\.budgets=(\S+)", path.read_text())[1]
+    config.search.budgets = f"{config.search.budgets},{other}"
+    config.tasks = ("cost",)  # which needs no images
+    run = Run(config, tmp_path)
+    largest = run.blueprint.space.uniform(6, 6)
+    assert len(run.budgets) == 3
+    assert not any(budget.fits(largest) for budget in run.budgets)
+
+
+def test_no_two_commands_share_a_folder_that_is_not_theirs():
+    """Every search or evaluation besides a recipe's own has a workdir of its own."""
+    named = [
+        word for path in PUBLISHED for c in commands(path) for word in c if "--workdir=" in word
+    ]
+    assert len(named) == len(set(named))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=ident)

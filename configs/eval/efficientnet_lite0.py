@@ -6,7 +6,7 @@ Hardware: one GPU is enough. Time: not measured.
 Command: python launch.py --config=configs/eval/efficientnet_lite0.py --config.data.path=IMAGENET
 Another configuration: --config.configuration=w4a4. The imported weights in full precision:
 python launch.py --config=configs/training/efficientnet_lite0.py --config.tasks=evaluate \
-    --config.data.path=IMAGENET --config.pretrained=FILE --workdir=runs/full_precision
+    --config.data.path=IMAGENET --config.pretrained=FILE --workdir=runs/efficientnet_lite0_fp
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 3.3.
 Expected: the paper reports 73.2 % top-1 at 6.9 GBitOPs; not run here.
 Hardware: one GPU is enough. Time: not measured.
 Command: python launch.py --config=configs/search/efficientnet_lite0.py --config.data.path=IMAGENET
-Other budgets: --config.search.budgets=30G,5MB --workdir=runs/search/other
+Other budgets: --config.search.budgets=5G,2.7MB --workdir=runs/search/efficientnet_lite0_other
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 3.3.
 Expected: the paper reports 70.7 % top-1 at 5.5 GBitOPs; not run here.
 Hardware: one GPU is enough. Time: not measured.
 Command: python launch.py --config=configs/search/mobilenetv2.py --config.data.path=IMAGENET
-Other budgets: --config.search.budgets=30G,5MB --workdir=runs/search/other
+Other budgets: --config.search.budgets=4G,2.2MB --workdir=runs/search/mobilenetv2_other
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,7 @@ Time: not measured.
 Weights: timm's efficientnet_lite0, which PyTorch trained. timm's tf_efficientnet_lite0 was trained
 with TensorFlow: --config.model.options.padding=SAME --config.model.options.epsilon=1e-3
 --config.data.mean="(0.5,0.5,0.5)" --config.data.std="(0.5,0.5,0.5)".
+(The same options go with the recipes of search and eval then.)
 Command: python launch.py --config=configs/training/efficientnet_lite0.py \
     --config.data.path=IMAGENET --config.pretrained=efficientnet_lite0.safetensors
 Then: configs/search/efficientnet_lite0.py

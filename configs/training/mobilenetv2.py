@@ -7,6 +7,7 @@ Time: not measured.
 Weights: torchvision's mobilenet_v2, timm's mobilenetv2_100. Weights trained with TensorFlow need
 --config.model.options.padding=SAME --config.model.options.epsilon=1e-3 and
 --config.data.mean="(0.5,0.5,0.5)" --config.data.std="(0.5,0.5,0.5)".
+(The same options go with the recipes of search and eval then.)
 Command: python launch.py --config=configs/training/mobilenetv2.py --config.data.path=IMAGENET \
     --config.pretrained=mobilenetv2.safetensors
 Then: configs/search/mobilenetv2.py

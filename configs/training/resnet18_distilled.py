@@ -6,7 +6,9 @@ Hardware: 4 GPUs, 128 images each, and room for a ResNet101's forward pass. Time
 Command: first configs/eval/resnet101.py, which shows the teacher's accuracy; then
     python launch.py --config=configs/training/resnet18_distilled.py --config.data.path=IMAGENET \
     --config.pretrained=resnet18.safetensors
-Then: configs/search/resnet18.py with --config.checkpoint=runs/training/resnet18_distilled
+Then: python launch.py --config=configs/search/resnet18.py --config.data.path=IMAGENET \
+    --config.checkpoint=runs/training/resnet18_distilled --config.search.budgets="1*w3a3" \
+    --workdir=runs/search/resnet18_distilled
 """
 
 from ml_collections import ConfigDict

@@ -6,15 +6,24 @@ import io
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**28  # a header may claim any size; this is more than a camera makes
-_GRAY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_GRAY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_WIDE = {"F": "floating-point values", "I": "32-bit integers"}
 _JPEG_START = b"\xff\xd8"
 
 
 class BadImageError(Exception):
-    """An image that cannot be decoded; the text says why."""
+    """An image that cannot be read or decoded; the text says why.
+
+    Attributes:
+      name: of the image, where whoever raises it knows.
+    """
+
+    def __init__(self, reason: str, name: str = ""):
+        super().__init__(reason)
+        self.name = name
 
 
 def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int = 1) -> np.ndarray:
@@ -77,11 +86,13 @@ def _with_pillow(content: bytes, channels: int) -> np.ndarray:
             _check_size(image.height, image.width)
             if image.mode in _GRAY16:
                 return _from_gray16(np.asarray(image), channels)
-            if image.mode == "F":
-                raise BadImageError("holds floating-point values, whose range nobody knows")
+            if image.mode in ("F", "I"):
+                raise BadImageError(f"holds {_WIDE[image.mode]}, whose range nobody knows")
             return _as_channels(image, channels)
     except BadImageError:
         raise
+    except UnidentifiedImageError as error:  # its text names an object in memory
+        raise BadImageError("cannot be decoded (of no known format)") from error
     except Exception as error:  # every format's reader has its own for damaged files
         raise BadImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
@@ -92,8 +103,6 @@ def _as_channels(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def _from_gray16(values: np.ndarray, channels: int) -> np.ndarray:
-    if values.min() < 0 or values.max() > 65535:
-        raise BadImageError("holds integers of more than 16 bits")
     scaled = np.round(values.astype(np.float32) / 257).astype(np.uint8)
     return np.repeat(scaled[..., None], channels, axis=2)
 

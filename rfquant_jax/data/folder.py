@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +44,7 @@ class FolderSource:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise BadImageError(f"{path}: cannot be read ({error.strerror})") from error
+            raise BadImageError(f"cannot be read ({error.strerror})", str(path)) from error
         return {"image": content, "label": self._labels[index], "name": str(path)}
 
 
@@ -58,27 +60,30 @@ def image_folder(config: ConfigDict) -> DataSet:
     Raises:
       ConfigError: a folder is missing or empty, or the classes of two folders differ.
     """
-    root = Path(config.path)
-    if not config.path or not root.is_dir():
+    root = Path(config.path).expanduser()
+    if not config.path or not os.path.isdir(root):
         raise ConfigError("data.path", config.path, "must be a folder that holds train and val")
     train, test = _index(root / TRAIN), _index(root / TEST)
     _same_classes(root, train, test)
     source = FolderSource(root / TRAIN, train.files, train.labels)
-    if (root / SEARCH).is_dir():
-        parts, remark = _named_parts(root, train, source)
+    if os.path.isdir(root / SEARCH):
+        parts, remark, searched = *_named_parts(root, train, source), [_index(root / SEARCH)]
     else:
         parts, remark = split(source, config.search_fraction, config.split_seed), ""
+        searched = []
     return DataSet(
         *parts,
         FolderSource(root / TEST, test.files, test.labels),
         class_names=train.classes,
         image_shape=(0, 0, 3),
         remark=remark,
+        training_version=_digest(train, *searched),
+        test_version=_digest(test),
     )
 
 
 def _index(folder: Path) -> FolderIndex:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir it has no opinion on permissions
         raise ConfigError("data.path", str(folder.parent), f"must hold a folder {folder.name}")
     try:
         index = index_folder(folder, default_cache(folder))
@@ -93,9 +98,15 @@ def _index(folder: Path) -> FolderIndex:
     return index
 
 
+def _digest(*indices: FolderIndex) -> str:
+    """Changes with the names of the files."""
+    names = "\0".join(name for index in indices for name in [*index.files, ""])
+    return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
+
+
 def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
     for a, b, here, there in ((train, test, TRAIN, TEST), (test, train, TEST, TRAIN)):
-        alone = [name for name in a.classes if name not in set(b.classes)]
+        alone = sorted(set(a.classes) - set(b.classes))
         if alone:
             rule = f"must hold the same classes in both, but only {here}, not {there}, has"
             raise ConfigError("data.path", str(root), f"{rule} {_shown(alone)}")
@@ -106,7 +117,7 @@ def _named_parts(
 ) -> tuple[tuple[Part | FolderSource, FolderSource], str]:
     """What is left to train on, and the images of `subImageNet`."""
     index = _index(root / SEARCH)
-    unknown = [name for name in index.classes if name not in set(train.classes)]
+    unknown = sorted(set(index.classes) - set(train.classes))
     if unknown:
         rule = f"holds classes that {TRAIN} does not: {_shown(unknown)}"
         raise ConfigError("data.path", str(root / SEARCH), rule)

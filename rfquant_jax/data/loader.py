@@ -10,7 +10,7 @@ from typing import TypeVar
 import grain
 import numpy as np
 
-from rfquant_jax.data.reader import PADDING_LABEL, BadFiles, Reader
+from rfquant_jax.data.reader import PADDING_LABEL, BadFiles, Complaint, Reader, Shape
 from rfquant_jax.data.sources import Part, Source
 from rfquant_jax.data.transforms import Transform
 
@@ -34,7 +34,7 @@ class TrainingBatches:
         self,
         batches: grain.MapDataset,
         batch_size: int,
-        report: Callable[[Sequence[str]], None],
+        report: Callable[[Sequence[Complaint]], None],
         options: grain.ReadOptions,
     ):
         self.batch_size, self.per_epoch = batch_size, len(batches)
@@ -57,6 +57,7 @@ class Pipeline:
     Attributes:
       augmented: what training images go through.
       plain: what images go through to be evaluated.
+      shape: (H, W, C) of what comes out.
       threads: batches prepared side by side.
       max_bad_fraction: of the images of a source that may be unreadable.
       say: takes messages about those.
@@ -65,6 +66,7 @@ class Pipeline:
 
     augmented: Transform
     plain: Transform
+    shape: Shape
     threads: int
     max_bad_fraction: float
     say: Callable[[str], None]
@@ -81,7 +83,7 @@ class Pipeline:
           batch_size: of all processes together; a multiple of their number.
           seed: of the shuffling and the augmentation.
         """
-        reader = Reader(source, self.augmented if augment else self.plain, exact=False)
+        reader = Reader(source, self.augmented if augment else self.plain)
         whole = len(source) // batch_size * batch_size
         dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(reader)
         batches = dataset[:whole].batch(batch_size // self.processes, batch_fn=_collate)
@@ -90,7 +92,7 @@ class Pipeline:
 
     def exact(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """Every image once, in order; the last batch is filled up with images labelled -1."""
-        reader = Reader(source, self.plain, exact=True)
+        reader = Reader(source, self.plain, blank=self.shape)
         for batch in self._in_order(np.arange(len(source)), reader, batch_size, source):
             yield fill_up(batch, batch_size)
 
@@ -106,7 +108,7 @@ class Pipeline:
         batch_size = min(batch_size, count)
         order = np.random.default_rng(seed).permutation(len(source))[:count]
         indices = np.resize(order, -(-count // batch_size) * batch_size)
-        reader = Reader(source, self.augmented if augment else self.plain, exact=False)
+        reader = Reader(source, self.augmented if augment else self.plain)
         for batch in self._in_order(indices, reader, batch_size, source, seed):
             yield batch["image"]
 
@@ -163,7 +165,7 @@ def _collate(records) -> dict:
     }
 
 
-def _checked(batch: dict, report: Callable[[Sequence[str]], None]) -> dict[str, np.ndarray]:
+def _checked(batch: dict, report: Callable[[Sequence[Complaint]], None]) -> dict[str, np.ndarray]:
     if batch["bad"]:
         report(batch["bad"])
     return {"image": batch["image"], "label": batch["label"]}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.sources import DataSet, split
 from rfquant_jax.errors import ConfigError
 
@@ -28,9 +29,19 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict:
-        """{"image": bytes or uint8[H, W, C], "label": int, "name": str}."""
-        record = self._source[int(index)]
+        """{"image": bytes or uint8[H, W, C], "label": int, "name": str}.
+
+        Raises:
+          BadImageError: the record cannot be read.
+        """
         name = f"{self._name}[{index}]"
+        try:
+            record = self._source[int(index)]
+        except Exception as error:  # array_record and protobuf have their own for damaged files
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadImageError(f"cannot be read ({reason})", name) from error
+        if record["image"] is None or record["label"] is None:  # of a file that was cut short
+            raise BadImageError("cannot be read (the record is empty)", name)
         return {"image": record["image"], "label": record["label"], "name": name}
 
 
@@ -42,47 +53,90 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
         ":VERSION" behind it, `path` TFDS's data_dir, by default its own.
 
     Raises:
-      ConfigError: it is not there, not in the format array_record, or has no images and labels.
+      ConfigError: it is not there, not in the format array_record, damaged, or has no images with
+        labels.
     """
-    import tensorflow_datasets as tfds  # takes a second to import, and only this needs it
-
     name = config.name.removeprefix(PREFIX)
-    folder = str(Path(config.path).expanduser()) if config.path else None
-    builder = _builder(name, folder)
-    features = builder.info.features
-    if not {"image", "label"} <= features.keys():
-        rule = f"must have the features image and label; it has {', '.join(features)}"
+    builder = _builder(name, str(Path(config.path).expanduser()) if config.path else None)
+    features, splits = builder.info.features, builder.info.splits
+    _check_features(config.name, features)
+    test = next((part for part in _TEST_SPLITS if part in splits), None)
+    if "train" not in splits or test is None:
+        rule = f"must have the splits train and validation or test; it has {', '.join(splits)}"
         raise ConfigError("data.name", config.name, rule)
-    test = next((s for s in _TEST_SPLITS if s in builder.info.splits), None)
-    if "train" not in builder.info.splits or test is None:
-        rule = f"must have the splits train and validation or test; it has {[*builder.info.splits]}"
-        raise ConfigError("data.name", config.name, rule)
-    skip = {"image": tfds.decode.SkipDecoding()}
-
-    def source(part: str) -> TfdsSource:
-        return TfdsSource(builder.as_data_source(split=part, decoders=skip), f"{name}/{part}")
-
-    train, held_out = split(source("train"), config.search_fraction, config.split_seed)
-    shape = tuple(side or 0 for side in features["image"].shape)
-    names = tuple(features["label"].names)
-    return DataSet(train, held_out, source(test), class_names=names, image_shape=shape)
+    source, test_source = (_source(builder, part, config.name) for part in ("train", test))
+    train, held_out = split(source, config.search_fraction, config.split_seed)
+    return DataSet(
+        train,
+        held_out,
+        test_source,
+        class_names=tuple(features["label"].names),
+        image_shape=tuple(side or 0 for side in features["image"].shape),
+        training_version=str(builder.version),
+        test_version=str(builder.version),
+    )
 
 
 def _builder(name: str, folder: str | None):
     """The reader of what is on disk; the data set's own code is not needed."""
+    # Takes a second to import, and only this needs it.
     from tensorflow_datasets.core import file_adapters, read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
-    except (DatasetNotFoundError, ValueError) as error:
+        found = builder.info.file_format
+    except (DatasetNotFoundError, ValueError, OSError) as error:
         rule = (
             f"is not prepared in {folder or 'the default folder of TFDS'}; prepare it once with "
             f"TensorFlow at hand: tfds build {name.split(':')[0]} --file_format=array_record"
         )
         raise ConfigError("data.name", PREFIX + name, rule) from error
-    found = builder.info.file_format
+    except Exception as error:  # protobuf's, for damaged descriptions
+        rule = f"cannot be read from {folder}: {str(error).splitlines()[0]}"
+        raise ConfigError("data.name", PREFIX + name, rule) from error
     if found is not file_adapters.FileFormat.ARRAY_RECORD:
         rule = f"is prepared as {found.value}; only array_record can be read at random"
         raise ConfigError("data.name", PREFIX + name, rule)
     return builder
+
+
+def _check_features(name: str, features) -> None:
+    import tensorflow_datasets as tfds
+
+    if not {"image", "label"} <= features.keys():
+        rule = f"must have the features image and label; it has {', '.join(features)}"
+        raise ConfigError("data.name", name, rule)
+    image, label = features["image"], features["label"]
+    if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3):
+        raise ConfigError("data.name", name, "must have images of 1 or 3 channels as its image")
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise ConfigError("data.name", name, "must have one class as its label")
+
+
+def _source(builder, part: str, name: str) -> TfdsSource:
+    """One split, of which the first and the last record of every file have been read."""
+    import tensorflow_datasets as tfds
+
+    # Images are decoded later, and others, masks for example, never.
+    decoders = {
+        feature: tfds.decode.SkipDecoding()
+        for feature, kind in builder.info.features.items()
+        if isinstance(kind, tfds.features.Image)
+    }
+    source = TfdsSource(
+        builder.as_data_source(split=part, decoders=decoders),
+        f"{name.removeprefix(PREFIX)}/{part}",
+    )
+    ends, last = {0, len(source) - 1}, -1
+    for length in builder.info.splits[part].shard_lengths:
+        ends |= {last + 1, last + length}
+        last += length
+    for index in sorted(ends):
+        try:
+            label = source[index]["label"]
+        except BadImageError as error:
+            raise ConfigError("data.name", name, f"is damaged: {error.name} {error}") from error
+        if label < 0:
+            raise ConfigError("data.name", name, f"has no labels in its split {part}")
+    return source

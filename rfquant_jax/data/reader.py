@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -12,42 +13,53 @@ from rfquant_jax.data.sources import Source
 from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError, UserError
 
+Shape = tuple[int, int, int]
 PADDING_LABEL = -1  # marks images that do not count
-MAX_IN_A_ROW = 100  # bad files next to each other: no image is in reach
+ATTEMPTS = 100  # bad images one after the other: hardly any good one is left
+
+
+class Complaint(NamedTuple):
+    """An image that cannot be read, and why."""
+
+    name: str
+    reason: str
 
 
 class Reader(grain.transforms.RandomMap):
     """Reads, decodes and transforms one image.
 
-    In place of an image that cannot be read comes the next one of the source that can, so that a
-    batch always has its size and depends on nothing but the files.
+    A batch always has its size and depends on nothing but the seed and the files, whatever cannot
+    be read.
 
     Args:
       source: the images.
       transform: what they go through.
-      exact: whether a substitute is labelled -1, so that no image counts twice.
+      blank: shape of the black image, labelled -1, that stands for one that cannot be read, so that
+        no image counts twice; without it another image of the source, drawn at random, does.
     """
 
-    def __init__(self, source: Source, transform: Transform, *, exact: bool):
-        self._source, self._transform, self._exact = source, transform, exact
+    def __init__(self, source: Source, transform: Transform, *, blank: Shape | None = None):
+        self._source, self._transform, self._blank = source, transform, blank
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
         """{"image": uint8[H, W, C], "label": int, "bad": list of complaints}."""
-        bad: list[str] = []
-        for offset in range(min(MAX_IN_A_ROW, len(self._source))):
-            place = (index + offset) % len(self._source)
+        bad: list[Complaint] = []
+        place = index
+        for attempt in range(1, ATTEMPTS + 1):
             name = f"image {place}"
             try:
                 record = self._source[place]
                 name = record.get("name", name)
                 image = self._transform(record["image"], rng)
+                return {"image": image, "label": record["label"], "bad": bad}
             except BadImageError as error:
-                reason = str(error)
-                bad.append(reason if reason.startswith(name) else f"{name}: {reason}")
-                continue
-            label = PADDING_LABEL if bad and self._exact else record["label"]
-            return {"image": image, "label": label, "bad": bad}
-        raise UserError(f"none of {len(bad)} images in a row can be read; the first: {bad[0]}")
+                bad.append(Complaint(error.name or name, str(error)))
+            if self._blank is not None:
+                blank = np.zeros(self._blank, np.uint8)
+                return {"image": blank, "label": PADDING_LABEL, "bad": bad}
+            # Not the next one: bad files tend to be neighbours.
+            place = int(np.random.default_rng([index, attempt]).integers(len(self._source)))
+        raise UserError(f"none of {ATTEMPTS} images can be read; {bad[0].name}: {bad[0].reason}")
 
 
 class BadFiles:
@@ -63,20 +75,20 @@ class BadFiles:
         self._total, self._fraction, self._say = total, fraction, say
         self._known: set[str] = set()
 
-    def __call__(self, complaints: Sequence[str]) -> None:
+    def __call__(self, complaints: Sequence[Complaint]) -> None:
         """Takes what readers complain about.
 
         Raises:
           ConfigError: more images are bad than `config.data.max_bad_fraction` allows.
         """
-        for complaint in complaints:
-            if complaint in self._known:
+        for name, reason in complaints:
+            if name in self._known:
                 continue
-            self._known.add(complaint)
-            self._say(f"skipped image {len(self._known)} of {self._total}: {complaint}")
+            self._known.add(name)
+            self._say(f"skipped image {len(self._known)} of {self._total}: {name}: {reason}")
             if len(self._known) > self._fraction * self._total:
                 rule = (
                     f"at most {int(self._fraction * self._total)} of {self._total} images may be "
-                    f"bad, and now {len(self._known)} are; the last: {complaint}"
+                    f"bad, and now {len(self._known)} are; the last: {name}: {reason}"
                 )
                 raise ConfigError("data.max_bad_fraction", self._fraction, rule)

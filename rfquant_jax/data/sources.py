@@ -64,6 +64,8 @@ class DataSet:
       class_names: in the order of the labels.
       image_shape: (H, W, C) of one image; 0 for sides that differ between images.
       remark: something about the parts that the log should say, or nothing.
+      training_version, test_version: change when the images of these parts do, as far as a reader
+        can tell at no cost; `training_version` is that of `train` and `held_out` together.
     """
 
     train: Source
@@ -72,6 +74,8 @@ class DataSet:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     remark: str = ""
+    training_version: str = ""
+    test_version: str = ""
 
     @property
     def num_classes(self) -> int:

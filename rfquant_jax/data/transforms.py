@@ -22,13 +22,15 @@ Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 INTERPOLATIONS = tuple(_PILLOW)
+LONGEST = 8
 
 
 @dataclass(frozen=True)
 class Centre:
     """The middle of an image, as evaluation sees it.
 
-    Decoded and resized like torchvision does on Pillow images: with antialiasing, bit for bit.
+    Decoded and resized like torchvision does on Pillow images: with antialiasing, bit for bit (but
+    for images more than `LONGEST` times as long as wide, which are cut before).
 
     Attributes:
       size: pixels of both sides of the result; 0: the image as it is.
@@ -47,6 +49,7 @@ class Centre:
         pixels = _decoded(image, self.channels)
         if not self.size:
             return pixels
+        pixels = _without_ends(pixels)
         height, width, _ = pixels.shape
         shorter = self.resize or self.size
         if min(height, width) != shorter:
@@ -150,6 +153,16 @@ class PadAndCrop:
 
 def _decoded(image: bytes | np.ndarray, channels: int) -> np.ndarray:
     return decode(image, channels=channels) if isinstance(image, bytes) else image
+
+
+def _without_ends(pixels: np.ndarray) -> np.ndarray:
+    """The middle of an image that is more than `LONGEST` times as long as it is wide.
+
+    No centre crop reaches its ends, and resized as a whole it could take all memory there is.
+    """
+    keep = LONGEST * min(pixels.shape[:2])
+    starts = [max((side - keep) // 2, 0) for side in pixels.shape[:2]]
+    return pixels[starts[0] : starts[0] + keep, starts[1] : starts[1] + keep]
 
 
 def _to_pillow(pixels: np.ndarray) -> Image.Image:

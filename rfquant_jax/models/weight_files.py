@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is missing, of another kind, or cannot be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it has no opinion on permissions
         raise UserError(f"config.pretrained: {path}: there is no such file")
     readers = {".safetensors": _safetensors, ".npz": _npz, ".pth": _torch, ".pt": _torch}
     if path.suffix not in readers:

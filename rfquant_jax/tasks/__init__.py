@@ -52,13 +52,12 @@ def check(run: Run) -> None:
     _ = run.mesh
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.blueprint.check(run.network)
-    if "pretrain" in asked:
-        training.check(run, PRETRAIN)
+    if "pretrain" in asked and not training.check(run, PRETRAIN):
         _ = run.initial_network
-    if "train" in asked:
-        training.check(run, TRAIN)
+    if "train" in asked and not training.check(run, TRAIN):
         teacher_run(run)
-        if "pretrain" not in asked:
+        # A run that has begun goes on from its own checkpoint.
+        if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
             networks.check(run, PRETRAIN)
     if "search" in asked:
         _ = run.budgets

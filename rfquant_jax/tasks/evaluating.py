@@ -51,16 +51,19 @@ def evaluate(run: Run) -> dict:
         for stage in (PRETRAIN, TRAIN)
         if networks.exists(run, stage)
     }
+    images = {"number": len(run.data.test), "version": run.data.test_version}
     # Budgets are nothing that the evaluation of a full-precision network should stumble over.
     found = searching.results(run, checkpoints[TRAIN]) if TRAIN in checkpoints else None
     results = read_json(path) if found is not None and path.exists() else None
-    if isinstance(results, dict) and results.get("checkpoints") == checkpoints:
+    known = isinstance(results, dict) and (results.get("checkpoints"), results.get("images"))
+    if known == (checkpoints, images):
         run.log.info("evaluate: finished before")
     else:
         results = {
             "full_precision": _full_precision(run),
             "rows": _rows(run, found),
             "checkpoints": checkpoints,
+            "images": images,
         }
         if found is not None:
             write_json(path, results)

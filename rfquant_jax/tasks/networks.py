@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from flax import nnx
 
 from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints, stage_folder
-from rfquant_jax.errors import CheckpointError
+from rfquant_jax.errors import CheckpointError, UserError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.run import Run
 
@@ -46,7 +48,9 @@ def source_of(run: Run, stage: str) -> Path:
 
 def exists(run: Run, stage: str) -> bool:
     """Whether there is a checkpoint of this stage, or a file, to take a network from."""
-    return has_checkpoints(source_of(run, stage), stage) or _is_imported(run, stage)
+    if has_checkpoints(source_of(run, stage), stage):
+        return True
+    return _is_imported(run, stage) and os.path.isfile(run.config.pretrained)
 
 
 def _is_imported(run: Run, stage: str) -> bool:
@@ -63,7 +67,8 @@ def origin(run: Run, stage: str) -> str:
       CheckpointError: there is none, or none that was evaluated.
     """
     if _is_imported(run, stage):
-        return run.config.pretrained
+        path = Path(run.config.pretrained)
+        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     with _opened(run, stage) as checkpoints:
         return _origin(run, stage, _best(checkpoints, stage))
 
@@ -78,7 +83,7 @@ def check(run: Run, stage: str, *, field: str = "") -> None:
       UserError: there is none, or it does not fit.
     """
     if _is_imported(run, stage):
-        _ = run.initial_network
+        _imported_network(run)
         return
     with _opened(run, stage, field):
         pass  # opening it is the check
@@ -106,12 +111,10 @@ def full_precision(run: Run) -> Trained:
       UserError: there is none, or it is another network's.
     """
     if _is_imported(run, PRETRAIN):
-        network, fresh = run.initial_network
+        pure = PureNetwork(_imported_network(run))
         run.log.info(f"full precision: {run.config.pretrained} as it is")
-        run.log_fresh(fresh)
-        pure = PureNetwork(network)
         params, stats = parallel.replicate((pure.params, pure.stats), run.mesh)
-        return Trained(pure, params, stats, run.config.pretrained)
+        return Trained(pure, params, stats, origin(run, PRETRAIN))
     return _load(run, PRETRAIN, lambda about: run.network)
 
 
@@ -149,7 +152,17 @@ def _origin(run: Run, stage: str, step: int) -> str:
     return str(stage_folder(outside, stage) / str(step))
 
 
+def _imported_network(run: Run) -> nnx.Module:
+    network, fresh = run.initial_network
+    if fresh:
+        raise UserError(
+            f"config.pretrained={run.config.pretrained}: has other classes, so {', '.join(fresh)} "
+            "would be random; the task pretrain with pretrain.epochs above 0 trains them"
+        )
+    return network
+
+
 def has_checkpoints(workdir: Path, stage: str) -> bool:
     """Whether a folder holds a checkpoint of this stage."""
     folder = stage_folder(workdir, stage)
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+    return os.path.isdir(folder) and any(entry.name.isdigit() for entry in folder.iterdir())

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rfquant_jax import settings
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.index import image_files
 from rfquant_jax.data.reader import PADDING_LABEL
+from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
@@ -39,7 +41,8 @@ def predict(run: Run) -> Path:
     found = dict(_found(run, files, top))
     path = run.workdir / PREDICTIONS_FILE
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
+    # Names of files may hold what is no character; it comes out as it was.
+    with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         heading = [f"{what}_{i + 1}" for i in range(top) for what in ("class", "probability")]
         writer.writerow(["image", *heading])
@@ -53,7 +56,8 @@ def list_files(run: Run) -> list[str]:
     """The images to classify.
 
     Raises:
-      ConfigError: there is no such folder, or no image in it.
+      ConfigError: there is no such folder, or no image in it, or the network takes images that are
+        not square.
     """
     folder = run.config.predict.images
     try:
@@ -62,6 +66,10 @@ def list_files(run: Run) -> list[str]:
         raise ConfigError("predict.images", folder, f"cannot be read: {error.strerror}") from error
     if not files:
         raise ConfigError("predict.images", folder, "must be a folder with at least one image")
+    height, width, _ = run.image_shape
+    if height != width:
+        rule = f"cannot be cut to {height}x{width}: only square crops are made"
+        raise ConfigError("predict.images", folder, rule)
     return files
 
 
@@ -79,9 +87,8 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
         statistics = measure.recalibrated(trained.params, configuration)
     # Labels carry the images' numbers. Nothing is learnt from these images, so any may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))
-    batches = replace(run.pipeline, max_bad_fraction=1.0).exact(
-        source, run.config.evaluate.batch_size
-    )
+    pipeline = replace(run.pipeline, max_bad_fraction=1.0, plain=_to_size(run))
+    batches = pipeline.exact(source, run.config.evaluate.batch_size)
     with run.log.progress("predict", len(files)) as progress:
         for numbers, probabilities in measure.evaluator.probabilities(
             trained.params, statistics, configuration, batches
@@ -91,6 +98,13 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
                 if number != PADDING_LABEL:
                     yield int(number), _cells(values, run.data.class_names, top)
                     progress.advance()
+
+
+def _to_size(run: Run) -> Transform:
+    """What images of any size go through, also where those of the data set need nothing."""
+    height, _, channels = run.image_shape
+    transform = settings.evaluation_transform(run.config, channels)
+    return replace(transform, size=transform.size or height)
 
 
 def _cells(probabilities: np.ndarray, names: tuple[str, ...], top: int) -> list[str]:

@@ -35,6 +35,7 @@ def teacher_run(run: Run) -> Run | None:
             other.config.data.path = run.config.data.path  # they may have moved since
     except (ValueError, UserError) as error:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
+    other.log = run.log  # nothing is written into the folder of another run
     for what in ("num_classes", "image_shape"):
         mine, theirs = getattr(run, what), getattr(other, what)
         if mine != theirs:

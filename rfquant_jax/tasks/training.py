@@ -158,11 +158,14 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
     return run.pipeline.training(run.data.train, size, seed=plan.seed)
 
 
-def check(run: Run, section: str) -> None:
+def check(run: Run, section: str) -> bool:
     """Makes sure that a training task can start, or go on from its newest checkpoint.
 
     Args:
       section: of the config, "pretrain" or "train".
+
+    Returns:
+      whether it is finished already.
 
     Raises:
       ConfigError: a batch is larger than the training part.
@@ -171,9 +174,9 @@ def check(run: Run, section: str) -> None:
     plans = {"pretrain": settings.pretrain_plan, "train": settings.coupled_plan}
     batches = training_batches(run, section, plans[section](run.config))
     if not networks.has_checkpoints(run.workdir, section):
-        return
+        return False
     with run.checkpoints(section) as checkpoints:
-        _finished(batches, checkpoints)
+        return _finished(batches, checkpoints)
 
 
 def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:

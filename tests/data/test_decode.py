@@ -134,10 +134,20 @@ def test_what_is_no_image_is_bad(content, said):
         decode(content)
 
 
-def test_floating_point_images_are_bad():
-    image = Image.fromarray(np.zeros((2, 2), np.float32), "F")
-    with pytest.raises(BadImageError, match="floating-point"):
+@pytest.mark.parametrize(("kind", "said"), [(np.float32, "floating-p"), (np.int32, "32-bit int")])
+def test_images_of_unknown_range_are_bad(kind, said):
+    image = Image.fromarray(np.asarray([[0, 100, 255]], kind))
+    with pytest.raises(BadImageError, match=said):
         decode(encoded(image, "TIFF"))
+
+
+def test_a_complaint_is_the_same_every_time():
+    reasons = set()
+    for _ in range(5):
+        with pytest.raises(BadImageError) as error:
+            decode(b"hello, world")
+        reasons.add(str(error.value))
+    assert len(reasons) == 1
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])

@@ -109,6 +109,21 @@ def test_only_images_are_taken_however_deep_and_whatever_their_case(tmp_path):
     assert index.labels.tolist() == [0, 0]
 
 
+def test_a_folder_may_be_called_like_an_image(tmp_path):
+    write(tmp_path / "f", "a/deep.png/1.png")
+    assert index_folder(tmp_path / "f").files == ["a/deep.png/1.png"]
+
+
+def test_other_files_are_another_version(root):
+    before = data.load(section(root))
+    (root / "val" / "a" / "0.png").rename(root / "val" / "a" / "9.png")
+    after = data.load(section(root))
+    assert after.test_version != before.test_version
+    assert after.training_version == before.training_version
+    write(root / "subImageNet", "b/1.png")
+    assert data.load(section(root)).training_version != before.training_version
+
+
 def test_links_to_folders_are_followed(tmp_path):
     write(tmp_path / "elsewhere", "1.png")
     (tmp_path / "f").mkdir()

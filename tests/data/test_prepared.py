@@ -1,6 +1,7 @@
 """A small TFDS data set of our own, prepared and read without TensorFlow."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -34,14 +35,18 @@ class SmallPets(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     IMAGE = "image"
+    KIND = tfds.features.Image(shape=(None, None, 3))
+    LABEL = tfds.features.ClassLabel(names=LABELS)
+
+    def encoded(self, image):
+        return png(image)
+
+    def label(self, split, index):
+        del split
+        return index % len(LABELS)
 
     def _info(self):
-        features = tfds.features.FeaturesDict(
-            {
-                self.IMAGE: tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=LABELS),
-            }
-        )
+        features = tfds.features.FeaturesDict({self.IMAGE: self.KIND, "label": self.LABEL})
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
@@ -50,7 +55,8 @@ class SmallPets(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split, count):
         for i in range(count):
-            yield i, {self.IMAGE: png(pixels(split, i)), "label": i % len(LABELS)}
+            image = self.encoded(pixels(split, i))
+            yield i, {self.IMAGE: image, "label": self.label(split, i)}
 
 
 class Unlabelled(SmallPets):
@@ -59,10 +65,56 @@ class Unlabelled(SmallPets):
     IMAGE = "picture"
 
 
+class Masked(SmallPets):
+    """Pictures with a mask, which is never decoded."""
+
+    def _info(self):
+        features = {self.IMAGE: self.KIND, "label": self.LABEL, "mask": self.KIND}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, split, count):
+        for i, example in super()._generate_examples(split, count):
+            yield i, example | {"mask": io.BytesIO(b"no image at all")}
+
+
+class FourChannels(SmallPets):
+    """Pictures with transparency."""
+
+    KIND = tfds.features.Image(shape=(None, None, 4))
+
+    def encoded(self, image):
+        return png(np.concatenate([image, image[..., :1]], axis=-1))
+
+
+class NoImage(SmallPets):
+    """Numbers in place of pictures."""
+
+    KIND = tfds.features.Tensor(shape=(2,), dtype=np.float32)
+
+    def encoded(self, image):
+        return image[0, 0, :2].astype(np.float32)
+
+
+class NumberAsLabel(SmallPets):
+    """Numbers in place of classes."""
+
+    LABEL = tfds.features.Scalar(dtype=np.int64)
+
+
+class HiddenLabels(SmallPets):
+    """A test split that keeps its labels to itself."""
+
+    def label(self, split, index):
+        return -1 if split == "test" else index % len(LABELS)
+
+
+BUILDERS = (SmallPets, Unlabelled, Masked, FourChannels, NoImage, NumberAsLabel, HiddenLabels)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("tfds")
-    for builder in (SmallPets, Unlabelled):
+    for builder in BUILDERS:
         builder(file_format="array_record", data_dir=path).download_and_prepare()
     return path
 
@@ -85,6 +137,11 @@ def test_all_images_are_there_with_their_labels(folder):
             assert np.all(batch["image"] == value)
             seen[value] = int(batch["label"][0])
     assert seen == {i + base: i % 3 for base, n in ((0, 20), (100, 6)) for i in range(n)}
+
+
+def test_masks_are_not_decoded(folder):
+    loaded = data.load(section(folder, "masked"))
+    assert len(list(pipeline(plain=Centre(4)).exact(loaded.test, 6))) == 1
 
 
 def test_tensorflow_is_not_needed(folder):
@@ -110,6 +167,44 @@ def test_another_format_is_refused(folder, tmp_path):
         data.load(section(tmp_path, "small_pets"))
 
 
+@pytest.fixture
+def copy(folder, tmp_path):
+    shutil.copytree(folder / "small_pets", tmp_path / "small_pets")
+    return tmp_path
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_damaged_file_is_found_before_work_starts(copy, part, how):
+    (file,) = (copy / "small_pets" / "1.0.0").glob(f"*-{part}.array_record*")
+    content = file.read_bytes()
+    file.unlink()
+    if how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigError, match=rf"is damaged: small_pets/{part}\[0\] cannot be read"):
+        data.load(section(copy, "small_pets"))
+
+
+def test_a_damaged_description_is_refused(copy):
+    (copy / "small_pets" / "1.0.0" / "dataset_info.json").write_text("{ no json")
+    with pytest.raises(ConfigError, match=r"config\.data\.name = 'tfds:small_pets'"):
+        data.load(section(copy, "small_pets"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("four_channels", "images of 1 or 3 channels"),
+        ("no_image", "images of 1 or 3 channels"),
+        ("number_as_label", "one class as its label"),
+        ("hidden_labels", "has no labels in its split test"),
+    ],
+)
+def test_features_of_another_kind_are_refused(folder, name, said):
+    with pytest.raises(ConfigError, match=said):
+        data.load(section(folder, name))
+
+
 def test_a_data_set_without_labelled_images_is_refused(folder):
-    with pytest.raises(ConfigError, match="must have the features image and label; it has label"):
+    with pytest.raises(ConfigError, match="must have the features image and label; it has pict"):
         data.load(section(folder, "unlabelled"))

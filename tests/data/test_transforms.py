@@ -61,6 +61,15 @@ def test_the_centre_is_torchvisions(height, width, interpolation):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 2, 3)])
+def test_an_extremely_long_image_takes_no_extreme_memory(shape):
+    pixels = np.zeros(shape, np.uint8)
+    long = int(np.argmax(shape))
+    middle = shape[long] // 2
+    pixels[(slice(None),) * long + (slice(middle - 20, middle + 20),)] = 200
+    assert np.all(Centre(32, 36)(pixels, random()) == 200)
+
+
 def test_an_image_of_the_right_size_is_left_alone():
     image = coordinates(32, 32)
     np.testing.assert_array_equal(Centre(32)(image, random()), image)

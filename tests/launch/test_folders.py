@@ -1,7 +1,9 @@
 """From a folder of images to classes for other images, bad files included."""
 
 import csv
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +87,9 @@ def test_other_images_are_classified(launch, trained, folder, tmp_path):
     for i, (name, channel) in enumerate(CLASSES.items()):
         paint(others / "deep" / f"{name}.png", channel, 900 + i, "PNG")
     (others / "broken.jpg").write_bytes(b"no image")
+    strange = os.fsdecode(b"caf\xe9.png")  # no UTF-8
+    (others / "deep" / "red.png").rename(others / "deep" / strange)
+    truth = {"deep/blue.png": "blue", "deep/green.png": "green", f"deep/{strange}": "red"}
     arguments = [
         *OPTIONS,
         "--config.tasks=predict",
@@ -99,18 +104,18 @@ def test_other_images_are_classified(launch, trained, folder, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "broken.jpg: cannot be decoded" in done.stdout
         assert "3 of 4 images classified" in done.stdout
-        with (trained[0] / "predictions.csv").open() as file:
+        with (trained[0] / "predictions.csv").open(errors="surrogateescape") as file:
             tables[configuration] = list(csv.reader(file))
     for rows in tables.values():
         assert rows[0] == ["image", "class_1", "probability_1", "class_2", "probability_2"]
         assert rows[1] == ["broken.jpg"]
-        assert [row[0] for row in rows[2:]] == [f"deep/{name}.png" for name in CLASSES]
+        assert sorted(row[0] for row in rows[2:]) == sorted(truth)
         for row in rows[2:]:
             first, second = float(row[2]), float(row[4])
             assert first >= second >= 0
             assert 0.5 < first + second <= 1.0001
             assert {row[1], row[3]} < set(CLASSES)
-        hits = sum(f"deep/{row[1]}.png" == row[0] for row in rows[2:])
+        hits = sum(truth[row[0]] == row[1] for row in rows[2:])
         assert hits >= 2  # of three very different colors
     assert tables[""] != tables["w4a4"]
 
@@ -153,13 +158,52 @@ def test_weights_alone_can_teach_and_be_trained_from(launch, trained, folder, tm
     assert f"full precision: {weights} as it is" in done.stdout
     accuracy = f"{read(trained[0] / 'results.json')['full_precision']['top1']:.2f}"
     assert re.search(rf"full precision +{accuracy}", done.stdout)
-    done = launch(
+    log = teacher / "log.txt"
+    before = log.read_text()
+    student = [
         *common,
-        "--config.tasks=train",
         f"--config.distillation.teacher={teacher}",
         "--config.train.epochs=2",
         f"--workdir={tmp_path / 'student'}",
-    )
+    ]
+    done = launch(*student, "--config.tasks=train")
     assert done.returncode == 0, done.stderr
+    assert log.read_text() == before  # the teacher's folder is not the student's
     assert (tmp_path / "student" / "checkpoints" / "train").is_dir()
     assert not (tmp_path / "student" / "checkpoints" / "pretrain").exists()
+    # What was trained is there without the weights, too, but for their row of the table.
+    weights.rename(tmp_path / "elsewhere.npz")
+    done = launch(*student, "--config.tasks=train,evaluate", "--config.configuration=w4a4")
+    assert done.returncode == 0, done.stderr
+    assert "train: finished before" in done.stdout
+
+
+def test_weights_of_other_classes_are_no_network_yet(launch, folder, finished, tmp_path):
+    """Their classifier would be random: nothing to evaluate or to learn from."""
+    weights = tmp_path / "digits.npz"
+    save_as_pytorch(finished[0], weights)
+    tensors = dict(np.load(weights))
+    tensors["conv1.weight"] = np.repeat(tensors["conv1.weight"], 3, axis=1)
+    np.savez(weights, **tensors)
+    done = launch(
+        *OPTIONS,
+        f"--config.data.path={folder}",
+        f"--config.pretrained={weights}",
+        "--config.pretrain.epochs=0",
+        "--config.pretrain.warmup_epochs=0",
+        "--config.tasks=evaluate",
+        f"--workdir={tmp_path / 'x'}",
+    )
+    assert_one_line(done, "has other classes, so linear.bias, linear.weight would be random")
+
+
+def test_other_validation_images_are_evaluated_afresh(launch, trained, folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "val" / "blue" / "03.jpg").unlink()
+    arguments = [*OPTIONS, "--config.tasks=evaluate", f"--workdir={trained[0]}"]
+    same = launch(*arguments, f"--config.data.path={folder}", "--config.data.max_bad_fraction=0.1")
+    assert "evaluate: finished before" in same.stdout
+    afresh = launch(*arguments, f"--config.data.path={other}")
+    assert afresh.returncode == 0, afresh.stderr
+    assert "evaluate: finished before" not in afresh.stdout
