@@ -4,12 +4,17 @@
 
 The ratio is that of medians measured in turn in one run: a coupled step of 1 + K passes over 1 + K
 plain steps of the same network, batch and optimizer. 1 is the price of the passes' arithmetic.
+
+On real images, with their classes: --folder=DIR, laid out as DIR/<class>/*. The peak of the
+process's memory is that of the whole run: to compare ways, measure one a run.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +25,10 @@ from absl import app, flags, logging
 
 from rfquant_jax import models, parallel
 from rfquant_jax.bits import Space
-from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.data.folder import FolderSource
+from rfquant_jax.data.index import index_folder
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.transforms import Centre, RandomResizedCrop, normalizer
 from rfquant_jax.models.pure import PureNetwork
 from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
 from rfquant_jax.report import table
@@ -37,10 +45,11 @@ _PASSES = flags.DEFINE_integer("random_passes", 3, "K")
 _IDM = flags.DEFINE_bool("idm", True, "information distortion mitigation")
 _STRATEGIES = flags.DEFINE_list("strategies", list(STRATEGIES), "to compare")
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind")
+_FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
-CLASSES = 10
+CLASSES = 10  # of random images
 
 
 def main(_: list[str]) -> None:
@@ -65,11 +74,14 @@ def main(_: list[str]) -> None:
     columns["ratio"] = f"over {1 + _PASSES.value} plain steps"
     shown = [{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     print(table(shown, columns))
+    # Kilobytes, on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak of the process's memory: {peak / 2**30:.1f} GiB")
     if _OUT.value:
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "jax": jax.__version__}
         asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
         asked |= {"random_passes": _PASSES.value, "idm": _IDM.value}
-        content = {"machine": machine, "asked": asked, "rows": rows}
+        content = {"machine": machine, "asked": asked, "rows": rows, "peak_bytes": peak}
         write_json(Path(_OUT.value), content)
 
 
@@ -82,7 +94,8 @@ def timed(step: Callable[[], None]) -> float:
 
 def network():
     """The plain network, freshly initialised."""
-    return models.create(_NETWORK.value, num_classes=CLASSES, channels=3, seed=0)
+    count = len(index_folder(Path(_FOLDER.value)).classes) if _FOLDER.value else CLASSES
+    return models.create(_NETWORK.value, num_classes=count, channels=3, seed=0)
 
 
 def settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSettings:
@@ -119,23 +132,33 @@ def stepper(made: tuple[CoupledStep, Space]) -> Callable[[], None]:
     """A function that takes the next step and waits for it."""
     step, space = made
     masks = Masks(space.full_mask, space.full_mask)
-    rng = np.random.default_rng(0)
-    count = _BATCH.value * step.mesh.size
-    batch = {
-        "image": rng.integers(0, 256, (count, *image_shape()), dtype=np.uint8),
-        "label": rng.integers(0, CLASSES, count).astype(np.int32),
-    }
-    parts = [parallel.split(batch, step.mesh)]
+    batches = images(_BATCH.value * step.mesh.size)
 
     def states() -> Iterator[None]:
         state = step.init(step.pure.params)
-        for number in range(10**9):
+        for number, batch in enumerate(batches):
+            parts = [parallel.split(batch, step.mesh)]
             state, _ = step(state, parts, masks, RATES, jax.random.key(number))
             jax.block_until_ready(state)
             yield
 
     running = states()
     return lambda: next(running)
+
+
+def images(count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches without end: the same random pixels, or a folder's images, cropped at random."""
+    if _FOLDER.value:
+        root = Path(_FOLDER.value)
+        index = index_folder(root)
+        source = FolderSource(root, index.files, index.labels)
+        crop, shape = RandomResizedCrop(_SIZE.value), image_shape()
+        pipeline = Pipeline(crop, Centre(_SIZE.value), shape, 1, max_bad_fraction=0.1, say=print)
+        return pipeline.training(source, count, seed=0).starting_at(0)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, *image_shape()), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    return itertools.repeat({"image": pixels, "label": labels})
 
 
 def mesh() -> jax.sharding.Mesh:
