@@ -62,7 +62,8 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
     _check_features(config.name, features)
     test = next((part for part in _TEST_SPLITS if part in splits), None)
     if "train" not in splits or test is None:
-        rule = f"must have the splits train and validation or test; it has {', '.join(splits)}"
+        there = ", ".join(sorted(splits))
+        rule = f"must have the splits train and validation or test; it has {there}"
         raise ConfigError("data.name", config.name, rule)
     source, test_source = (_source(builder, part, config.name) for part in ("train", test))
     train, held_out = split(source, config.search_fraction, config.split_seed)
@@ -105,7 +106,7 @@ def _check_features(name: str, features) -> None:
     import tensorflow_datasets as tfds
 
     if not {"image", "label"} <= features.keys():
-        rule = f"must have the features image and label; it has {', '.join(features)}"
+        rule = f"must have the features image and label; it has {', '.join(sorted(features))}"
         raise ConfigError("data.name", name, rule)
     image, label = features["image"], features["label"]
     if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3):

@@ -206,5 +206,5 @@ def test_features_of_another_kind_are_refused(folder, name, said):
 
 
 def test_a_data_set_without_labelled_images_is_refused(folder):
-    with pytest.raises(ConfigError, match="must have the features image and label; it has pict"):
+    with pytest.raises(ConfigError, match="must have the features image and label; it has label"):
         data.load(section(folder, "unlabelled"))
