@@ -111,15 +111,30 @@ def get_config() -> ConfigDict:
     config.evaluate.augment = False  # recalibrate on augmented images
 
     config.search = ConfigDict()
-    config.search.budgets = "33.9G"  # comma-separated: GBitOPs, '2.3MB', both with +, '1.05*w4a4'
+    config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
+    config.search.algorithm = "greedy"  # greedy, paper (as published), integer, evolution, random
     config.search.batch_size = 256  # held-out images per iteration
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below
+    config.search.max_bits = 8  # no layer goes above
+    config.search.pins = ()  # (layer pattern, (weight bits, activation bits)) pairs left alone
+    config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there
+    config.search.latency_table = ""  # JSON or CSV of layer, w_bits, a_bits, milliseconds
     config.search.alpha = 1.5  # weight of the error against the cost
     config.search.metric = "error"  # of a candidate: error (top-1) or cross_entropy
     config.search.normalize = "minmax"  # of error and cost over the candidates: max or minmax
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
+
+    config.search.frontier_points = 10  # visited configurations to confirm over the range of costs
+    config.search.keep = 10  # of random and evolution: finalists to confirm; also parents
+    config.search.min_load = 0.95  # of random and evolution: share of the budget to use up
+    config.search.evaluations = 500  # of random: configurations drawn for each budget
+    config.search.population = 50  # of evolution: configurations of a generation
+    config.search.generations = 20  # of evolution
+    config.search.mutation_probability = 0.2  # of evolution: that a mutation changes a bit-width
+    config.search.sensitivity_batches = 2  # of integer: averaged over so many
+    config.search.refinement_rounds = 10  # of integer: rounds of local search afterwards
 
     config.predict = ConfigDict()
     config.predict.images = ""  # folder of images, however deep, that the task predict classifies

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -58,19 +58,6 @@ class Space:
     def allowed(self, index: int) -> list[int]:
         """The bit-widths that layer `index` may take, largest first."""
         return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]
-
-    def at_least(self, min_bits: int) -> Space:
-        """The same layers without bit-widths below `min_bits`; each keeps its largest one."""
-        mask = self.full_mask & (np.asarray(self.candidates) >= min_bits)
-        rows = np.arange(len(self))
-        mask[rows, np.argmax(self.full_mask, axis=1)] = True
-        return replace(self, full_mask=mask)
-
-    def floor(self, configuration: np.ndarray, column: int) -> np.ndarray:
-        """A copy of the configuration with one column at each layer's smallest bit-width."""
-        lowered = np.array(configuration)
-        lowered[:, column] = smallest(self.full_mask, self.candidates)
-        return lowered
 
     def parse(self, text: str) -> np.ndarray:
         """A configuration from "w4a4" or from the path of a JSON file.

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.fields import check_fields
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.search.knobs import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "predict", "cost")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
@@ -97,6 +98,13 @@ def _check_bits(config: ConfigDict) -> None:
     if search.min_bits > search.start_bits:
         rule = f"must not be above search.start_bits {search.start_bits}"
         raise ConfigError("search.min_bits", search.min_bits, rule)
+    if search.max_bits < search.start_bits:
+        rule = f"must not be below search.start_bits {search.start_bits}"
+        raise ConfigError("search.max_bits", search.max_bits, rule)
+    for pin in search.pins:
+        _check_pin(pin)
+    for group in search.groups:
+        _check_group(group)
 
 
 def _check_rule(rule: object) -> None:
@@ -109,6 +117,21 @@ def _check_rule(rule: object) -> None:
             f"(or {FULL_PRECISION})"
         )
         raise ConfigError("quant.rules", rule, text)
+
+
+def _check_pin(pin: object) -> None:
+    pair = isinstance(pin, tuple | list) and len(pin) == 2 and isinstance(pin[0], str)
+    bits = pin[1] if pair and isinstance(pin[1], tuple | list) else ()
+    if len(bits) != 2 or not all(isinstance(b, int) for b in bits):
+        rule = "must be a layer pattern and a (weight bits, activation bits) pair"
+        raise ConfigError("search.pins", pin, rule)
+
+
+def _check_group(group: object) -> None:
+    strings = isinstance(group, tuple | list) and all(isinstance(entry, str) for entry in group)
+    if not strings or len(group) < 2 or group[0] not in COLUMNS:
+        rule = f"must be one of {', '.join(COLUMNS)}, and layer patterns"
+        raise ConfigError("search.groups", group, rule)
 
 
 def _check_schedule(config: ConfigDict) -> None:

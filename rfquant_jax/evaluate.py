@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,15 @@ class Accuracy:
     @property
     def top1_percent(self) -> float:
         return 100 * self.top1 / self.images
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % interval of the top-1 accuracy in percent (Wilson's, for a share of counts)."""
+        share, z2 = self.top1 / self.images, 1.959964**2
+        centre = (share + z2 / (2 * self.images)) / (1 + z2 / self.images)
+        spread = math.sqrt(share * (1 - share) / self.images + z2 / (4 * self.images**2))
+        half = math.sqrt(z2) * spread / (1 + z2 / self.images)
+        return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
 
     @property
     def top5_percent(self) -> float:

@@ -26,6 +26,11 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "evaluate.batch_size",
             "evaluate.recalibration_images",
             "search.batch_size",
+            "search.keep",
+            "search.evaluations",
+            "search.population",
+            "search.generations",
+            "search.sensitivity_batches",
             "predict.top",
         ),
     ),
@@ -56,6 +61,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "losses.wd_region",
             "search.alpha",
             "search.max_iterations_per_layer",
+            "search.frontier_points",
+            "search.refinement_rounds",
         ),
     ),
     "must lie between 0 and 2147483647": (lambda v: 0 <= v < 2**31, ("seed", "data.split_seed")),
@@ -87,6 +94,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "scheduler.late_from",
             "scheduler.ratio_min",
             "losses.distillation",
+            "search.min_load",
+            "search.mutation_probability",
         ),
     ),
     "must be auto, loop, unroll or scan": (
@@ -101,6 +110,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be error or cross_entropy": (
         lambda v: v in ("error", "cross_entropy"),
         ("search.metric",),
+    ),
+    "must be greedy, paper, integer, evolution or random": (
+        lambda v: v in ("greedy", "paper", "integer", "evolution", "random"),
+        ("search.algorithm",),
     ),
     "must be max or minmax": (lambda v: v in ("max", "minmax"), ("search.normalize",)),
     "must not be empty": (
@@ -118,7 +131,13 @@ _KINDS = {
     tuple: "a pair of a layer pattern and bit-widths",
 }
 # What the entries of fields with several values are, where the default recipe has none to show it.
-_ENTRIES = {"quant.signed": str, "quant.unsigned": str, "quant.rules": tuple}
+_ENTRIES = {
+    "quant.signed": str,
+    "quant.unsigned": str,
+    "quant.rules": tuple,
+    "search.pins": tuple,
+    "search.groups": tuple,
+}
 
 
 def check_fields(config: ConfigDict) -> None:

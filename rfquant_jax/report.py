@@ -39,6 +39,7 @@ def results_table(results: Mapping) -> str:
     rows += [row | {"name": f"{row['kind']} {row['name']}"} for row in results["rows"]]
     shown = [row | {"top1": f"{row['top1']:.2f}"} for row in rows]
     figures = {"budget_g": "budget (GBitOPs)", "budget_mb": "budget (MB)"}
-    figures |= {"bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    figures |= {"budget_ms": "budget (ms)"}
+    figures |= {"bitops_g": "GBitOPs", "size_mb": "size (MB)", "latency_ms": "latency (ms)"}
     used = {k: v for k, v in figures.items() if any(row.get(k) is not None for row in rows)}
     return table(shown, {"name": "configuration"} | used | {"top1": "top-1 (%)"})

@@ -24,9 +24,11 @@ from rfquant_jax.logging import RunLog
 from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.quant.blueprint import Blueprint
-from rfquant_jax.search.budget import Budget, parse_budget
+from rfquant_jax.search.budget import Budget, CostKind, parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
+from rfquant_jax.search.knobs import Knobs, make_knobs
+from rfquant_jax.search.latency import LatencyTable, read_latencies
 from rfquant_jax.workdir import claim
 
 
@@ -164,6 +166,47 @@ class Run:
         return CostModel.of(self.blueprint.layers)
 
     @cached_property
+    def latencies(self) -> LatencyTable | None:
+        """The user's latencies, if there are any.
+
+        Raises:
+          UserError: their file cannot be read or does not fit the network.
+        """
+        path = self.config.search.latency_table
+        if not path:
+            return None
+        fixed = [layer.name for layer in self.blueprint.layers if not layer.candidates]
+        return read_latencies(Path(path), self.blueprint.space, fixed)
+
+    def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
+        """What a configuration costs, in every way there is to count."""
+        costs = {
+            "bitops_g": self.costs.bitops_g(configuration),
+            "size_mb": self.costs.size_mb(configuration),
+        }
+        return (
+            costs
+            if self.latencies is None
+            else costs | {"latency_ms": self.latencies(configuration)}
+        )
+
+    @cached_property
+    def knobs(self) -> Knobs:
+        """What the search may turn.
+
+        Raises:
+          ConfigError: a pin or a group does not fit the network.
+        """
+        search = self.config.search
+        return make_knobs(
+            self.blueprint.space,
+            min_bits=search.min_bits,
+            max_bits=search.max_bits,
+            pins=search.pins,
+            groups=search.groups,
+        )
+
+    @cached_property
     def budgets(self) -> list[Budget]:
         """The budgets to search for, the loosest first, all within reach.
 
@@ -171,8 +214,11 @@ class Run:
           UserError: one is malformed or cannot be reached.
         """
         space = self.blueprint.space
-        parsed = [parse_budget(b, self.costs, space) for b in rules.budgets(self.config)]
-        check_reachable(space.at_least(self.config.search.min_bits), parsed)
+        kinds = self.costs.kinds()
+        if self.latencies is not None:
+            kinds["ms"] = CostKind("ms", "ms", self.latencies)
+        parsed = [parse_budget(b, kinds, space) for b in rules.budgets(self.config)]
+        check_reachable(self.knobs, parsed)
         largest = space.uniform(max(space.candidates), max(space.candidates))
         return sorted(parsed, key=lambda budget: budget.load(largest))
 

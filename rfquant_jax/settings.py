@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.blueprint import QuantSettings
-from rfquant_jax.search.greedy import GreedySettings
+from rfquant_jax.search.greedy import GreedySettings, Move
+from rfquant_jax.search.integer import IntegerSettings, integer_search
+from rfquant_jax.search.problem import Algorithm, greedy_search
+from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from rfquant_jax.train.loop import Plan
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
@@ -140,13 +146,62 @@ def coupled_plan(config: ConfigDict) -> Plan:
     )
 
 
-def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
-    """Constants of the greedy search over so many layers."""
+def search_metric(config: ConfigDict) -> str:
+    """What candidates are compared by."""
+    fixed = {"paper": "error", "integer": "cross_entropy"}
+    return fixed.get(config.search.algorithm, config.search.metric)
+
+
+def search_iterations(config: ConfigDict, budgets: int) -> int | None:
+    """Batches that a search takes in all, or None where nobody knows."""
     search = config.search
+    return {
+        "random": budgets,
+        "evolution": budgets * search.generations,
+        "integer": budgets * (search.sensitivity_batches + search.refinement_rounds),
+    }.get(search.algorithm)
+
+
+def search_algorithm(
+    config: ConfigDict, layers: int, on_move: Callable[[Move, np.ndarray], None]
+) -> Algorithm:
+    """The algorithm of a search over so many layers.
+
+    Args:
+      on_move: called by greedy searches after every move, with the configuration it led to.
+    """
+    search = config.search
+    scoring = greedy_settings(config, layers)
+    if search.algorithm == "random":
+        evaluations, keep = search.evaluations, search.keep
+        return partial(random_search, evaluations=evaluations, keep=keep, least=search.min_load)
+    if search.algorithm == "evolution":
+        chosen = EvolutionSettings(
+            population=search.population,
+            generations=search.generations,
+            parents=search.keep,
+            mutations=search.population // 2,
+            crossovers=search.population // 2,
+            probability=search.mutation_probability,
+            least=search.min_load,
+        )
+        return partial(evolution, settings=chosen, scoring=scoring)
+    if search.algorithm == "integer":
+        chosen = IntegerSettings(search.sensitivity_batches, search.refinement_rounds)
+        return partial(integer_search, settings=chosen)
+    return partial(greedy_search, settings=scoring, on_move=on_move)
+
+
+def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
+    """Constants of the greedy search over so many layers; "paper" normalizes as published.
+
+    It keeps the limit on iterations, too: as published the search can wander without end.
+    """
+    search = config.search
+    paper = search.algorithm == "paper"
     return GreedySettings(
         alpha=search.alpha,
         start_bits=search.start_bits,
-        min_bits=search.min_bits,
-        normalize=search.normalize,
+        normalize="max" if paper else search.normalize,
         max_iterations=search.max_iterations_per_layer * layers,
     )

@@ -16,6 +16,7 @@ from rfquant_jax.fields import flat
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
+FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"
 
 # Fields that may differ between two starts of one run: they decide what is done now, or how fast,

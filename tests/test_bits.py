@@ -28,12 +28,6 @@ def test_uniform_configurations_are_clamped_to_each_layers_candidates(pair):
     assert gap.uniform(2, 2).tolist() == [[3, 3]]
 
 
-def test_a_floor_on_the_bits_keeps_each_layers_largest(pair):
-    assert pair.at_least(4).full_mask.tolist() == [[True] * 3 + [False] * 2] * 2
-    low = Space(("a",), B, np.asarray([[0, 0, 0, 1, 1]], bool)).at_least(5)
-    assert low.allowed(0) == [3]
-
-
 def test_largest_and_smallest():
     mask = np.asarray([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], bool)
     assert bits.largest(mask, B).tolist() == [5, 6]

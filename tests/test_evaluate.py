@@ -7,7 +7,7 @@ import pytest
 
 from rfquant_jax import parallel
 from rfquant_jax.data.sources import ArraySource
-from rfquant_jax.evaluate import Evaluator, _count_correct
+from rfquant_jax.evaluate import Accuracy, Evaluator, _count_correct
 from rfquant_jax.models.pure import PureNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
 from tests.conftest import batch, identity, images, mesh_of, pipeline
@@ -158,3 +158,13 @@ def test_a_full_precision_network_is_evaluated_the_same_way(plain):
     network.eval()
     logits = jax.device_get(network(jnp.asarray(data["image"])))
     assert accuracy.top1 == int(np.sum(logits.argmax(1) == data["label"]))
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "expected"),
+    # Wilson's interval as tables have it; at the ends it stays inside 0 and 100.
+    [(90, 100, (82.56, 94.48)), (0, 10, (0.0, 27.75)), (10, 10, (72.25, 100.0))],
+)
+def test_an_accuracy_has_an_interval(right, images, expected):
+    accuracy = Accuracy(top1=right, top5=right, loss=0.0, images=images)
+    np.testing.assert_allclose(accuracy.top1_interval, expected, atol=0.005)

@@ -1,6 +1,7 @@
 """What the README tells its readers to type."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,7 +28,7 @@ def program(name):
 def commands(start):
     """The README's command lines that begin like this, continued lines joined."""
     text = README.replace("\\\n", " ")
-    return [line.split() for line in re.findall(rf"^    ({start}.*)$", text, re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(rf"^    ({start}.*)$", text, re.MULTILINE)]
 
 
 def shrunk():

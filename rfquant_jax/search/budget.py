@@ -1,100 +1,146 @@
-"""Budgets a user asks for: bit operations, model size, or both."""
+"""Budgets a user asks for: bit operations, model size, latency, or several at once."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from rfquant_jax.bits import Space
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.search.cost import CostModel
+
+# cost(configuration int32[L, 2]) -> a number that is to stay below a limit
+Cost = Callable[[np.ndarray], float]
+
+
+class Uniform(Protocol):
+    """What has uniform configurations."""
+
+    candidates: tuple[int, ...]
+
+    def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray: ...
+
 
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+"
 _RULE = (
-    "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB), both (33.9G+2.3MB), or a "
-    "multiple of a uniform configuration's BitOPs (1.05*w4a4)"
+    "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB), with search.latency_table a "
+    "latency (5ms), several of them (33.9G+2.3MB), or a multiple of what a uniform configuration "
+    "costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
 )
 
 
 @dataclass(frozen=True)
+class CostKind:
+    """One way to count what a configuration costs.
+
+    Attributes:
+      unit: as users write it behind a number.
+      describe: the unit in words.
+      cost: the cost itself.
+      moves_activations: whether it depends on activation bit-widths.
+      monotone: whether fewer bits never cost more.
+    """
+
+    unit: str
+    describe: str
+    cost: Cost
+    moves_activations: bool = True
+    monotone: bool = False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `value` of one kind of cost."""
+
+    kind: CostKind
+    value: float
+
+
+@dataclass(frozen=True)
 class Budget:
-    """A limit on bit operations (in 1e9), on model size (in 2^20 bytes), or on both.
+    """Limits that a configuration must keep, all of them.
 
     Attributes:
       text: as the user wrote it, for names and logs.
+      limits: one or more, of different kinds.
     """
 
     text: str
-    costs: CostModel
-    bitops_g: float | None = None
-    size_mb: float | None = None
+    limits: tuple[Limit, ...]
 
     def load(self, configuration: np.ndarray) -> float:
-        """Cost in units of the budget; of two limits the one that is used up further counts."""
-        parts = []
-        if self.bitops_g is not None:
-            parts.append(self.costs.bitops_g(configuration) / self.bitops_g)
-        if self.size_mb is not None:
-            parts.append(self.costs.size_mb(configuration) / self.size_mb)
-        return max(parts)
+        """Cost in units of the budget; the limit that is used up furthest counts."""
+        return max(limit.kind.cost(configuration) / limit.value for limit in self.limits)
 
     def fits(self, configuration: np.ndarray) -> bool:
         """Whether the configuration is within every limit."""
         # Compared without dividing: a quotient can round down to 1.
-        bitops_fit = self.bitops_g is None or self.costs.bitops_g(configuration) <= self.bitops_g
-        return bitops_fit and (
-            self.size_mb is None or self.costs.size_mb(configuration) <= self.size_mb
-        )
+        return all(limit.kind.cost(configuration) <= limit.value for limit in self.limits)
 
-    def uniform(self, space: Space) -> list[tuple[str, np.ndarray]]:
-        """The uniform configuration with the most bits that fits, with its name; empty if none."""
+    def uniform(self, space: Uniform) -> list[tuple[str, np.ndarray]]:
+        """The uniform configuration with the most bits that fits, with its name; empty if none.
+
+        Args:
+          space: a network's `Space`, or the `Knobs` of a search, whose limits are kept.
+        """
         for bits in space.candidates:
             configuration = space.uniform(bits, bits)
             if self.fits(configuration):
-                return [(f"w{bits}a{bits}", configuration)]
+                exact = set(configuration.ravel().tolist()) == {bits}
+                return [(f"w{bits}a{bits}" + ("" if exact else ", where possible"), configuration)]
         return []
 
     @property
     def moves_activations(self) -> bool:
         """Whether activation bit-widths matter to it."""
-        return self.bitops_g is not None
+        return any(limit.kind.moves_activations for limit in self.limits)
 
     def describe(self, configuration: np.ndarray) -> str:
         """The configuration's cost in the budget's own units."""
-        parts = []
-        if self.bitops_g is not None:
-            parts.append(f"{self.costs.bitops_g(configuration):.6g} GBitOPs")
-        if self.size_mb is not None:
-            parts.append(f"{self.costs.size_mb(configuration):.6g} MB")
-        return " and ".join(parts)
+        costs = [(limit.kind.cost(configuration), limit.kind.describe) for limit in self.limits]
+        return " and ".join(f"{cost:.6g} {unit}" for cost, unit in costs)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The limits as results name them: budget_g, budget_mb, and others where there are any."""
+        found = {f"budget_{limit.kind.unit.lower()}": limit.value for limit in self.limits}
+        return {"budget_g": None, "budget_mb": None} | found
 
 
-def parse_budget(text: str, costs: CostModel, space: Space) -> Budget:
+def parse_budget(text: str, kinds: Mapping[str, CostKind], space: Space) -> Budget:
     """Reads a budget as the user writes it; `_RULE` lists the forms.
 
+    Args:
+      kinds: by unit; "G" is the one meant where no unit is given.
+
     Raises:
-      ConfigError: it is none of the forms, or not positive.
+      ConfigError: it is none of the forms, not positive, or of a kind that is not there.
     """
-    limits: dict[str, float] = {}
+    limits: dict[str, Limit] = {}
     for part in text.replace(" ", "").split("+"):
-        kind, value = _parse_part(part, text, costs, space)
-        if kind in limits or value <= 0:
+        limit = _parse_part(part, text, kinds, space)
+        if limit.kind.unit in limits or not 0 < limit.value < math.inf:
             raise ConfigError("search.budgets", text, _RULE)
-        limits[kind] = value
-    return Budget(text=text, costs=costs, **limits)
+        limits[limit.kind.unit] = limit
+    return Budget(text, tuple(limits.values()))
 
 
-def _parse_part(part: str, text: str, costs: CostModel, space: Space) -> tuple[str, float]:
-    relative = re.fullmatch(rf"({_NUMBER})\*w(\d+)a(\d+)", part)
-    if relative:
-        factor, *bits = relative.groups()
-        if not {int(b) for b in bits} <= set(space.candidates):
-            rule = f"uses bit-widths outside the candidates {space.candidates}"
-            raise ConfigError("search.budgets", text, rule)
-        return "bitops_g", float(factor) * costs.bitops_g(space.uniform(*map(int, bits)))
-    plain = re.fullmatch(rf"({_NUMBER})(G|GBitOPs|MB|)", part)
-    if plain is None:
+def _parse_part(part: str, text: str, kinds: Mapping[str, CostKind], space: Space) -> Limit:
+    relative = re.fullmatch(rf"({_NUMBER})\*w(\d+)a(\d+)(?::(\w+))?", part)
+    plain = re.fullmatch(rf"({_NUMBER})(\w*)", part)
+    if relative is None and plain is None:
         raise ConfigError("search.budgets", text, _RULE)
-    return "size_mb" if plain[2] == "MB" else "bitops_g", float(plain[1])
+    unit = (relative[4] if relative else plain[2]) or "G"
+    unit = {"GBitOPs": "G"}.get(unit, unit)
+    if unit not in kinds:
+        raise ConfigError("search.budgets", text, _RULE)
+    if plain:
+        return Limit(kinds[unit], float(plain[1]))
+    bits = int(relative[2]), int(relative[3])
+    if not set(bits) <= set(space.candidates):
+        rule = f"uses bit-widths outside the candidates {space.candidates}"
+        raise ConfigError("search.budgets", text, rule)
+    return Limit(kinds[unit], float(relative[1]) * kinds[unit].cost(space.uniform(*bits)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.quant.describe import Layer
+from rfquant_jax.search.budget import CostKind
 
 GIGA = 1e9
 MEGABYTE_BITS = 8 * 2**20
@@ -51,6 +52,13 @@ class CostModel:
         """Sum over layers of w_bits * kernel elements, in units of 2^20 bytes."""
         bits = np.asarray(configuration, np.int64)[:, WEIGHTS]
         return float((np.sum(bits * self.weights) + self.fixed_size_bits) / MEGABYTE_BITS)
+
+    def kinds(self) -> dict[str, CostKind]:
+        """The costs that every network has, by the unit that users write."""
+        return {
+            "G": CostKind("G", "GBitOPs", self.bitops_g, monotone=True),
+            "MB": CostKind("MB", "MB", self.size_mb, moves_activations=False, monotone=True),
+        }
 
     def table(self, space: Space) -> list[dict]:
         """The costs of the uniform configurations with equal weight and activation bits."""

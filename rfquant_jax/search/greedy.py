@@ -5,14 +5,16 @@ It knows nothing of networks or JAX: `evaluate` and the budgets' costs are hande
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
+from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
 from rfquant_jax.errors import UserError
 from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.knobs import Knob, Knobs
+from rfquant_jax.search.program import least_load
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
@@ -27,7 +29,6 @@ class GreedySettings:
     Attributes:
       alpha: weight of the error against the cost.
       start_bits: uniform bit-width the search starts from.
-      min_bits: bit-width that no layer falls below.
       normalize: "max" divides error and cost by their maxima over an iteration's candidates,
         "minmax" maps them to [0, 1].
       max_iterations: after so many, only downward moves; 0 never.
@@ -35,21 +36,24 @@ class GreedySettings:
 
     alpha: float
     start_bits: int
-    min_bits: int
     normalize: str
     max_iterations: int = 0
 
 
+# on_move(move, the configuration it led to)
+OnMove = Callable[["Move", np.ndarray], None]
+
+
 @dataclass(frozen=True)
 class Move:
-    """One accepted step of the search, as it stands in the trace.
+    """One accepted step of the search, as it stands in the result.
 
     Attributes:
       iteration: counts evaluations of candidates, from 0.
       budget: index of the budget it was made for, in the order of the search.
       phase: "weights" or "activations".
-      layer: index of the searched layer.
-      bits: the layer's new bit-width in this phase.
+      layer: index of the searched layer, of the first one where several are tied.
+      bits: its new bit-width in this phase.
       error, score: of the chosen candidate.
       candidates: how many were compared.
       load: cost after the move in units of the budget.
@@ -73,12 +77,11 @@ class GreedySearch:
     """The state of one descent that serves several budgets, largest first.
 
     Args:
-      space: what may be assigned.
+      knobs: what may be turned.
       settings: constants.
       budgets: in the order in which they are reached.
       evaluate: errors of candidate configurations.
-      on_move: called after every accepted move, to keep a trace.
-      recorded: moves of an earlier, interrupted search, which are repeated without evaluating.
+      on_move: called after every accepted move, with the configuration it led to.
 
     Attributes:
       configuration: where the search stands, int32[L, 2].
@@ -86,20 +89,17 @@ class GreedySearch:
 
     def __init__(
         self,
-        space: Space,
+        knobs: Knobs,
         settings: GreedySettings,
         budgets: Sequence[Budget],
         evaluate: Evaluate,
         *,
-        on_move: Callable[[Move], None] = lambda move: None,
-        recorded: Iterable[Move] = (),
+        on_move: OnMove = lambda move, configuration: None,
     ):
-        space = space.at_least(settings.min_bits)
-        check_reachable(space, budgets)
-        self._space, self._settings, self._budgets = space, settings, budgets
+        check_reachable(knobs, budgets)
+        self._knobs, self._settings, self._budgets = knobs, settings, budgets
         self._evaluate, self._on_move = evaluate, on_move
-        self._recorded = list(recorded)
-        self.configuration = space.uniform(settings.start_bits, settings.start_bits)
+        self.configuration = knobs.uniform(settings.start_bits, settings.start_bits)
         self._seen = {self.configuration.tobytes()}
         self._down_only = False
         self._iteration = 0
@@ -109,89 +109,78 @@ class GreedySearch:
         return [self._descend(index, budget) for index, budget in enumerate(self._budgets)]
 
     def _descend(self, index: int, budget: Budget) -> np.ndarray:
-        level = nearest_level(budget, self._space)
-        while not self._weights_done(budget, level):
-            self._move(index, budget, WEIGHTS)
-        while not budget.fits(self.configuration):
-            self._move(index, budget, ACTIVATIONS)
+        level = nearest_level(budget, self._knobs)
+        while not self._weights_done(budget, level) and self._move(index, budget, WEIGHTS):
+            pass
+        while not budget.fits(self.configuration) and self._move(index, budget, ACTIVATIONS):
+            pass
+        if not budget.fits(self.configuration):
+            # Only where fewer bits can cost more, as in a measured latency.
+            self.configuration = cheapest(self._knobs, budget)
         return self.configuration.copy()
 
     def _weights_done(self, budget: Budget, level: int) -> bool:
         if not budget.moves_activations:
             return budget.fits(self.configuration)
-        target = PHASE_SHARE * budget.load(self._space.uniform(level, self._settings.start_bits))
-        lowest = budget.load(self._space.floor(self.configuration, WEIGHTS))
+        target = PHASE_SHARE * budget.load(self._knobs.uniform(level, self._settings.start_bits))
+        lowest = budget.load(self._knobs.floor(self.configuration, WEIGHTS))
         cheap_enough = budget.load(self.configuration) <= max(target, lowest)
-        return cheap_enough and budget.fits(self._space.floor(self.configuration, ACTIVATIONS))
+        return cheap_enough and budget.fits(self._knobs.floor(self.configuration, ACTIVATIONS))
 
-    def _move(self, index: int, budget: Budget, column: int) -> None:
-        if self._iteration < len(self._recorded):
-            move = self._recorded[self._iteration]
-            # What the decision took into account must be repeated, too.
-            self._candidates(column)
-            self._apply(move.layer, column, move.bits)
-            return
+    def _move(self, index: int, budget: Budget, column: int) -> bool:
+        """Makes the best move of a phase; False if there is none."""
         candidates = self._candidates(column)
-        errors = np.asarray(
-            self._evaluate(np.stack([self._with(*c) for c in candidates]), self._iteration),
-            np.float64,
-        )
-        loads = np.asarray([budget.load(self._with(*c)) for c in candidates])
+        if not candidates:
+            return False
+        configurations = np.stack([knob.turned(self.configuration, b) for knob, b in candidates])
+        errors = np.asarray(self._evaluate(configurations, self._iteration), np.float64)
+        loads = np.asarray([budget.load(configuration) for configuration in configurations])
         scores = score(errors, loads, self._settings)
         best = int(np.argmin(scores))
-        layer, column, bits = candidates[best]
+        knob, bits = candidates[best]
         move = Move(
             iteration=self._iteration,
             budget=index,
             phase=PHASES[column],
-            layer=layer,
+            layer=knob.layers[0],
             bits=bits,
             error=float(errors[best]),
             score=float(scores[best]),
             candidates=len(candidates),
             load=float(loads[best]),
         )
-        self._apply(layer, column, bits)
-        self._on_move(move)
+        self._apply(knob, bits)
+        self._on_move(move, self.configuration)
+        return True
 
-    def _apply(self, layer: int, column: int, bits: int) -> None:
-        self.configuration = self._with(layer, column, bits)
+    def _apply(self, knob: Knob, bits: int) -> None:
+        self.configuration = knob.turned(self.configuration, bits)
         self._seen.add(self.configuration.tobytes())
         self._iteration += 1
 
-    def _with(self, layer: int, column: int, bits: int) -> np.ndarray:
-        configuration = self.configuration.copy()
-        configuration[layer, column] = bits
-        return configuration
-
-    def _candidates(self, column: int) -> list[tuple[int, int, int]]:
-        """(layer, column, bits) of the moves to compare; earlier layers first, down before up."""
+    def _candidates(self, column: int) -> list[tuple[Knob, int]]:
+        """Moves to compare; earlier layers first, down before up."""
         limit = self._settings.max_iterations
         if limit and self._iteration >= limit:
             self._down_only = True
-        moves = list(self._neighbours(column))
+        moves = list(self._knobs.neighbours(self.configuration, column))
         if not self._down_only:
-            fresh = [m for m in moves if self._with(*m).tobytes() not in self._seen]
+            fresh = [
+                (knob, bits)
+                for knob, bits in moves
+                if knob.turned(self.configuration, bits).tobytes() not in self._seen
+            ]
             if fresh:
                 return fresh
             self._down_only = True
-        return [m for m in moves if m[2] < self.configuration[m[0], column]]
-
-    def _neighbours(self, column: int) -> Iterable[tuple[int, int, int]]:
-        for layer in range(len(self._space)):
-            allowed = self._space.allowed(layer)
-            position = allowed.index(self.configuration[layer, column])
-            if position + 1 < len(allowed):
-                yield layer, column, allowed[position + 1]
-            if position > 0:
-                yield layer, column, allowed[position - 1]
+        return [(knob, bits) for knob, bits in moves if bits < knob.read(self.configuration)]
 
 
-def nearest_level(budget: Budget, space: Space) -> int:
+def nearest_level(budget: Budget, knobs: Knobs) -> int:
     """The uniform bit-width whose cost is nearest to the budget; ties go upward."""
     return min(
-        sorted(space.candidates, reverse=True),
-        key=lambda bits: abs(budget.load(space.uniform(bits, bits)) - 1),
+        sorted(knobs.space.candidates, reverse=True),
+        key=lambda bits: abs(budget.load(knobs.uniform(bits, bits)) - 1),
     )
 
 
@@ -212,17 +201,35 @@ def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np
     return settings.alpha * normalized(errors) + normalized(loads)
 
 
-def check_reachable(space: Space, budgets: Sequence[Budget]) -> None:
-    """Refuses budgets below the cheapest configuration of the space.
+def cheapest(knobs: Knobs, budget: Budget) -> np.ndarray:
+    """The configuration that uses up least of a budget.
+
+    Exact: where fewer bits can cost more, costs must be sums over layers for it.
+    """
+    most = max(knobs.space.candidates)
+    lowest = knobs.floor(knobs.uniform(most, most), WEIGHTS, ACTIVATIONS)
+    if all(limit.kind.monotone for limit in budget.limits):
+        return lowest
+    found = least_load(knobs, budget.limits)
+    return lowest if found is None or budget.load(lowest) <= budget.load(found) else found
+
+
+def check_reachable(knobs: Knobs, budgets: Sequence[Budget]) -> None:
+    """Refuses budgets below the cheapest configuration.
 
     Raises:
       UserError: names the smallest and the largest reachable cost.
     """
-    dearest = space.uniform(max(space.candidates), max(space.candidates))
-    cheapest = space.floor(space.floor(dearest, WEIGHTS), ACTIVATIONS)
     for budget in budgets:
-        if not budget.fits(cheapest):
+        if not budget.fits(cheapest(knobs, budget)):
+            lowest, highest = reachable(knobs, budget)
             raise UserError(
                 f"config.search.budgets: {budget.text} cannot be reached; configurations of this "
-                f"network cost from {budget.describe(cheapest)} to {budget.describe(dearest)}"
+                f"network cost from {lowest} to {highest}"
             )
+
+
+def reachable(knobs: Knobs, budget: Budget) -> tuple[str, str]:
+    """The smallest cost and that of the largest bit-widths, in the budget's own units."""
+    most = max(knobs.space.candidates)
+    return budget.describe(cheapest(knobs, budget)), budget.describe(knobs.uniform(most, most))

@@ -10,7 +10,8 @@ from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
 from rfquant_jax.tasks.predicting import list_files, predict
-from rfquant_jax.tasks.searching import search, search_batches
+from rfquant_jax.tasks.proposing import search_batches
+from rfquant_jax.tasks.searching import search
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.training import pretrain, train
 

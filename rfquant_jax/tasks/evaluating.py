@@ -23,7 +23,7 @@ def cost(run: Run) -> None:
     if configuration is None:
         rows = run.costs.table(space)
     else:
-        rows = [_costs(run, configuration) | {"configuration": run.config.configuration}]
+        rows = [run.costs_of(configuration) | {"configuration": run.config.configuration}]
     columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
     print(table(rows, columns))
 
@@ -126,7 +126,7 @@ def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarr
             yield {"kind": "uniform", "name": f"w{bits}a{bits}"}, space.uniform(bits, bits)
         return
     for budget, result in zip(run.budgets, found, strict=True):
-        limits = {"budget_g": budget.bitops_g, "budget_mb": budget.size_mb}
+        limits = budget.as_dict()
         for name, configuration in budget.uniform(space):
             yield {"kind": "uniform", "name": name} | limits, configuration
         row = {"kind": "searched", "name": budget.text}
@@ -136,12 +136,6 @@ def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarr
 def _test(run: Run, measure: Measure, trained: networks.Trained, configuration) -> dict:
     statistics = measure.recalibrated(trained.params, configuration)
     accuracy = measure.test(trained.params, statistics, configuration)
-    figures = {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
-    return _costs(run, configuration) | figures | {"images": accuracy.images}
-
-
-def _costs(run: Run, configuration: np.ndarray) -> dict:
-    return {
-        "bitops_g": run.costs.bitops_g(configuration),
-        "size_mb": run.costs.size_mb(configuration),
-    }
+    figures = {"top1": accuracy.top1_percent, "top1_interval": list(accuracy.top1_interval)}
+    figures |= {"top5": accuracy.top5_percent}
+    return run.costs_of(configuration) | figures | {"images": accuracy.images}

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from rfquant_jax import settings
 from rfquant_jax.checkpoint import TRAIN
-from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.data.sources import Part, split
-from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate import Accuracy
 from rfquant_jax.run import Run
 from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.greedy import GreedySearch, Move
-from rfquant_jax.search.trace import Trace
+from rfquant_jax.search.frontier import frontier
+from rfquant_jax.search.greedy import Move, reachable
+from rfquant_jax.search.record import Visit
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.workdir import SEARCH_FOLDER, TRACE_FILE, read_json, write_json
+from rfquant_jax.tasks.picturing import draw, write_sensitivity
+from rfquant_jax.tasks.proposing import candidate_evaluator, propose, search_parts
+from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, read_json, write_json
 
 
 def search(run: Run) -> list[dict]:
@@ -64,46 +63,24 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
-    trace = Trace(run.workdir / SEARCH_FOLDER / TRACE_FILE, checkpoint=trained.origin)
-    found = _descend(run, trained, trace)
+    for budget in run.budgets:
+        ends = reachable(run.knobs, budget)
+        run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
+    evaluate = candidate_evaluator(run, trained, settings.search_metric(run.config))
+    proposals = propose(run, trained.origin, evaluate)
+    if run.config.search.sensitivity_batches:
+        write_sensitivity(run, evaluate.by("cross_entropy"), trained.origin)
     measure = Measure(run, trained.pure)
+    found = []
     for index, budget in enumerate(run.budgets):
         run.stop.check()
-        moves = [move for move in trace.moves if move.budget == index]
-        _confirm(run, trained, measure, budget, _finalists(run, found, index), moves)
-
-
-def search_parts(run: Run) -> tuple[Part, Part]:
-    """The held-out images in two parts: to propose configurations on, and to confirm them on.
-
-    A configuration that was picked because it did well on some images looks better on them than
-    it is; only the others can tell whether it beats the uniform one.
-    """
-    data = run.config.data
-    return split(
-        run.data.held_out,
-        run.config.search.confirm_fraction,
-        data.split_seed + 1,
-        field="search.confirm_fraction",
-    )
-
-
-def search_batches(run: Run) -> TrainingBatches:
-    """Batches of held-out images, as evaluation sees them.
-
-    Raises:
-      ConfigError: a batch is larger than the part to propose on.
-    """
-    proposal, _ = search_parts(run)
-    size = run.config.search.batch_size
-    if size > len(proposal):
-        rule = (
-            f"must not exceed the {len(proposal)} held-out images to propose on "
-            "(data.search_fraction, search.confirm_fraction)"
-        )
-        raise ConfigError("search.batch_size", size, rule)
-    seed = settings.derived_seed(run.config, "search")
-    return run.pipeline.training(proposal, size, seed=seed, augment=False)
+        moves = [move for move in proposals.moves if move.budget == index]
+        finalists = _finalists(run, proposals.found, index)
+        found.append(_confirmed_best(run, trained, measure, budget, finalists, moves))
+    draw(run, found, write_frontier(run, trained, measure, proposals.visits))
+    # Last of all, because they say that the search is finished.
+    for budget, result in zip(run.budgets, found, strict=True):
+        write_json(result_file(run, budget), result)
 
 
 def result_file(run: Run, budget: Budget) -> Path:
@@ -112,69 +89,21 @@ def result_file(run: Run, budget: Budget) -> Path:
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 
-def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> CandidateEvaluator:
-    """Evaluates candidates on the images to propose on."""
-    return CandidateEvaluator(
-        trained.pure, trained.params, run.mesh, run.preprocess, search_batches(run), metric
-    )
-
-
-def _descend(run: Run, trained: networks.Trained, trace: Trace) -> list[np.ndarray]:
-    """The greedy search's configuration for each budget; goes on from the trace."""
-    evaluate = candidate_evaluator(run, trained, run.config.search.metric)
-    recorded = list(trace.moves)
-    if recorded:
-        run.log.info(f"search: goes on after {len(recorded)} recorded iterations")
-    run.log.rewind("search", len(recorded))
-    space = run.blueprint.space
-    with run.log.progress("search", None, len(recorded)) as progress:
-
-        def interruptible(configurations: np.ndarray, iteration: int) -> np.ndarray:
-            run.stop.check()
-            return evaluate(configurations, iteration)
-
-        def on_move(move: Move) -> None:
-            trace.add(move)
-            done = move.iteration + 1
-            values = {"error": move.error, "score": move.score, "load": move.load}
-            run.log.metrics("search", done, values)
-            progress.advance()
-            if done % run.config.train.log_every == 0:
-                share = _share_done(start, descent.configuration, run.budgets[-1])
-                text = run.budgets[move.budget].text
-                progress.report(f"{text}: {move.phase}, {move.load:.3f} of the budget", share)
-
-        descent = GreedySearch(
-            space,
-            settings.greedy_settings(run.config, len(space)),
-            run.budgets,
-            interruptible,
-            on_move=on_move,
-            recorded=recorded,
-        )
-        start = descent.configuration
-        return descent.run()
-
-
-def _share_done(start: np.ndarray, now: np.ndarray, tightest: Budget) -> float:
-    """How much of the way from the start to the tightest budget lies behind, on a log scale."""
-    whole, left = (math.log(max(tightest.load(c), 1.0)) for c in (start, now))
-    return 1 - left / whole if whole > 0 else 0.0
-
-
-def _finalists(run: Run, found: list[np.ndarray], index: int) -> dict[str, np.ndarray]:
+def _finalists(run: Run, found: list[list[np.ndarray]], index: int) -> dict[str, np.ndarray]:
     """Configurations within a budget that compete for it, by where they come from.
 
-    The uniform one with the most bits; the one the search found; and what it found for tighter
+    The uniform one with the most bits; what the search found; and the best it found for tighter
     budgets, which is within this one, too.
     """
-    budget, space = run.budgets[index], run.blueprint.space.at_least(run.config.search.min_bits)
-    finalists = {
-        f"greedy {run.budgets[i].text}": found[i]
-        for i in range(index, len(found))
-        if budget.fits(found[i])
-    }
-    for name, configuration in budget.uniform(space):
+    budget, algorithm = run.budgets[index], run.config.search.algorithm
+    finalists = {}
+    for place, configuration in enumerate(found[index]):
+        number = f" #{place + 1}" if place else ""
+        finalists[f"{algorithm} {budget.text}{number}"] = configuration
+    for tighter in range(index + 1, len(found)):
+        if budget.fits(found[tighter][0]):
+            finalists[f"{algorithm} {run.budgets[tighter].text}"] = found[tighter][0]
+    for name, configuration in budget.uniform(run.knobs):
         finalists[f"uniform {name}"] = configuration
     return finalists
 
@@ -188,45 +117,92 @@ def confirmed(
     return measure.on(images, trained.params, statistics, configuration)
 
 
-def _confirm(
+def _confirmed_best(
     run: Run,
     trained: networks.Trained,
     measure: Measure,
     budget: Budget,
     finalists: dict[str, np.ndarray],
     moves: list[Move],
-) -> None:
-    """Chooses among the finalists on the images to confirm on and writes the winner."""
-    accuracies = {
-        name: confirmed(run, trained, measure, configuration)
-        for name, configuration in finalists.items()
-    }
-    winner = min(accuracies, key=lambda name: _rank(accuracies[name], run.config.search.metric))
+) -> dict:
+    """The winner among the finalists on the images to confirm on, as its file has it."""
+    accuracies: dict[str, Accuracy] = {}
+    known: dict[bytes, Accuracy] = {}
+    for name, configuration in finalists.items():
+        run.stop.check()
+        key = configuration.tobytes()
+        if key not in known:
+            known[key] = confirmed(run, trained, measure, configuration)
+        accuracies[name] = known[key]
+    metric = settings.search_metric(run.config)
+    winner = min(accuracies, key=lambda name: _rank(accuracies[name], metric))
     configuration = finalists[winner]
-    write_json(
-        result_file(run, budget),
-        {
-            "layers": run.blueprint.space.to_json(configuration),
-            "bitops_g": run.costs.bitops_g(configuration),
-            "size_mb": run.costs.size_mb(configuration),
-            "budget": budget.text,
-            "budget_g": budget.bitops_g,
-            "budget_mb": budget.size_mb,
-            "source": winner,
-            "checkpoint": trained.origin,
-            "confirmed": {
-                name: {"top1": a.top1_percent, "cross_entropy": a.mean_loss, "images": a.images}
-                for name, a in accuracies.items()
-            },
-            "trace": [
-                move.as_dict() | {"layer": run.blueprint.space.names[move.layer]} for move in moves
-            ],
-        },
-    )
+    result = {
+        "layers": run.blueprint.space.to_json(configuration),
+        **run.costs_of(configuration),
+        "budget": budget.text,
+        **budget.as_dict(),
+        "source": winner,
+        "checkpoint": trained.origin,
+        "confirmed": {name: figures(accuracy) for name, accuracy in accuracies.items()},
+        "trace": [
+            move.as_dict() | {"layer": run.blueprint.space.names[move.layer]} for move in moves
+        ],
+    }
     run.log.info(
         f"search: {budget.text}: {winner}, {budget.describe(configuration)}, "
         f"confirmed top-1 {accuracies[winner].top1_percent:.2f} %"
     )
+    return result
+
+
+def figures(accuracy: Accuracy) -> dict:
+    """An accuracy as results name it, with its 95 % interval."""
+    return {
+        "top1": accuracy.top1_percent,
+        "top1_interval": list(accuracy.top1_interval),
+        "cross_entropy": accuracy.mean_loss,
+        "images": accuracy.images,
+    }
+
+
+def write_frontier(
+    run: Run, trained: networks.Trained, measure: Measure, visits: list[Visit]
+) -> list[dict]:
+    """Confirms points over the range of BitOPs that the search visited, and how it saw them.
+
+    Writes `frontier.json`: costs, the error that the search saw, the confirmed accuracy; and the
+    rank correlation (Spearman's) of the two. On one batch the error of a configuration is a rough
+    guess; the correlation tells how rough.
+
+    Returns:
+      the points, as the file has them.
+    """
+    points = frontier(visits, run.costs.bitops_g, run.config.search.frontier_points)
+    rows = []
+    for visit in points:
+        run.stop.check()
+        accuracy = confirmed(run, trained, measure, visit.configuration)
+        rows.append(
+            {
+                "layers": run.blueprint.space.to_json(visit.configuration),
+                **run.costs_of(visit.configuration),
+                "proxy": visit.error,
+                "confirmed": figures(accuracy),
+            }
+        )
+    guesses = [row["proxy"] for row in rows]
+    truths = [-row["confirmed"]["top1"] for row in rows]
+    varied = len(set(guesses)) > 1 and len(set(truths)) > 1
+    correlation = float(stats.spearmanr(guesses, truths)[0]) if varied else None
+    content = {"checkpoint": trained.origin, "rank_correlation": correlation, "points": rows}
+    write_json(run.workdir / FRONTIER_FILE, content)
+    if correlation is not None:
+        run.log.info(
+            f"search: rank correlation of the errors it saw with confirmed ones: "
+            f"{correlation:.2f}, over {len(rows)} configurations"
+        )
+    return rows
 
 
 def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import pytest
 from rfquant_jax.bits import Space
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.describe import Layer
-from rfquant_jax.search.budget import Budget, parse_budget
+from rfquant_jax.search.budget import Budget, Limit, parse_budget
 from rfquant_jax.search.cost import CostModel
 
 B = (6, 5, 4, 3, 2)
@@ -82,24 +82,28 @@ def test_costs_of_a_mixed_configuration_by_hand():
         ("2.3MB", None, 2.3),
         ("33.9G + 2.3MB", 33.9, 2.3),
         ("1.05*w4a4", 1.05 * 34.714419, None),
+        ("0.5*w4a4:MB", None, 0.5 * 5.817566),
         ("1e1G", 10.0, None),
     ],
 )
 def test_budgets_as_users_write_them(costs, space, text, bitops, size):
-    budget = parse_budget(text, costs, space)
-    assert budget.bitops_g == (None if bitops is None else pytest.approx(bitops, rel=1e-6))
-    assert budget.size_mb == size
+    budget = parse_budget(text, costs.kinds(), space)
+    limits = budget.as_dict()
+    assert limits["budget_g"] == (None if bitops is None else pytest.approx(bitops, rel=1e-6))
+    assert limits["budget_mb"] == (None if size is None else pytest.approx(size, rel=1e-6))
     assert budget.moves_activations == (bitops is not None)
 
 
-@pytest.mark.parametrize("text", ["", "big", "-3G", "0", "3G+4G", "3TB", "1.05*w7a7", "2*w4"])
+@pytest.mark.parametrize(
+    "text", ["", "big", "-3G", "0", "3G+4G", "3TB", "1.05*w7a7", "2*w4", "5ms"]
+)
 def test_malformed_budgets_are_refused(costs, space, text):
     with pytest.raises(ConfigError, match=r"config\.search\.budgets"):
-        parse_budget(text, costs, space)
+        parse_budget(text, costs.kinds(), space)
 
 
 def test_of_two_limits_the_one_used_up_further_counts(costs, space):
-    both = Budget("both", costs, bitops_g=40.0, size_mb=4.0)
+    both = parse_budget("40G+4MB", costs.kinds(), space)
     configuration = space.uniform(4, 4)
     assert both.load(configuration) == pytest.approx(5.817566 / 4.0, rel=1e-6)
     assert not both.fits(configuration)
@@ -109,5 +113,5 @@ def test_of_two_limits_the_one_used_up_further_counts(costs, space):
 def test_a_configuration_exactly_on_budget_fits(costs, space):
     configuration = space.uniform(4, 4)
     exact = costs.bitops_g(configuration)
-    assert Budget("b", costs, bitops_g=exact).fits(configuration)
-    assert not Budget("b", costs, bitops_g=np.nextafter(exact, 0)).fits(configuration)
+    assert Budget("b", (Limit(costs.kinds()["G"], exact),)).fits(configuration)
+    assert not Budget("b", (Limit(costs.kinds()["G"], np.nextafter(exact, 0)),)).fits(configuration)

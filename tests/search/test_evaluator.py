@@ -12,6 +12,7 @@ from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
+from rfquant_jax.search.knobs import make_knobs
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
@@ -71,14 +72,12 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
     pure, params, batches, space, layers
 ):
     costs = CostModel.of(layers)
-    budgets = [parse_budget(f"1.05*w{b}a{b}", costs, space) for b in (4, 3)]
+    budgets = [parse_budget(f"1.05*w{b}a{b}", costs.kinds(), space) for b in (4, 3)]
     found = []
     for devices in (1, 4):
         evaluate = evaluator(pure, params, batches, devices)
-        settings = GreedySettings(
-            alpha=1.5, start_bits=5, min_bits=2, normalize="minmax", max_iterations=80
-        )
-        found.append(GreedySearch(space, settings, budgets, evaluate).run())
+        settings = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=80)
+        found.append(GreedySearch(make_knobs(space), settings, budgets, evaluate).run())
         assert evaluate.traces == 1
     np.testing.assert_array_equal(*found)
     for budget, configuration in zip(budgets, found[0], strict=True):

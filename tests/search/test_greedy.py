@@ -7,15 +7,23 @@ from hypothesis import strategies as st
 
 from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.errors import UserError
-from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.cost import CostModel
-from rfquant_jax.search.greedy import GreedySearch, GreedySettings, nearest_level, score
+from rfquant_jax.search.greedy import (
+    GreedySearch,
+    GreedySettings,
+    cheapest,
+    nearest_level,
+    score,
+)
+from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.latency import LatencyTable
 
 B = (6, 5, 4, 3, 2)
 
 
 def settings(**changes):
-    values = {"alpha": 1.5, "start_bits": 5, "min_bits": 2, "normalize": "max"}
+    values = {"alpha": 1.5, "start_bits": 5, "normalize": "max"}
     return GreedySettings(**values | changes)
 
 
@@ -24,13 +32,27 @@ def make_space(layers, masks=None):
     return Space(tuple(f"l{i}" for i in range(layers)), B, masks)
 
 
+def knobs_of(layers, masks=None, **limits):
+    return make_knobs(make_space(layers, masks), **limits)
+
+
 def make_costs(macs, weights=None):
     macs = np.asarray(macs, np.int64)
     return CostModel(macs, macs if weights is None else np.asarray(weights), 0, 0)
 
 
+def into(moves):
+    """Collects moves."""
+    return lambda move, configuration: moves.append(move)
+
+
+def limited(costs, **limits):
+    """A budget over costs by their units."""
+    return Budget("b", tuple(Limit(costs.kinds()[unit], limits[unit]) for unit in limits))
+
+
 def bitops(costs, limit):
-    return Budget(f"{limit}G", costs, bitops_g=limit)
+    return Budget(f"{limit}G", limited(costs, G=limit).limits)
 
 
 def test_the_known_best_path_is_taken():
@@ -48,7 +70,7 @@ def test_the_known_best_path_is_taken():
 
     moves = []
     search = GreedySearch(
-        make_space(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=moves.append
+        knobs_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
     )
     (found,) = search.run()
     assert [(m.phase, m.layer, m.bits) for m in moves] == [
@@ -71,7 +93,7 @@ def test_an_upward_move_is_taken_where_it_scores_best():
 
     moves = []
     GreedySearch(
-        make_space(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=moves.append
+        knobs_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
     ).run()
     assert (moves[0].layer, moves[0].bits) == (0, 6)
 
@@ -86,7 +108,7 @@ def test_ties_go_to_the_earlier_layer_and_down_before_up():
         return np.zeros(len(configurations))
 
     moves = []
-    GreedySearch(make_space(2), same, [bitops(costs, 45.0)], evaluate, on_move=moves.append).run()
+    GreedySearch(knobs_of(2), same, [bitops(costs, 45.0)], evaluate, on_move=into(moves)).run()
     # candidates of the first iteration, in order: layer 0 down, up; layer 1 down, up
     assert seen[0][:, :, WEIGHTS].tolist() == [[4, 5], [6, 5], [5, 4], [5, 6]]
     assert (moves[0].layer, moves[0].bits) == (0, 4)
@@ -101,7 +123,11 @@ def test_no_state_is_entered_twice_before_only_downward_moves_remain():
 
     moves = []
     (found,) = GreedySearch(
-        make_space(1), settings(alpha=100.0), [bitops(costs, 6.0)], evaluate, on_move=moves.append
+        knobs_of(1),
+        settings(alpha=100.0),
+        [bitops(costs, 6.0)],
+        evaluate,
+        on_move=into(moves),
     ).run()
     weights = [m.bits for m in moves if m.phase == "weights"]
     # up to 6; 5 was the start, so only downward moves remain from here on, to the least cost that
@@ -113,17 +139,15 @@ def test_no_state_is_entered_twice_before_only_downward_moves_remain():
 def test_phase_one_goes_on_until_activations_alone_can_reach_the_budget():
     costs = make_costs([10**9])
     (found,) = GreedySearch(
-        make_space(1), settings(), [bitops(costs, 4.0)], lambda c, i: np.zeros(len(c))
+        knobs_of(1), settings(), [bitops(costs, 4.0)], lambda c, i: np.zeros(len(c))
     ).run()
     assert found.tolist() == [[2, 2]]
 
 
 def test_a_size_budget_alone_moves_weights_only():
     costs = make_costs([10**9, 10**9], weights=[8 * 2**20, 8 * 2**20])
-    budget = Budget("7MB", costs, size_mb=7.0)
-    (found,) = GreedySearch(
-        make_space(2), settings(), [budget], lambda c, i: np.zeros(len(c))
-    ).run()
+    budget = limited(costs, MB=7.0)
+    (found,) = GreedySearch(knobs_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))).run()
     assert found[:, ACTIVATIONS].tolist() == [5, 5]
     assert found[:, WEIGHTS].sum() == 7
 
@@ -131,7 +155,7 @@ def test_a_size_budget_alone_moves_weights_only():
 def test_one_search_serves_several_budgets():
     costs = make_costs([10**9] * 3)
     budgets = [bitops(costs, limit) for limit in (48.0, 27.0, 12.0)]
-    found = GreedySearch(make_space(3), settings(), budgets, lambda c, i: np.zeros(len(c))).run()
+    found = GreedySearch(knobs_of(3), settings(), budgets, lambda c, i: np.zeros(len(c))).run()
     for budget, configuration in zip(budgets, found, strict=True):
         assert budget.fits(configuration)
 
@@ -141,7 +165,7 @@ def test_one_search_serves_several_budgets():
 )
 def test_the_level_is_the_uniform_bit_width_of_nearest_cost(limit, level):
     # uniform costs 72, 50, 32, 18, 8; 25 lies halfway between 32 and 18: the tie goes upward
-    assert nearest_level(bitops(make_costs([10**9, 10**9]), limit), make_space(2)) == level
+    assert nearest_level(bitops(make_costs([10**9, 10**9]), limit), knobs_of(2)) == level
 
 
 @pytest.mark.parametrize(
@@ -167,32 +191,9 @@ def test_a_term_without_size_is_left_out_and_failures_count_as_worst():
 def test_an_unreachable_budget_is_refused_with_the_range():
     costs = make_costs([10**9, 10**9])
     with pytest.raises(UserError) as error:
-        GreedySearch(make_space(2), settings(min_bits=3), [bitops(costs, 17.0)], None)
+        GreedySearch(knobs_of(2, min_bits=3), settings(), [bitops(costs, 17.0)], None)
     assert "17.0G cannot be reached" in str(error.value)
     assert "from 18 GBitOPs to 72 GBitOPs" in str(error.value)
-
-
-def test_a_recorded_search_goes_on_where_it_was():
-    costs = make_costs([1 * 10**9, 2 * 10**9, 3 * 10**9])
-    budgets = [bitops(costs, 96.0), bitops(costs, 40.0)]
-
-    def evaluate(configurations, iteration):
-        return np.random.default_rng(iteration).random(len(configurations))
-
-    moves = []
-    whole = GreedySearch(make_space(3), settings(), budgets, evaluate, on_move=moves.append).run()
-    for kept in (1, len(moves) // 2, len(moves)):
-        added = []
-        again = GreedySearch(
-            make_space(3),
-            settings(),
-            budgets,
-            evaluate,
-            on_move=added.append,
-            recorded=moves[:kept],
-        ).run()
-        np.testing.assert_array_equal(again, whole)
-        assert added == moves[kept:]
 
 
 layers_strategy = st.integers(1, 5)
@@ -213,28 +214,64 @@ def test_no_result_is_over_budget_and_every_search_ends(
     mask = random.random((layers, 5)) < 0.7
     mask[np.arange(layers), random.integers(0, 5, layers)] = True
     space = make_space(layers, mask)
+    knobs = make_knobs(space, **drawn_restrictions(data, space))
     costs = make_costs(
         random.integers(1, 100, layers) * 10**7, random.integers(1, 9, layers) * 2**20
     )
-    cheapest = space.floor(space.floor(space.uniform(6, 6), WEIGHTS), ACTIVATIONS)
+    # As a device may measure it: sometimes fewer bits take longer.
+    latency = LatencyTable(random.random((layers, 5, 5)) + 0.1, 0.5, B)
+    kinds = costs.kinds() | {"ms": CostKind("ms", "ms", latency)}
     budgets = []
     for _ in range(data.draw(st.integers(1, 3))):
-        slack = [1 + random.exponential(2.0), 1 + random.exponential(2.0)]
-        kinds = data.draw(st.sampled_from([(True, False), (False, True), (True, True)]))
-        budgets.append(
-            Budget(
-                "b",
-                costs,
-                bitops_g=slack[0] * costs.bitops_g(cheapest) if kinds[0] else None,
-                size_mb=slack[1] * costs.size_mb(cheapest) if kinds[1] else None,
-            )
-        )
+        units = data.draw(st.sampled_from([("G",), ("MB",), ("G", "MB"), ("ms",)]))
+        lowest = {
+            unit: kinds[unit].cost(cheapest(knobs, Budget("x", (Limit(kinds[unit], 1.0),))))
+            for unit in units
+        }
+        slack = [1 + random.exponential(2.0) for _ in units]
+        limits = [Limit(kinds[u], f * lowest[u]) for u, f in zip(units, slack, strict=True)]
+        budgets.append(Budget("b", tuple(limits)))
     chosen = settings(alpha=alpha, normalize=normalize, max_iterations=max_iterations)
     found = GreedySearch(
-        space, chosen, budgets, lambda c, i: np.random.default_rng([seed, i]).random(len(c))
+        knobs, chosen, budgets, lambda c, i: np.random.default_rng([seed, i]).random(len(c))
     ).run()
     for budget, configuration in zip(budgets, found, strict=True):
         assert budget.fits(configuration)
+        assert knobs.holds(configuration)
         for row, (w, a) in enumerate(configuration):
             assert w in space.allowed(row)
             assert a in space.allowed(row)
+
+
+def drawn_restrictions(data, space):
+    """Pins and groups that a network with these bit-widths can keep."""
+    pins, groups = [], []
+    if data.draw(st.booleans()):
+        layer = data.draw(st.integers(0, len(space) - 1))
+        allowed = st.sampled_from(space.allowed(layer))
+        pins.append((space.names[layer], (data.draw(allowed), data.draw(allowed))))
+    elif len(space) > 1 and data.draw(st.booleans()):
+        pair = [0, len(space) - 1]
+        if set(space.allowed(pair[0])) & set(space.allowed(pair[1])):
+            what = data.draw(st.sampled_from(["weights", "activations", "both"]))
+            groups.append((what, *(space.names[i] for i in pair)))
+    return {"pins": pins, "groups": groups}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cheapest_configuration_of_a_table_is_its_least_sum(seed):
+    random = np.random.default_rng(seed)
+    table = random.random((3, 5, 5))
+    kind = CostKind("ms", "ms", LatencyTable(table, 1.0, B))
+    found = cheapest(knobs_of(3), Budget("b", (Limit(kind, 1.0),)))
+    assert kind.cost(found) == pytest.approx(1.0 + table.min(axis=(1, 2)).sum(), abs=1e-9)
+
+
+def test_where_fewer_bits_take_longer_the_budget_is_kept_all_the_same():
+    """Only 6-bit weights are fast: the search runs down and must come back up."""
+    table = np.full((2, 5, 5), 10.0)
+    table[:, 0, :] = 1.0
+    kind = CostKind("ms", "ms", LatencyTable(table, 0.0, B))
+    budget = Budget("5ms", (Limit(kind, 5.0),))
+    (found,) = GreedySearch(knobs_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))).run()
+    assert found[:, WEIGHTS].tolist() == [6, 6]

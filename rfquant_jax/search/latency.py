@@ -1,0 +1,127 @@
+"""Latencies that a user measured on a device, layer by layer and bit-width by bit-width."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.bits import Space
+from rfquant_jax.errors import UserError
+
+COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
+_SHOWN = 5  # missing entries named in an error before the rest is only counted
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """The cost "sum of the layers' latencies".
+
+    Attributes:
+      milliseconds: float64[L, |B|, |B|] by searched layer, weight and activation candidate; NaN for
+        bit-widths that a layer does not take.
+      fixed: milliseconds of the layers that are not searched.
+      candidates: bit-widths along the last two axes.
+    """
+
+    milliseconds: np.ndarray
+    fixed: float
+    candidates: tuple[int, ...]
+
+    def __call__(self, configuration: np.ndarray) -> float:
+        """Milliseconds of a configuration int32[L, 2]."""
+        places = [[self.candidates.index(b) for b in row] for row in np.asarray(configuration)]
+        weights, activations = np.asarray(places, int).reshape(-1, 2).T
+        rows = np.arange(len(weights))
+        # Rounded to a picosecond: 0.1 + 0.1 + 0.1 is within a budget of 0.3.
+        return round(math.fsum([self.fixed, *self.milliseconds[rows, weights, activations]]), 9)
+
+
+def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> LatencyTable:
+    """Reads a table: a JSON list of objects or a CSV file, with the fields of `COLUMNS`.
+
+    Every searched layer needs an entry for each pair of bit-widths it may take. Layers of fixed
+    bit-width may have one entry each, whatever its bit-widths say; without one they cost nothing.
+
+    Args:
+      fixed_layers: names of the layers that are not searched.
+
+    Raises:
+      UserError: the file cannot be read, an entry is malformed, twice there, missing, or of a layer
+        that the network does not have.
+    """
+    fixed_layers = set(fixed_layers)
+    table = np.full((len(space), *[len(space.candidates)] * 2), np.nan)
+    fixed: dict[str, float] = {}
+    for number, row in enumerate(_rows(path), 1):
+        layer, weight, activation, value = _entry(row, f"{path}: entry {number}")
+        if layer in fixed_layers:
+            if layer in fixed:
+                raise UserError(f"{path}: entry {number}: layer {layer} is there twice")
+            fixed[layer] = value
+            continue
+        if layer not in space.names:
+            raise UserError(f"{path}: entry {number}: the network has no layer {layer!r}")
+        index = space.names.index(layer)
+        if not {weight, activation} <= set(space.allowed(index)):
+            continue  # a table may know more bit-widths than the network
+        place = index, *(space.candidates.index(b) for b in (weight, activation))
+        if not np.isnan(table[place]):
+            rule = f"layer {layer} at {weight} and {activation} bits is there twice"
+            raise UserError(f"{path}: entry {number}: {rule}")
+        table[place] = value
+    _check_complete(path, table, space)
+    return LatencyTable(table, sum(fixed.values()), space.candidates)
+
+
+def _rows(path: Path) -> list[Mapping]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # as spreadsheets write it, too
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise UserError(
+            f"config.search.latency_table: {path}: cannot be read ({reason})"
+        ) from error
+    try:
+        if path.suffix.lower() == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        rows = json.loads(text)
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path}: is neither a .csv file nor JSON ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: must be a JSON list of objects with {', '.join(COLUMNS)}")
+    return rows
+
+
+def _entry(row: Mapping, where: str) -> tuple[str, int, int, float]:
+    if missing := [name for name in COLUMNS if row.get(name) in (None, "")]:
+        raise UserError(f"{where}: has no {', '.join(missing)}")
+    try:
+        bits = [float(row[name]) for name in ("w_bits", "a_bits")]
+        if not all(b.is_integer() for b in bits):
+            raise ValueError(f"{bits} bits")
+        weight, activation = map(int, bits)
+        value = float(row["milliseconds"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: must hold whole bit-widths and a number ({error})") from error
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{where}: milliseconds = {value}: must be finite and not negative")
+    return str(row["layer"]).strip(), weight, activation, value
+
+
+def _check_complete(path: Path, table: np.ndarray, space: Space) -> None:
+    missing = [
+        f"{name} w{weight}a{activation}"
+        for i, name in enumerate(space.names)
+        for weight in space.allowed(i)
+        for activation in space.allowed(i)
+        if np.isnan(table[i, space.candidates.index(weight), space.candidates.index(activation)])
+    ]
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UserError(f"{path}: lacks {', '.join(missing[:_SHOWN])}{more}")

@@ -1,0 +1,124 @@
+"""Baselines that draw configurations: random search and evolution (method, section 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.greedy import GreedySettings, score
+from rfquant_jax.search.knobs import Knobs
+from rfquant_jax.search.problem import Problem, sample_within, worst_for_nan
+
+
+def random_search(
+    problem: Problem, *, evaluations: int, keep: int, least: float
+) -> list[list[np.ndarray]]:
+    """Draws configurations within each budget, evaluates all on one batch, keeps the best.
+
+    Args:
+      evaluations: configurations drawn for each budget.
+      keep: how many of them to give back.
+      least: share of the budget that they use up.
+    """
+    found = []
+    for number, budget in enumerate(problem.budgets):
+        rng = np.random.default_rng([problem.seed, number])
+        drawn = [sample_within(problem.knobs, budget, rng, least) for _ in range(evaluations)]
+        errors = worst_for_nan(problem.evaluate(np.stack(drawn), number))
+        best = np.argsort(errors, kind="stable")
+        found.append(_different([drawn[i] for i in best], keep))
+    return found
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """Constants of the evolution.
+
+    Attributes:
+      population: configurations of the first generation.
+      generations: how many there are.
+      parents: of a generation that the next one comes from, and that are given back at the end.
+      mutations, crossovers: children of each kind in a generation.
+      probability: that a mutation changes a knob.
+      least: share of the budget that every configuration uses up, as far as it can.
+    """
+
+    population: int = 50
+    generations: int = 20
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    probability: float = 0.2
+    least: float = 0.95
+
+
+def evolution(
+    problem: Problem, *, settings: EvolutionSettings, scoring: GreedySettings
+) -> list[list[np.ndarray]]:
+    """Evolves configurations within each budget.
+
+    Parents are evaluated again with their children: each generation has a batch of its own, and
+    only errors on the same batch can be compared.
+    """
+    found, iteration = [], 0
+    for number, budget in enumerate(problem.budgets):
+        rng = np.random.default_rng([problem.seed, number])
+        sample = [
+            sample_within(problem.knobs, budget, rng, settings.least)
+            for _ in range(settings.population)
+        ]
+        for generation in range(settings.generations):
+            errors = np.asarray(problem.evaluate(np.stack(sample), iteration), np.float64)
+            iteration += 1
+            loads = np.asarray([budget.load(configuration) for configuration in sample])
+            order = np.argsort(score(errors, loads, scoring), kind="stable")
+            parents = _different([sample[i] for i in order], settings.parents)
+            if generation + 1 < settings.generations:
+                sample = parents + _children(problem.knobs, budget, parents, settings, rng)
+        found.append(parents)
+    return found
+
+
+def _different(configurations: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """The first so many different ones."""
+    found: dict[bytes, np.ndarray] = {}
+    for configuration in configurations:
+        found.setdefault(configuration.tobytes(), configuration)
+    return list(found.values())[:count]
+
+
+def _children(
+    knobs: Knobs,
+    budget: Budget,
+    parents: list[np.ndarray],
+    settings: EvolutionSettings,
+    rng: np.random.Generator,
+) -> list[np.ndarray]:
+    """Mutations and crossovers within the budget; where none is found, fresh configurations."""
+
+    def mutated() -> np.ndarray:
+        parent = parents[rng.integers(len(parents))]
+        return knobs.set(
+            lambda knob: (
+                int(rng.choice(knob.allowed))
+                if rng.random() < settings.probability
+                else knob.read(parent)
+            )
+        )
+
+    def crossed() -> np.ndarray:
+        pair = [parents[rng.integers(len(parents))] for _ in range(2)]
+        return knobs.set(lambda knob: knob.read(pair[rng.integers(2)]))
+
+    children = []
+    for make, count in ((mutated, settings.mutations), (crossed, settings.crossovers)):
+        for _ in range(count):
+            tries = (make() for _ in range(20))
+            inside = (c for c in tries if settings.least <= budget.load(c) and budget.fits(c))
+            child = next(inside, None)
+            if child is None:
+                child = sample_within(knobs, budget, rng, settings.least)
+            children.append(child)
+    return children

@@ -1,0 +1,44 @@
+"""Made-up networks for searches: spaces, costs, and errors that are known everywhere."""
+
+import itertools
+
+import numpy as np
+
+from rfquant_jax.bits import Space
+from rfquant_jax.search.budget import Budget, Limit
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.problem import Problem
+
+B = (6, 5, 4, 3, 2)
+
+
+def space_of(layers):
+    return Space(tuple(f"l{i}" for i in range(layers)), B, np.ones((layers, 5), bool))
+
+
+def bitops_budgets(layers, *limits):
+    """Layers of 1e9 multiply-accumulates each, limits in GBitOPs."""
+    costs = CostModel(np.full(layers, 10**9), np.full(layers, 100), 0, 0)
+    return tuple(Budget(f"{x}G", (Limit(costs.kinds()["G"], x),)) for x in limits)
+
+
+def harm(weights, configurations):
+    """Each bit less than 6 hurts by a layer's weight; the same on every batch."""
+    lost = (6 - np.asarray(configurations, float)) ** 2
+    return (lost * np.asarray(weights, float)[:, None]).sum(axis=(1, 2))
+
+
+def problem(weights, *limits, seed=0, evaluate=None, **restrictions):
+    weights = np.asarray(weights, float)
+    evaluate = evaluate or (lambda configurations, iteration: harm(weights, configurations))
+    knobs = make_knobs(space_of(len(weights)), **restrictions)
+    return Problem(knobs, bitops_budgets(len(weights), *limits), evaluate, seed)
+
+
+def best_of_all(weights, budget):
+    """The least harm within a budget, by trying everything (two layers at most)."""
+    everything = itertools.product(B, repeat=2 * len(weights))
+    configurations = [np.asarray(c, np.int32).reshape(-1, 2) for c in everything]
+    inside = np.stack([c for c in configurations if budget.fits(c)])
+    return harm(weights, inside).min()

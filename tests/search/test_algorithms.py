@@ -1,0 +1,197 @@
+"""Every algorithm on landscapes whose best answer is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
+from rfquant_jax.search import integer, sensitivity
+from rfquant_jax.search.budget import Budget, CostKind, Limit
+from rfquant_jax.search.greedy import GreedySettings
+from rfquant_jax.search.integer import IntegerSettings, integer_search
+from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.latency import LatencyTable
+from rfquant_jax.search.problem import Problem, greedy_search, sample_within, worst_for_nan
+from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
+from tests.search.landscapes import B, best_of_all, bitops_budgets, harm, problem, space_of
+
+SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
+SMALL = EvolutionSettings(population=12, generations=4, parents=4, mutations=6, crossovers=6)
+ALGORITHMS = {
+    "greedy": lambda p: greedy_search(p, settings=SCORING, on_move=lambda move, after: None),
+    "random": lambda p: random_search(p, evaluations=30, keep=3, least=0.9),
+    "evolution": lambda p: evolution(p, settings=SMALL, scoring=SCORING),
+    "integer": lambda p: integer_search(p, settings=IntegerSettings(2, 3, 20)),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@given(data=st.data(), seed=st.integers(0, 10**6))
+def test_nothing_is_over_budget_or_against_a_restriction(name, data, seed):
+    rng = np.random.default_rng(seed)
+    layers = data.draw(st.integers(2, 4))
+    # The pin costs 2 above the lowest.
+    limits = sorted(4 * layers * (1 + rng.exponential(1.5, 2)) + 2, reverse=True)
+    restrictions = data.draw(
+        st.sampled_from([{}, {"groups": [("both", "l0", "l1")]}, {"pins": [("l1", (2, 3))]}])
+    )
+
+    def noisy(configurations, iteration):
+        drawn = np.random.default_rng([seed, iteration])
+        errors = drawn.random(len(configurations))
+        errors[drawn.random(len(errors)) < 0.1] = np.nan
+        return errors
+
+    given_problem = problem(np.ones(layers), *limits, evaluate=noisy, **restrictions)
+    found = ALGORITHMS[name](given_problem)
+    assert len(found) == 2
+    for budget, configurations in zip(given_problem.budgets, found, strict=True):
+        assert configurations
+        for configuration in configurations:
+            assert budget.fits(configuration)
+            assert given_problem.knobs.holds(configuration)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@given(seed=st.integers(0, 10**6), tied=st.booleans())
+def test_budgets_in_milliseconds_are_kept_wherever_they_can_be(name, seed, tied):
+    """Measured to a tenth, with fewer bits sometimes slower; the limit is what can just be had."""
+    rng = np.random.default_rng(seed)
+    table = LatencyTable(rng.integers(1, 30, (2, 5, 5)) / 10, 0.1, B)
+    kind = CostKind("ms", "ms", table)
+    knobs = make_knobs(space_of(2), groups=[("weights", "l0", "l1")] if tied else [])
+    everything = [np.asarray(c, np.int32).reshape(2, 2) for c in itertools.product(B, repeat=4)]
+    lowest = min(table(c) for c in everything if knobs.holds(c))
+    budget = Budget("least", (Limit(kind, round(lowest, 3)),))
+    given_problem = Problem(
+        knobs, (budget,), lambda configurations, iteration: harm((1, 2), configurations), seed
+    )
+    for configuration in ALGORITHMS[name](given_problem)[0]:
+        assert budget.fits(configuration)
+        assert knobs.holds(configuration)
+
+
+def test_the_published_rule_ends_on_deep_networks_and_noisy_batches():
+    published = GreedySettings(alpha=1.5, start_bits=5, normalize="max", max_iterations=20 * 16)
+
+    def noisy(configurations, iteration):
+        rate = np.clip(0.1 + harm(np.ones(16), configurations) / 2000, 0, 1)
+        return np.random.default_rng(iteration).binomial(256, rate) / 256
+
+    given_problem = problem(np.ones(16), 9.0 * 16, evaluate=noisy)
+    ((found,),) = greedy_search(given_problem, settings=published, on_move=lambda move, after: None)
+    assert given_problem.budgets[0].fits(found)
+
+
+@pytest.mark.parametrize("name", ["evolution", "random"])
+def test_no_finalist_is_there_twice(name):
+    (kept,) = ALGORITHMS[name](problem((1, 1), 1000.0))
+    assert len({configuration.tobytes() for configuration in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_same_seed_asks_and_answers_the_same(name):
+    asked = []
+
+    def evaluate(configurations, iteration):
+        asked.append((iteration, configurations.tobytes()))
+        return harm([1, 3, 2], configurations)
+
+    first = ALGORITHMS[name](problem([1, 3, 2], 60.0, 30.0, evaluate=evaluate, seed=4))
+    half = len(asked)
+    second = ALGORITHMS[name](problem([1, 3, 2], 60.0, 30.0, evaluate=evaluate, seed=4))
+    assert asked[:half] == asked[half:]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("limit", [20.0, 30.0, 41.0, 55.0])
+@pytest.mark.parametrize("weights", [(1, 1), (1, 8), (5, 2)])
+def test_where_harms_add_up_integer_programming_finds_the_best(limit, weights):
+    given_problem = problem(weights, limit)
+    knobs, (budget,) = given_problem.knobs, given_problem.budgets
+    measured = sensitivity.measure(given_problem.evaluate, knobs, knobs.uniform(4, 4), 2)
+    found = integer.solve(knobs, budget, measured)
+    assert harm(weights, found[None])[0] == pytest.approx(best_of_all(weights, budget))
+
+
+def test_tied_layers_are_solved_together():
+    """Layer 0 would like many bits, layer 1 does not care: together they take the same."""
+    given_problem = problem((9, 0), 32.0, groups=[("both", "l*")])
+    knobs, (budget,) = given_problem.knobs, given_problem.budgets
+    measured = sensitivity.measure(given_problem.evaluate, knobs, knobs.uniform(4, 4), 1)
+    assert integer.solve(knobs, budget, measured).tolist() == [[4, 4], [4, 4]]
+
+
+def test_sensitivities_are_differences_from_the_base():
+    given_problem = problem((1, 10), 100.0)
+    base = given_problem.knobs.uniform(4, 5)
+    offsets = iter([100.0, 200.0])  # what a batch makes hard for all
+
+    def evaluate(configurations, iteration):
+        return harm((1, 10), configurations) + next(offsets)
+
+    measured = sensitivity.measure(evaluate, given_problem.knobs, base, 2, first=7)
+    assert measured.error == pytest.approx(11 * 4 + 11 * 1 + 150)
+    growth = {
+        (knob.layers[0], knob.column): change
+        for knob, change in zip(given_problem.knobs.knobs, measured.growth, strict=True)
+    }
+    assert growth[0, WEIGHTS] == pytest.approx({6: -4, 5: -3, 4: 0, 3: 5, 2: 12})
+    assert growth[1, ACTIVATIONS] == pytest.approx({6: -10, 5: 0, 4: 30, 3: 80, 2: 150})
+
+
+def test_refinement_mends_what_sensitivities_cannot_see():
+    """Both layers at few bits are a disaster that one at a time does not show."""
+
+    def evaluate(configurations, iteration):
+        both = np.all(configurations[:, :, WEIGHTS] <= 3, axis=1)
+        return harm((1, 1), configurations) + 1000.0 * both
+
+    given_problem = problem((1, 1), 24.0, evaluate=evaluate)
+    ((refined, *_),) = integer_search(given_problem, settings=IntegerSettings(1, 20, 100))
+    assert given_problem.budgets[0].fits(refined)
+    assert refined[:, WEIGHTS].max() > 3
+
+
+def test_evolution_comes_closer_than_its_first_generation():
+    weights = (1, 5, 2, 8, 1, 3)
+    one, many = (
+        evolution(
+            problem(weights, 90.0, seed=1),
+            settings=EvolutionSettings(generations=g),
+            scoring=SCORING,
+        )[0][0]
+        for g in (1, 12)
+    )
+    assert harm(weights, many[None])[0] < harm(weights, one[None])[0]
+
+
+def test_random_search_keeps_the_best_it_drew():
+    seen = []
+
+    def evaluate(configurations, iteration):
+        errors = harm((1, 2), configurations)
+        seen.append(errors)
+        return errors
+
+    (kept,) = random_search(
+        problem((1, 2), 40.0, evaluate=evaluate), evaluations=50, keep=4, least=0.0
+    )
+    np.testing.assert_allclose(harm((1, 2), np.stack(kept)), np.sort(seen[0])[:4])
+
+
+def test_samples_use_up_the_share_that_is_asked_for():
+    (budget,) = bitops_budgets(8, 100.0)
+    knobs = problem(np.ones(8), 100.0).knobs
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert 0.9 <= budget.load(sample_within(knobs, budget, rng, 0.9)) <= 1
+
+
+def test_a_failed_evaluation_counts_as_the_worst():
+    assert worst_for_nan(np.asarray([1.0, np.nan, 3.0, np.inf])).tolist() == [1, 3, 3, 3]
+    assert worst_for_nan(np.full(2, np.nan)).tolist() == [0, 0]
