@@ -20,6 +20,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.quant.describe import Layer
 
 WEIGHTS, ACTIVATIONS = 0, 1  # the columns of a configuration
+COLUMN_NAMES = ("weights", "activations")
 
 
 @dataclass(frozen=True)

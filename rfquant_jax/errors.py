@@ -1,5 +1,15 @@
 """The errors that end a run with one clear line instead of a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """Names for an error's text: so many of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
 
 class UserError(Exception):
     """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from rfquant_jax.files import replacing
+
 METRICS_FILE, LOG_FILE = "metrics.jsonl", "log.txt"
 
 
@@ -53,9 +55,8 @@ class RunLog:
         if path is None or not path.exists():
             return
         kept = [line for line in path.read_text().splitlines() if not _is_later(line, task, step)]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
 
     @contextmanager
     def progress(self, task: str, total: int | None, done: int = 0) -> Iterator[Progress]:

@@ -10,6 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
+from rfquant_jax.bits import COLUMN_NAMES
+from rfquant_jax.files import replacing
+
 _DPI = 150
 _PER_LAYER = 0.28  # inches
 
@@ -24,7 +27,7 @@ def bit_widths(path: Path, winners: Mapping[str, np.ndarray], layers: Sequence[s
     rows = [
         (f"{name}  {what}", configuration[:, column])
         for name, configuration in winners.items()
-        for column, what in enumerate(("weights", "activations"))
+        for column, what in enumerate(COLUMN_NAMES)
     ]
     values = np.stack([bits for _, bits in rows])
     figure, axes = _wide(len(layers), 1.6 + 0.3 * len(rows))
@@ -107,6 +110,5 @@ def _name_layers(axes, layers: Sequence[str]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=_DPI, format="png")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, format="png")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+# Headings of the costs that every configuration has.
+COSTS = {"bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+
 
 def table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> str:
     """Rows as aligned text.
@@ -40,6 +43,6 @@ def results_table(results: Mapping) -> str:
     shown = [row | {"top1": f"{row['top1']:.2f}"} for row in rows]
     figures = {"budget_g": "budget (GBitOPs)", "budget_mb": "budget (MB)"}
     figures |= {"budget_ms": "budget (ms)"}
-    figures |= {"bitops_g": "GBitOPs", "size_mb": "size (MB)", "latency_ms": "latency (ms)"}
+    figures |= COSTS | {"latency_ms": "latency (ms)"}
     used = {k: v for k, v in figures.items() if any(row.get(k) is not None for row in rows)}
     return table(shown, {"name": "configuration"} | used | {"top1": "top-1 (%)"})

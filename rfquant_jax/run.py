@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -68,8 +67,11 @@ class Run:
           ConfigError: they are not there, or not as the config says.
         """
         wanted, loaded = self.config.data, data.load(self.config.data)
+        channels = loaded.image_shape[-1]
         for field in ("mean", "std"):
-            _check_channels(field, wanted[field], loaded.image_shape[-1])
+            if len(wanted[field]) not in (1, channels):
+                rule = f"must have one number, or one for each of the {channels} channels"
+                raise ConfigError(f"data.{field}", wanted[field], rule)
         if wanted.num_classes not in (0, loaded.num_classes):
             rule = f"does not agree with the data set, which has {loaded.num_classes}"
             raise ConfigError("data.num_classes", wanted.num_classes, rule)
@@ -144,11 +146,6 @@ class Run:
         tensors = read_weights(Path(self.config.pretrained))
         return network, load_weights(network, self.config.model.name, tensors)
 
-    def log_fresh(self, names: list[str]) -> None:
-        """Says which tensors have their initial values in spite of `config.pretrained`."""
-        if names:
-            self.log.info(f"pretrained: other classes, so these start afresh: {', '.join(names)}")
-
     @cached_property
     def abstract_network(self) -> nnx.Module:
         """The plain network's shapes alone."""
@@ -180,15 +177,10 @@ class Run:
 
     def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
         """What a configuration costs, in every way there is to count."""
-        costs = {
-            "bitops_g": self.costs.bitops_g(configuration),
-            "size_mb": self.costs.size_mb(configuration),
-        }
-        return (
-            costs
-            if self.latencies is None
-            else costs | {"latency_ms": self.latencies(configuration)}
-        )
+        costs = self.costs.of_one(configuration)
+        if self.latencies is not None:
+            costs["latency_ms"] = self.latencies(configuration)
+        return costs
 
     @cached_property
     def knobs(self) -> Knobs:
@@ -276,9 +268,3 @@ class Run:
     def close(self) -> None:
         """Writes out what the log still holds back."""
         self.log.close()
-
-
-def _check_channels(field: str, values: Sequence[float], channels: int) -> None:
-    if len(values) not in (1, channels):
-        rule = f"must have one number, or one for each of the {channels} channels"
-        raise ConfigError(f"data.{field}", values, rule)

@@ -11,8 +11,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rfquant_jax.config import to_plain
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, listed
 from rfquant_jax.fields import flat
+from rfquant_jax.files import replacing
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
@@ -63,9 +64,8 @@ def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
         if name not in FREE_FIELDS and old.get(name) != new.get(name)
     ]
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
-            f"--workdir={workdir} belongs to another run: {'; '.join(differing[:3])}{more}; "
+            f"--workdir={workdir} belongs to another run: {listed(differing, 3, '; ')}; "
             "give this run a --workdir of its own"
         )
 
@@ -87,12 +87,11 @@ def read_json(path: Path) -> object:
 def write_json(path: Path, content: object) -> None:
     """Writes a JSON file in one go: a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     # Lists of plain values go on one line: a string's newlines are escaped, so none is touched.
     text = re.sub(
         r"\[\n[^\[\]{}]*?\n *\]",
         lambda match: re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]"),
         json.dumps(content, indent=2),
     )
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")

@@ -9,14 +9,10 @@ Command: python launch.py --config=configs/ablation/idm.py --config.data.path=IM
 
 from ml_collections import ConfigDict
 
-from configs.training import resnet18
+from configs.ablation import both
 
 
 def get_config() -> ConfigDict:
-    config = resnet18.get_config()
-    config.tasks = ("train", "search", "evaluate")
-    config.train.epochs = 80
+    config = both.get_config()
     config.scheduler.enabled = False
-    config.losses.information_distortion_mitigation = True
-    config.search.budgets = "1.05*w3a3,1.05*w2a2"
     return config

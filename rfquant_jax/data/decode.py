@@ -51,20 +51,20 @@ def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int
     size = jpeg_size(content)
     if size is not None:
         _check_size(*size)
+        height, width = (-(-side // shrink) for side in size)
         try:
             return simplejpeg.decode_jpeg(
                 content,
                 colorspace="RGB" if channels == 3 else "GRAY",
                 fastdct=fast,
                 fastupsample=fast,
-                min_height=-(-size[0] // shrink),
-                min_width=-(-size[1] // shrink),
+                min_height=height,
+                min_width=width,
                 min_factor=shrink,
             )
         except ValueError:
             # It takes every warning for an error; Pillow knows which of them are none, and CMYK.
-            shrunk = -(-size[0] // shrink), -(-size[1] // shrink)
-            image = Image.fromarray(_with_pillow(content, 3)).resize(shrunk[::-1])
+            image = Image.fromarray(_with_pillow(content, 3)).resize((width, height))
             return _as_channels(image, channels)
     return _with_pillow(content, channels)
 

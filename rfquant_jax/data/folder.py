@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
 from rfquant_jax.data.sources import DataSet, Part, split
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ConfigError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
-_SHOWN = 5  # names in an error before the rest is only counted
 
 
 class FolderSource:
@@ -94,7 +93,7 @@ def _index(folder: Path) -> FolderIndex:
     counts = np.bincount(index.labels, minlength=len(index.classes))
     empty = [name for name, count in zip(index.classes, counts, strict=True) if count == 0]
     if empty:
-        raise ConfigError("data.path", str(folder), f"holds no image of {_shown(empty)}")
+        raise ConfigError("data.path", str(folder), f"holds no image of {listed(empty)}")
     return index
 
 
@@ -109,7 +108,7 @@ def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
         alone = sorted(set(a.classes) - set(b.classes))
         if alone:
             rule = f"must hold the same classes in both, but only {here}, not {there}, has"
-            raise ConfigError("data.path", str(root), f"{rule} {_shown(alone)}")
+            raise ConfigError("data.path", str(root), f"{rule} {listed(alone)}")
 
 
 def _named_parts(
@@ -119,7 +118,7 @@ def _named_parts(
     index = _index(root / SEARCH)
     unknown = sorted(set(index.classes) - set(train.classes))
     if unknown:
-        rule = f"holds classes that {TRAIN} does not: {_shown(unknown)}"
+        rule = f"holds classes that {TRAIN} does not: {listed(unknown)}"
         raise ConfigError("data.path", str(root / SEARCH), rule)
     labels = np.searchsorted(train.classes, index.classes)[index.labels].astype(np.int32)
     held_out = set(index.files)
@@ -132,8 +131,3 @@ def _named_parts(
         f"{len(index.files)} images are in {TRAIN}, too, and not trained on"
     )
     return (Part(source, kept), FolderSource(root / SEARCH, index.files, labels)), remark
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

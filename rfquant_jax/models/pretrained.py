@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, listed
 from rfquant_jax.models.names import renamed
 from rfquant_jax.models.pure import dotted
 
@@ -71,7 +71,9 @@ def load_weights(
     ]
     problems = {"missing": missing, "left over": surplus, "of another shape": wrong}
     if any(problems.values()):
-        text = "; ".join(f"{what}: {_shown(names)}" for what, names in problems.items() if names)
+        text = "; ".join(
+            f"{what}: {listed(names, SHOWN)}" for what, names in problems.items() if names
+        )
         raise UserError(f"config.pretrained does not fit {architecture}: {text}")
     for name, slot in slots.items():
         if name not in fresh:
@@ -101,8 +103,3 @@ def _other_classes(slot: _Slot, tensor: np.ndarray) -> bool:
     return (
         slot.is_classifier and tensor.ndim == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
     )
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -53,6 +53,10 @@ class CostModel:
         bits = np.asarray(configuration, np.int64)[:, WEIGHTS]
         return float((np.sum(bits * self.weights) + self.fixed_size_bits) / MEGABYTE_BITS)
 
+    def of_one(self, configuration: np.ndarray) -> dict[str, float]:
+        """Both costs, as results name them."""
+        return {"bitops_g": self.bitops_g(configuration), "size_mb": self.size_mb(configuration)}
+
     def kinds(self) -> dict[str, CostKind]:
         """The costs that every network has, by the unit that users write."""
         return {
@@ -62,14 +66,7 @@ class CostModel:
 
     def table(self, space: Space) -> list[dict]:
         """The costs of the uniform configurations with equal weight and activation bits."""
-        rows = []
-        for bits in space.candidates:
-            configuration = space.uniform(bits, bits)
-            rows.append(
-                {
-                    "configuration": f"w{bits}a{bits}",
-                    "bitops_g": self.bitops_g(configuration),
-                    "size_mb": self.size_mb(configuration),
-                }
-            )
-        return rows
+        return [
+            {"configuration": f"w{bits}a{bits}"} | self.of_one(space.uniform(bits, bits))
+            for bits in space.candidates
+        ]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
+from rfquant_jax.bits import ACTIVATIONS, COLUMN_NAMES, WEIGHTS
 from rfquant_jax.errors import UserError
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.knobs import Knob, Knobs
@@ -18,7 +18,6 @@ from rfquant_jax.search.program import least_load
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
-PHASES = ("weights", "activations")
 PHASE_SHARE = 0.95  # of the cost at which phase 1 may end
 
 
@@ -141,7 +140,7 @@ class GreedySearch:
         move = Move(
             iteration=self._iteration,
             budget=index,
-            phase=PHASES[column],
+            phase=COLUMN_NAMES[column],
             layer=knob.layers[0],
             bits=bits,
             error=float(errors[best]),
@@ -190,8 +189,7 @@ def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np
     A term whose maximum (or range) is zero is left out. An error that is not a number counts as
     the worst.
     """
-    finite = errors[np.isfinite(errors)]
-    errors = np.where(np.isfinite(errors), errors, finite.max() if len(finite) else 0.0)
+    errors = worst_for_nan(errors)
 
     def normalized(values: np.ndarray) -> np.ndarray:
         low = values.min() if settings.normalize == "minmax" else 0.0
@@ -201,13 +199,19 @@ def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np
     return settings.alpha * normalized(errors) + normalized(loads)
 
 
+def worst_for_nan(errors: np.ndarray) -> np.ndarray:
+    """Errors with the largest one in place of those that are not finite."""
+    errors = np.asarray(errors, np.float64)
+    finite = errors[np.isfinite(errors)]
+    return np.where(np.isfinite(errors), errors, finite.max() if len(finite) else 0.0)
+
+
 def cheapest(knobs: Knobs, budget: Budget) -> np.ndarray:
     """The configuration that uses up least of a budget.
 
     Exact: where fewer bits can cost more, costs must be sums over layers for it.
     """
-    most = max(knobs.space.candidates)
-    lowest = knobs.floor(knobs.uniform(most, most), WEIGHTS, ACTIVATIONS)
+    lowest = knobs.lowest
     if all(limit.kind.monotone for limit in budget.limits):
         return lowest
     found = least_load(knobs, budget.limits)

@@ -11,9 +11,9 @@ from scipy.optimize import LinearConstraint
 
 from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.greedy import cheapest, nearest_level
+from rfquant_jax.search.greedy import cheapest, nearest_level, worst_for_nan
 from rfquant_jax.search.knobs import Knobs
-from rfquant_jax.search.problem import Problem, worst_for_nan
+from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.program import Choice, Program
 from rfquant_jax.search.sensitivity import Sensitivity, measure
 
@@ -80,7 +80,7 @@ def _refined(
 
 def _neighbours_within(knobs: Knobs, budget: Budget, best: np.ndarray) -> list[np.ndarray]:
     """One knob up where that fits; else one up and another down, using up more of the budget."""
-    moves = list(knobs.neighbours(best, WEIGHTS, ACTIVATIONS))
+    moves = list(knobs.neighbours(best))
     higher = [move for move in moves if move[1] > move[0].read(best)]
     lower = [move for move in moves if move[1] < move[0].read(best)]
     singles = [knob.turned(best, bits) for knob, bits in higher]
@@ -102,12 +102,10 @@ def solve(knobs: Knobs, budget: Budget, sensitivity: Sensitivity) -> np.ndarray:
     """
     program = Program.of(knobs)
     objective = _objective(knobs, sensitivity, program.choices)
+    loads = [program.loads(limit) for limit in budget.limits]
     # The solver keeps limits to a tolerance of its own; a budget is to be kept exactly.
     for slack in (0.0, 1e-6):
-        rows = []
-        for limit in budget.limits:
-            start, added = program.loads(limit)
-            rows.append(LinearConstraint(added[None], -np.inf, 1 - slack - start))
+        rows = [LinearConstraint(added[None], -np.inf, 1 - slack - start) for start, added in loads]
         found = program.solve(objective, rows)
         if found is not None and budget.fits(found):
             return found

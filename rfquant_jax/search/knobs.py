@@ -56,9 +56,14 @@ class Knobs:
         """Every bit-width of the network, largest first."""
         return self.space.candidates
 
-    def of(self, *columns: int) -> Iterator[Knob]:
-        """The knobs of weights, of activations, or of both."""
-        return (knob for knob in self.knobs if knob.column in columns)
+    @property
+    def lowest(self) -> np.ndarray:
+        """The configuration with every knob at its smallest bit-width."""
+        return self.set(lambda knob: knob.allowed[-1])
+
+    def of(self, column: int) -> Iterator[Knob]:
+        """The knobs of weights or of activations."""
+        return (knob for knob in self.knobs if knob.column == column)
 
     def set(self, choose: Callable[[Knob], int]) -> np.ndarray:
         """The configuration with every knob at the bit-width that `choose` gives it."""
@@ -74,10 +79,10 @@ class Knobs:
             lambda knob: next((b for b in knob.allowed if b <= bits[knob.column]), knob.allowed[-1])
         )
 
-    def floor(self, configuration: np.ndarray, *columns: int) -> np.ndarray:
-        """A copy of the configuration with some columns at their smallest bit-widths."""
+    def floor(self, configuration: np.ndarray, column: int) -> np.ndarray:
+        """A copy of the configuration with one column at its smallest bit-widths."""
         lowered = np.array(configuration)
-        for knob in self.of(*columns):
+        for knob in self.of(column):
             lowered[list(knob.layers), knob.column] = knob.allowed[-1]
         return lowered
 
@@ -93,9 +98,15 @@ class Knobs:
         """A configuration with every knob at one of its bit-widths, all equally likely."""
         return self.set(lambda knob: int(rng.choice(knob.allowed)))
 
-    def neighbours(self, configuration: np.ndarray, *columns: int) -> Iterator[tuple[Knob, int]]:
-        """Knobs with the next bit-width below and the next above; earlier layers first."""
-        for knob in self.of(*columns):
+    def neighbours(
+        self, configuration: np.ndarray, column: int | None = None
+    ) -> Iterator[tuple[Knob, int]]:
+        """Knobs with the next bit-width below and the next above; earlier layers first.
+
+        Args:
+          column: whose knobs; all of them, those of weights first, where it is not given.
+        """
+        for knob in self.knobs if column is None else self.of(column):
             place = knob.allowed.index(knob.read(configuration))
             if place + 1 < len(knob.allowed):
                 yield knob, knob.allowed[place + 1]

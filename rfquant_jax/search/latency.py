@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.bits import Space
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, listed
 
 COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
-_SHOWN = 5  # missing entries named in an error before the rest is only counted
 
 
 @dataclass(frozen=True)
@@ -123,5 +122,4 @@ def _check_complete(path: Path, table: np.ndarray, space: Space) -> None:
         if np.isnan(table[i, space.candidates.index(weight), space.candidates.index(activation)])
     ]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise UserError(f"{path}: lacks {', '.join(missing[:_SHOWN])}{more}")
+        raise UserError(f"{path}: lacks {listed(missing)}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import Evaluate, GreedySearch, GreedySettings, OnMove, cheapest
 from rfquant_jax.search.knobs import Knobs
@@ -29,6 +29,11 @@ class Problem:
     evaluate: Evaluate
     seed: int = 0
 
+    @cached_property
+    def cheapest(self) -> tuple[np.ndarray, ...]:
+        """For each budget the configuration that uses up least of it."""
+        return tuple(cheapest(self.knobs, budget) for budget in self.budgets)
+
 
 # For each budget configurations within it, int32[L, 2], the most promising first. An algorithm is a
 # function of the problem alone: its evaluations repeat where its answers are the same.
@@ -46,26 +51,29 @@ def greedy_search(
 
 
 def sample_within(
-    knobs: Knobs, budget: Budget, rng: np.random.Generator, least: float = 0.0
+    problem: Problem, number: int, rng: np.random.Generator, least: float = 0.0
 ) -> np.ndarray:
     """A random configuration within a budget.
 
     Drawn evenly, then brought into the budget by turning random knobs down.
 
     Args:
+      number: of the budget.
       least: share of the budget to use up, as far as turning random knobs up can reach it.
     """
+    knobs, budget = problem.knobs, problem.budgets[number]
     configuration = knobs.sample(rng)
     while not budget.fits(configuration):
-        lower = [(k, b) for k, b in _moves(knobs, configuration) if b < k.read(configuration)]
+        moves = knobs.neighbours(configuration)
+        lower = [(knob, bits) for knob, bits in moves if bits < knob.read(configuration)]
         if not lower:
-            return cheapest(knobs, budget)
+            return problem.cheapest[number]
         knob, bits = lower[rng.integers(len(lower))]
         configuration = knob.turned(configuration, bits)
     while budget.load(configuration) < least:
         higher = [
             changed
-            for knob, bits in _moves(knobs, configuration)
+            for knob, bits in knobs.neighbours(configuration)
             if bits > knob.read(configuration)
             for changed in [knob.turned(configuration, bits)]
             if budget.fits(changed)
@@ -74,14 +82,3 @@ def sample_within(
             break
         configuration = higher[rng.integers(len(higher))]
     return configuration
-
-
-def _moves(knobs: Knobs, configuration: np.ndarray):
-    return knobs.neighbours(configuration, WEIGHTS, ACTIVATIONS)
-
-
-def worst_for_nan(errors: np.ndarray) -> np.ndarray:
-    """Errors with the largest one in place of those that are not finite."""
-    errors = np.asarray(errors, np.float64)
-    finite = errors[np.isfinite(errors)]
-    return np.where(np.isfinite(errors), errors, finite.max() if len(finite) else 0.0)

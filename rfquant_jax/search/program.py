@@ -48,7 +48,7 @@ class Program:
 
         Costs are taken to be sums over layers.
         """
-        base = self.knobs.floor(self.knobs.uniform(0, 0), WEIGHTS, ACTIVATIONS)
+        base = self.knobs.lowest
         start = limit.kind.cost(base)
         added = []
         for choice in self.choices:

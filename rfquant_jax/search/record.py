@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.bits import Space
+from rfquant_jax.files import replacing
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,8 @@ class Recorder:
 
     def _rewrite(self, lines: list[dict]) -> None:
         # In one go, because the last line of a killed search may be cut short.
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _whole_lines(path: Path) -> list[dict]:

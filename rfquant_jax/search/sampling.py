@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.greedy import GreedySettings, score
-from rfquant_jax.search.knobs import Knobs
-from rfquant_jax.search.problem import Problem, sample_within, worst_for_nan
+from rfquant_jax.search.greedy import GreedySettings, score, worst_for_nan
+from rfquant_jax.search.problem import Problem, sample_within
 
 
 def random_search(
@@ -23,9 +21,9 @@ def random_search(
       least: share of the budget that they use up.
     """
     found = []
-    for number, budget in enumerate(problem.budgets):
+    for number in range(len(problem.budgets)):
         rng = np.random.default_rng([problem.seed, number])
-        drawn = [sample_within(problem.knobs, budget, rng, least) for _ in range(evaluations)]
+        drawn = [sample_within(problem, number, rng, least) for _ in range(evaluations)]
         errors = worst_for_nan(problem.evaluate(np.stack(drawn), number))
         best = np.argsort(errors, kind="stable")
         found.append(_different([drawn[i] for i in best], keep))
@@ -66,8 +64,7 @@ def evolution(
     for number, budget in enumerate(problem.budgets):
         rng = np.random.default_rng([problem.seed, number])
         sample = [
-            sample_within(problem.knobs, budget, rng, settings.least)
-            for _ in range(settings.population)
+            sample_within(problem, number, rng, settings.least) for _ in range(settings.population)
         ]
         for generation in range(settings.generations):
             errors = np.asarray(problem.evaluate(np.stack(sample), iteration), np.float64)
@@ -76,7 +73,7 @@ def evolution(
             order = np.argsort(score(errors, loads, scoring), kind="stable")
             parents = _different([sample[i] for i in order], settings.parents)
             if generation + 1 < settings.generations:
-                sample = parents + _children(problem.knobs, budget, parents, settings, rng)
+                sample = parents + _children(problem, number, parents, settings, rng)
         found.append(parents)
     return found
 
@@ -90,13 +87,14 @@ def _different(configurations: list[np.ndarray], count: int) -> list[np.ndarray]
 
 
 def _children(
-    knobs: Knobs,
-    budget: Budget,
+    problem: Problem,
+    number: int,
     parents: list[np.ndarray],
     settings: EvolutionSettings,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
     """Mutations and crossovers within the budget; where none is found, fresh configurations."""
+    knobs, budget = problem.knobs, problem.budgets[number]
 
     def mutated() -> np.ndarray:
         parent = parents[rng.integers(len(parents))]
@@ -119,6 +117,6 @@ def _children(
             inside = (c for c in tries if settings.least <= budget.load(c) and budget.fits(c))
             child = next(inside, None)
             if child is None:
-                child = sample_within(knobs, budget, rng, settings.least)
+                child = sample_within(problem, number, rng, settings.least)
             children.append(child)
     return children

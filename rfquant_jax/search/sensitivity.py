@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.search.greedy import Evaluate
+from rfquant_jax.search.greedy import Evaluate, worst_for_nan
 from rfquant_jax.search.knobs import Knobs
-from rfquant_jax.search.problem import worst_for_nan
 
 
 @dataclass(frozen=True)

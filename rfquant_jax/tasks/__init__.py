@@ -73,5 +73,14 @@ def check(run: Run) -> None:
             networks.check(run, PRETRAIN)
 
 
-__all__ = ["TASKS", "check", "cost", "evaluate", "perform", "predict"]
-__all__ += ["pretrain", "search", "train"]
+__all__ = [
+    "TASKS",
+    "check",
+    "cost",
+    "evaluate",
+    "perform",
+    "predict",
+    "pretrain",
+    "search",
+    "train",
+]

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
-from rfquant_jax.report import results_table, table
+from rfquant_jax.report import COSTS, results_table, table
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks, searching
-from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.training import NO_CONFIGURATION
+from rfquant_jax.tasks.measure import Measure, full_precision
 from rfquant_jax.workdir import EVALUATION_FOLDER, RESULTS_FILE, read_json, write_json
 
 
@@ -24,7 +23,7 @@ def cost(run: Run) -> None:
         rows = run.costs.table(space)
     else:
         rows = [run.costs_of(configuration) | {"configuration": run.config.configuration}]
-    columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    columns = {"configuration": "configuration"} | COSTS
     print(table(rows, columns))
 
 
@@ -81,22 +80,15 @@ def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
         "checkpoint": trained.origin,
     } | measured
     write_json(run.workdir / EVALUATION_FOLDER / f"{name}.json", result)
-    columns = {"configuration": "configuration", "bitops_g": "GBitOPs", "size_mb": "size (MB)"}
+    columns = {"configuration": "configuration"} | COSTS
     columns |= {"top1": "top-1 (%)", "top5": "top-5 (%)"}
     run.log.info("\n" + table([result], columns))
     return result
 
 
 def _full_precision(run: Run) -> dict | None:
-    if not networks.exists(run, PRETRAIN):
-        return None
-    trained = networks.full_precision(run)
-    measure = Measure(run, trained.pure)
-    statistics = measure.evaluator.running_statistics(
-        trained.params, trained.stats, NO_CONFIGURATION
-    )
-    accuracy = measure.test(trained.params, statistics, NO_CONFIGURATION)
-    return {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
+    accuracy = full_precision(run, run.data.test)
+    return accuracy and {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
 
 
 def _rows(run: Run, found: list[dict] | None) -> list[dict]:
@@ -134,8 +126,7 @@ def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarr
 
 
 def _test(run: Run, measure: Measure, trained: networks.Trained, configuration) -> dict:
-    statistics = measure.recalibrated(trained.params, configuration)
-    accuracy = measure.test(trained.params, statistics, configuration)
+    accuracy = measure.quantized(run.data.test, trained.params, configuration)
     figures = {"top1": accuracy.top1_percent, "top1_interval": list(accuracy.top1_interval)}
     figures |= {"top5": accuracy.top5_percent}
     return run.costs_of(configuration) | figures | {"images": accuracy.images}

@@ -8,10 +8,14 @@ from functools import cached_property
 import numpy as np
 
 from rfquant_jax import settings
+from rfquant_jax.checkpoint import PRETRAIN
 from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate import Accuracy, Evaluator
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+
+NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision network
 
 
 class Measure:
@@ -43,18 +47,22 @@ class Measure:
         """The BatchNorm statistics of a configuration, from held-out training images."""
         return self.evaluator.recalibrate(params, configuration, self._recalibration)
 
-    def held_out(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
-        """Accuracy on all held-out training images."""
-        return self.on(self._run.data.held_out, params, statistics, configuration)
+    def running(self, params: Arrays, stats: Arrays) -> Arrays:
+        """The BatchNorm statistics of a full-precision network, as training left them."""
+        return self.evaluator.running_statistics(params, stats, NO_CONFIGURATION)
 
-    def test(self, params: Arrays, statistics: Arrays, configuration: np.ndarray) -> Accuracy:
-        """Accuracy on the test part."""
-        return self.on(self._run.data.test, params, statistics, configuration)
+    def quantized(self, part: Source, params: Arrays, configuration: np.ndarray) -> Accuracy:
+        """Accuracy of a coupled network's configuration, recalibrated, on any images."""
+        statistics = self.recalibrated(params, configuration)
+        return self._on(part, params, statistics, configuration)
 
-    def on(
+    def full_precision(self, part: Source, params: Arrays, stats: Arrays) -> Accuracy:
+        """Accuracy of a full-precision network on any images."""
+        return self._on(part, params, self.running(params, stats), NO_CONFIGURATION)
+
+    def _on(
         self, part: Source, params: Arrays, statistics: Arrays, configuration: np.ndarray
     ) -> Accuracy:
-        """Accuracy on any images."""
         return self.evaluator.accuracy(params, statistics, configuration, self._exact(part))
 
     def _exact(self, part: Source) -> Iterator[Arrays]:
@@ -67,3 +75,11 @@ class Measure:
                 progress.advance()
                 if number % self._run.config.train.log_every == 0:
                     progress.report(f"batches of {size} images")
+
+
+def full_precision(run: Run, part: Source) -> Accuracy | None:
+    """Accuracy of the run's full-precision network, or None where there is none."""
+    if not networks.exists(run, PRETRAIN):
+        return None
+    trained = networks.full_precision(run)
+    return Measure(run, trained.pure).full_precision(part, trained.params, trained.stats)

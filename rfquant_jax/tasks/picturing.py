@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from rfquant_jax import plots
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
-from rfquant_jax.checkpoint import PRETRAIN
+from rfquant_jax.bits import COLUMN_NAMES
 from rfquant_jax.run import Run
 from rfquant_jax.search.greedy import Evaluate
 from rfquant_jax.search.sensitivity import measure
-from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.proposing import search_parts
-from rfquant_jax.tasks.training import NO_CONFIGURATION
+from rfquant_jax.tasks.measure import full_precision
+from rfquant_jax.tasks.proposing import interruptible, search_parts
 from rfquant_jax.workdir import SENSITIVITY_FILE, write_json
-
-COLUMNS = {WEIGHTS: "weights", ACTIVATIONS: "activations"}
 
 
 def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
@@ -26,21 +21,16 @@ def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
       evaluate: cross-entropies of configurations.
     """
     space, start = run.blueprint.space, run.config.search.start_bits
-
-    def interruptible(configurations, iteration):
-        run.stop.check()
-        return evaluate(configurations, iteration)
-
     measured = measure(
-        interruptible,
+        interruptible(run, evaluate),
         run.knobs,
         run.knobs.uniform(start, start),
         run.config.search.sensitivity_batches,
     )
-    growth: dict[str, dict] = {what: {} for what in COLUMNS.values()}
+    growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
     for knob, changes in zip(run.knobs.knobs, measured.growth, strict=True):
         for layer in knob.layers:
-            growth[COLUMNS[knob.column]][space.names[layer]] = changes
+            growth[COLUMN_NAMES[knob.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(measured.base)}
     content |= {"cross_entropy": measured.error, "growth": growth}
     write_json(run.workdir / SENSITIVITY_FILE, content)
@@ -62,7 +52,9 @@ def draw(run: Run, results: list[dict], points: list[dict]) -> None:
     series = {"uniform": _uniform(run, results), "searched": searched}
     visited = [(p["bitops_g"], p["confirmed"]["top1"]) for p in points]
     series = {name: rows for name, rows in (series | {"visited": visited}).items() if rows}
-    plots.frontier(run.workdir / "frontier.png", series, _full_precision(run))
+    _, images = search_parts(run)
+    accuracy = full_precision(run, images)
+    plots.frontier(run.workdir / "frontier.png", series, accuracy and accuracy.top1_percent)
 
 
 def _uniform(run: Run, results: list[dict]) -> list[tuple[float, float]]:
@@ -73,16 +65,3 @@ def _uniform(run: Run, results: list[dict]) -> list[tuple[float, float]]:
             accuracy = result["confirmed"][f"uniform {name}"]["top1"]
             found.append((run.costs.bitops_g(configuration), accuracy))
     return list(dict.fromkeys(found))
-
-
-def _full_precision(run: Run) -> float | None:
-    if not networks.exists(run, PRETRAIN):
-        return None
-    trained = networks.full_precision(run)
-    evaluation = Measure(run, trained.pure)
-    statistics = evaluation.evaluator.running_statistics(
-        trained.params, trained.stats, NO_CONFIGURATION
-    )
-    _, images = search_parts(run)
-    accuracy = evaluation.on(images, trained.params, statistics, NO_CONFIGURATION)
-    return accuracy.top1_percent

@@ -15,10 +15,10 @@ from rfquant_jax.data.index import image_files
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.files import replacing
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.training import NO_CONFIGURATION
+from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
 from rfquant_jax.workdir import PREDICTIONS_FILE
 
 
@@ -40,14 +40,13 @@ def predict(run: Run) -> Path:
     files, top = list_files(run), min(run.config.predict.top, run.num_classes)
     found = dict(_found(run, files, top))
     path = run.workdir / PREDICTIONS_FILE
-    temporary = path.with_name(path.name + ".tmp")
     # Names of files may hold what is no character; it comes out as it was.
-    with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    encoding = {"encoding": "utf-8", "errors": "surrogateescape"}
+    with replacing(path) as temporary, temporary.open("w", newline="", **encoding) as file:
         writer = csv.writer(file)
         heading = [f"{what}_{i + 1}" for i in range(top) for what in ("class", "probability")]
         writer.writerow(["image", *heading])
         writer.writerows([name, *found.get(i, [])] for i, name in enumerate(files))
-    temporary.replace(path)
     run.log.info(f"predict: {len(found)} of {len(files)} images classified, see {path}")
     return path
 
@@ -78,9 +77,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
     if run.configuration is None:
         trained, configuration = networks.full_precision(run), NO_CONFIGURATION
         measure = Measure(run, trained.pure)
-        statistics = measure.evaluator.running_statistics(
-            trained.params, trained.stats, configuration
-        )
+        statistics = measure.running(trained.params, trained.stats)
     else:
         trained, configuration = networks.coupled(run), run.configuration
         measure = Measure(run, trained.pure)

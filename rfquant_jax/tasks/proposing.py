@@ -16,7 +16,7 @@ from rfquant_jax.logging import Progress
 from rfquant_jax.run import Run
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.greedy import Move
+from rfquant_jax.search.greedy import Evaluate, Move
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.record import Recorder, Visit
 from rfquant_jax.tasks import networks
@@ -78,6 +78,16 @@ def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> Can
     )
 
 
+def interruptible(run: Run, evaluate: Evaluate) -> Evaluate:
+    """The same, but for a signal that came."""
+
+    def checked(configurations: np.ndarray, iteration: int) -> np.ndarray:
+        run.stop.check()
+        return evaluate(configurations, iteration)
+
+    return checked
+
+
 def propose(run: Run, origin: str, evaluate: CandidateEvaluator) -> Proposals:
     """Runs the algorithm of `config.search.algorithm`; goes on from the record of evaluations.
 
@@ -88,15 +98,10 @@ def propose(run: Run, origin: str, evaluate: CandidateEvaluator) -> Proposals:
       Interrupted: a signal came; what was evaluated is kept.
     """
     config = run.config
-
-    def interruptible(configurations: np.ndarray, iteration: int) -> np.ndarray:
-        run.stop.check()
-        return evaluate(configurations, iteration)
-
     metric = settings.search_metric(config)
     header = {"checkpoint": origin, "metric": metric, "seed": config.seed}
     path = run.workdir / SEARCH_FOLDER / TRACE_FILE
-    recorder = Recorder(interruptible, run.blueprint.space, path, header)
+    recorder = Recorder(interruptible(run, evaluate), run.blueprint.space, path, header)
     if recorder.left:
         run.log.info(f"search: goes on after {recorder.left} recorded iterations")
     run.log.rewind("search", 0)  # it is told again, from the record

@@ -68,8 +68,7 @@ def _search(run: Run) -> None:
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
     evaluate = candidate_evaluator(run, trained, settings.search_metric(run.config))
     proposals = propose(run, trained.origin, evaluate)
-    if run.config.search.sensitivity_batches:
-        write_sensitivity(run, evaluate.by("cross_entropy"), trained.origin)
+    write_sensitivity(run, evaluate.by("cross_entropy"), trained.origin)
     measure = Measure(run, trained.pure)
     found = []
     for index, budget in enumerate(run.budgets):
@@ -113,8 +112,7 @@ def confirmed(
 ) -> Accuracy:
     """Accuracy on the images to confirm on, recalibrated."""
     _, images = search_parts(run)
-    statistics = measure.recalibrated(trained.params, configuration)
-    return measure.on(images, trained.params, statistics, configuration)
+    return measure.quantized(images, trained.params, configuration)
 
 
 def _confirmed_best(

@@ -22,8 +22,6 @@ from rfquant_jax.train.loop import Plan, Trainer
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import CoupledStep
 
-NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision network
-
 
 def pretrain(run: Run) -> None:
     """Trains the full-precision network; goes on from its newest checkpoint.
@@ -55,13 +53,13 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
     network, fresh = run.initial_network
     if run.config.pretrained:
         run.log.info(f"pretrain: starts from {run.config.pretrained}")
-    run.log_fresh(fresh)
+    if fresh:
+        run.log.info(f"pretrained: other classes, so these start afresh: {', '.join(fresh)}")
     pure = PureNetwork(network)
     measure = Measure(run, pure)
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
-        statistics = measure.evaluator.running_statistics(params, stats, NO_CONFIGURATION)
-        accuracy = measure.held_out(params, statistics, NO_CONFIGURATION)
+        accuracy = measure.full_precision(run.data.held_out, params, stats)
         return {"full_precision": accuracy.top1_percent}
 
     candidates = tuple(run.config.quant.candidates)
@@ -96,8 +94,7 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
         scores = {}
         for bits in levels:
             configuration = space.uniform(bits, bits)
-            statistics = measure.recalibrated(params, configuration)
-            accuracy = measure.held_out(params, statistics, configuration)
+            accuracy = measure.quantized(run.data.held_out, params, configuration)
             scores[f"w{bits}a{bits}"] = accuracy.top1_percent
         return scores
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search import integer, sensitivity
 from rfquant_jax.search.budget import Budget, CostKind, Limit
-from rfquant_jax.search.greedy import GreedySettings
+from rfquant_jax.search.greedy import GreedySettings, worst_for_nan
 from rfquant_jax.search.integer import IntegerSettings, integer_search
 from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.latency import LatencyTable
-from rfquant_jax.search.problem import Problem, greedy_search, sample_within, worst_for_nan
+from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from tests.search.landscapes import B, best_of_all, bitops_budgets, harm, problem, space_of
 
@@ -186,10 +186,10 @@ def test_random_search_keeps_the_best_it_drew():
 
 def test_samples_use_up_the_share_that_is_asked_for():
     (budget,) = bitops_budgets(8, 100.0)
-    knobs = problem(np.ones(8), 100.0).knobs
+    given_problem = problem(np.ones(8), 100.0)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        assert 0.9 <= budget.load(sample_within(knobs, budget, rng, 0.9)) <= 1
+        assert 0.9 <= budget.load(sample_within(given_problem, 0, rng, 0.9)) <= 1
 
 
 def test_a_failed_evaluation_counts_as_the_worst():

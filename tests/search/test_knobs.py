@@ -38,7 +38,7 @@ def test_a_pinned_layer_keeps_its_bits_whatever_the_limits():
     knobs = make_knobs(SPACE, min_bits=4, pins=[("a.*", (4, 4)), ("a.conv2", (2, 6))])
     found = knobs.uniform(5, 5)
     assert found.tolist() == [[4, 4], [2, 6], [5, 5]]
-    turned = {knob.layers for knob, _ in knobs.neighbours(found, WEIGHTS, ACTIVATIONS)}
+    turned = {knob.layers for knob, _ in knobs.neighbours(found)}
     assert turned == {(2,)}
     assert not knobs.holds(SPACE.uniform(5, 5))
 
