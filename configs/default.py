@@ -114,6 +114,7 @@ def get_config() -> ConfigDict:
     config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
     config.search.algorithm = "greedy"  # greedy, paper (as published), integer, evolution, random
     config.search.batch_size = 256  # held-out images per iteration
+    config.search.starts = 16  # layers that an evaluation may start at, at most; 1: whole passes
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below

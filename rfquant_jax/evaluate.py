@@ -17,7 +17,7 @@ from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
-from rfquant_jax.quant.layers import assign
+from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.quant.statistics import active_statistics, install_statistics
 
 
@@ -172,6 +172,7 @@ class Evaluator:
     def _batch_statistics(self, params, images, configuration):
         network = with_batch_statistics(self.pure, params, zeros_like(self.pure.stats))
         network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        evaluate_on_codes(network)
         assign(network, configuration)
         network(self.preprocess(images))
         return parallel.add_axis(active_statistics(network))
@@ -184,6 +185,7 @@ class Evaluator:
     def _logits(self, params, statistics, images, configuration):
         network = self.pure.merge(params, zeros_like(self.pure.stats))
         network.eval()
+        evaluate_on_codes(network)
         assign(network, configuration)
         install_statistics(network, statistics)
         return network(self.preprocess(images))

@@ -26,6 +26,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "evaluate.batch_size",
             "evaluate.recalibration_images",
             "search.batch_size",
+            "search.starts",
             "search.keep",
             "search.evaluations",
             "search.population",

@@ -24,7 +24,7 @@ def convolve(
       padding: "SAME", "VALID", or ((top, bottom), (left, right)) in pixels.
 
     Returns:
-      `y[N, H', W', O]` in the operands' dtype.
+      `y[N, H', W', O]` in the operands' dtype; int32 for int8 operands.
     """
     if groups == x.shape[-1] == kernel.shape[-1] and jax.default_backend() == "cpu":
         return _depthwise(x, kernel, strides, padding, dilation)
@@ -36,6 +36,7 @@ def convolve(
         rhs_dilation=dilation,
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.int32 if x.dtype == jnp.int8 else None,
     )
 
 

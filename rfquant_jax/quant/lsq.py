@@ -55,7 +55,12 @@ def quantize(
     Returns:
       Values of x's shape and dtype on the quantizer's grid.
     """
-    return step * jnp.round(jnp.clip(x / step, lower, upper))
+    return step * codes(x, step, lower, upper)
+
+
+def codes(x: jax.Array, step: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """The whole numbers that `quantize` multiplies by the step, float32 of x's shape."""
+    return jnp.round(jnp.clip(x / step, lower, upper))
 
 
 def _quantize_forward(x, step, lower, upper, scale_gradient):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
-from rfquant_jax.quant.layers import assign
+from rfquant_jax.quant.layers import assign, evaluate_on_codes, searched_layers
+from rfquant_jax.search.prefix import CutProgram
 from rfquant_jax.train import losses
 
 METRICS = ("error", "cross_entropy")
@@ -24,13 +26,16 @@ class CandidateEvaluator:
     """Errors of configurations on one fresh batch an iteration.
 
     Batch statistics in BatchNorm, no dropout. Configurations are spread over the devices; a batch
-    is never split, so that the errors do not depend on how many devices there are.
+    is never split, and where a configuration starts (see `prefix`) depends on nothing but what it
+    is compared with, so that the errors do not depend on how many devices there are.
 
     Args:
       pure: a coupled network.
       params: its parameters, replicated over the mesh.
       batches: batch `i` serves iteration `i`.
       metric: "error" (top-1) or "cross_entropy".
+      starts: layers that an evaluation may start before, see `prefix.choose_starts`; with 0 alone
+        every evaluation is a whole forward pass.
     """
 
     def __init__(
@@ -41,17 +46,25 @@ class CandidateEvaluator:
         preprocess: Preprocess,
         batches: TrainingBatches,
         metric: str,
+        starts: Sequence[int] = (0,),
     ):
         self._pure, self._params, self._mesh = pure, params, mesh
         self._preprocess, self._batches = preprocess, batches
         self._column = METRICS.index(metric)
-        specs = (REPLICATED, REPLICATED, SHARDED)
+        self._starts = tuple(starts)
+        self._base = Compiled(self._base_one, mesh, (REPLICATED,) * 3, SHARDED)
+        specs = (REPLICATED, REPLICATED, SHARDED, SHARDED, SHARDED)
         self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
+        self._network_traces = 0
 
     @property
-    def traces(self) -> int:
-        """How often the evaluation was traced."""
-        return self._measure.traces
+    def traces(self) -> dict[str, int]:
+        """How often the network, the pass of the base and that of a candidate were traced."""
+        return {
+            "network": self._network_traces,
+            "base": self._base.traces,
+            "candidate": self._measure.traces,
+        }
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
         """The metric of each configuration int32[N, L, 2], float32[N]."""
@@ -62,24 +75,57 @@ class CandidateEvaluator:
         column = METRICS.index(metric)
         return lambda configurations, iteration: self._all(configurations, iteration)[:, column]
 
+    @cached_property
+    def _program(self) -> CutProgram:
+        shared = (self._params, self._batches[0])
+        layers = len(searched_layers(self._pure.merge(self._pure.params, self._pure.stats)))
+        return CutProgram(self._forward, shared, layers, self._starts)
+
     def _all(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
+        configurations = np.asarray(configurations, np.int32)
         batch = parallel.replicate(self._batches[iteration], self._mesh)
-        size = self._mesh.size
+        base = common_base(configurations)
+        kept = self._base(self._params, batch, base)
+        different = np.any(configurations != base, axis=2)
+        first = np.where(different.any(1), different.argmax(1), different.shape[1])
+        starts = np.asarray([self._program.start_of(layer) for layer in first], np.int32)
+        # Devices work side by side: those that start at the same place go together.
+        order = np.argsort(starts, kind="stable")
         # Everything is dispatched before anything is fetched: host and devices do not wait.
         pending = []
-        for start in range(0, len(configurations), size):
-            group = configurations[start : start + size]
-            filler = np.repeat(group[-1:], size - len(group), axis=0)
-            group = parallel.split(np.concatenate([group, filler]), self._mesh)
-            pending.append(self._measure(self._params, batch, group))
-        return np.concatenate(jax.device_get(pending))[: len(configurations)]
+        for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
+            group = np.resize(group, self._mesh.size)
+            rows, places = parallel.split((configurations[group], starts[group]), self._mesh)
+            pending.append(self._measure(self._params, batch, kept, rows, places))
+        found = np.concatenate(jax.device_get(pending))[: len(order)]
+        return found[np.argsort(order)]
 
-    def _measure_one(self, params, batch, configurations):
-        """Runs per device, on its one configuration: float32[1, 2], error and cross-entropy."""
+    # What follows runs per device.
+
+    def _base_one(self, params, batch, configuration):
+        return parallel.add_axis(self._program.base((params, batch), configuration))
+
+    def _measure_one(self, params, batch, kept, configurations, starts):
+        """On its one configuration: float32[1, 2], error and cross-entropy."""
+        shared, kept = (params, batch), parallel.drop_axis(kept)
+        return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
+
+    def _forward(self, shared, rows) -> jax.Array:
+        """float32[2] of one configuration: error and cross-entropy."""
+        self._network_traces += 1
+        params, batch = shared
         network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))
-        assign(network, configurations[0])
+        evaluate_on_codes(network)
+        assign(network, rows)
         logits = network(self._preprocess(batch["image"]))
         # A network that fails to compute is wrong: argmax alone would call class 0.
         right = (jnp.argmax(logits, -1) == batch["label"]) & jnp.all(jnp.isfinite(logits), -1)
         entropy = losses.cross_entropy(logits, batch["label"])
-        return jnp.stack([1 - jnp.mean(right), entropy])[None]
+        return jnp.stack([1 - jnp.mean(right), entropy])
+
+
+def common_base(configurations: np.ndarray) -> np.ndarray:
+    """The configuration that most of the given ones int32[N, L, 2] agree with, place by place."""
+    values = np.unique(configurations)
+    counts = np.stack([(configurations == value).sum(0) for value in values])
+    return values[counts.argmax(0)].astype(np.int32)

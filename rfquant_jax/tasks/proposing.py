@@ -17,6 +17,7 @@ from rfquant_jax.run import Run
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.greedy import Evaluate, Move
+from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.record import Recorder, Visit
 from rfquant_jax.tasks import networks
@@ -74,7 +75,13 @@ def search_batches(run: Run) -> TrainingBatches:
 def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> CandidateEvaluator:
     """Evaluates candidates on the images to propose on."""
     return CandidateEvaluator(
-        trained.pure, trained.params, run.mesh, run.preprocess, search_batches(run), metric
+        trained.pure,
+        trained.params,
+        run.mesh,
+        run.preprocess,
+        search_batches(run),
+        metric,
+        choose_starts(run.costs.macs, run.config.search.starts),
     )
 
 

@@ -9,11 +9,13 @@ from flax import nnx
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import listening_to_inputs, recording_features
 from rfquant_jax.quant.layers import (
+    QuantConv,
     QuantDense,
     Quantizer,
     StepSize,
     SwitchableBatchNorm,
     assign,
+    evaluate_on_codes,
     searched_layers,
 )
 from tests.conftest import IMAGE_SHAPE, SEARCHED, images
@@ -152,3 +154,92 @@ def test_the_scaling_of_step_gradients_reaches_the_quantizer(rng):
 
     # 1 / sqrt(elements * Qp), Qp = 7 at 4 signed bits.
     assert slope(True) == pytest.approx(slope(False) / np.sqrt(35 * 7), rel=1e-5)
+
+
+def make_conv(signed, candidates=(4, 2), groups=1, input_step=0.3, padding=((1, 0), (1, 1))):
+    plain = nnx.Conv(4, 8, (3, 3), feature_group_count=groups, use_bias=True, rngs=nnx.Rngs(0))
+    plain.bias.set_value(jnp.linspace(-1, 1, 8))
+    quantizers = []
+    for steps, sign in (([0.05, 0.2], True), ([input_step, 1.1], signed)):
+        quantizer = Quantizer(candidates, signed=sign, scale_gradient=False)
+        quantizer.step = StepSize(jnp.asarray(steps, jnp.float32))
+        quantizers.append(quantizer)
+    return QuantConv(
+        plain,
+        name="conv",
+        index=0,
+        bits=candidates,
+        strides=(2, 1),
+        padding=padding,
+        dilation=(1, 1),
+        weight_quantizer=quantizers[0],
+        input_quantizer=quantizers[1],
+    )
+
+
+def convolve_by_hand(x, kernel, strides, padding):
+    """Float64, `x[N, H, W, C]` with `kernel[3, 3, C, O]`."""
+    x = np.pad(x, [(0, 0), *padding, (0, 0)])
+    rows = (x.shape[1] - 3) // strides[0] + 1
+    columns = (x.shape[2] - 3) // strides[1] + 1
+    y = np.zeros((len(x), rows, columns, kernel.shape[3]))
+    for i, j in np.ndindex(rows, columns):
+        window = x[:, i * strides[0] :, j * strides[1] :][:, :3, :3]
+        y[:, i, j] = np.einsum("nhwc,hwco->no", window, kernel)
+    return y
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("w", "a"), [(4, 2), (2, 4)])
+def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
+    layer = make_conv(signed)
+    layer.bits.set_value(jnp.asarray([w, a]))
+    x = rng.normal(0.5, 1.5, (3, 6, 5, 4)).astype(np.float32)
+    s_w, s_a = {4: 0.05, 2: 0.2}[w], {4: 0.3, 2: 1.1}[a]
+    low, high = (-(2 ** (a - 1)), 2 ** (a - 1) - 1) if signed else (0, 2**a - 1)
+    kernel = numpy_quantize(layer.kernel[...], s_w, -(2 ** (w - 1)), 2 ** (w - 1) - 1)
+    expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
+    expected += np.linspace(-1, 1, 8)
+    for on_codes in (False, True):
+        layer.on_codes = on_codes
+        np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
+
+
+def operand_dtypes(layer, x):
+    jaxpr = jax.make_jaxpr(layer)(x)
+    return {
+        str(variable.aval.dtype)
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "conv_general_dilated"
+        for variable in equation.invars
+    }
+
+
+def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch):
+    x = jnp.ones((1, 6, 5, 4))
+    assert operand_dtypes(make_conv(False), x) == {"float32"}
+    asked = {
+        "int8": [make_conv(False), make_conv(True, candidates=(8, 2))],
+        "float32": [make_conv(False, candidates=(8, 2)), make_conv(True, candidates=(32, 2))],
+    }
+    for dtype, layers in asked.items():
+        for layer in layers:
+            evaluate_on_codes(layer)
+            assert operand_dtypes(layer, x) == {dtype}
+    grouped = make_conv(False, groups=2)
+    evaluate_on_codes(grouped)
+    assert operand_dtypes(grouped, x) == {"float32"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    elsewhere = make_conv(False)
+    evaluate_on_codes(elsewhere)
+    assert operand_dtypes(elsewhere, x) == {"float32"}
+
+
+def test_codes_do_not_hide_what_is_not_a_number():
+    layer = make_conv(False)
+    evaluate_on_codes(layer)
+    x = jnp.ones((1, 6, 5, 4))
+    assert np.isfinite(layer(x)).all()
+    assert np.isnan(layer(x.at[:, :, :, 2].set(jnp.nan))).all()
+    layer.kernel.set_value(layer.kernel[...].at[1, 1, 0, 3].set(jnp.nan))
+    assert np.isnan(layer(x)).all()

@@ -10,7 +10,7 @@ from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
-from rfquant_jax.search.evaluator import CandidateEvaluator
+from rfquant_jax.search.evaluator import CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
 from rfquant_jax.search.knobs import make_knobs
 from tests.conftest import batch, identity, images, mesh_of, pipeline
@@ -29,10 +29,10 @@ def batches():
     return pipeline().training(source, 20, seed=0)
 
 
-def evaluator(pure, params, batches, devices, metric="error"):
+def evaluator(pure, params, batches, devices, metric="error", starts=(0, 1, 2, 3)):
     mesh = mesh_of(devices)
     return CandidateEvaluator(
-        pure, parallel.replicate(params, mesh), mesh, identity, batches, metric
+        pure, parallel.replicate(params, mesh), mesh, identity, batches, metric, starts
     )
 
 
@@ -60,12 +60,43 @@ def test_errors_are_those_of_the_network_with_batch_statistics(pure, params, bat
         assert entropy == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_number_of_devices_changes_nothing(pure, params, batches, space):
-    configurations = random_configurations(space, 7)
+def neighbours_of(space):
+    """What a greedy iteration compares, and the configuration in their middle."""
+    knobs = make_knobs(space)
+    base = knobs.uniform(4, 4)
+    return np.stack([base, *(knob.turned(base, bits) for knob, bits in knobs.neighbours(base))])
+
+
+@pytest.mark.parametrize("like", [random_configurations, lambda space, _: neighbours_of(space)])
+def test_the_number_of_devices_changes_nothing(pure, params, batches, space, like):
+    configurations = like(space, 7)
     one, four = (
         evaluator(pure, params, batches, n, "cross_entropy")(configurations, 0) for n in (1, 4)
     )
     np.testing.assert_array_equal(one, four)
+
+
+def test_starting_where_candidates_differ_changes_nothing(pure, params, batches, space):
+    configurations = np.concatenate([neighbours_of(space), random_configurations(space, 3)])
+    whole, cut = (
+        evaluator(pure, params, batches, 1, "cross_entropy", starts)(configurations, 1)
+        for starts in ((0,), (0, 1, 3))
+    )
+    assert len(set(whole)) > 10
+    np.testing.assert_allclose(cut, whole, rtol=1e-5)
+
+
+def test_the_base_is_what_most_agree_on():
+    configurations = np.asarray([[[4, 4], [2, 6]], [[4, 5], [2, 5]], [[3, 4], [2, 5]]])
+    assert common_base(configurations).tolist() == [[4, 4], [2, 5]]
+
+
+@pytest.mark.parametrize("broken", ["conv.kernel", "depthwise_bn.scale", "expand_bn.bias"])
+def test_a_network_that_does_not_compute_is_wrong(pure, params, batches, space, broken):
+    bad = params | {broken: jnp.full_like(params[broken], jnp.nan)}
+    configurations = neighbours_of(space)[:3]
+    assert (evaluator(pure, bad, batches, 1)(configurations, 0) == 1).all()
+    assert np.isnan(evaluator(pure, bad, batches, 1, "cross_entropy")(configurations, 0)).all()
 
 
 def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
@@ -78,7 +109,7 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
         evaluate = evaluator(pure, params, batches, devices)
         settings = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=80)
         found.append(GreedySearch(make_knobs(space), settings, budgets, evaluate).run())
-        assert evaluate.traces == 1
+        assert evaluate.traces == {"network": 1, "base": 1, "candidate": 1}
     np.testing.assert_array_equal(*found)
     for budget, configuration in zip(budgets, found[0], strict=True):
         assert budget.fits(configuration)

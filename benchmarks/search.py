@@ -1,0 +1,119 @@
+"""Seconds of a candidate of the search against a plain full-precision forward pass.
+
+    python -m benchmarks.search --network=resnet18 --size=224 --batch=16
+
+One iteration of the greedy search: every layer's weights one bit-width down and one up from the
+uniform configuration of `--bits`. All figures are medians over the rounds of one run, measured in
+turn: the plain forward pass of the same batch (float32, running statistics); a candidate, the time
+of the whole iteration divided by its candidates, with and without starting where candidates begin
+to differ. Traces are those of the whole run, compiling is the time of the first iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.timing import machine, medians, timed
+from rfquant_jax import models, parallel
+from rfquant_jax.bits import WEIGHTS, Space
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.sources import ArraySource
+from rfquant_jax.data.transforms import Centre, normalizer
+from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.report import table
+from rfquant_jax.search.evaluator import CandidateEvaluator
+from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.prefix import choose_starts
+from rfquant_jax.workdir import write_json
+
+_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
+_BATCH = flags.DEFINE_integer("batch", 16, "images")
+_CLASSES = flags.DEFINE_integer("classes", 1000, "length of the logits")
+_BITS = flags.DEFINE_integer("bits", 5, "uniform bit-width of the iteration's start")
+_STARTS = flags.DEFINE_list("starts", ["16", "1"], "largest numbers of starting points to compare")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "timed iterations of each kind")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    shape = (_SIZE.value, _SIZE.value, 3)
+    plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
+    blueprint = Blueprint.of(plain, shape, QuantSettings())
+    batches, mesh = random_batches(shape), parallel.make_mesh(1)
+    preprocess = normalizer((0.5,), (0.25,))
+    pure, params, _ = blueprint.start(plain, [batches[0]["image"]], preprocess, mesh)
+    configurations = one_iteration(blueprint.space)
+    macs = [layer.macs for layer in blueprint.layers if layer.candidates]
+    runs = {"plain forward": plain_forward(plain, preprocess, batches[0]["image"])}
+    evaluators = {}
+    for most in map(int, _STARTS.value):
+        starts = choose_starts(macs, most)
+        evaluate = CandidateEvaluator(
+            pure, params, mesh, preprocess, batches, "error", starts=starts
+        )
+        name = (
+            f"candidate, {len(starts)} starting points" if most > 1 else "candidate, whole passes"
+        )
+        evaluators[name] = evaluate
+        runs[name] = lambda evaluate=evaluate: evaluate(configurations, 0)
+    first = {name: timed(run) for name, run in runs.items()}
+    seconds = medians(runs, _ROUNDS.value)
+    rows = []
+    for name, value in seconds.items():
+        evaluate = evaluators.get(name)
+        each = value / len(configurations) if evaluate else value
+        row = {"what": name, "seconds": each, "ratio": each / seconds["plain forward"]}
+        traces = ", ".join(f"{k} {v}" for k, v in evaluate.traces.items()) if evaluate else None
+        rows.append(row | {"first_s": first[name], "traces": traces})
+    show(rows, len(configurations))
+
+
+def show(rows: list[dict], candidates: int) -> None:
+    """Prints the table, and keeps the numbers."""
+    columns = {"what": "", "seconds": "seconds", "ratio": "over plain"}
+    columns |= {"first_s": f"first iteration of {candidates} (s)", "traces": "traces"}
+    shown = [{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    print(table(shown, columns))
+    if _OUT.value:
+        asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
+        write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": rows})
+
+
+def random_batches(shape: tuple[int, int, int]):
+    """Batches of random pixels: what they show does not change how long it takes."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (_BATCH.value, *shape), dtype=np.uint8)
+    labels = rng.integers(0, _CLASSES.value, _BATCH.value)
+    pipeline = Pipeline(Centre(0), Centre(0), shape, 1, max_bad_fraction=0.0, say=print)
+    return pipeline.training(ArraySource(pixels, labels), _BATCH.value, seed=0, augment=False)
+
+
+def one_iteration(space: Space) -> np.ndarray:
+    """The candidates int32[N, L, 2] of a move of the weights."""
+    knobs = make_knobs(space)
+    base = knobs.uniform(_BITS.value, _BITS.value)
+    return np.stack([knob.turned(base, bits) for knob, bits in knobs.neighbours(base, WEIGHTS)])
+
+
+def plain_forward(network, preprocess, images: np.ndarray) -> Callable[[], None]:
+    """A compiled full-precision forward pass, waited for."""
+    network.eval()
+    pure = PureNetwork(network)
+
+    @jax.jit
+    def forward(params, stats, images):
+        return pure.merge(params, stats)(preprocess(images))
+
+    return lambda: forward(pure.params, pure.stats, images).block_until_ready()
+
+
+if __name__ == "__main__":
+    app.run(main)
