@@ -50,14 +50,14 @@ def main(_: list[str]) -> None:
     batches, mesh = random_batches(shape), parallel.make_mesh(1)
     preprocess = normalizer((0.5,), (0.25,))
     pure, params, _ = blueprint.start(plain, [batches[0]["image"]], preprocess, mesh)
-    configurations = one_iteration(blueprint.space)
+    configurations, largest = one_iteration(blueprint.space), blueprint.space.largest
     macs = [layer.macs for layer in blueprint.layers if layer.candidates]
     runs = {"plain forward": plain_forward(plain, preprocess, batches[0]["image"])}
     evaluators = {}
     for most in map(int, _STARTS.value):
         starts = choose_starts(macs, most)
         evaluate = CandidateEvaluator(
-            pure, params, mesh, preprocess, batches, "error", starts=starts
+            pure, params, mesh, preprocess, batches, largest, "error", starts
         )
         name = (
             f"candidate, {len(starts)} starting points" if most > 1 else "candidate, whole passes"

@@ -56,6 +56,11 @@ class Space:
         ]
         return np.asarray(rows, np.int32).reshape(len(self), 2)
 
+    @property
+    def largest(self) -> np.ndarray:
+        """The configuration with every layer at its largest bit-widths."""
+        return self.uniform(max(self.candidates), max(self.candidates))
+
     def allowed(self, index: int) -> list[int]:
         """The bit-widths that layer `index` may take, largest first."""
         return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]

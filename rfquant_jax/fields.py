@@ -108,8 +108,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v in ("bilinear", "bicubic"),
         ("data.interpolation",),
     ),
-    "must be error or cross_entropy": (
-        lambda v: v in ("error", "cross_entropy"),
+    "must be error, cross_entropy or divergence": (
+        lambda v: v in ("error", "cross_entropy", "divergence"),
         ("search.metric",),
     ),
     "must be greedy, paper, integer, evolution or random": (

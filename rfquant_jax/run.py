@@ -211,8 +211,7 @@ class Run:
             kinds["ms"] = CostKind("ms", "ms", self.latencies)
         parsed = [parse_budget(b, kinds, space) for b in rules.budgets(self.config)]
         check_reachable(self.knobs, parsed)
-        largest = space.uniform(max(space.candidates), max(space.candidates))
-        return sorted(parsed, key=lambda budget: budget.load(largest))
+        return sorted(parsed, key=lambda budget: budget.load(space.largest))
 
     @cached_property
     def configuration(self) -> np.ndarray | None:

@@ -204,4 +204,5 @@ def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
         start_bits=search.start_bits,
         normalize="max" if paper else search.normalize,
         max_iterations=search.max_iterations_per_layer * layers,
+        joint=search.joint and not paper,
     )

@@ -81,7 +81,7 @@ def test_the_default_recipe_has_the_published_constants():
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
         ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
-        ("search.metric", "top5", "must be error or cross_entropy"),
+        ("search.metric", "top5", "must be error, cross_entropy or divergence"),
         ("search.normalize", "mean", "must be max or minmax"),
         ("search.budgets", "", "must not be empty"),
         ("tasks", (), "must not be empty"),

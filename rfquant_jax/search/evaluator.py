@@ -15,11 +15,14 @@ from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
-from rfquant_jax.quant.layers import assign, evaluate_on_codes, searched_layers
+from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.search.prefix import CutProgram
 from rfquant_jax.train import losses
 
-METRICS = ("error", "cross_entropy")
+# Of one configuration, in the order of the evaluation's columns: share of images classified wrong,
+# mean cross-entropy, and mean Kullback-Leibler divergence of its probabilities from those of the
+# largest configuration, which needs no labels and so lacks their noise.
+METRICS = ("error", "cross_entropy", "divergence")
 
 
 class CandidateEvaluator:
@@ -33,7 +36,8 @@ class CandidateEvaluator:
       pure: a coupled network.
       params: its parameters, replicated over the mesh.
       batches: batch `i` serves iteration `i`.
-      metric: "error" (top-1) or "cross_entropy".
+      largest: int32[L, 2], the configuration that "divergence" compares with.
+      metric: one of `METRICS`.
       starts: layers that an evaluation may start before, see `prefix.choose_starts`; with 0 alone
         every evaluation is a whole forward pass.
     """
@@ -45,47 +49,65 @@ class CandidateEvaluator:
         mesh: Mesh,
         preprocess: Preprocess,
         batches: TrainingBatches,
+        largest: np.ndarray,
         metric: str,
         starts: Sequence[int] = (0,),
     ):
         self._pure, self._params, self._mesh = pure, params, mesh
-        self._preprocess, self._batches = preprocess, batches
+        self._preprocess, self._batches, self._largest = preprocess, batches, largest
         self._column = METRICS.index(metric)
         self._starts = tuple(starts)
-        self._base = Compiled(self._base_one, mesh, (REPLICATED,) * 3, SHARDED)
-        specs = (REPLICATED, REPLICATED, SHARDED, SHARDED, SHARDED)
+        self._refer = Compiled(self._refer_one, mesh, (REPLICATED,) * 3, SHARDED)
+        self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
+        specs = (REPLICATED, REPLICATED, *(SHARDED,) * 4)
         self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
         self._network_traces = 0
 
     @property
     def traces(self) -> dict[str, int]:
-        """How often the network, the pass of the base and that of a candidate were traced."""
+        """How often the network, the pass of the base and that of a candidate were traced.
+
+        And the pass of the largest configuration, where the metric needs it.
+        """
         return {
             "network": self._network_traces,
+            "largest": self._refer.traces,
             "base": self._base.traces,
             "candidate": self._measure.traces,
         }
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
         """The metric of each configuration int32[N, L, 2], float32[N]."""
-        return self._all(configurations, iteration)[:, self._column]
+        return self._all(configurations, iteration, self._column)
 
     def by(self, metric: str) -> Callable[[np.ndarray, int], np.ndarray]:
         """The same evaluation by another metric; nothing is compiled again."""
         column = METRICS.index(metric)
-        return lambda configurations, iteration: self._all(configurations, iteration)[:, column]
+        return lambda configurations, iteration: self._all(configurations, iteration, column)
 
     @cached_property
     def _program(self) -> CutProgram:
-        shared = (self._params, self._batches[0])
-        layers = len(searched_layers(self._pure.merge(self._pure.params, self._pure.stats)))
-        return CutProgram(self._forward, shared, layers, self._starts)
+        shared = (self._params, self._batches[0], self._logits_shape)
+        return CutProgram(self._metrics, shared, len(self._largest), self._starts)
 
-    def _all(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
+    @cached_property
+    def _logits_shape(self) -> jax.ShapeDtypeStruct:
+        images = self._batches[0]["image"]
+        return jax.eval_shape(self._logits, self._params, images, self._largest)
+
+    @cached_property
+    def _no_reference(self) -> jax.Array:
+        shape = self._logits_shape
+        return parallel.per_device(np.zeros(shape.shape, shape.dtype), self._mesh)
+
+    def _all(self, configurations: np.ndarray, iteration: int, column: int) -> np.ndarray:
         configurations = np.asarray(configurations, np.int32)
         batch = parallel.replicate(self._batches[iteration], self._mesh)
+        reference = self._no_reference
+        if METRICS[column] == "divergence":
+            reference = self._refer(self._params, batch["image"], self._largest)
         base = common_base(configurations)
-        kept = self._base(self._params, batch, base)
+        kept = self._base(self._params, batch, base, reference)
         different = np.any(configurations != base, axis=2)
         first = np.where(different.any(1), different.argmax(1), different.shape[1])
         starts = np.asarray([self._program.start_of(layer) for layer in first], np.int32)
@@ -96,32 +118,40 @@ class CandidateEvaluator:
         for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
             group = np.resize(group, self._mesh.size)
             rows, places = parallel.split((configurations[group], starts[group]), self._mesh)
-            pending.append(self._measure(self._params, batch, kept, rows, places))
-        found = np.concatenate(jax.device_get(pending))[: len(order)]
+            pending.append(self._measure(self._params, batch, reference, kept, rows, places))
+        found = np.concatenate(jax.device_get(pending))[: len(order), column]
         return found[np.argsort(order)]
 
     # What follows runs per device.
 
-    def _base_one(self, params, batch, configuration):
-        return parallel.add_axis(self._program.base((params, batch), configuration))
+    def _refer_one(self, params, images, configuration):
+        return self._logits(params, images, configuration)[None]
 
-    def _measure_one(self, params, batch, kept, configurations, starts):
-        """On its one configuration: float32[1, 2], error and cross-entropy."""
-        shared, kept = (params, batch), parallel.drop_axis(kept)
+    def _base_one(self, params, batch, configuration, reference):
+        shared = (params, batch, reference[0])
+        return parallel.add_axis(self._program.base(shared, configuration))
+
+    def _measure_one(self, params, batch, reference, kept, configurations, starts):
+        """On its one configuration: float32[1, metrics]."""
+        shared, kept = (params, batch, reference[0]), parallel.drop_axis(kept)
         return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
 
-    def _forward(self, shared, rows) -> jax.Array:
-        """float32[2] of one configuration: error and cross-entropy."""
+    def _metrics(self, shared, rows) -> jax.Array:
+        """`METRICS` of one configuration, float32[3]."""
         self._network_traces += 1
-        params, batch = shared
+        params, batch, reference = shared
+        logits, labels = self._logits(params, batch["image"], rows), batch["label"]
+        # A network that fails to compute is wrong: argmax alone would call class 0.
+        right = (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
+        entropy = losses.cross_entropy(logits, labels)
+        divergence = losses.distillation(reference, logits)
+        return jnp.stack([1 - jnp.mean(right), entropy, divergence])
+
+    def _logits(self, params, images, rows) -> jax.Array:
         network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))
         evaluate_on_codes(network)
         assign(network, rows)
-        logits = network(self._preprocess(batch["image"]))
-        # A network that fails to compute is wrong: argmax alone would call class 0.
-        right = (jnp.argmax(logits, -1) == batch["label"]) & jnp.all(jnp.isfinite(logits), -1)
-        entropy = losses.cross_entropy(logits, batch["label"])
-        return jnp.stack([1 - jnp.mean(right), entropy])
+        return network(self._preprocess(images))
 
 
 def common_base(configurations: np.ndarray) -> np.ndarray:

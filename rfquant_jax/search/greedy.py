@@ -31,12 +31,14 @@ class GreedySettings:
       normalize: "max" divides error and cost by their maxima over an iteration's candidates,
         "minmax" maps them to [0, 1].
       max_iterations: after so many, only downward moves; 0 never.
+      joint: weights and activations move in one phase, whichever is better.
     """
 
     alpha: float
     start_bits: int
     normalize: str
     max_iterations: int = 0
+    joint: bool = False
 
 
 # on_move(move, the configuration it led to)
@@ -50,7 +52,7 @@ class Move:
     Attributes:
       iteration: counts evaluations of candidates, from 0.
       budget: index of the budget it was made for, in the order of the search.
-      phase: "weights" or "activations".
+      phase: "weights" or "activations": which of the two moved.
       layer: index of the searched layer, of the first one where several are tied.
       bits: its new bit-width in this phase.
       error, score: of the chosen candidate.
@@ -108,6 +110,9 @@ class GreedySearch:
         return [self._descend(index, budget) for index, budget in enumerate(self._budgets)]
 
     def _descend(self, index: int, budget: Budget) -> np.ndarray:
+        joint = self._settings.joint and budget.moves_activations
+        while joint and not budget.fits(self.configuration) and self._move(index, budget, None):
+            pass
         level = nearest_level(budget, self._knobs)
         while not self._weights_done(budget, level) and self._move(index, budget, WEIGHTS):
             pass
@@ -126,8 +131,8 @@ class GreedySearch:
         cheap_enough = budget.load(self.configuration) <= max(target, lowest)
         return cheap_enough and budget.fits(self._knobs.floor(self.configuration, ACTIVATIONS))
 
-    def _move(self, index: int, budget: Budget, column: int) -> bool:
-        """Makes the best move of a phase; False if there is none."""
+    def _move(self, index: int, budget: Budget, column: int | None) -> bool:
+        """Makes the best move of a phase, or of any; False if there is none."""
         candidates = self._candidates(column)
         if not candidates:
             return False
@@ -140,7 +145,7 @@ class GreedySearch:
         move = Move(
             iteration=self._iteration,
             budget=index,
-            phase=COLUMN_NAMES[column],
+            phase=COLUMN_NAMES[knob.column],
             layer=knob.layers[0],
             bits=bits,
             error=float(errors[best]),
@@ -157,7 +162,7 @@ class GreedySearch:
         self._seen.add(self.configuration.tobytes())
         self._iteration += 1
 
-    def _candidates(self, column: int) -> list[tuple[Knob, int]]:
+    def _candidates(self, column: int | None) -> list[tuple[Knob, int]]:
         """Moves to compare; earlier layers first, down before up."""
         limit = self._settings.max_iterations
         if limit and self._iteration >= limit:

@@ -80,6 +80,7 @@ def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> Can
         run.mesh,
         run.preprocess,
         search_batches(run),
+        run.blueprint.space.largest,
         metric,
         choose_starts(run.costs.macs, run.config.search.starts),
     )

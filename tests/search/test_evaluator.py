@@ -10,7 +10,7 @@ from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
-from rfquant_jax.search.evaluator import CandidateEvaluator, common_base
+from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
 from rfquant_jax.search.knobs import make_knobs
 from tests.conftest import batch, identity, images, mesh_of, pipeline
@@ -29,10 +29,20 @@ def batches():
     return pipeline().training(source, 20, seed=0)
 
 
+LARGEST = np.full((4, 2), 6, np.int32)
+
+
 def evaluator(pure, params, batches, devices, metric="error", starts=(0, 1, 2, 3)):
     mesh = mesh_of(devices)
     return CandidateEvaluator(
-        pure, parallel.replicate(params, mesh), mesh, identity, batches, metric, starts
+        pure,
+        parallel.replicate(params, mesh),
+        mesh,
+        identity,
+        batches,
+        LARGEST,
+        metric,
+        starts,
     )
 
 
@@ -47,17 +57,28 @@ def random_configurations(space, count):
 
 def test_errors_are_those_of_the_network_with_batch_statistics(pure, params, batches, space):
     configurations = random_configurations(space, 3)
-    errors = evaluator(pure, params, batches, 1)(configurations, 2)
-    entropies = evaluator(pure, params, batches, 1, "cross_entropy")(configurations, 2)
+    evaluate = evaluator(pure, params, batches, 1)
+    found = {metric: evaluate.by(metric)(configurations, 2) for metric in METRICS}
+    np.testing.assert_array_equal(evaluate(configurations, 2), found["error"])
     data = batches[2]
-    for configuration, error, entropy in zip(configurations, errors, entropies, strict=True):
+
+    def log_probabilities(configuration):
         network = with_batch_statistics(pure, params, pure.stats)
         assign(network, configuration)
         logits = np.asarray(network(jnp.asarray(data["image"])), np.float64)
-        assert error == pytest.approx(np.mean(logits.argmax(1) != data["label"]))
-        log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        expected = -log_softmax[np.arange(20), data["label"]].mean()
-        assert entropy == pytest.approx(expected, rel=1e-4)
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+    reference = log_probabilities(LARGEST)
+    for number, configuration in enumerate(configurations):
+        logs = log_probabilities(configuration)
+        wrong = np.mean(logs.argmax(1) != data["label"])
+        assert found["error"][number] == pytest.approx(wrong)
+        entropy = -logs[np.arange(20), data["label"]].mean()
+        assert found["cross_entropy"][number] == pytest.approx(entropy, rel=1e-4)
+        divergence = (np.exp(reference) * (reference - logs)).sum(1).mean()
+        assert found["divergence"][number] == pytest.approx(divergence, rel=1e-3)
+    assert evaluate.traces == {"network": 1, "largest": 1, "base": 1, "candidate": 1}
+    assert evaluate.by("divergence")(LARGEST[None], 0)[0] == pytest.approx(0, abs=1e-6)
 
 
 def neighbours_of(space):
@@ -109,7 +130,7 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
         evaluate = evaluator(pure, params, batches, devices)
         settings = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=80)
         found.append(GreedySearch(make_knobs(space), settings, budgets, evaluate).run())
-        assert evaluate.traces == {"network": 1, "base": 1, "candidate": 1}
+        assert evaluate.traces == {"network": 1, "largest": 0, "base": 1, "candidate": 1}
     np.testing.assert_array_equal(*found)
     for budget, configuration in zip(budgets, found[0], strict=True):
         assert budget.fits(configuration)
