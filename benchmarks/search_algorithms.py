@@ -13,6 +13,7 @@ from the uniform configurations.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,9 +27,8 @@ from rfquant_jax.report import table
 from rfquant_jax.run import Run
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.confirming import Confirmation
 from rfquant_jax.tasks.proposing import candidate_evaluator
-from rfquant_jax.tasks.searching import confirmed
 from rfquant_jax.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
@@ -72,18 +72,20 @@ def compare(folder: str) -> list[dict]:
     stored = ConfigDict(read_json(Path(folder) / CONFIG_FILE))
     config = _CONFIG.value.copy_and_resolve_references()
     config.update({"model": stored["model"], "seed": stored["seed"]})
-    run = Run(config, folder)
+    config.checkpoint = folder
+    with tempfile.TemporaryDirectory() as workdir:
+        return _compare(Run(config, workdir), folder)
+
+
+def _compare(run: Run, folder: str) -> list[dict]:
     trained = networks.coupled(run)
-    measure = Measure(run, trained.pure)
-    known: dict[bytes, dict] = {}
+    confirmed = Confirmation(run, trained)
 
     def row(rule: str, number: int, configuration: np.ndarray, **figures) -> dict:
-        key = configuration.tobytes()
-        if key not in known:
-            accuracy = confirmed(run, trained, measure, configuration)
-            known[key] = {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
+        accuracy = confirmed(configuration)
+        found = {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
         text = run.budgets[number].text
-        return {"run": folder, "rule": rule, "budget": text} | figures | known[key]
+        return {"run": folder, "rule": rule, "budget": text} | figures | found
 
     rows = []
     for number, budget in enumerate(run.budgets):

@@ -119,6 +119,7 @@ def get_config() -> ConfigDict:
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below
     config.search.max_bits = 8  # no layer goes above
+    config.search.use_frozen = True  # also bit-widths that the scheduler had frozen in the end
     config.search.pins = ()  # (layer pattern, (weight bits, activation bits)) pairs left alone
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there
     config.search.latency_table = ""  # JSON or CSV of layer, w_bits, a_bits, milliseconds

@@ -65,6 +65,10 @@ class Space:
         """The bit-widths that layer `index` may take, largest first."""
         return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]
 
+    def letters(self, configuration: np.ndarray) -> str:
+        """Bit-widths in forward order, weights before activations, as one letter each."""
+        return "".join(chr(97 + self.candidates.index(bits)) for bits in np.ravel(configuration))
+
     def parse(self, text: str) -> np.ndarray:
         """A configuration from "w4a4" or from the path of a JSON file.
 

@@ -16,6 +16,7 @@ from rfquant_jax.fields import flat
 from rfquant_jax.files import replacing
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
+CONFIRMED_FILE = "confirmed.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"

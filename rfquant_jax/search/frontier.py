@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from rfquant_jax.search.record import Visit
 
@@ -34,3 +35,29 @@ def frontier(
         if stretch not in best or visit.error < best[stretch].error:
             best[stretch] = visit
     return [best[stretch] for stretch in sorted(best)]
+
+
+def rank_correlations(
+    guesses: Sequence[float], truths: Sequence[float], costs: Sequence[float]
+) -> tuple[float | None, float | None]:
+    """How well guesses rank the truth: Spearman's correlation, and the part of it beside the cost.
+
+    Over a wide range of costs almost any guess ranks well, since cheap configurations are bad ones.
+    The partial correlation (of the ranks, given the costs') says what the guess knows beyond that.
+
+    Returns:
+      both in [-1, 1]; None where it is not defined, for one value alone or ranks that costs decide.
+    """
+
+    def correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+        varied = len(set(one)) > 1 and len(set(other)) > 1
+        return float(stats.spearmanr(one, other)[0]) if varied else None
+
+    together = correlation(guesses, truths)
+    guess_cost, truth_cost = correlation(guesses, costs), correlation(truths, costs)
+    if None in (together, guess_cost, truth_cost):
+        return together, None
+    left = (1 - guess_cost**2) * (1 - truth_cost**2)
+    if left < 1e-9:
+        return together, None
+    return together, (together - guess_cost * truth_cost) / left**0.5

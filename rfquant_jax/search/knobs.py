@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -161,6 +161,32 @@ def make_knobs(
                 raise ConfigError("search.groups", names, "have no bit-width in common")
             knobs.append(Knob(tuple(layers), column, tuple(common)))
     return Knobs(space, tuple(knobs))
+
+
+def without_frozen(knobs: Knobs, masks: np.ndarray) -> Knobs:
+    """The same knobs, less the bit-widths that the scheduler froze.
+
+    A knob that has one bit-width alone, pinned or not, keeps it.
+
+    Args:
+      masks: bool[2, L, |B|], what is left of weights and of activations.
+
+    Raises:
+      ConfigError: tied layers have none left in common.
+    """
+
+    def left(knob: Knob) -> Knob:
+        free = np.all(masks[knob.column][list(knob.layers)], axis=0)
+        allowed = [b for b in knob.allowed if free[knobs.candidates.index(b)]]
+        if not allowed and len(knob.layers) > 1:
+            names = ", ".join(knobs.space.names[layer] for layer in knob.layers)
+            rule = "have no bit-width in common that is not frozen (search.use_frozen)"
+            raise ConfigError("search.groups", names, rule)
+        return replace(knob, allowed=tuple(allowed)) if allowed else knob
+
+    return Knobs(
+        knobs.space, tuple(knob if len(knob.allowed) == 1 else left(knob) for knob in knobs.knobs)
+    )
 
 
 def _within(bits: list[int], smallest: int, largest: int) -> list[int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rfquant_jax.bits import Space
-from rfquant_jax.files import replacing
+from rfquant_jax.files import LineRecord
 
 
 @dataclass(frozen=True)
@@ -35,61 +34,31 @@ class Recorder:
     """
 
     def __init__(self, evaluate, space: Space, path: Path, header: dict):
-        self._evaluate, self._space, self._path = evaluate, space, path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _whole_lines(path)
-        self._recorded = lines[1:] if lines[:1] == [header] else []
+        self._evaluate, self._space = evaluate, space
+        self._record = LineRecord(path, header, lambda line: isinstance(line.get("errors"), list))
         self._position = 0
         self.visits: list[Visit] = []
-        self._rewrite([header, *self._recorded])
-        self._header = header
 
     @property
     def left(self) -> int:
         """Evaluations that are recorded and not asked for yet."""
-        return len(self._recorded) - self._position
+        return len(self._record.lines) - self._position
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
         """Errors float64[N]."""
-        names = [self._encoded(configuration) for configuration in configurations]
+        names = [self._space.letters(configuration) for configuration in configurations]
         asked = {"iteration": int(iteration), "configurations": names}
         if self.left:
-            line = self._recorded[self._position]
-            if {name: line.get(name) for name in asked} == asked:
-                self._position += 1
-                return self._visited(configurations, iteration, line["errors"])
-            del self._recorded[self._position :]
-            self._rewrite([self._header, *self._recorded])
-        errors = [float(error) for error in self._evaluate(configurations, iteration)]
-        with self._path.open("a") as file:
-            file.write(json.dumps(asked | {"errors": errors}) + "\n")
-        return self._visited(configurations, iteration, errors)
-
-    def _visited(self, configurations, iteration: int, errors: list[float]) -> np.ndarray:
+            line = self._record.lines[self._position]
+            if {name: line.get(name) for name in asked} != asked:
+                self._record.cut(self._position)
+        if not self.left:
+            errors = [float(error) for error in self._evaluate(configurations, iteration)]
+            self._record.append(asked | {"errors": errors})
+        errors = self._record.lines[self._position]["errors"]
+        self._position += 1
         self.visits += [
             Visit(np.array(c), int(iteration), error)
             for c, error in zip(configurations, errors, strict=True)
         ]
         return np.asarray(errors, np.float64)
-
-    def _encoded(self, configuration: np.ndarray) -> str:
-        """Bit-widths in forward order, weights before activations; one letter each."""
-        return "".join(chr(97 + self._space.candidates.index(b)) for b in np.ravel(configuration))
-
-    def _rewrite(self, lines: list[dict]) -> None:
-        # In one go, because the last line of a killed search may be cut short.
-        with replacing(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _whole_lines(path: Path) -> list[dict]:
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or (lines and not isinstance(line.get("errors"), list)):
-            break
-        lines.append(line)
-    return lines

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
 from rfquant_jax import parallel
@@ -27,12 +28,15 @@ class Trained:
 
     Attributes:
       origin: the checkpoint it comes from, see `origin`.
+      masks: bool[2, L, |B|], the bit-widths of weights and of activations that the scheduler let
+        be sampled at the end; of a coupled network.
     """
 
     pure: PureNetwork
     params: Arrays
     stats: Arrays
     origin: str
+    masks: np.ndarray | None = None
 
     def network(self) -> nnx.Module:
         """The network as a module."""
@@ -130,10 +134,12 @@ def coupled(run: Run) -> Trained:
 def _load(run: Run, stage: str, build) -> Trained:
     with _opened(run, stage) as checkpoints:
         step = _best(checkpoints, stage)
-        pure = PureNetwork(build(checkpoints.about(step)))
+        about = checkpoints.about(step)
+        pure = PureNetwork(build(about))
         ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
     params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
-    return Trained(pure, params, stats, _origin(run, stage, step))
+    masks = np.asarray(about["masks"], bool) if stage == TRAIN else None
+    return Trained(pure, params, stats, _origin(run, stage, step), masks)
 
 
 def _best(checkpoints: Checkpoints, stage: str) -> int:

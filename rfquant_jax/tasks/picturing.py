@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rfquant_jax import plots
 from rfquant_jax.bits import COLUMN_NAMES
+from rfquant_jax.data.sources import Source
 from rfquant_jax.run import Run
 from rfquant_jax.search.greedy import Evaluate
 from rfquant_jax.search.sensitivity import measure
 from rfquant_jax.tasks.measure import full_precision
-from rfquant_jax.tasks.proposing import interruptible, search_parts
+from rfquant_jax.tasks.proposing import interruptible
 from rfquant_jax.workdir import SENSITIVITY_FILE, write_json
 
 
@@ -38,12 +39,13 @@ def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
     plots.sensitivity(path, growth, space.names, f"{start} bits")
 
 
-def draw(run: Run, results: list[dict], points: list[dict]) -> None:
+def draw(run: Run, results: list[dict], points: list[dict], images: Source) -> None:
     """Draws the winners' bit-widths, and accuracies over costs.
 
     Args:
       results: of the budgets, see `searching.search`.
       points: see `searching.write_frontier`.
+      images: those that accuracies were confirmed on.
     """
     space = run.blueprint.space
     winners = {r["budget"]: space.from_json(r) for r in results}
@@ -52,7 +54,6 @@ def draw(run: Run, results: list[dict], points: list[dict]) -> None:
     series = {"uniform": _uniform(run, results), "searched": searched}
     visited = [(p["bitops_g"], p["confirmed"]["top1"]) for p in points]
     series = {name: rows for name, rows in (series | {"visited": visited}).items() if rows}
-    _, images = search_parts(run)
     accuracy = full_precision(run, images)
     plots.frontier(run.workdir / "frontier.png", series, accuracy and accuracy.top1_percent)
 

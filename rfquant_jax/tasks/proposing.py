@@ -10,7 +10,6 @@ import numpy as np
 
 from rfquant_jax import settings
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.data.sources import Part, split
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.logging import Progress
 from rfquant_jax.run import Run
@@ -21,6 +20,7 @@ from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.record import Recorder, Visit
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.confirming import search_parts
 from rfquant_jax.workdir import SEARCH_FOLDER, TRACE_FILE
 
 
@@ -37,21 +37,6 @@ class Proposals:
     found: list[list[np.ndarray]]
     moves: list[Move]
     visits: list[Visit]
-
-
-def search_parts(run: Run) -> tuple[Part, Part]:
-    """The held-out images in two parts: to propose configurations on, and to confirm them on.
-
-    A configuration that was picked because it did well on some images looks better on them than
-    it is; only the others can tell whether it beats the uniform one.
-    """
-    data = run.config.data
-    return split(
-        run.data.held_out,
-        run.config.search.confirm_fraction,
-        data.split_seed + 1,
-        field="search.confirm_fraction",
-    )
 
 
 def search_batches(run: Run) -> TrainingBatches:

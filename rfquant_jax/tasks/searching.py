@@ -6,20 +6,20 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from rfquant_jax import settings
 from rfquant_jax.checkpoint import TRAIN
 from rfquant_jax.evaluate import Accuracy
 from rfquant_jax.run import Run
 from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.frontier import frontier
-from rfquant_jax.search.greedy import Move, reachable
+from rfquant_jax.search.frontier import frontier, rank_correlations
+from rfquant_jax.search.greedy import Move, check_reachable, reachable
+from rfquant_jax.search.knobs import without_frozen
 from rfquant_jax.search.record import Visit
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.confirming import Confirmation, figures
 from rfquant_jax.tasks.picturing import draw, write_sensitivity
-from rfquant_jax.tasks.proposing import candidate_evaluator, propose, search_parts
+from rfquant_jax.tasks.proposing import candidate_evaluator, propose
 from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, read_json, write_json
 
 
@@ -63,20 +63,23 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
+    if not run.config.search.use_frozen:
+        run.knobs = without_frozen(run.knobs, trained.masks)
+        check_reachable(run.knobs, run.budgets)
     for budget in run.budgets:
         ends = reachable(run.knobs, budget)
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
     evaluate = candidate_evaluator(run, trained, settings.search_metric(run.config))
     proposals = propose(run, trained.origin, evaluate)
     write_sensitivity(run, evaluate.by("cross_entropy"), trained.origin)
-    measure = Measure(run, trained.pure)
+    confirmed = Confirmation(run, trained)
     found = []
     for index, budget in enumerate(run.budgets):
-        run.stop.check()
         moves = [move for move in proposals.moves if move.budget == index]
         finalists = _finalists(run, proposals.found, index)
-        found.append(_confirmed_best(run, trained, measure, budget, finalists, moves))
-    draw(run, found, write_frontier(run, trained, measure, proposals.visits))
+        found.append(_confirmed_best(run, confirmed, budget, finalists, moves))
+    points = write_frontier(run, confirmed, proposals.visits)
+    draw(run, found, points, confirmed.images)
     # Last of all, because they say that the search is finished.
     for budget, result in zip(run.budgets, found, strict=True):
         write_json(result_file(run, budget), result)
@@ -107,31 +110,15 @@ def _finalists(run: Run, found: list[list[np.ndarray]], index: int) -> dict[str,
     return finalists
 
 
-def confirmed(
-    run: Run, trained: networks.Trained, measure: Measure, configuration: np.ndarray
-) -> Accuracy:
-    """Accuracy on the images to confirm on, recalibrated."""
-    _, images = search_parts(run)
-    return measure.quantized(images, trained.params, configuration)
-
-
 def _confirmed_best(
     run: Run,
-    trained: networks.Trained,
-    measure: Measure,
+    confirmed: Confirmation,
     budget: Budget,
     finalists: dict[str, np.ndarray],
     moves: list[Move],
 ) -> dict:
     """The winner among the finalists on the images to confirm on, as its file has it."""
-    accuracies: dict[str, Accuracy] = {}
-    known: dict[bytes, Accuracy] = {}
-    for name, configuration in finalists.items():
-        run.stop.check()
-        key = configuration.tobytes()
-        if key not in known:
-            known[key] = confirmed(run, trained, measure, configuration)
-        accuracies[name] = known[key]
+    accuracies = {name: confirmed(configuration) for name, configuration in finalists.items()}
     metric = settings.search_metric(run.config)
     winner = min(accuracies, key=lambda name: _rank(accuracies[name], metric))
     configuration = finalists[winner]
@@ -141,7 +128,7 @@ def _confirmed_best(
         "budget": budget.text,
         **budget.as_dict(),
         "source": winner,
-        "checkpoint": trained.origin,
+        "checkpoint": confirmed.origin,
         "confirmed": {name: figures(accuracy) for name, accuracy in accuracies.items()},
         "trace": [
             move.as_dict() | {"layer": run.blueprint.space.names[move.layer]} for move in moves
@@ -154,24 +141,12 @@ def _confirmed_best(
     return result
 
 
-def figures(accuracy: Accuracy) -> dict:
-    """An accuracy as results name it, with its 95 % interval."""
-    return {
-        "top1": accuracy.top1_percent,
-        "top1_interval": list(accuracy.top1_interval),
-        "cross_entropy": accuracy.mean_loss,
-        "images": accuracy.images,
-    }
-
-
-def write_frontier(
-    run: Run, trained: networks.Trained, measure: Measure, visits: list[Visit]
-) -> list[dict]:
+def write_frontier(run: Run, confirmed: Confirmation, visits: list[Visit]) -> list[dict]:
     """Confirms points over the range of BitOPs that the search visited, and how it saw them.
 
     Writes `frontier.json`: costs, the error that the search saw, the confirmed accuracy; and the
-    rank correlation (Spearman's) of the two. On one batch the error of a configuration is a rough
-    guess; the correlation tells how rough.
+    rank correlations of the two, see `rank_correlations`. On one batch the error of a configuration
+    is a rough guess; the correlation tells how rough.
 
     Returns:
       the points, as the file has them.
@@ -179,8 +154,7 @@ def write_frontier(
     points = frontier(visits, run.costs.bitops_g, run.config.search.frontier_points)
     rows = []
     for visit in points:
-        run.stop.check()
-        accuracy = confirmed(run, trained, measure, visit.configuration)
+        accuracy = confirmed(visit.configuration)
         rows.append(
             {
                 "layers": run.blueprint.space.to_json(visit.configuration),
@@ -191,14 +165,15 @@ def write_frontier(
         )
     guesses = [row["proxy"] for row in rows]
     truths = [-row["confirmed"]["top1"] for row in rows]
-    varied = len(set(guesses)) > 1 and len(set(truths)) > 1
-    correlation = float(stats.spearmanr(guesses, truths)[0]) if varied else None
-    content = {"checkpoint": trained.origin, "rank_correlation": correlation, "points": rows}
+    over_all, given_cost = rank_correlations(guesses, truths, [row["bitops_g"] for row in rows])
+    content = {"checkpoint": confirmed.origin, "rank_correlation": over_all}
+    content |= {"rank_correlation_given_cost": given_cost, "points": rows}
     write_json(run.workdir / FRONTIER_FILE, content)
-    if correlation is not None:
+    if over_all is not None:
+        apart = "" if given_cost is None else f", {given_cost:.2f} apart from their costs"
         run.log.info(
             f"search: rank correlation of the errors it saw with confirmed ones: "
-            f"{correlation:.2f}, over {len(rows)} configurations"
+            f"{over_all:.2f}{apart}, over {len(rows)} configurations"
         )
     return rows
 

@@ -94,6 +94,27 @@ def test_a_budget_in_milliseconds_with_pins_and_groups(launch, finished, tmp_pat
     assert_one_line(refused, f"cost from {len(layers) - 1} ms to {len(layers) - 1 + 36} ms")
 
 
+def test_frozen_bit_widths_are_left_out_where_that_is_asked(launch, finished, tmp_path):
+    """Some layers of the shared run end without 2 bits: the cheapest configuration has 3 there."""
+    frozen = last_frozen(finished[1])
+    assert frozen > 0
+    arguments = [*SMALL, f"--config.checkpoint={finished[0]}", "--config.search.use_frozen=False"]
+    arguments += ["--config.search.algorithm=integer", f"--workdir={tmp_path}"]
+    refused = launch(*arguments, "--config.search.budgets=1*w2a2")
+    assert_one_line(
+        refused, "config.search.budgets: 1*w2a2 cannot be reached; configurations of th"
+    )
+    done = launch(*arguments, "--config.search.budgets=1*w3a3", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    bits = read(tmp_path / "run" / "search" / "1xw3a3.json")["layers"].values()
+    assert sum(min(pair) == 2 for pair in bits) <= len(bits) - frozen
+
+
+def last_frozen(output):
+    """How many layers the scheduler's last line calls frozen."""
+    return int(re.findall(r"(\d+) of \d+ layers frozen", output)[-1])
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [

@@ -1,6 +1,7 @@
 """Every algorithm on landscapes whose best answer is known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_sea
 from tests.search.landscapes import B, best_of_all, bitops_budgets, harm, problem, space_of
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
+JOINT = replace(SCORING, joint=True)
 SMALL = EvolutionSettings(population=12, generations=4, parents=4, mutations=6, crossovers=6)
 ALGORITHMS = {
     "greedy": lambda p: greedy_search(p, settings=SCORING, on_move=lambda move, after: None),
+    "joint": lambda p: greedy_search(p, settings=JOINT, on_move=lambda move, after: None),
     "random": lambda p: random_search(p, evaluations=30, keep=3, least=0.9),
     "evolution": lambda p: evolution(p, settings=SMALL, scoring=SCORING),
     "integer": lambda p: integer_search(p, settings=IntegerSettings(2, 3, 20)),

@@ -55,6 +55,31 @@ def bitops(costs, limit):
     return Budget(f"{limit}G", limited(costs, G=limit).limits)
 
 
+def test_jointly_the_harmless_moves_come_first_whichever_they_are():
+    """Bits of activations are free, those of weights are not; from 50 to 32 each costs 5 units.
+
+    The fourth move, to 2 bits, is the last that layer 0 has; the phases would begin with weights.
+    """
+    costs = make_costs([10**9, 10**9])
+
+    def evaluate(configurations, iteration):
+        lost = np.maximum(5 - configurations, 0).sum(axis=1)
+        return 0.1 + 0.2 * lost[:, WEIGHTS] + 0.001 * lost[:, ACTIVATIONS]
+
+    moves = []
+    chosen = settings(joint=True)
+    search = GreedySearch(knobs_of(2), chosen, [bitops(costs, 32.0)], evaluate, on_move=into(moves))
+    (found,) = search.run()
+    assert found.tolist() == [[5, 2], [5, 4]]
+    assert [(m.phase, m.layer, m.bits) for m in moves] == [
+        ("activations", 0, 4),
+        ("activations", 0, 3),
+        ("activations", 0, 2),
+        ("activations", 1, 4),
+    ]
+    assert moves[0].candidates == 8
+
+
 def test_the_known_best_path_is_taken():
     """Two equal layers; layer 0 does not mind few bits, layer 1 does.
 

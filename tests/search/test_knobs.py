@@ -5,7 +5,7 @@ import pytest
 
 from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.knobs import make_knobs, without_frozen
 
 B = (6, 5, 4, 3, 2)
 SPACE = Space(
@@ -89,3 +89,22 @@ def test_neighbours_are_one_step_away_down_before_up():
 def test_restrictions_that_do_not_fit_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         make_knobs(SPACE, **options)
+
+
+def test_frozen_bit_widths_can_be_left_out():
+    masks = np.stack([SPACE.full_mask, SPACE.full_mask])
+    masks[WEIGHTS, 1, 4] = masks[WEIGHTS, 2, 3] = masks[ACTIVATIONS, 0, 4] = False
+    pinned = [("a.conv1", (3, 2))]
+    left = without_frozen(make_knobs(SPACE, max_bits=4, pins=pinned), masks)
+    assert allowed(left) == {
+        ((0,), WEIGHTS): (3,),
+        ((1,), WEIGHTS): (4, 3),
+        ((2,), WEIGHTS): (4,),
+        ((0,), ACTIVATIONS): (2,),  # the pin is the user's own word
+        ((1,), ACTIVATIONS): (4, 3, 2),
+        ((2,), ACTIVATIONS): (4, 3),
+    }
+    masks[WEIGHTS, 1, 2] = False
+    tied = make_knobs(SPACE, max_bits=4, groups=[("weights", "a.conv2", "b.dw")])
+    with pytest.raises(ConfigError, match=r"a\.conv2, b\.dw.*that is not frozen"):
+        without_frozen(tied, masks)
