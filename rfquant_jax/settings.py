@@ -148,8 +148,7 @@ def coupled_plan(config: ConfigDict) -> Plan:
 
 def search_metric(config: ConfigDict) -> str:
     """What candidates are compared by."""
-    fixed = {"paper": "error", "integer": "cross_entropy"}
-    return fixed.get(config.search.algorithm, config.search.metric)
+    return "error" if config.search.algorithm == "paper" else config.search.metric
 
 
 def search_iterations(config: ConfigDict, budgets: int) -> int | None:

@@ -179,6 +179,6 @@ def write_frontier(run: Run, confirmed: Confirmation, visits: list[Visit]) -> li
 
 
 def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:
-    """Sorts accuracies, the best first: by the search's metric, ties by the other one."""
+    """Sorts accuracies, the best first: by cross-entropy for that metric, else by the error."""
     errors = accuracy.images - accuracy.top1
-    return (errors, accuracy.loss) if metric == "error" else (accuracy.loss, errors)
+    return (accuracy.loss, errors) if metric == "cross_entropy" else (errors, accuracy.loss)

@@ -63,3 +63,33 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
         if '"train"' in text and '"loss"' in text
     ]
     assert steps == list(range(5, 61, 5)), "no line is missing and none stands twice"
+
+
+def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(
+    environment, launch, finished, tmp_path
+):
+    """Killed while it proposes, again while it confirms, then left alone."""
+    arguments = [*SHRUNK, "--config.tasks=search", f"--workdir={tmp_path}"]
+    arguments.append(f"--config.checkpoint={finished[0]}")
+    command = [sys.executable, str(LAUNCH), *arguments]
+    whole = {f.name: f.read_text() for f in (finished[0] / "search").iterdir()}
+    for name, lines in (("trace.jsonl", 9), ("confirmed.jsonl", 3)):
+        assert len(whole[name].splitlines()) > lines + 1
+        process = subprocess.Popen(command, env=environment)
+        record, deadline = tmp_path / "search" / name, time.monotonic() + 300
+        while not record.exists() or record.read_text().count("\n") < lines:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "frontier.json").exists()
+    kept = record.read_text()
+    done = launch(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"search: goes on after \d\d recorded iterations", done.stdout)
+    assert record.read_text().startswith(kept[: kept.rindex("\n")])
+    for name, content in whole.items():
+        found = (tmp_path / "search" / name).read_text()
+        origin = f'"{finished[0]}/checkpoints'
+        assert found.replace(origin, '"checkpoints') == content, name

@@ -1,0 +1,107 @@
+"""Kills searches with SIGKILL; each must end as an undisturbed one once it is started again.
+
+    python -m benchmarks.kill_search --checkpoint=runs/quickstart --kills=5
+
+The moments are random, spread evenly over the time from the first recorded evaluation of an
+undisturbed search to its end. Further flags for launch.py go behind `--`. Ends with an error if any
+result differs.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from rfquant_jax.report import table
+from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, TRACE_FILE
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run", required=True)
+_KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")
+_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
+
+LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
+
+
+def main(arguments: list[str]) -> None:
+    command = [sys.executable, str(LAUNCH), "--config.tasks=search", *arguments[1:]]
+    command.append(f"--config.checkpoint={_CHECKPOINT.value}")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        start = time.monotonic()
+        first = started(command, root / "whole")
+        begun = time.monotonic()
+        finish(first)
+        lasts = time.monotonic() - begun
+        print(f"undisturbed: {begun - start:.1f} s to the first evaluation, then {lasts:.1f} s")
+        expected = results(root / "whole")
+        rows = []
+        chance = random.Random(_SEED.value)
+        for number in range(_KILLS.value):
+            moment = lasts * (number + chance.random()) / _KILLS.value
+            rows.append({"kill": number + 1, "after": f"{moment:.1f} s"})
+            rows[-1] |= one_kill(command, root / str(number), moment)
+            rows[-1]["same result"] = results(root / str(number)) == expected
+        print(table(rows, {name: name for name in rows[0]}))
+        if not all(row["same result"] for row in rows):
+            raise SystemExit("a restarted search ended differently")
+
+
+def one_kill(command: list[str], workdir: Path, moment: float) -> dict[str, object]:
+    """Kills a search so many seconds after its first evaluation, and lets it end afterwards."""
+    process = started(command, workdir)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    lines = trace(workdir)
+    finish(launched(command, workdir))
+    return {"evaluations recorded": lines, "in all": trace(workdir)}
+
+
+def launched(command: list[str], workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def started(command: list[str], workdir: Path) -> subprocess.Popen:
+    """A search that has recorded its first evaluation."""
+    process = launched(command, workdir)
+    while trace(workdir) == 0:
+        if process.poll() is not None:
+            finish(process)
+            raise SystemExit("the search ended without any evaluation")
+        time.sleep(0.01)
+    return process
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Waits for the end of a search, which must be a good one."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(output)
+
+
+def trace(workdir: Path) -> int:
+    """Evaluations on record."""
+    path = workdir / SEARCH_FOLDER / TRACE_FILE
+    return max(len(path.read_bytes().splitlines()) - 1, 0) if path.exists() else 0
+
+
+def results(workdir: Path) -> dict[str, str]:
+    """All that a search leaves, by file."""
+    files = [*(workdir / SEARCH_FOLDER).iterdir(), workdir / FRONTIER_FILE]
+    return {file.name: file.read_text() for file in files}
+
+
+if __name__ == "__main__":
+    app.run(main)
