@@ -7,6 +7,9 @@ uniform configuration of `--bits`. All figures are medians over the rounds of on
 turn: the plain forward pass of the same batch (float32, running statistics); a candidate, the time
 of the whole iteration divided by its candidates, with and without starting where candidates begin
 to differ. Traces are those of the whole run, compiling is the time of the first iteration.
+
+With `--whole`, then, a whole greedy search from `--bits` to the budget of the uniform configuration
+with one bit less: its evaluations, and its time in plain forward passes.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ from rfquant_jax.data.transforms import Centre, normalizer
 from rfquant_jax.models.pure import PureNetwork
 from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
 from rfquant_jax.report import table
+from rfquant_jax.search.budget import parse_budget
+from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
+from rfquant_jax.search.greedy import Evaluate, GreedySearch, GreedySettings
 from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.workdir import write_json
@@ -39,6 +45,7 @@ _CLASSES = flags.DEFINE_integer("classes", 1000, "length of the logits")
 _BITS = flags.DEFINE_integer("bits", 5, "uniform bit-width of the iteration's start")
 _STARTS = flags.DEFINE_list("starts", ["16", "1"], "largest numbers of starting points to compare")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed iterations of each kind")
+_WHOLE = flags.DEFINE_bool("whole", False, "also a whole search, at the first number of starts")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 
@@ -74,6 +81,30 @@ def main(_: list[str]) -> None:
         traces = ", ".join(f"{k} {v}" for k, v in evaluate.traces.items()) if evaluate else None
         rows.append(row | {"first_s": first[name], "traces": traces})
     show(rows, len(configurations))
+    if _WHOLE.value:
+        evaluate = next(iter(evaluators.values()))
+        moves, spent, lasted = whole_search(blueprint, evaluate.by("divergence"))
+        passes = lasted / seconds["plain forward"]
+        print(f"a whole search: {moves} moves, {spent} evaluations, {lasted:.0f} s:")
+        print(f"the time of {passes:.0f} plain forward passes")
+
+
+def whole_search(blueprint: Blueprint, evaluate: Evaluate) -> tuple[int, int, float]:
+    """Moves, evaluations and seconds of a search for one bit less."""
+    costs, knobs = CostModel.of(blueprint.layers), make_knobs(blueprint.space)
+    less = _BITS.value - 1
+    budget = parse_budget(f"1*w{less}a{less}", costs.kinds(), blueprint.space)
+    rounds: list[int] = []
+
+    def counted(configurations: np.ndarray, iteration: int) -> np.ndarray:
+        rounds.append(len(configurations))
+        return evaluate(configurations, iteration)
+
+    limit = 20 * len(blueprint.space)
+    settings = GreedySettings(1.5, _BITS.value, "minmax", limit)
+    search = GreedySearch(knobs, settings, [budget], counted)
+    lasted = timed(search.run)
+    return len(rounds), sum(rounds), lasted
 
 
 def show(rows: list[dict], candidates: int) -> None:
