@@ -121,7 +121,7 @@ def _search(
     run: Run, trained: networks.Trained, fields: dict, made: dict[int, CandidateEvaluator]
 ) -> tuple[list[np.ndarray], dict]:
     """The first configuration for each budget, and what finding all of them took."""
-    config = ConfigDict(run.config)
+    config = run.config.copy_and_resolve_references()
     config.search.update(fields)
     evaluate = _evaluator(Run(config, run.workdir), trained, made)
     spent = 0
