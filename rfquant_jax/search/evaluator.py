@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import jax
@@ -54,7 +55,8 @@ class CandidateEvaluator:
         starts: Sequence[int] = (0,),
     ):
         self._pure, self._params, self._mesh = pure, params, mesh
-        self._preprocess, self._batches, self._largest = preprocess, batches, largest
+        self._preprocess, self._largest = preprocess, largest
+        self._batches = _Upcoming(batches)
         self._column = METRICS.index(metric)
         self._starts = tuple(starts)
         self._refer = Compiled(self._refer_one, mesh, (REPLICATED,) * 3, SHARDED)
@@ -87,17 +89,18 @@ class CandidateEvaluator:
 
     @cached_property
     def _program(self) -> CutProgram:
-        shared = (self._params, self._batches[0], self._logits_shape)
+        shared = (self._params, *self._shapes)
         return CutProgram(self._metrics, shared, len(self._largest), self._starts)
 
     @cached_property
-    def _logits_shape(self) -> jax.ShapeDtypeStruct:
-        images = self._batches[0]["image"]
-        return jax.eval_shape(self._logits, self._params, images, self._largest)
+    def _shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+        """Of a batch, and of its logits."""
+        batch = jax.eval_shape(lambda: self._batches[0])
+        return batch, jax.eval_shape(self._logits, self._params, batch["image"], self._largest)
 
     @cached_property
     def _no_reference(self) -> jax.Array:
-        shape = self._logits_shape
+        _, shape = self._shapes
         return parallel.per_device(np.zeros(shape.shape, shape.dtype), self._mesh)
 
     def _all(self, configurations: np.ndarray, iteration: int, column: int) -> np.ndarray:
@@ -152,6 +155,22 @@ class CandidateEvaluator:
         evaluate_on_codes(network)
         assign(network, rows)
         return network(self._preprocess(images))
+
+
+class _Upcoming:
+    """Batches by number; the next one is prepared while the devices work on the last."""
+
+    def __init__(self, batches: TrainingBatches):
+        self._batches, self._worker = batches, ThreadPoolExecutor(1)
+        self._next: tuple[int, Future] | None = None
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        if self._next is not None and self._next[0] == number:
+            batch = self._next[1].result()
+        else:
+            batch = self._batches[number]
+        self._next = number + 1, self._worker.submit(self._batches.__getitem__, number + 1)
+        return batch
 
 
 def common_base(configurations: np.ndarray) -> np.ndarray:

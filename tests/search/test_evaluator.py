@@ -134,3 +134,13 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
     np.testing.assert_array_equal(*found)
     for budget, configuration in zip(budgets, found[0], strict=True):
         assert budget.fits(configuration)
+
+
+def test_batches_are_those_asked_for_in_any_order(pure, params, batches, space):
+    asked = [0, 1, 1, 5, 2, 3]
+    configurations = neighbours_of(space)[:1]
+    fresh = [evaluator(pure, params, batches, 1, "cross_entropy") for _ in range(2)]
+    alone = [fresh[0](configurations, number)[0] for number in sorted(asked)]
+    mixed = {number: fresh[1](configurations, number)[0] for number in asked}
+    assert alone == [mixed[number] for number in sorted(asked)]
+    assert len(set(alone)) == 5
