@@ -1,0 +1,170 @@
+"""An integer model as ONNX: QuantizeLinear, Clip and DequantizeLinear around each layer.
+
+Quantizing rounds half to even and saturates at 8 bits; the Clip behind it narrows the codes to any
+bit-width, which is the same as clipping before rounding, because the bounds are whole numbers. The
+kernels are their codes, with step sizes and BatchNorm in the scales of their DequantizeLinear.
+
+The plain variant needs opset 13 and int8 alone. The small one needs opset 21 and keeps what fits
+into 4 bits in int4 and uint4 tensors, two codes a byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from rfquant_jax.export.graph import INPUT, Node
+from rfquant_jax.export.model import IntegerModel, LayerData
+from rfquant_jax.export.onnx_nodes import TO_FIRST, TO_LAST, Nodes, emit
+from rfquant_jax.export.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.files import replacing
+
+OUTPUT = "logits"
+_OPSETS = {False: (13, 8), True: (21, 10)}  # small or not: opset, IR version
+
+
+def write(path: Path, model: IntegerModel, *, small: bool) -> None:
+    """Writes the model and has onnx check it.
+
+    Its input is `image`, float32[batch, C, H, W], normalised; its output `logits`.
+
+    Args:
+      small: whether codes of up to 4 bits are stored as such.
+    """
+    made = make(model, small=small)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made.SerializeToString())
+
+
+def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
+    """The checked ONNX model; see `write`."""
+    opset, ir_version = _OPSETS[small]
+    nodes = Nodes(opset)
+    layers = _Layers(nodes, model, small)
+    for node in model.graph.nodes:
+        shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
+        if node.op in LAYERS:
+            layers.emit(node, shapes[0])
+        elif node.op == CONSTANT:
+            nodes.constants[node.output] = _channels_first(model.constants[node.output][None])
+        else:
+            emit(nodes, node, shapes)
+    nodes.add("Identity", [model.graph.output], OUTPUT)
+    height, width, channels = model.graph.input_shape
+    logits = model.graph.shapes[model.graph.output]
+    graph = helper.make_graph(
+        nodes.nodes,
+        "integer_model",
+        [_tensor(INPUT, (channels, height, width))],
+        [_tensor(OUTPUT, logits)],
+        nodes.initializers,
+    )
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
+        producer_name="rfquant_jax",
+    )
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in model.about.items()})
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+
+
+def _channels_first(values: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
+
+
+class _Layers:
+    """Emits convolutions, dense layers and affine maps."""
+
+    def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
+        self.nodes, self.model, self.small = nodes, model, small
+        self._quantized: dict[tuple, str] = {}
+
+    def emit(self, node: Node, shape: tuple[int, ...]) -> None:
+        data = self.model.layers[node.layer]
+        bias = data.bias.astype(np.float32)
+        if node.op == AFFINE:
+            along = (1, -1, 1, 1) if len(shape) == 3 else (-1,)
+            scaled = self.nodes.add("Mul", [node.inputs[0], self._scale(data, along)])
+            self.nodes.add("Add", [scaled, self.nodes.constant(bias.reshape(along))], node.output)
+            return
+        x, weights = self._input(node.inputs[0], data), self._weights(node, data)
+        bias = self.nodes.constant(bias, f"{node.layer}.bias")
+        if node.op == CONVOLUTION:
+            self.nodes.add("Conv", [x, weights, bias], node.output, **_options(node.attributes))
+        elif len(shape) == 1:
+            self.nodes.add("Gemm", [x, weights, bias], node.output, transB=1)
+        else:
+            self._dense_everywhere(node, shape, x, weights, bias)
+
+    def _dense_everywhere(self, node: Node, shape: tuple[int, ...], x, weights, bias) -> None:
+        """A dense layer over the last axis of more than one vector an image."""
+        images = len(shape) == 3
+        if images:
+            x = self.nodes.add("Transpose", [x], perm=TO_LAST)
+        turned = self.nodes.add("Transpose", [weights], perm=[1, 0])
+        product = self.nodes.add("MatMul", [x, turned])
+        y = self.nodes.add("Add", [product, bias], None if images else node.output)
+        if images:
+            self.nodes.add("Transpose", [y], node.output, perm=TO_FIRST)
+
+    def _scale(self, data: LayerData, shape: tuple[int, ...]) -> str:
+        return self.nodes.constant(data.scale.astype(np.float32).reshape(shape))
+
+    def _input(self, name: str, data: LayerData) -> str:
+        """The input on its quantizer's grid."""
+        if not data.quantizes_input:
+            return name
+        key = (name, data.input_bits, data.input_signed, data.input_step)
+        if key not in self._quantized:
+            self._quantized[key] = self._quantize(name, data)
+        return self._quantized[key]
+
+    def _quantize(self, name: str, data: LayerData) -> str:
+        exact = self.small and data.input_bits == 4
+        kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
+        kind = kinds[data.input_signed]
+        step = self.nodes.constant(np.asarray(data.input_step, np.float32))
+        zero = self.nodes.constant(np.zeros((), kind))
+        codes = self.nodes.add("QuantizeLinear", [name, step, zero])
+        if not exact and data.input_bits < 8:
+            low, high = (self.nodes.constant(np.asarray(v, kind)) for v in data.input_range)
+            codes = self.nodes.add("Clip", [codes, low, high])
+        return self.nodes.add("DequantizeLinear", [codes, step, zero])
+
+    def _weights(self, node: Node, data: LayerData) -> str:
+        """The kernel, OIHW or (outputs, inputs), with the scale of each output in it."""
+        kernel = _channels_first(data.kernel)
+        scale = (data.scale.astype(np.float64) / data.input_step).astype(np.float32)
+        if data.kernel.dtype == np.float32:
+            along = (-1,) + (1,) * (kernel.ndim - 1)
+            return self.nodes.constant(kernel * scale.reshape(along), f"{node.layer}.kernel")
+        kind = ml_dtypes.int4 if self.small and data.weight_bits <= 4 else np.int8
+        operands = [
+            self.nodes.constant(np.ascontiguousarray(kernel).astype(kind), f"{node.layer}.kernel"),
+            self.nodes.constant(scale, f"{node.layer}.scale"),
+            self.nodes.constant(np.zeros(len(scale), kind)),
+        ]
+        return self.nodes.add("DequantizeLinear", operands, axis=0)
+
+
+def _options(attributes: Mapping) -> dict:
+    (top, bottom), (left, right) = attributes["padding"]
+    return {
+        "kernel_shape": attributes["kernel"][1:3],
+        "strides": attributes["strides"],
+        "pads": [top, left, bottom, right],
+        "dilations": attributes["dilation"],
+        "group": attributes["groups"],
+    }
