@@ -59,6 +59,11 @@ class LayerData:
         weights = np.abs(self.kernel.astype(np.int64)).reshape(len(self.kernel), -1)
         return int(weights.sum(axis=1).max()) * max(map(abs, self.input_range))
 
+    def equals(self, other: LayerData) -> bool:
+        """Whether all numbers are the same."""
+        mine, theirs = vars(self), vars(other)
+        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
     @property
     def kernel_bytes(self) -> int:
         """Bytes of the packed kernel."""
@@ -95,6 +100,11 @@ class IntegerModel:
             for name, layer in self.layers.items()
         }
         return replace(self, layers=layers)
+
+    def equals(self, other: IntegerModel) -> bool:
+        """Whether both compute the same from the same numbers."""
+        same = self.graph == other.graph and self.layers.keys() == other.layers.keys()
+        return same and all(self.layers[name].equals(data) for name, data in other.layers.items())
 
     def check(self) -> None:
         """Makes sure that nothing overflows.

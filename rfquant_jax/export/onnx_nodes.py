@@ -82,19 +82,23 @@ def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 def _elementwise(nodes: Nodes, node: Node) -> None:
     numbers = [i for i, name in enumerate(node.inputs) if not isinstance(name, str)]
+    if numbers and node.op in ("maximum", "minimum"):
+        (place,) = numbers
+        _clip(nodes, node, node.inputs[1 - place], node.inputs[place])
+        return
     operands = [
         name if isinstance(name, str) else nodes.constant(np.asarray(name, np.float32))
         for name in node.inputs
     ]
-    if numbers and node.op in ("maximum", "minimum"):
-        (place,) = numbers
-        bound, x = operands[place], operands[1 - place]
-        if node.op == "maximum" and node.inputs[place] == 0:
-            nodes.add("Relu", [x], node.output)
-        else:
-            nodes.add("Clip", [x, bound] if node.op == "maximum" else [x, "", bound], node.output)
-        return
     nodes.add(_PLAIN[node.op], operands, node.output)
+
+
+def _clip(nodes: Nodes, node: Node, x: str, bound: float) -> None:
+    if node.op == "maximum" and bound == 0:
+        nodes.add("Relu", [x], node.output)
+        return
+    limit = nodes.constant(np.asarray(bound, np.float32))
+    nodes.add("Clip", [x, limit] if node.op == "maximum" else [x, "", limit], node.output)
 
 
 def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
