@@ -56,13 +56,11 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
         else:
             emit(nodes, node, shapes)
     nodes.add("Identity", [model.graph.output], OUTPUT)
-    height, width, channels = model.graph.input_shape
-    logits = model.graph.shapes[model.graph.output]
     graph = helper.make_graph(
         nodes.nodes,
         "integer_model",
-        [_tensor(INPUT, (channels, height, width))],
-        [_tensor(OUTPUT, logits)],
+        [_tensor(INPUT, model.graph.input_shape)],
+        [_tensor(OUTPUT, model.graph.shapes[model.graph.output])],
         nodes.initializers,
     )
     made = helper.make_model(
@@ -77,6 +75,7 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    shape = (shape[-1], *shape[:-1]) if len(shape) == 3 else shape
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 

@@ -163,7 +163,7 @@ def _padded_shape(shapes, attributes) -> Shape:
 def number(value: Any) -> float:
     """A finite number; raises ValueError otherwise."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value):
+    if not plain or not abs(value) < float("inf"):
         raise ValueError(f"{value!r} must be a finite number")
     return value
 

@@ -139,7 +139,7 @@ class _Contents:
         for bits in (weight_bits, input_bits):
             if type(bits) is not int or (bits not in WIDTHS and bits != FLOAT_BITS):
                 raise GraphError(f"layer {node.layer} of {name!r}: no bit-width can be {bits!r}")
-        if not isinstance(signed, bool) or type(step) not in (int, float):
+        if not isinstance(signed, bool) or type(step) is not float:
             raise GraphError(f"layer {node.layer} of {name!r}: its input is not described")
         kernel = None if node.op == AFFINE else self._kernel(node, weight_bits)
         channels = [node.attributes["channels"] if kernel is None else len(kernel)]
@@ -147,7 +147,7 @@ class _Contents:
             self._take(f"{name}/{node.layer}/{part}", np.float32, channels)
             for part in ("scale", "bias")
         )
-        return LayerData(weight_bits, input_bits, signed, float(step), kernel, scale, bias)
+        return LayerData(weight_bits, input_bits, signed, step, kernel, scale, bias)
 
     def _kernel(self, node: Node, bits: int) -> np.ndarray:
         name, shape = kernel_name(node.layer, bits), node.attributes["kernel"]

@@ -22,6 +22,18 @@ _BINARY = {
     "min": "minimum",
 }
 _UNARY = {"neg": "negate", "abs": "absolute", "logistic": "sigmoid", "tanh": "tanh"}
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat",
+    "remat2",
+    "checkpoint",
+)
 _SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
 _RENAMED = {
     "reduce_sum": "sum",
@@ -178,7 +190,9 @@ class Translator:
 
 
 def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """What a call runs: of jit, custom_jvp_call, remat and their like."""
+    """What a plain call runs; loops and branches are none."""
+    if equation.primitive.name not in _CALLS:
+        return None
     for value in equation.params.values():
         if isinstance(value, ClosedJaxpr):
             return value

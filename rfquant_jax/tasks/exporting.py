@@ -72,30 +72,29 @@ def configurations(run: Run) -> dict[str, np.ndarray]:
     if run.configuration is not None:
         text = run.config.configuration.removesuffix(".json")
         return {re.sub(r"[^\w.-]+", "_", Path(text).name).strip("_."): run.configuration}
-    for folder, own in _search_folders(run):
-        if found := dict(_winners(run.blueprint.space, folder)):
-            stale = [n for n, (checkpoint, _) in found.items() if checkpoint != own]
-            if stale:
+    places = dict.fromkeys([run.workdir, networks.source_of(run, TRAIN)])
+    for workdir in places:
+        if found := dict(_winners(run.blueprint.space, workdir / SEARCH_FOLDER)):
+            own = _checkpoint_seen_from(run, workdir)
+            if stale := [n for n, (checkpoint, _) in found.items() if checkpoint != own]:
                 raise UserError(
-                    f"{folder}: {listed(stale)} were found for another state of the network than "
-                    f"{own}; search again, or name one with config.configuration"
+                    f"{workdir / SEARCH_FOLDER}: {listed(stale)} were found for another state of "
+                    f"the network than {own}; search again, or name one with config.configuration"
                 )
             return {name: configuration for name, (_, configuration) in found.items()}
-    folders = " nor ".join(str(folder) for folder, _ in _search_folders(run))
+    folders = " nor ".join(str(workdir / SEARCH_FOLDER) for workdir in places)
     raise UserError(
         f"nothing to export: config.configuration names no configuration, and {folders} holds no "
         "result of the task search"
     )
 
 
-def _search_folders(run: Run) -> Iterator[tuple[Path, str]]:
-    """Where winners may be, and what they call the checkpoint of the run's network."""
+def _checkpoint_seen_from(run: Run, workdir: Path) -> str:
+    """What a search in `workdir` calls the checkpoint of the run's network."""
     origin = networks.origin(run, TRAIN)
-    yield run.workdir / SEARCH_FOLDER, origin
-    source = networks.source_of(run, TRAIN)
-    if source != run.workdir:
-        step = Path(origin).name
-        yield source / SEARCH_FOLDER, str(stage_folder(Path(), TRAIN) / step)
+    if workdir == run.workdir:
+        return origin
+    return str(stage_folder(Path(), TRAIN) / Path(origin).name)
 
 
 def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.ndarray]]]:
