@@ -26,9 +26,7 @@ SUFFIXES = {
 BUNDLE_FILE = "bundle.safetensors"
 
 
-def write_all(
-    folder: Path, name: str, model: IntegerModel, formats, platforms
-) -> dict[str, Path]:
+def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) -> dict[str, Path]:
     """Writes one configuration in every asked format but the bundle, the integer one always.
 
     Returns:
@@ -63,9 +61,7 @@ def onnx(path: Path) -> Predict:
     """Runs an ONNX file with onnxruntime, on processors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def predict(images: np.ndarray) -> np.ndarray:

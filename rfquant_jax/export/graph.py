@@ -50,7 +50,12 @@ class Node:
             raise GraphError(f"node {content!r} is no mapping")
         rest = dict(content)
         op, inputs, output = (rest.pop(name, None) for name in ("op", "inputs", "output"))
-        if not isinstance(op, str) or op not in OPERATIONS or not isinstance(inputs, list) or not isinstance(output, str):
+        if (
+            not isinstance(op, str)
+            or op not in OPERATIONS
+            or not isinstance(inputs, list)
+            or not isinstance(output, str)
+        ):
             raise GraphError(f"node {content!r} is none of the operations {', '.join(OPERATIONS)}")
         return cls(op, tuple(inputs), output, rest)
 

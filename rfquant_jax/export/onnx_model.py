@@ -21,8 +21,8 @@ from onnx import TensorProto, helper
 
 from rfquant_jax.export.graph import INPUT, Node
 from rfquant_jax.export.model import IntegerModel, LayerData
-from rfquant_jax.export.onnx_nodes import TO_FIRST, TO_LAST, Nodes, emit
-from rfquant_jax.export.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.export.onnx_nodes import Nodes, emit
+from rfquant_jax.export.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
 from rfquant_jax.files import replacing
 
 OUTPUT = "logits"
@@ -104,24 +104,18 @@ class _Layers:
             scaled = self.nodes.add("Mul", [node.inputs[0], scale])
             self.nodes.add("Add", [scaled, self.nodes.constant(_along(bias, shape))], node.output)
             return
-        x, weights = self._input(node.inputs[0], data), self._weights(node, data)
+        x, weights = self._input(node.inputs[0], data), self._weights(node, data, len(shape))
         if node.op == CONVOLUTION:
             y = self.nodes.add("Conv", [x, weights], **_options(node.attributes))
-        elif len(shape) == 1:
-            y = self.nodes.add("Gemm", [x, weights], transB=1)
+        elif len(shape) == 3:
+            y = self.nodes.add("Conv", [x, weights])
+        elif len(shape) == 2:
+            y = self.nodes.add("MatMul", [x, weights])
         else:
-            y = self._dense_everywhere(shape, x, weights)
+            y = self.nodes.add("Gemm", [x, weights], transB=1)
         # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
         bias = self.nodes.constant(_along(bias, shape), f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
-
-    def _dense_everywhere(self, shape: tuple[int, ...], x: str, weights: str) -> str:
-        """A dense layer over the last axis of more than one vector an image."""
-        turned = self.nodes.add("Transpose", [weights], perm=[1, 0])
-        if len(shape) < 3:
-            return self.nodes.add("MatMul", [x, turned])
-        y = self.nodes.add("MatMul", [self.nodes.add("Transpose", [x], perm=TO_LAST), turned])
-        return self.nodes.add("Transpose", [y], perm=TO_FIRST)
 
     def _input(self, name: str, data: LayerData) -> str:
         """The input on its quantizer's grid."""
@@ -146,12 +140,20 @@ class _Layers:
             codes = self.nodes.add("Clip", [codes, low, high])
         return self.nodes.add("DequantizeLinear", [codes, step, zero])
 
-    def _weights(self, node: Node, data: LayerData) -> str:
-        """The kernel, OIHW or (outputs, inputs), with the scale of each output in it."""
-        kernel = _channels_first(data.kernel)
+    def _weights(self, node: Node, data: LayerData, rank: int) -> str:
+        """The kernel as the operation takes it, with the scale of each output in it.
+
+        Dense layers over vectors of so many axes take (outputs, inputs), (inputs, outputs), and,
+        over the channels of images, a 1x1 convolution's kernel.
+        """
+        kernel, axis = _channels_first(data.kernel), 0
+        if node.op == DENSE and rank == 2:
+            kernel, axis = kernel.T, 1
+        elif node.op == DENSE and rank == 3:
+            kernel = kernel[:, :, None, None]
         scale = (data.scale.astype(np.float64) / data.input_step).astype(np.float32)
         if data.kernel.dtype == np.float32:
-            along = (-1,) + (1,) * (kernel.ndim - 1)
+            along = [-1 if i == axis else 1 for i in range(kernel.ndim)]
             return self.nodes.constant(kernel * scale.reshape(along), f"{node.layer}.kernel")
         kind = ml_dtypes.int4 if self.small and data.weight_bits <= 4 else np.int8
         operands = [
@@ -159,7 +161,7 @@ class _Layers:
             self.nodes.constant(scale, f"{node.layer}.scale"),
             self.nodes.constant(np.zeros(len(scale), kind)),
         ]
-        return self.nodes.add("DequantizeLinear", operands, axis=0)
+        return self.nodes.add("DequantizeLinear", operands, axis=axis)
 
 
 def _options(attributes: Mapping) -> dict:

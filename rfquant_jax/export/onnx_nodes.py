@@ -16,7 +16,7 @@ from rfquant_jax.export.graph import Node
 from rfquant_jax.export.operations import Shape
 
 _IMAGE_AXES = {1: 2, 2: 3, 3: 1}  # from [N, H, W, C] to [N, C, H, W]
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
+_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
 
 _PLAIN = {
     "add": "Add",
@@ -107,7 +107,7 @@ def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
         if sorted(axes) == [1, 2]:
             axes = [2, 3]
         else:
-            x = nodes.add("Transpose", [x], perm=TO_LAST)
+            x = nodes.add("Transpose", [x], perm=_TO_LAST)
     if node.op == "max" and nodes.opset < 18:  # which made the axes an input, as those of sums
         nodes.add("ReduceMax", [x], node.output, axes=axes, keepdims=0)
         return
@@ -133,9 +133,9 @@ def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 def _pad(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
     padding = _in_onnx_order(node.attributes["padding"])
-    sides = [[0, *(pair[side] for pair in padding)] for side in (0, 1)]
+    low, high = ([0, *(pair[side] for pair in padding)] for side in (0, 1))
     value = nodes.constant(np.asarray(node.attributes["value"], np.float32))
-    nodes.add("Pad", [node.inputs[0], nodes.numbers(sum(sides, [])), value], node.output)
+    nodes.add("Pad", [node.inputs[0], nodes.numbers(low + high), value], node.output)
 
 
 def _slice(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
@@ -161,12 +161,12 @@ def _concatenate(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 def _reshape(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
     x, shape = node.inputs[0], list(node.attributes["shape"])
     if len(shapes[0]) == 3:
-        x = nodes.add("Transpose", [x], perm=TO_LAST)
+        x = nodes.add("Transpose", [x], perm=_TO_LAST)
     if len(shape) != 3:
         nodes.add("Reshape", [x, nodes.numbers([-1, *shape])], node.output)
         return
     x = nodes.add("Reshape", [x, nodes.numbers([-1, *shape])])
-    nodes.add("Transpose", [x], node.output, perm=TO_FIRST)
+    nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
 
 
 _OTHERS: Mapping = {

@@ -125,8 +125,8 @@ def integer_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> 
 def exact_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> jax.Array:
     """The same from float32 convolutions, each of which stays below 2^24 and so is exact.
 
-    A kernel that could exceed it is cut into digits: `k = sum of digit * base^place`, all digits but
-    the highest at least 0 and below the base.
+    A kernel that could exceed it is cut into digits: `k = sum of digit * base^place`, of which all
+    but the highest are at least 0 and below the base.
     """
     largest, width = max(map(abs, data.input_range)), int(np.prod(kernel.shape[1:]))
     bits = 8

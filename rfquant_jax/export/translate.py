@@ -169,7 +169,9 @@ class Translator:
         """Makes sure that nothing was left to be spread out."""
         for atom, x in zip(equation.invars, operands, strict=True):
             if isinstance(x, Value) and x.shape != tuple(atom.aval.shape):
-                raise UnsupportedNetwork(f"it uses {equation.primitive.name!r} on a broadcast array")
+                raise UnsupportedNetwork(
+                    f"it uses {equation.primitive.name!r} on a broadcast array"
+                )
 
     def _add(
         self,

@@ -65,7 +65,9 @@ def check(run: Run) -> None:
     if "search" in asked:
         _ = run.budgets
         search_batches(run)
-    if "train" not in asked and ({"search", "export"} & set(asked) or run.configuration is not None):
+    if "train" not in asked and (
+        {"search", "export"} & set(asked) or run.configuration is not None
+    ):
         networks.check(run, TRAIN)
     if asked == ("evaluate",) and run.configuration is None:
         networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)

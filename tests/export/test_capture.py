@@ -29,7 +29,7 @@ class Around(nnx.Module):
 
 
 def coupled_of(plain, shape=IMAGE_SHAPE, **options):
-    """The coupled network in evaluation, all its inputs signed: nothing here keeps them positive."""
+    """The coupled network in evaluation, all its inputs signed, as nothing keeps them positive."""
     layers = convert.plan(plain, shape, **options)
     network = convert.quantize(plain, layers, candidates=options.get("candidates", (6, 4)))
     convert.set_signed(network, [layer.name for layer in layers])

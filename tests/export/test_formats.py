@@ -12,8 +12,8 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.export import onnx_model, runtime, stablehlo
-from rfquant_jax.export.fold import fold
 from rfquant_jax.export.files import onnx as onnx_runner
+from rfquant_jax.export.fold import fold
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
 from tests.export.test_capture import SHIFT, Around, WithNorm, coupled_of
