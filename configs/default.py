@@ -141,13 +141,8 @@ def get_config() -> ConfigDict:
     config.predict.top = 5  # classes written for each image, the most probable first
 
     config.export = ConfigDict()
-    config.export.formats = (
-        "integer",
-        "onnx",
-        "onnx_small",
-        "stablehlo",
-        "bundle",
-    )  # files to write
+    formats = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
+    config.export.formats = formats  # files to write, the integer one in any case
     config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
     config.export.images = 1000  # at most so many held-out images to verify predictions on
     config.export.code_images = 100  # of them, to compare the codes of every layer on
