@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,6 @@ class Reference:
                 _place_on_grids(network)
             self._graphdef, state = nnx.split(network)
             self._state = jax.tree.map(self._cast, state)
-            self._run = jax.jit(self._logits_and_codes)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits [N, classes], and by layer the codes of its input, int16, where it quantizes it.
@@ -61,7 +61,8 @@ class Reference:
           images: float32[N, H, W, C], normalised.
         """
         with self._precision(), jax.default_matmul_precision("highest"):
-            return jax.device_get(self._run(self._state, jnp.asarray(images, self.dtype)))
+            images = jnp.asarray(images, self.dtype)
+            return jax.device_get(_logits_and_codes(self._graphdef, self._state, images))
 
     def _precision(self) -> contextlib.AbstractContextManager:
         double = self.dtype == np.float64
@@ -71,19 +72,21 @@ class Reference:
         floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
         return x.astype(self.dtype) if floating else x
 
-    def _logits_and_codes(self, state, images):
-        network = nnx.merge(self._graphdef, state)
-        codes = {}
 
-        def listen(layer, x):
-            if layer.input_quantizer is not None:
-                bits = layer.bits[...][1]
-                step, bounds = layer.input_quantizer.step_size(bits), layer.input_quantizer.bounds
-                codes[layer.name] = jnp.round(jnp.clip(x / step, *bounds(bits))).astype(jnp.int16)
+# One for all: configurations and statistics are data, so a network is compiled once.
+@functools.partial(jax.jit, static_argnums=0)
+def _logits_and_codes(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array):
+    codes = {}
 
-        with listening_to_inputs(listen):
-            logits = network(images)
-        return logits, codes
+    def listen(layer, x):
+        if layer.input_quantizer is not None:
+            bits = layer.bits[...][1]
+            step, bounds = layer.input_quantizer.step_size(bits), layer.input_quantizer.bounds
+            codes[layer.name] = jnp.round(jnp.clip(x / step, *bounds(bits))).astype(jnp.int16)
+
+    with listening_to_inputs(listen):
+        logits = nnx.merge(graphdef, state)(images)
+    return logits, codes
 
 
 def _place_on_grids(network: nnx.Module) -> None:

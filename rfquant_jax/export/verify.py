@@ -42,20 +42,22 @@ class CodeCount:
 
 
 def compare_codes(
-    model: IntegerModel, reference: Reference, batches: Iterable[np.ndarray]
+    model: IntegerModel, reference: Reference, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> dict[str, CodeCount]:
     """Feeds every layer the evaluation's codes and counts where the next codes differ.
 
     Args:
       model: its scales in the reference's dtype.
-      batches: normalised images.
+      batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
 
     Returns:
       by name, the counts of each layer that quantizes its input.
     """
     counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}
-    for images in batches:
-        _, codes = reference(images)
+    for batch in batches:
+        real = batch["label"] != PADDING_LABEL
+        codes = {name: found[real] for name, found in reference(batch["image"])[1].items()}
+        images = batch["image"][real].astype(reference.dtype)
 
         def layer(node: Node, x: np.ndarray, codes=codes) -> np.ndarray:
             data = model.layers[node.layer]
@@ -65,7 +67,7 @@ def compare_codes(
                 counts[node.layer].add(x / x.dtype.type(data.input_step), quantize(data, x), taken)
             return finish(data, accumulate(node, data, taken), x.dtype)
 
-        walk(model.graph, images.astype(reference.dtype), layer, model.constants, np)
+        walk(model.graph, images, layer, model.constants, np)
     return counts
 
 

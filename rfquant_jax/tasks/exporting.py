@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import TRAIN, stage_folder
@@ -152,14 +153,15 @@ def _export_one(
 
 
 def _count(run: Run, model: IntegerModel, reference: Reference) -> dict[str, CodeCount]:
-    batches = (b["image"] for b in _normalized(run, run.config.export.code_images))
-    return compare_codes(model, reference, batches)
+    return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
 
 
 def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
     """At most so many held-out images, normalised, with their labels; see `Pipeline.exact`."""
-    part = Part(run.data.held_out, np.arange(min(limit, len(run.data.held_out))))
-    size = min(run.config.evaluate.batch_size, len(part))
+    whole = run.data.held_out
+    part = Part(whole, np.arange(min(limit, len(whole))))
+    # Of one size whatever the limit, so that nothing is compiled again.
+    size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole))
     preprocess = jax.jit(run.preprocess)
     for batch in run.pipeline.exact(part, size):
         run.stop.check()
@@ -194,10 +196,20 @@ def _refuse_disagreement(run: Run, results: Mapping[str, dict]) -> None:
                 f"{limits.max_unequal:.3%}"
             )
         for precision, counts in result["differing_codes"].items():
-            _refuse_codes(limits, f"export of {name}, {precision}", counts)
+            refuse_codes(limits, f"export of {name}, {precision}", counts)
 
 
-def _refuse_codes(limits, where: str, counts: Mapping[str, dict]) -> None:
+def refuse_codes(limits: ConfigDict, where: str, counts: Mapping[str, dict]) -> None:
+    """Makes sure that codes differ from the evaluation's no more than rounding explains.
+
+    Args:
+      limits: the config's section `export`.
+      where: names the model in an error.
+      counts: by layer, what `verify.CodeCount` holds.
+
+    Raises:
+      UserError: too many differ, or one differs far from where rounding turns over.
+    """
     different = sum(count["different"] for count in counts.values())
     share = different / max(sum(count["total"] for count in counts.values()), 1)
     if share > limits.max_differing_codes:

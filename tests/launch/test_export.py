@@ -7,10 +7,12 @@ import onnx
 import pytest
 from ml_collections import ConfigDict
 
+from configs import default
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import reading, runtime, stablehlo, verify
+from rfquant_jax.export import reading, runtime, stablehlo
 from rfquant_jax.run import Run
+from rfquant_jax.tasks import exporting
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
 FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
@@ -86,8 +88,7 @@ def test_one_configuration_in_the_formats_asked_for(launch, finished):
 def test_disagreement_beyond_the_tolerance_ends_the_export(finished, tmp_path, monkeypatch):
     """With a runtime that computes something else."""
     right = runtime.finish
-    for module in (runtime, verify):
-        monkeypatch.setattr(module, "finish", lambda data, sums, dtype: right(data, -sums, dtype))
+    monkeypatch.setattr(runtime, "finish", lambda data, sums, dtype: right(data, -sums, dtype))
     config = ConfigDict(read(finished[0] / "config.json"))
     config.tasks, config.configuration = ("export",), "w4a4"
     config.checkpoint, config.devices = str(finished[0]), 1
@@ -95,11 +96,26 @@ def test_disagreement_beyond_the_tolerance_ends_the_export(finished, tmp_path, m
     with pytest.raises(UserError, match="the integer runtime predicts otherwise than the evalua"):
         tasks.perform(Run(config, tmp_path / "run"))
     content = read(tmp_path / "run" / "export.json")
-    row = content["configurations"]["w4a4"]["formats"]["integer"]
-    assert row["equal_percent"] < 99
-    config.export.max_unequal = 1.0
-    with pytest.raises(UserError, match="of the codes differ from the evaluation's"):
-        tasks.perform(Run(config, tmp_path / "run"))
+    assert content["configurations"]["w4a4"]["formats"]["integer"]["equal_percent"] < 99
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": (2, 10_000, 0.001), "b": (0, 9_999, 0.0)}, "1.00e-04 of the codes differ"),
+        ({"a": (1, 10_000, 0.02)}, "codes of layer a differ .* more than rounding: 0.02 steps"),
+        ({"a": (2, 10_000, 0.001), "b": (0, 10_000, 0.0)}, None),
+    ],
+)
+def test_codes_may_differ_by_rounding_alone(counts, said):
+    names = ("different", "total", "off_tie")
+    counts = {layer: dict(zip(names, found, strict=True)) for layer, found in counts.items()}
+    limits = default.get_config().export
+    if said is None:
+        exporting.refuse_codes(limits, "here", counts)
+        return
+    with pytest.raises(UserError, match=said):
+        exporting.refuse_codes(limits, "here", counts)
 
 
 @pytest.mark.parametrize(
