@@ -222,6 +222,4 @@ def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
     x = images(rng, 3)
     for name, model in models.items():
         expected = runtime.run(model.stored(), x)
-        np.testing.assert_allclose(names["run"](path, x, name), expected, rtol=1e-5, atol=1e-5)
-    first = names["run"](path, x)
-    np.testing.assert_allclose(first, runtime.run(models["low"].stored(), x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(names["run"](path, name, x), expected, rtol=1e-5, atol=1e-5)
