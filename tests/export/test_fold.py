@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rfquant_jax.export.fold import fold
+from rfquant_jax.export.fold import fold, weight_codes
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.search.cost import CostModel
@@ -31,6 +31,19 @@ def test_codes_scale_and_bias_by_hand(mixed, model):
     np.testing.assert_allclose(layer.scale, factor * weight_step * input_step, rtol=1e-12)
     np.testing.assert_allclose(layer.bias, bias - mean * factor, rtol=1e-12)
     assert (layer.scale < 0).any()
+
+
+def test_kernels_round_half_to_even_and_saturate_at_both_ends(mixed):
+    layer = nnx.clone(mixed).conv
+    steps = np.asarray([-40, -32.4, -31.5, -2.5, -0.5, 0.5, 1.5, 31.2, 31.6, 40], np.float32)
+    kernel = np.zeros(216, np.float32)
+    kernel[:10] = steps
+    layer.weight_quantizer.step.set_value(jnp.full(5, 0.25))
+    layer.kernel.set_value(jnp.asarray(kernel.reshape(3, 3, 4, 6) * 0.25))
+    bits, step, codes = weight_codes(layer)
+    assert (bits, step) == (6, 0.25)
+    found = codes.transpose(1, 2, 3, 0).ravel()[:10]
+    assert found.tolist() == [-32, -32, -32, -2, 0, 0, 2, 31, 31, 31]
 
 
 def test_first_and_last_layers(mixed, model):

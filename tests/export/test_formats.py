@@ -14,6 +14,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.export import onnx_model, runtime, stablehlo
 from rfquant_jax.export.files import onnx as onnx_runner
 from rfquant_jax.export.fold import fold
+from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
 from tests.export.test_capture import SHIFT, Around, WithNorm, coupled_of
@@ -87,6 +88,19 @@ def test_eight_and_seven_bits(plain, tmp_path, rng):
         model = fold(network, IMAGE_SHAPE).stored()
         assert model.layers["conv"].input_range[1] == 2 ** (bits - 1) - 1
         compare(model, images(rng, 3), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("activation", [nnx.relu, nnx.relu6])
+def test_four_bit_codes_behind_any_activation(activation, tmp_path, rng):
+    """onnxruntime cannot load 4-bit codes of what was clipped; those keep 8 bits and a Clip."""
+    network = coupled_of(Around(activation), candidates=(4,))
+    convert.set_signed(network, ["fc"])
+    model = fold(network, IMAGE_SHAPE).stored()
+    compare(model, images(rng, 3), tmp_path / "a.onnx")
+    small = onnx_model.make(model, small=True)
+    kinds = {t.data_type for t in small.graph.initializer if not t.dims and len(t.raw_data) == 1}
+    four_bits = onnx.TensorProto.UINT4 in kinds
+    assert four_bits == (activation is nnx.relu)
 
 
 def kernels_of(path):

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -54,6 +55,21 @@ def test_fed_the_evaluations_codes_no_code_differs_in_float64(scrambled, space, 
     }
     logits, _ = reference(images(rng, 1))
     assert logits.dtype == np.float64
+
+
+def test_in_float64_kernels_lie_exactly_on_their_grids(scrambled, rng):
+    """Codes of kernels are decided in float32: in float64 this quotient is no tie and rounds up."""
+    step, weight = np.float32(0.3), np.nextafter(np.float32(0.75), np.float32(1))
+    assert weight / step == np.float32(2.5)
+    assert np.float64(weight) / np.float64(step) > 2.5
+    network = at(scrambled, CONFIGURATION)
+    network.conv.weight_quantizer.step.set_value(jnp.full(5, step))
+    network.conv.kernel.set_value(jnp.full((3, 3, 4, 6), weight))
+    model, x = fold(network, IMAGE_SHAPE), images(rng, 20)
+    assert (model.layers["conv"].kernel == 2).all()
+    logits, _ = Reference(network, np.float64)(x)
+    expected = runtime.run(model, x.astype(np.float64))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11)
 
 
 def test_in_float32_nothing_but_ties_differs(scrambled, space, rng):
