@@ -135,16 +135,16 @@ def unquantized(plain) -> IntegerModel:
 
 def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: list) -> list[dict]:
     """A row for each file, with its agreement; prints how many codes differ."""
-    reference = Reference(quantized)
+    reference, exact = Reference(quantized), Reference(quantized, np.float64)
     stored = reading.read(paths["integer"]).model()
     for name, made, against in (
         ("float32", stored, reference),
-        ("float64", model, Reference(quantized, np.float64)),
+        ("float64", model, exact),
     ):
         counts = compare_codes(made, against, images[:1]).values()
         different, total = sum(c.different for c in counts), sum(c.total for c in counts)
         print(f"codes that differ in {name}: {different} of {total}")
-    found = compare_predictions(reference, files.open_all(paths), images)
+    found = compare_predictions(reference, exact, files.open_all(paths), images)
     return [{"file": name, **agreement.as_dict()} for name, agreement in found.formats.items()]
 
 

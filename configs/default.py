@@ -146,6 +146,6 @@ def get_config() -> ConfigDict:
     config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
     config.export.images = 1000  # at most so many held-out images to verify predictions on
     config.export.code_images = 100  # of them, to compare the codes of every layer on
-    config.export.max_unequal = 0.001  # share of the predictions that may differ; more is an error
+    config.export.max_unequal = 0.001  # share of predictions not as the evaluation in float64
     config.export.max_differing_codes = 1e-4  # share of the codes that rounding may change
     return config

@@ -106,14 +106,17 @@ def test_codes_are_counted_with_their_distance_from_a_tie():
 def test_agreement_counts_by_hand():
     found = Agreement()
     expected = np.asarray([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
-    found.add(expected + [[0, 0], [0, -3], [0.5, 0]], expected, np.asarray([0, 1, 1]))
+    exact = expected[:, ::-1]  # the other class, always
+    found.add(expected + [[0, 0], [0, -3], [0.5, 0]], expected, exact, np.asarray([0, 1, 1]))
     assert found.as_dict() == {
         "images": 3,
         "top1": pytest.approx(100 / 3),
         "equal_percent": pytest.approx(200 / 3),
+        "equal_exact_percent": pytest.approx(100 / 3),
         "largest_difference": 3.0,
     }
-    found.add(np.asarray([[np.nan, 1.0]]), np.asarray([[0.0, 1.0]]), np.asarray([1]))
+    sure = np.asarray([[0.0, 1.0]])
+    found.add(np.asarray([[np.nan, 1.0]]), sure, sure, np.asarray([1]))
     assert found.largest_difference == np.inf
 
 
@@ -124,9 +127,11 @@ def test_formats_are_compared_on_real_images_only(scrambled, rng):
     second["label"][4:] = -1
     wrong = {"shifted": lambda x: np.roll(runtime.run(model, x), 1, axis=-1)}
     formats = {"integer": lambda x: runtime.run(model, x)} | wrong
-    found = compare_predictions(Reference(network), formats, [first, second])
+    exact = Reference(network, np.float64)
+    found = compare_predictions(Reference(network), exact, formats, [first, second])
     assert found.evaluation.images == found.formats["integer"].images == 20
-    assert found.formats["integer"].equal == 20
+    assert found.formats["integer"].equal == found.formats["integer"].equal_exact == 20
+    assert found.evaluation.equal_exact == 20
     assert found.formats["integer"].largest_difference < 1e-4
     assert found.formats["shifted"].equal == 0
     assert CLASSES > 1
