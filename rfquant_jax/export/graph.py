@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.operations import LAYERS, OPERATIONS, Shape, number, whole_numbers
+from rfquant_jax.export.operations import LAYERS, OPERATIONS
+from rfquant_jax.export.shapes import Shape, number, whole_numbers
 
 INPUT = "image"  # the name of the network's input
 

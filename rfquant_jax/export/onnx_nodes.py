@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from rfquant_jax.export.graph import Node
-from rfquant_jax.export.operations import Shape
+from rfquant_jax.export.shapes import Shape
 
 _IMAGE_AXES = {1: 2, 2: 3, 3: 1}  # from [N, H, W, C] to [N, C, H, W]
 _TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go

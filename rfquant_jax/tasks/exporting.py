@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import TRAIN, stage_folder
@@ -20,13 +19,11 @@ from rfquant_jax.export.fold import fold
 from rfquant_jax.export.model import IntegerModel
 from rfquant_jax.export.reference import Reference, fixed_network
 from rfquant_jax.export.verify import CodeCount, compare_codes, compare_predictions
-from rfquant_jax.report import table
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.export_report import export_table, refuse_disagreement
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.workdir import EXPORT_FILE, EXPORT_FOLDER, SEARCH_FOLDER, read_json, write_json
-
-LARGEST_OFF_TIE = 0.01  # in steps: rounding errors of float32 stay far below
 
 
 def export(run: Run) -> dict:
@@ -60,7 +57,7 @@ def export(run: Run) -> dict:
         content["bundle"] = _bundle(run, models)
     write_json(run.workdir / EXPORT_FILE, content)
     run.log.info("\n" + export_table(content))
-    _refuse_disagreement(run, results)
+    refuse_disagreement(run.config.export, results)
     return content
 
 
@@ -135,15 +132,14 @@ def _export_one(
     }
     batches = _normalized(run, wanted.images)
     found = compare_predictions(reference, exact, files.open_all(paths), batches)
-    sizes = {kind: {"file": str(path.relative_to(run.workdir)), "bytes": path.stat().st_size}
-             for kind, path in paths.items()}  # fmt: skip
     return {
         "layers": run.blueprint.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
         "evaluation": found.evaluation.as_dict(),
         "formats": {
-            kind: sizes[kind] | agreement.as_dict() for kind, agreement in found.formats.items()
+            kind: _file(run, paths[kind]) | agreement.as_dict()
+            for kind, agreement in found.formats.items()
         },
         "differing_codes": {
             kind: {layer: vars(count) for layer, count in counts.items()}
@@ -176,6 +172,10 @@ def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
     for name, model in models.items():
         if not bundle.model(name).equals(model.stored()):
             raise UserError(f"{path}: configuration {name} came back differently; this is a bug")
+    return _file(run, path)
+
+
+def _file(run: Run, path: Path) -> dict:
     return {"file": str(path.relative_to(run.workdir)), "bytes": path.stat().st_size}
 
 
@@ -183,66 +183,3 @@ def float32_bytes(network: nnx.Module) -> int:
     """Bytes of a plain network's parameters and statistics in float32."""
     state = nnx.state(network, (nnx.Param, nnx.BatchStat))
     return sum(4 * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
-
-
-def _refuse_disagreement(run: Run, results: Mapping[str, dict]) -> None:
-    limits = run.config.export
-    for name, result in results.items():
-        # In float64, or the evaluation's own rounding errors would be counted against the model.
-        unequal = 100 - result["formats"][files.INTEGER]["equal_exact_percent"]
-        if unequal > 100 * limits.max_unequal:
-            raise UserError(
-                f"export of {name}: the integer runtime predicts otherwise than the evaluation on "
-                f"{unequal:.3f} % of the images; config.export.max_unequal allows "
-                f"{100 * limits.max_unequal:.3f} %"
-            )
-        for precision, counts in result["differing_codes"].items():
-            refuse_codes(limits, f"export of {name}, {precision}", counts)
-
-
-def refuse_codes(limits: ConfigDict, where: str, counts: Mapping[str, dict]) -> None:
-    """Makes sure that codes differ from the evaluation's no more than rounding explains.
-
-    Args:
-      limits: the config's section `export`.
-      where: names the model in an error.
-      counts: by layer, what `verify.CodeCount` holds.
-
-    Raises:
-      UserError: too many differ, or one differs far from where rounding turns over.
-    """
-    different = sum(count["different"] for count in counts.values())
-    share = different / max(sum(count["total"] for count in counts.values()), 1)
-    if share > limits.max_differing_codes:
-        raise UserError(
-            f"{where}: {share:.2e} of the codes differ from the evaluation's; "
-            f"config.export.max_differing_codes allows {limits.max_differing_codes:.2e}"
-        )
-    for layer, count in counts.items():
-        if count["off_tie"] > LARGEST_OFF_TIE:
-            raise UserError(
-                f"{where}: codes of layer {layer} differ from the evaluation's by more than "
-                f"rounding: {count['off_tie']:.3g} steps from a tie"
-            )
-
-
-def export_table(content: Mapping) -> str:
-    """The table of `export.json`."""
-    rows, whole = [], content["float32_bytes"]
-    for name, result in content["configurations"].items():
-        rows.append({"name": f"{name} evaluation"} | result["evaluation"] | {"bytes": whole})
-        rows += [{"name": f"{name} {kind}"} | row for kind, row in result["formats"].items()]
-    if "bundle" in content:
-        rows.append({"name": "bundle"} | content["bundle"])
-    rows = [row | {"ratio": f"{whole / row['bytes']:.2f}"} for row in rows]
-    columns = {
-        "name": "exported",
-        "images": "images",
-        "top1": "top-1 (%)",
-        "equal_percent": "equal (%)",
-        "equal_exact_percent": "to float64 (%)",
-        "largest_difference": "logits differ",
-        "bytes": "bytes",
-        "ratio": "float32 / this",
-    }
-    return table(rows, columns)

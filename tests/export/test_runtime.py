@@ -150,7 +150,7 @@ def configurations(draw):
 
 
 @given(configurations())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_any_configuration_survives_packing_and_runs_unchanged(
     scrambled, space, in_double, configuration
 ):

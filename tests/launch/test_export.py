@@ -12,7 +12,7 @@ from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.export import reading, runtime, stablehlo
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import exporting
+from rfquant_jax.tasks import export_report
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
 FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
@@ -112,10 +112,10 @@ def test_codes_may_differ_by_rounding_alone(counts, said):
     counts = {layer: dict(zip(names, found, strict=True)) for layer, found in counts.items()}
     limits = default.get_config().export
     if said is None:
-        exporting.refuse_codes(limits, "here", counts)
+        export_report.refuse_codes(limits, "here", counts)
         return
     with pytest.raises(UserError, match=said):
-        exporting.refuse_codes(limits, "here", counts)
+        export_report.refuse_codes(limits, "here", counts)
 
 
 @pytest.mark.parametrize(
