@@ -14,6 +14,7 @@ Examples:
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
       --workdir=runs/tight --config.search.budgets=0.01G
   python launch.py --config.tasks=evaluate --config.configuration=w4a4
+  python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
 Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after

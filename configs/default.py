@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.tasks = ("pretrain", "train", "search", "evaluate")  # in this order; predict; cost alone
+    config.tasks = ("pretrain", "train", "search", "evaluate")  # export, predict; cost alone
     config.seed = 0  # decides initial weights, data order, sampled configurations
     config.devices = 0  # devices to use; 0: all there are
     config.checkpoint = ""  # workdir of another run to take the trained networks from
     config.pretrained = ""  # file of PyTorch-named weights to start from; see pretrain.epochs
-    config.configuration = ""  # for evaluate, predict or cost: a JSON file, or uniform as in w4a4
+    config.configuration = ""  # for evaluate, export, predict or cost: JSON file or w4a4
 
     config.model = ConfigDict()
     config.model.name = "resnet18"  # a network of rfquant_jax.models.REGISTRY
@@ -142,4 +142,13 @@ def get_config() -> ConfigDict:
     config.predict = ConfigDict()
     config.predict.images = ""  # folder of images, however deep, that the task predict classifies
     config.predict.top = 5  # classes written for each image, the most probable first
+
+    config.export = ConfigDict()
+    formats = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
+    config.export.formats = formats  # files to write, the integer one in any case
+    config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
+    config.export.images = 1000  # at most so many held-out images to verify predictions on
+    config.export.code_images = 100  # of them, to compare the codes of every layer on
+    config.export.max_unequal = 0.001  # share of predictions not as the evaluation in float64
+    config.export.max_differing_codes = 1e-4  # share of the codes that rounding may change
     return config

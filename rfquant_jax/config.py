@@ -9,7 +9,9 @@ from rfquant_jax.fields import check_fields
 from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.search.knobs import COLUMNS
 
-TASKS = ("pretrain", "train", "search", "evaluate", "predict", "cost")
+TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
+EXPORT_FORMATS = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
+EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
 
 
@@ -51,6 +53,7 @@ def validate(config: ConfigDict) -> None:
     _check_bits(config)
     _check_schedule(config)
     _check_images(config)
+    _check_export(config)
 
 
 def _check_images(config: ConfigDict) -> None:
@@ -65,6 +68,16 @@ def _check_images(config: ConfigDict) -> None:
     if data.image_size == 0 and data.augmentation == "resized_crop":
         rule = "resized_crop needs an image_size to resize to; pad does without"
         raise ConfigError("data.augmentation", data.augmentation, rule)
+
+
+def _check_export(config: ConfigDict) -> None:
+    for field, known in (("formats", EXPORT_FORMATS), ("platforms", EXPORT_PLATFORMS)):
+        given = config.export[field]
+        if not set(given) <= set(known):
+            raise ConfigError(f"export.{field}", given, f"must be among {', '.join(known)}")
+    if "cpu" not in config.export.platforms:
+        rule = "must include cpu, on which the artifact is verified"
+        raise ConfigError("export.platforms", config.export.platforms, rule)
 
 
 def _check_tasks(config: ConfigDict) -> None:

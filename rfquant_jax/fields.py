@@ -33,6 +33,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "search.generations",
             "search.sensitivity_batches",
             "predict.top",
+            "export.images",
+            "export.code_images",
         ),
     ),
     "must not be negative": (
@@ -97,6 +99,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "losses.distillation",
             "search.min_load",
             "search.mutation_probability",
+            "export.max_unequal",
+            "export.max_differing_codes",
         ),
     ),
     "must be auto, loop, unroll or scan": (
@@ -119,7 +123,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be max or minmax": (lambda v: v in ("max", "minmax"), ("search.normalize",)),
     "must not be empty": (
         lambda v: len(v) > 0,
-        ("tasks", "quant.candidates", "search.budgets", "data.mean", "data.std"),
+        ("tasks", "quant.candidates", "search.budgets", "data.mean", "data.std", "export.formats"),
     ),
 }
 

@@ -20,6 +20,7 @@ CONFIRMED_FILE = "confirmed.jsonl"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"
+EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
 
 # Fields that may differ between two starts of one run: they decide what is done now, or how fast,
 # or where the images are, but not what comes out.
@@ -33,6 +34,12 @@ FREE_FIELDS = (
     "train.log_every",
     "predict.images",
     "predict.top",
+    "export.formats",
+    "export.platforms",
+    "export.images",
+    "export.code_images",
+    "export.max_unequal",
+    "export.max_differing_codes",
 )
 
 

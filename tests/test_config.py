@@ -111,6 +111,14 @@ def test_the_default_recipe_has_the_published_constants():
         ("data.interpolation", "nearest", "must be bilinear or bicubic"),
         ("data.max_bad_fraction", -0.1, "must lie between 0 and 1"),
         ("predict.top", 0, "must be at least 1"),
+        ("export.formats", ("tflite",), "must be among integer, onnx, onnx_small, stablehlo"),
+        ("export.formats", (), "must not be empty"),
+        ("export.platforms", ("cuda",), "must include cpu"),
+        ("export.platforms", ("cpu", "vulkan"), "must be among cpu, cuda"),
+        ("export.images", 0, "must be at least 1"),
+        ("export.code_images", 0, "must be at least 1"),
+        ("export.max_unequal", 2.0, "must lie between 0 and 1"),
+        ("export.max_differing_codes", -0.1, "must lie between 0 and 1"),
     ],
 )
 def test_a_field_that_breaks_a_rule_is_named_with_value_and_rule(name, value, said):

@@ -9,6 +9,7 @@ from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
+from rfquant_jax.tasks.exporting import configurations, export
 from rfquant_jax.tasks.predicting import list_files, predict
 from rfquant_jax.tasks.proposing import search_batches
 from rfquant_jax.tasks.searching import search
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[[Run], object]] = {
     "train": train,
     "search": search,
     "evaluate": evaluate,
+    "export": export,
     "predict": predict,
     "cost": cost,
 }
@@ -63,10 +65,14 @@ def check(run: Run) -> None:
     if "search" in asked:
         _ = run.budgets
         search_batches(run)
-    if "train" not in asked and ("search" in asked or run.configuration is not None):
+    if "train" not in asked and (
+        {"search", "export"} & set(asked) or run.configuration is not None
+    ):
         networks.check(run, TRAIN)
     if asked == ("evaluate",) and run.configuration is None:
         networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
+    if "export" in asked and not {"train", "search"} & set(asked):
+        configurations(run)
     if "predict" in asked:
         list_files(run)
         if run.configuration is None and "pretrain" not in asked:
@@ -78,6 +84,7 @@ __all__ = [
     "check",
     "cost",
     "evaluate",
+    "export",
     "perform",
     "predict",
     "pretrain",

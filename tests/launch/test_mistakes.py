@@ -18,7 +18,7 @@ def test_the_workdir_of_another_run_is_refused(launch, finished):
         (["--workdri=x"], "Did you mean: workdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config=missing.py"], "there is no such Python file"),
-        (["--config.tasks=fly"], "must be among pretrain, train, search, evaluate, predict"),
+        (["--config.tasks=fly"], "must be among pretrain, train, search, evaluate, export"),
         (["--config.devices=3"], "must be 0 (all) or at most 1"),
         (["--config.quant.rules=(('layre1.*', (4,)),)"], "'layre1.*' matches no searched layer"),
         (["--config.search.budgets=0.001G"], "0.001G cannot be reached; configurations of this"),

@@ -1,0 +1,197 @@
+"""What exported files take: bytes, agreement with the evaluation, onnxruntime's time an image.
+
+    python -m benchmarks.export --network=mobilenetv2 --size=224 --folder=DIR
+
+An untrained network, its step sizes and BatchNorm calibrated on images, is exported at random
+bit-widths for every layer in every format, and each file is held against the evaluation on other
+images. Then onnxruntime runs the quantized files and the float32 network's ONNX in turns, one image
+at a time; the ratio is that of the medians. "folded" is the session option
+session.disable_quant_qdq=1, with which onnxruntime dequantizes the kernels once, while loading.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+from absl import app, flags, logging
+
+from rfquant_jax import models, parallel
+from rfquant_jax.bits import Space
+from rfquant_jax.data.folder import FolderSource
+from rfquant_jax.data.index import index_folder
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.transforms import Centre, normalizer
+from rfquant_jax.evaluate import Evaluator
+from rfquant_jax.export import files, onnx_model, reading
+from rfquant_jax.export.fold import fold
+from rfquant_jax.export.model import FLOAT_BITS, IntegerModel
+from rfquant_jax.export.reference import Reference, fixed_network
+from rfquant_jax.export.verify import compare_codes, compare_predictions
+from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.report import table
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.workdir import write_json
+
+_NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
+_SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
+_FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
+_IMAGES = flags.DEFINE_integer("images", 64, "to compare predictions on", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 16, "images in a batch", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 51, "timed runs of each file", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bit-widths")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
+
+CLASSES = 10  # of random images
+FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    calibration, compared = batches()
+    plain = network()
+    blueprint = Blueprint.of(plain, image_shape(), QuantSettings())
+    configuration = random_bits(blueprint.space)
+    quantized = calibrated(plain, blueprint, configuration, calibration)
+    model = fold(quantized, image_shape())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = files.write_all(Path(folder), "mixed", model, FORMATS, ("cpu", "cuda"))
+        predicted = CostModel.of(blueprint.layers).size_mb(configuration) * 2**20
+        rows = verified(quantized, model, paths, compared)
+        paths["float32"] = Path(folder) / "float32.onnx"
+        onnx_model.write(paths["float32"], unquantized(plain), small=False)
+        for path in paths.values():
+            if path.suffix == ".onnx":
+                onnx.checker.check_model(str(path), full_check=True)
+        whole = paths["float32"].stat().st_size
+        for row in rows:
+            row["bytes"] = paths[row["file"]].stat().st_size
+            row["smaller"] = whole / row["bytes"]
+        timings = timed({name: paths[name] for name in ("float32", "onnx", "onnx_small")})
+    print(f"kernels: {model.kernel_bytes} bytes; the search counts {predicted:.1f}")
+    print(table(rows, {n: n for n in rows[0]}))
+    print()
+    print(table(timings, {n: n for n in timings[0]}))
+    if _OUT.value:
+        content = {"kernel_bytes": model.kernel_bytes, "predicted_bytes": predicted}
+        write_json(Path(_OUT.value), content | {"files": rows, "timings": timings})
+
+
+def batches() -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
+    """Four batches of images to calibrate on, and normalised ones to compare predictions on."""
+    compared = -(-_IMAGES.value // _BATCH.value)
+    if _FOLDER.value:
+        root = Path(_FOLDER.value)
+        index, plain = index_folder(root), Centre(_SIZE.value, _SIZE.value * 8 // 7)
+        source = FolderSource(root, index.files, index.labels)
+        pipeline = Pipeline(plain, plain, image_shape(), 1, max_bad_fraction=0.1, say=print)
+        made = pipeline.training(source, _BATCH.value, seed=0, augment=False)
+        found = [made[i] for i in range(4 + compared)]
+    else:
+        rng = np.random.default_rng(0)
+        shape = (_BATCH.value, *image_shape())
+        found = [
+            {
+                "image": rng.integers(0, 256, shape, np.uint8),
+                "label": rng.integers(0, CLASSES, _BATCH.value),
+            }
+            for _ in range(4 + compared)
+        ]
+    ready = [b | {"image": np.asarray(preprocess()(b["image"]))} for b in found[4:]]
+    return [b["image"] for b in found[:4]], ready
+
+
+def random_bits(space: Space) -> np.ndarray:
+    """Any bit-width that each layer may have."""
+    rng = np.random.default_rng(_SEED.value)
+    rows = [rng.choice(space.allowed(i), 2) for i in range(len(space))]
+    return np.asarray(rows, np.int32)
+
+
+def calibrated(plain, blueprint: Blueprint, configuration: np.ndarray, images: Sequence):
+    """The coupled network in evaluation at a configuration, steps and statistics from images."""
+    mesh = parallel.make_mesh(1)
+    pure, params, _ = blueprint.start(plain, images, preprocess(), mesh)
+    params = parallel.replicate(params, mesh)
+    evaluator = Evaluator(pure, mesh, preprocess())
+    statistics = evaluator.recalibrate(params, configuration, images)
+    return fixed_network(pure, params, statistics, configuration)
+
+
+def unquantized(plain) -> IntegerModel:
+    """The float32 network, BatchNorm folded as in the others."""
+    wide = QuantSettings(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
+    network = Blueprint.of(plain, image_shape(), wide).convert(plain)
+    network.eval()
+    return fold(network, image_shape()).stored()
+
+
+def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: list) -> list[dict]:
+    """A row for each file, with its agreement; prints how many codes differ."""
+    reference, exact = Reference(quantized), Reference(quantized, np.float64)
+    stored = reading.read(paths["integer"]).model()
+    for name, made, against in (
+        ("float32", stored, reference),
+        ("float64", model, exact),
+    ):
+        counts = compare_codes(made, against, images[:1]).values()
+        different, total = sum(c.different for c in counts), sum(c.total for c in counts)
+        print(f"codes that differ in {name}: {different} of {total}")
+    found = compare_predictions(reference, exact, files.open_all(paths), images)
+    return [{"file": name, **agreement.as_dict()} for name, agreement in found.formats.items()]
+
+
+def timed(paths: dict[str, Path]) -> list[dict]:
+    """Medians of onnxruntime's milliseconds for one image, and their ratios to the first's."""
+    sessions = {name: session(path, folded=False) for name, path in paths.items()}
+    sessions |= {f"{n}, folded": session(p, folded=True) for n, p in list(paths.items())[1:]}
+    height, width, channels = image_shape()
+    image = np.random.default_rng(0).normal(size=(1, channels, height, width))
+    image = image.astype(np.float32)
+    spent: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(_ROUNDS.value):
+        for name, opened in sessions.items():
+            start = time.perf_counter()
+            opened.run(None, {"image": image})
+            spent[name].append(time.perf_counter() - start)
+    medians = {name: 1000 * float(np.median(values)) for name, values in spent.items()}
+    return [
+        {"file": name, "ms": value, "ratio": value / medians["float32"]}
+        for name, value in medians.items()
+    ]
+
+
+def session(path: Path, *, folded: bool) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on all processor cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    if folded:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def network():
+    """The plain network, freshly initialised."""
+    count = len(index_folder(Path(_FOLDER.value)).classes) if _FOLDER.value else CLASSES
+    return models.create(_NETWORK.value, num_classes=count, channels=3, seed=0)
+
+
+def preprocess():
+    """Images to the network's input."""
+    return jax.jit(normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def image_shape() -> tuple[int, int, int]:
+    """Height, width, channels."""
+    return _SIZE.value, _SIZE.value, 3
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,82 @@
+"""The files of one exported configuration: how each format is written, and run to be verified."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import onnxruntime
+
+from rfquant_jax.config import EXPORT_FORMATS
+from rfquant_jax.export import format as integer_format
+from rfquant_jax.export import onnx_model, reading, runtime, stablehlo
+from rfquant_jax.export.model import IntegerModel
+from rfquant_jax.export.verify import Predict
+
+INTEGER, ONNX, ONNX_SMALL, STABLEHLO, BUNDLE = EXPORT_FORMATS
+SUFFIXES = {
+    INTEGER: ".safetensors",
+    ONNX: ".onnx",
+    ONNX_SMALL: ".small.onnx",
+    STABLEHLO: ".stablehlo",
+}
+BUNDLE_FILE = "bundle.safetensors"
+
+
+def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) -> dict[str, Path]:
+    """Writes one configuration in every asked format but the bundle, the integer one always.
+
+    Returns:
+      the files by format.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writers: Mapping[str, Callable[[Path], None]] = {
+        INTEGER: lambda path: integer_format.write(path, {name: model}),
+        ONNX: lambda path: onnx_model.write(path, model, small=False),
+        ONNX_SMALL: lambda path: onnx_model.write(path, model, small=True),
+        STABLEHLO: lambda path: stablehlo.write(path, model, platforms),
+    }
+    asked = [kind for kind in writers if kind in formats or kind == INTEGER]
+    paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}
+    for kind, path in paths.items():
+        writers[kind](path)
+    return paths
+
+
+def open_all(paths: Mapping[str, Path]) -> dict[str, Predict]:
+    """What runs each file, read back from disk."""
+    openers = {INTEGER: _integer, ONNX: onnx, ONNX_SMALL: onnx, STABLEHLO: _stablehlo}
+    return {kind: openers[kind](path) for kind, path in paths.items()}
+
+
+def _integer(path: Path) -> Predict:
+    model = reading.read(path).model()
+    return lambda images: runtime.run(model, images)
+
+
+def onnx(path: Path) -> Predict:
+    """Runs an ONNX file with onnxruntime, on processors."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+        return session.run(None, {name: channels_first})[0]
+
+    return predict
+
+
+def _stablehlo(path: Path) -> Predict:
+    call = jax.jit(stablehlo.read(path).call)
+    processor = jax.devices("cpu")[0]
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with jax.default_device(processor):
+            return np.asarray(call(images))
+
+    return predict

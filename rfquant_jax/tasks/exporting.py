@@ -1,0 +1,185 @@
+"""The task `export`: integer models of configurations, verified against the evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rfquant_jax.bits import Space
+from rfquant_jax.checkpoint import TRAIN, stage_folder
+from rfquant_jax.data.sources import Part
+from rfquant_jax.errors import UserError, listed
+from rfquant_jax.export import files, format, reading
+from rfquant_jax.export.fold import fold
+from rfquant_jax.export.model import IntegerModel
+from rfquant_jax.export.reference import Reference, fixed_network
+from rfquant_jax.export.verify import CodeCount, compare_codes, compare_predictions
+from rfquant_jax.run import Run
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.export_report import export_table, refuse_disagreement
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.workdir import EXPORT_FILE, EXPORT_FOLDER, SEARCH_FOLDER, read_json, write_json
+
+
+def export(run: Run) -> dict:
+    """Writes and verifies integer models of the config's configuration, or of all winners.
+
+    Returns:
+      what `export.json` holds.
+
+    Raises:
+      UserError: there is nothing to export, the network cannot be exported, or the integer runtime
+        and the evaluation disagree beyond `config.export.max_unequal` or `max_differing_codes`.
+      Interrupted: a signal came.
+    """
+    run.claim()
+    wanted = configurations(run)
+    trained = networks.coupled(run)
+    measure = Measure(run, trained.pure)
+    results, models = {}, {}
+    for name, configuration in wanted.items():
+        run.stop.check()
+        statistics = measure.recalibrated(trained.params, configuration)
+        network = fixed_network(trained.pure, trained.params, statistics, configuration)
+        models[name] = fold(network, run.image_shape, _about(run, trained.origin, configuration))
+        results[name] = _export_one(run, name, network, models[name], configuration)
+    content = {
+        "checkpoint": trained.origin,
+        "float32_bytes": float32_bytes(run.abstract_network),
+        "configurations": results,
+    }
+    if files.BUNDLE in run.config.export.formats:
+        content["bundle"] = _bundle(run, models)
+    write_json(run.workdir / EXPORT_FILE, content)
+    run.log.info("\n" + export_table(content))
+    refuse_disagreement(run.config.export, results)
+    return content
+
+
+def configurations(run: Run) -> dict[str, np.ndarray]:
+    """The configurations to export by the names of their files, int32[L, 2] each.
+
+    Raises:
+      UserError: none is named, and there are no winners of a search of this network.
+    """
+    if run.configuration is not None:
+        text = run.config.configuration.removesuffix(".json")
+        return {re.sub(r"[^\w.-]+", "_", Path(text).name).strip("_."): run.configuration}
+    places = dict.fromkeys([run.workdir, networks.source_of(run, TRAIN)])
+    for workdir in places:
+        if found := dict(_winners(run.blueprint.space, workdir / SEARCH_FOLDER)):
+            own = _checkpoint_seen_from(run, workdir)
+            if stale := [n for n, (checkpoint, _) in found.items() if checkpoint != own]:
+                raise UserError(
+                    f"{workdir / SEARCH_FOLDER}: {listed(stale)} were found for another state of "
+                    f"the network than {own}; search again, or name one with config.configuration"
+                )
+            return {name: configuration for name, (_, configuration) in found.items()}
+    folders = " nor ".join(str(workdir / SEARCH_FOLDER) for workdir in places)
+    raise UserError(
+        f"nothing to export: config.configuration names no configuration, and {folders} holds no "
+        "result of the task search"
+    )
+
+
+def _checkpoint_seen_from(run: Run, workdir: Path) -> str:
+    """What a search in `workdir` calls the checkpoint of the run's network."""
+    origin = networks.origin(run, TRAIN)
+    if workdir == run.workdir:
+        return origin
+    return str(stage_folder(Path(), TRAIN) / Path(origin).name)
+
+
+def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.ndarray]]]:
+    """Name, checkpoint and configuration of each result of a search."""
+    for path in sorted(folder.glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and "budget" in content and "layers" in content:
+            configuration = space.from_json(content, source=str(path))
+            yield path.stem, (content.get("checkpoint"), configuration)
+
+
+def _about(run: Run, origin: str, configuration: np.ndarray) -> dict:
+    """What a model's file tells about it."""
+    data = run.config.data
+    return {
+        "network": run.config.model.name,
+        "checkpoint": origin,
+        "input": "float32, (pixel / 255 - mean) / std for each channel",
+        "mean": [float(v) for v in data.mean],
+        "std": [float(v) for v in data.std],
+        "classes": list(run.data.class_names),
+    } | run.costs_of(configuration)
+
+
+def _export_one(
+    run: Run, name: str, network: nnx.Module, model: IntegerModel, configuration: np.ndarray
+) -> dict:
+    """Writes all files of a configuration and holds them against the evaluation."""
+    wanted = run.config.export
+    folder = run.workdir / EXPORT_FOLDER
+    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms)
+    reference, exact = Reference(network), Reference(network, np.float64)
+    stored = reading.read(paths[files.INTEGER]).model()
+    codes = {
+        "float32": _count(run, stored, reference),
+        "float64": _count(run, model, exact),
+    }
+    batches = _normalized(run, wanted.images)
+    found = compare_predictions(reference, exact, files.open_all(paths), batches)
+    return {
+        "layers": run.blueprint.space.to_json(configuration),
+        **run.costs_of(configuration),
+        "kernel_bytes": model.kernel_bytes,
+        "evaluation": found.evaluation.as_dict(),
+        "formats": {
+            kind: _file(run, paths[kind]) | agreement.as_dict()
+            for kind, agreement in found.formats.items()
+        },
+        "differing_codes": {
+            kind: {layer: vars(count) for layer, count in counts.items()}
+            for kind, counts in codes.items()
+        },
+    }
+
+
+def _count(run: Run, model: IntegerModel, reference: Reference) -> dict[str, CodeCount]:
+    return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
+
+
+def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
+    """At most so many held-out images, normalised, with their labels; see `Pipeline.exact`."""
+    whole = run.data.held_out
+    part = Part(whole, np.arange(min(limit, len(whole))))
+    # Of one size whatever the limit, so that nothing is compiled again.
+    size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole))
+    preprocess = jax.jit(run.preprocess)
+    for batch in run.pipeline.exact(part, size):
+        run.stop.check()
+        yield {"image": np.asarray(preprocess(batch["image"])), "label": batch["label"]}
+
+
+def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
+    """Writes all configurations into one file and makes sure that it holds what their own do."""
+    path = run.workdir / EXPORT_FOLDER / files.BUNDLE_FILE
+    format.write(path, models)
+    bundle = reading.read(path)
+    for name, model in models.items():
+        if not bundle.model(name).equals(model.stored()):
+            raise UserError(f"{path}: configuration {name} came back differently; this is a bug")
+    return _file(run, path)
+
+
+def _file(run: Run, path: Path) -> dict:
+    return {"file": str(path.relative_to(run.workdir)), "bytes": path.stat().st_size}
+
+
+def float32_bytes(network: nnx.Module) -> int:
+    """Bytes of a plain network's parameters and statistics in float32."""
+    state = nnx.state(network, (nnx.Param, nnx.BatchStat))
+    return sum(4 * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))

@@ -1,0 +1,225 @@
+"""Files of integer models: whole, damaged, foreign."""
+
+import json
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.export import format, reading, runtime
+from rfquant_jax.export.fold import fold
+from rfquant_jax.export.packing import packed_size
+from tests.conftest import IMAGE_SHAPE, images
+from tests.export.conftest import at
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def models(scrambled, space):
+    """Two configurations that share some kernels: both have the second layer at 4 bits."""
+    rows = {
+        "low": [[2, 3], [4, 2], [3, 4], [3, 3]],
+        "high": [[6, 6], [4, 5], [5, 4], [6, 5]],
+    }
+    return {n: fold(at(scrambled, np.asarray(r)), IMAGE_SHAPE, {"n": n}) for n, r in rows.items()}
+
+
+@pytest.fixture
+def path(models, tmp_path):
+    path = tmp_path / "model.safetensors"
+    format.write(path, {"low": models["low"]})
+    return path
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        reading.read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_a_bundle_holds_every_configuration_and_each_kernel_once(models, tmp_path, rng):
+    path = tmp_path / "bundle.safetensors"
+    format.write(path, models)
+    bundle = reading.read(path)
+    x = images(rng, 3)
+    for name, model in models.items():
+        assert bundle.model(name).equals(model.stored())
+        assert bundle.model(name).about == {"n": name}
+        found = runtime.run(bundle.model(name), x)
+        np.testing.assert_array_equal(found, runtime.run(model.stored(), x))
+    sizes = {k: v.nbytes for k, v in load_file(path).items() if k.startswith("kernel/")}
+    # By hand: stem 72, conv 216, projection 24, expand 48, depthwise 72, fc 40 weights.
+    assert sizes == {
+        "kernel/stem/8": 72,
+        "kernel/conv/2": 54,
+        "kernel/conv/6": 162,
+        "kernel/projection.0/4": 12,
+        "kernel/expand/3": 18,
+        "kernel/expand/5": 30,
+        "kernel/depthwise/3": 27,
+        "kernel/depthwise/6": 54,
+        "kernel/fc/8": 40,
+    }
+    for asked, said in ((None, "must be told which"), ("w4a4", "has no configuration 'w4a4'")):
+        with pytest.raises(UserError, match=f"{said}; there are low, high"):
+            bundle.model(asked)
+
+
+def test_one_configuration_needs_no_name_and_its_kernels_no_more_bytes(models, path):
+    model = reading.read(path).model()
+    assert model.equals(models["low"].stored())
+    tensors = load_file(path)
+    kernels = {name: t for name, t in tensors.items() if name.startswith("kernel/")}
+    assert sum(t.nbytes for t in kernels.values()) == models["low"].kernel_bytes
+    for name, tensor in kernels.items():
+        layer = models["low"].layers[name.split("/")[1]]
+        assert tensor.nbytes == packed_size(layer.kernel.size, layer.weight_bits)
+
+
+def test_configurations_of_different_networks_do_not_share_a_file(models, tmp_path):
+    low, high = models.values()
+    nodes = (*low.graph.nodes, replace(low.graph.nodes[-3], output="more"))
+    other = replace(low, graph=replace(low.graph, nodes=nodes))
+    kernel = high.layers["projection.0"].kernel.copy()
+    kernel[0, 0, 0, 0] ^= 1
+    layers = high.layers | {"projection.0": replace(high.layers["projection.0"], kernel=kernel)}
+    for stranger in (other, replace(high, layers=layers)):
+        with pytest.raises(UserError, match="of another network"):
+            format.write(tmp_path / "b.safetensors", {"low": low, "stranger": stranger})
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_every_single_changed_byte_is_noticed(path):
+    """In the data always; in the header, unless it is nothing but a space."""
+    whole = path.read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    places = [*range(0, data, 97), *range(data, len(whole), 11), len(whole) - 1]
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 0x04
+        if bytes(whole[place : place + 1]) == b" ":
+            continue
+        path.write_bytes(changed)
+        refused(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
+def test_truncated_files_are_refused(path, kept):
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "is damaged or no safetensors file" in refused(path)
+
+
+class Bomb:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("it was executed",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 not a model",
+        pickle.dumps(Bomb()),
+        (2**62).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (70000).to_bytes(8, "little") + b"[" * 70000,
+    ],
+    ids=["zip", "pickle", "huge header", "list", "deep"],
+)
+def test_foreign_files_are_refused(path, content):
+    path.write_bytes(content)
+    assert "is damaged or no safetensors file" in refused(path)
+
+
+def test_files_that_are_not_there_or_of_others(path, tmp_path):
+    assert "cannot be read" in refused(tmp_path / "missing.safetensors")
+    assert "cannot be read" in refused(tmp_path)
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+    assert "is no integer model of this project" in refused(path)
+
+
+def rewrite(path, change):
+    """Changes what a file says and gives it a new checksum: damage that no checksum notices."""
+    tensors = load_file(path)
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    metadata = header["__metadata__"]
+    content = json.loads(metadata["description"])
+    change(content, tensors, metadata)
+    if metadata["description"] is not None:
+        metadata["description"] = json.dumps(content)
+    else:
+        metadata["description"] = "{" * 100000
+    metadata["sha256"] = format.digest(metadata["description"], tensors)
+    save_file(tensors, path, metadata)
+
+
+def layers_of(content):
+    return content["configurations"]["low"]["layers"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c, t, m: m.update(version="2"), "has version '2' of the format"),
+        (lambda c, t, m: m.update(description=None), "its description is not JSON"),
+        (lambda c, t, m: c.pop("graph"), "there is no graph with nodes"),
+        (lambda c, t, m: c.update(configurations={}), "names no configuration"),
+        (lambda c, t, m: c.update(configurations=3), "names no configuration"),
+        (lambda c, t, m: c["configurations"].update(low=3), "does not have the graph's layers"),
+        (lambda c, t, m: layers_of(c).pop("conv"), "does not have the graph's layers"),
+        (lambda c, t, m: layers_of(c).update(conv=[]), "must have weight_bits, input_bits"),
+        (lambda c, t, m: layers_of(c)["conv"].update(weight_bits=7), "lacks the tensor"),
+        (lambda c, t, m: layers_of(c)["conv"].update(weight_bits=9), "no bit-width can be 9"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_bits="4"), "no bit-width can be '4'"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=-1.0), "is not positive"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=1e999), "is not positive"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=10**400), "is not described"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_signed=1), "is not described"),
+        (lambda c, t, m: t.update(more=np.zeros(1, np.float32)), "that nothing uses: more"),
+        (lambda c, t, m: t.update(more=np.zeros(1, np.int64)), "neither U8 nor F32"),
+        (
+            lambda c, t, m: t.update({"kernel/conv/2": t["kernel/conv/2"][:-1]}),
+            "'kernel/conv/2' is uint8[53], not uint8[54]",
+        ),
+        (
+            lambda c, t, m: t.update({"low/conv/bias": t["low/conv/bias"].view(np.uint8)}),
+            "'low/conv/bias' is uint8[24], not float32[6]",
+        ),
+        (
+            lambda c, t, m: t["low/conv/scale"].__setitem__(0, np.nan),
+            "layer conv: its scale or bias is not finite",
+        ),
+        (
+            lambda c, t, m: c["graph"]["nodes"][2].update(kernel=[6, 3, 3, 5]),
+            "does not take 4 channels",
+        ),
+    ],
+)
+def test_whatever_the_checksum_says_nothing_is_believed(path, change, said):
+    rewrite(path, change)
+    assert said in refused(path)
+
+
+def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
+    text = (ROOT / "docs" / "integer_format.md").read_text()
+    program = re.search(r"<!-- python integer -->\s+```python\n(.*?)```", text, re.DOTALL)[1]
+    imports = set(re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE))
+    assert imports == {"json", "numpy"}
+    names = {}
+    exec(program, names)
+    path = tmp_path / "bundle.safetensors"
+    format.write(path, models)
+    x = images(rng, 3)
+    for name, model in models.items():
+        expected = runtime.run(model.stored(), x)
+        np.testing.assert_allclose(names["run"](path, name, x), expected, rtol=1e-5, atol=1e-5)
