@@ -114,12 +114,12 @@ def get_config() -> ConfigDict:
     config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
     config.search.algorithm = "greedy"  # greedy, paper (as published), integer, evolution, random
     config.search.batch_size = 256  # held-out images per iteration
-    config.search.starts = 16  # layers that an evaluation may start at, at most; 1: whole passes
+    config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below
     config.search.max_bits = 8  # no layer goes above
-    config.search.use_frozen = True  # also bit-widths that the scheduler had frozen in the end
+    config.search.use_frozen = True  # also bit-widths frozen at the checkpoint that is searched
     config.search.pins = ()  # (layer pattern, (weight bits, activation bits)) pairs left alone
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there
     config.search.latency_table = ""  # JSON or CSV of layer, w_bits, a_bits, milliseconds

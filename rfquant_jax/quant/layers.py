@@ -146,9 +146,10 @@ class QuantConv(QuantizedLayer):
         sums = self._convolve(codes, self.weight_quantizer.codes(kernel, weight_bits))
         scale = self.input_quantizer.step_size(input_bits)
         scale = scale * self.weight_quantizer.step_size(weight_bits)
-        # No code tells that a number was none. What is not a number in a trained network fills
-        # kernels, or whole channels: BatchNorm spreads it.
-        failed = jnp.any(jnp.isnan(kernel)) | jnp.any(jnp.isnan(x[:1, :1, :1]))
+        # No code tells that a number was none. In a network that fails, NaN fills whole kernels,
+        # channels or images: looking at one place of each image finds it, and costs nothing.
+        failed = jnp.any(jnp.isnan(x[:, :1, :1]), axis=-1, keepdims=True)
+        failed |= jnp.any(jnp.isnan(kernel))
         return sums.astype(x.dtype) * jnp.where(failed, jnp.nan, scale)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +63,7 @@ class CandidateEvaluator:
         specs = (REPLICATED, REPLICATED, *(SHARDED,) * 4)
         self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
         self._network_traces = 0
+        self._program: CutProgram | None = None
 
     @property
     def traces(self) -> dict[str, int]:
@@ -79,7 +79,10 @@ class CandidateEvaluator:
         }
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
-        """The metric of each configuration int32[N, L, 2], float32[N]."""
+        """The metric of each configuration int32[N, L, 2], float32[N].
+
+        NaN where the network does not compute a number for some image.
+        """
         return self._all(configurations, iteration, self._column)
 
     def by(self, metric: str) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -87,25 +90,22 @@ class CandidateEvaluator:
         column = METRICS.index(metric)
         return lambda configurations, iteration: self._all(configurations, iteration, column)
 
-    @cached_property
-    def _program(self) -> CutProgram:
-        shared = (self._params, *self._shapes)
-        return CutProgram(self._metrics, shared, len(self._largest), self._starts)
-
-    @cached_property
-    def _shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
-        """Of a batch, and of its logits."""
-        batch = jax.eval_shape(lambda: self._batches[0])
-        return batch, jax.eval_shape(self._logits, self._params, batch["image"], self._largest)
-
-    @cached_property
-    def _no_reference(self) -> jax.Array:
-        _, shape = self._shapes
-        return parallel.per_device(np.zeros(shape.shape, shape.dtype), self._mesh)
+    def _prepare(self, batch: Arrays) -> None:
+        """Traces the network for batches like this one."""
+        # Shapes alone: what is traced here runs per device, wherever these arrays lie.
+        params, batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self._params, batch)
+        )
+        logits = jax.eval_shape(self._logits, params, batch["image"], self._largest)
+        shared, layers = (params, batch, logits), len(self._largest)
+        self._program = CutProgram(self._metrics, shared, layers, self._starts)
+        self._no_reference = parallel.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
 
     def _all(self, configurations: np.ndarray, iteration: int, column: int) -> np.ndarray:
         configurations = np.asarray(configurations, np.int32)
         batch = parallel.replicate(self._batches[iteration], self._mesh)
+        if self._program is None:
+            self._prepare(batch)
         reference = self._no_reference
         if METRICS[column] == "divergence":
             reference = self._refer(self._params, batch["image"], self._largest)
@@ -144,11 +144,12 @@ class CandidateEvaluator:
         self._network_traces += 1
         params, batch, reference = shared
         logits, labels = self._logits(params, batch["image"], rows), batch["label"]
-        # A network that fails to compute is wrong: argmax alone would call class 0.
-        right = (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
+        # argmax alone would take what is not a number for class 0.
+        error = jnp.where(
+            jnp.all(jnp.isfinite(logits)), jnp.mean(jnp.argmax(logits, -1) != labels), jnp.nan
+        )
         entropy = losses.cross_entropy(logits, labels)
-        divergence = losses.distillation(reference, logits)
-        return jnp.stack([1 - jnp.mean(right), entropy, divergence])
+        return jnp.stack([error, entropy, losses.distillation(reference, logits)])
 
     def _logits(self, params, images, rows) -> jax.Array:
         network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))

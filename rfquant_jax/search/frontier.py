@@ -46,16 +46,17 @@ def rank_correlations(
     The partial correlation (of the ranks, given the costs') says what the guess knows beyond that.
 
     Returns:
-      both in [-1, 1]; None where it is not defined, for one value alone or ranks that costs decide.
+      both in [-1, 1]; None where it says nothing: for one value alone, ranks that costs decide, or
+      fewer than three points, four for the partial one.
     """
 
     def correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
         varied = len(set(one)) > 1 and len(set(other)) > 1
-        return float(stats.spearmanr(one, other)[0]) if varied else None
+        return float(stats.spearmanr(one, other)[0]) if varied and len(one) > 2 else None
 
     together = correlation(guesses, truths)
     guess_cost, truth_cost = correlation(guesses, costs), correlation(truths, costs)
-    if None in (together, guess_cost, truth_cost):
+    if None in (together, guess_cost, truth_cost) or len(costs) < 4:
         return together, None
     left = (1 - guess_cost**2) * (1 - truth_cost**2)
     if left < 1e-9:

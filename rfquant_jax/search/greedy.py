@@ -110,18 +110,21 @@ class GreedySearch:
         return [self._descend(index, budget) for index, budget in enumerate(self._budgets)]
 
     def _descend(self, index: int, budget: Budget) -> np.ndarray:
-        joint = self._settings.joint and budget.moves_activations
-        while joint and not budget.fits(self.configuration) and self._move(index, budget, None):
-            pass
-        level = nearest_level(budget, self._knobs)
-        while not self._weights_done(budget, level) and self._move(index, budget, WEIGHTS):
-            pass
-        while not budget.fits(self.configuration) and self._move(index, budget, ACTIVATIONS):
-            pass
+        if self._settings.joint and budget.moves_activations:
+            self._until_it_fits(index, budget, None)
+        else:
+            level = nearest_level(budget, self._knobs)
+            while not self._weights_done(budget, level) and self._move(index, budget, WEIGHTS):
+                pass
+            self._until_it_fits(index, budget, ACTIVATIONS)
         if not budget.fits(self.configuration):
             # Only where fewer bits can cost more, as in a measured latency.
             self.configuration = cheapest(self._knobs, budget)
         return self.configuration.copy()
+
+    def _until_it_fits(self, index: int, budget: Budget, column: int | None) -> None:
+        while not budget.fits(self.configuration) and self._move(index, budget, column):
+            pass
 
     def _weights_done(self, budget: Budget, level: int) -> bool:
         if not budget.moves_activations:
@@ -163,7 +166,7 @@ class GreedySearch:
         self._iteration += 1
 
     def _candidates(self, column: int | None) -> list[tuple[Knob, int]]:
-        """Moves to compare; earlier layers first, down before up."""
+        """Moves to compare; weights before activations, earlier layers first, down before up."""
         limit = self._settings.max_iterations
         if limit and self._iteration >= limit:
             self._down_only = True

@@ -101,7 +101,7 @@ class Knobs:
     def neighbours(
         self, configuration: np.ndarray, column: int | None = None
     ) -> Iterator[tuple[Knob, int]]:
-        """Knobs with the next bit-width below and the next above; earlier layers first.
+        """Knobs with the next bit-width below and the next above, in the order of the knobs.
 
         Args:
           column: whose knobs; all of them, those of weights first, where it is not given.

@@ -54,8 +54,7 @@ class CutProgram:
         self._program: ClosedJaxpr = jax.make_jaxpr(function)(shared, rows)
         inputs = self._program.jaxpr.invars
         self._rows = inputs[len(inputs) - layers :]
-        # The last one has nothing left to compute: a candidate that equals the base.
-        self._starts = (*starts, layers)
+        self._starts = tuple(starts)
         self._suffixes = [self._after(start) for start in self._starts]
         needed = frozenset().union(*(suffix.needs for suffix in self._suffixes))
         self._kept = [var for var in self._defined() if var in needed]

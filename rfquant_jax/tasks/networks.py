@@ -29,7 +29,7 @@ class Trained:
     Attributes:
       origin: the checkpoint it comes from, see `origin`.
       masks: bool[2, L, |B|], the bit-widths of weights and of activations that the scheduler let
-        be sampled at the end; of a coupled network.
+        be sampled when the checkpoint was written; of a coupled network.
     """
 
     pure: PureNetwork

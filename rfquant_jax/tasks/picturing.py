@@ -10,18 +10,23 @@ from rfquant_jax.search.greedy import Evaluate
 from rfquant_jax.search.sensitivity import measure
 from rfquant_jax.tasks.measure import full_precision
 from rfquant_jax.tasks.proposing import interruptible
-from rfquant_jax.workdir import SENSITIVITY_FILE, write_json
+from rfquant_jax.workdir import SENSITIVITY_FILE, read_json, write_json
 
 
 def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
     """Measures every layer's bit-widths one at a time, and writes and draws them.
 
-    Every other layer runs at the bits that the search starts from.
+    Every other layer runs at the bits that the search starts from. What an earlier start of the
+    same search measured stays.
 
     Args:
       evaluate: cross-entropies of configurations.
     """
     space, start = run.blueprint.space, run.config.search.start_bits
+    path = run.workdir / SENSITIVITY_FILE
+    known = read_json(path) if path.exists() else None
+    if isinstance(known, dict) and known.get("checkpoint") == checkpoint:
+        return
     measured = measure(
         interruptible(run, evaluate),
         run.knobs,
@@ -34,9 +39,9 @@ def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
             growth[COLUMN_NAMES[knob.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(measured.base)}
     content |= {"cross_entropy": measured.error, "growth": growth}
-    write_json(run.workdir / SENSITIVITY_FILE, content)
-    path = (run.workdir / SENSITIVITY_FILE).with_suffix(".png")
-    plots.sensitivity(path, growth, space.names, f"{start} bits")
+    plots.sensitivity(path.with_suffix(".png"), growth, space.names, f"{start} bits")
+    # Last, because it says that both are there.
+    write_json(path, content)
 
 
 def draw(run: Run, results: list[dict], points: list[dict], images: Source) -> None:

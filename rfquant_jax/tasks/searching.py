@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -43,9 +44,10 @@ def search(run: Run) -> list[dict]:
 
 
 def results(run: Run, checkpoint: str) -> list[dict] | None:
-    """What was found for every budget, the loosest first; None unless all is of this network.
+    """What was found for every budget, the loosest first; None unless all of it still holds.
 
-    A network that was trained on after the search makes its results worthless.
+    A network that was trained on after the search makes its results worthless, and so do other
+    latencies that take a configuration out of its budget.
 
     Args:
       checkpoint: where the network is from, see `networks.origin`.
@@ -57,14 +59,19 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
     if not all(file.exists() for file in files):
         return None
     found = [read_json(file) for file in files]
-    valid = all(isinstance(r, dict) and r.get("checkpoint") == checkpoint for r in found)
-    return found if valid else None
+    if not all(isinstance(r, dict) and r.get("checkpoint") == checkpoint for r in found):
+        return None
+    pairs = zip(run.budgets, files, found, strict=True)
+    space = run.blueprint.space
+    fit = all(b.fits(space.from_json(r, source=str(file))) for b, file, r in pairs)
+    return found if fit else None
 
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
     if not run.config.search.use_frozen:
         run.knobs = without_frozen(run.knobs, trained.masks)
+        run.log.info("search: without the bit-widths that are frozen (search.use_frozen)")
         check_reachable(run.knobs, run.budgets)
     for budget in run.budgets:
         ends = reachable(run.knobs, budget)
@@ -180,5 +187,6 @@ def write_frontier(run: Run, confirmed: Confirmation, visits: list[Visit]) -> li
 
 def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:
     """Sorts accuracies, the best first: by cross-entropy for that metric, else by the error."""
-    errors = accuracy.images - accuracy.top1
-    return (accuracy.loss, errors) if metric == "cross_entropy" else (errors, accuracy.loss)
+    errors = float(accuracy.images - accuracy.top1)
+    loss = accuracy.loss if math.isfinite(accuracy.loss) else math.inf
+    return (loss, errors) if metric == "cross_entropy" else (errors, loss)

@@ -238,8 +238,10 @@ def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch
 def test_codes_do_not_hide_what_is_not_a_number():
     layer = make_conv(False)
     evaluate_on_codes(layer)
-    x = jnp.ones((1, 6, 5, 4))
+    x = jnp.ones((3, 6, 5, 4))
     assert np.isfinite(layer(x)).all()
-    assert np.isnan(layer(x.at[:, :, :, 2].set(jnp.nan))).all()
+    one_image = layer(x.at[1, :, :, 2].set(jnp.nan))
+    assert np.isnan(one_image[1]).all()
+    assert np.isfinite(one_image[::2]).all()
     layer.kernel.set_value(layer.kernel[...].at[1, 1, 0, 3].set(jnp.nan))
     assert np.isnan(layer(x)).all()

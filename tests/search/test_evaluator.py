@@ -91,10 +91,11 @@ def neighbours_of(space):
 @pytest.mark.parametrize("like", [random_configurations, lambda space, _: neighbours_of(space)])
 def test_the_number_of_devices_changes_nothing(pure, params, batches, space, like):
     configurations = like(space, 7)
-    one, four = (
-        evaluator(pure, params, batches, n, "cross_entropy")(configurations, 0) for n in (1, 4)
-    )
-    np.testing.assert_array_equal(one, four)
+    one, four = (evaluator(pure, params, batches, n) for n in (1, 4))
+    for metric in METRICS:
+        np.testing.assert_array_equal(
+            one.by(metric)(configurations, 0), four.by(metric)(configurations, 0)
+        )
 
 
 def test_starting_where_candidates_differ_changes_nothing(pure, params, batches, space):
@@ -113,11 +114,11 @@ def test_the_base_is_what_most_agree_on():
 
 
 @pytest.mark.parametrize("broken", ["conv.kernel", "depthwise_bn.scale", "expand_bn.bias"])
-def test_a_network_that_does_not_compute_is_wrong(pure, params, batches, space, broken):
+def test_what_a_network_fails_to_compute_is_not_a_number(pure, params, batches, space, broken):
     bad = params | {broken: jnp.full_like(params[broken], jnp.nan)}
-    configurations = neighbours_of(space)[:3]
-    assert (evaluator(pure, bad, batches, 1)(configurations, 0) == 1).all()
-    assert np.isnan(evaluator(pure, bad, batches, 1, "cross_entropy")(configurations, 0)).all()
+    evaluate = evaluator(pure, bad, batches, 1)
+    for metric in METRICS:
+        assert np.isnan(evaluate.by(metric)(neighbours_of(space)[:3], 0)).all(), metric
 
 
 def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
@@ -136,11 +137,24 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
         assert budget.fits(configuration)
 
 
-def test_batches_are_those_asked_for_in_any_order(pure, params, batches, space):
-    asked = [0, 1, 1, 5, 2, 3]
+def test_batches_are_those_asked_for_and_prepared_once(pure, params, batches, space):
+    asked, prepared = [0, 1, 1, 5, 2, 3], []
+
+    class Counted:
+        def __getitem__(self, number):
+            prepared.append(number)
+            return batches[number]
+
     configurations = neighbours_of(space)[:1]
-    fresh = [evaluator(pure, params, batches, 1, "cross_entropy") for _ in range(2)]
-    alone = [fresh[0](configurations, number)[0] for number in sorted(asked)]
-    mixed = {number: fresh[1](configurations, number)[0] for number in asked}
-    assert alone == [mixed[number] for number in sorted(asked)]
-    assert len(set(alone)) == 5
+    evaluate = evaluator(pure, params, Counted(), 1, "cross_entropy")
+    found = [evaluate(configurations, number)[0] for number in asked]
+    alone = {
+        number: evaluator(pure, params, batches, 1, "cross_entropy")(configurations, number)[0]
+        for number in (0, 5)
+    }
+    assert found[0] == alone[0]
+    assert found[3] == alone[5]
+    assert found[1] == found[2]
+    assert len(set(found)) == 5
+    # Behind each but the last the next one was prepared, in vain where it was not asked for.
+    assert prepared[:10] == [0, 1, 2, 1, 2, 5, 6, 2, 3, 4]

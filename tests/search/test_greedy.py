@@ -80,6 +80,22 @@ def test_jointly_the_harmless_moves_come_first_whichever_they_are():
     assert moves[0].candidates == 8
 
 
+def test_jointly_no_move_is_made_that_the_budget_does_not_need():
+    """Near the start the phases would go on to 95 % of its cost; jointly nothing asks for that."""
+    costs = make_costs([10**9] * 4)
+    moves = []
+    budgets = [bitops(costs, limit) for limit in (97.0, 90.0)]
+    GreedySearch(
+        knobs_of(4),
+        settings(joint=True),
+        budgets,
+        lambda configurations, iteration: np.zeros(len(configurations)),
+        on_move=into(moves),
+    ).run()
+    # From 100 by units of 5: one move for the first budget, one for the second.
+    assert [(move.budget, move.load) for move in moves] == [(0, 95 / 97), (1, 1.0)]
+
+
 def test_the_known_best_path_is_taken():
     """Two equal layers; layer 0 does not mind few bits, layer 1 does.
 

@@ -122,5 +122,7 @@ def test_rank_correlations_are_told_apart_from_costs():
     over_all, given_cost = rank_correlations(guesses, truths, costs)
     assert over_all == pytest.approx(0.6)
     assert given_cost == pytest.approx(-0.12 / 0.0684**0.5)
-    assert rank_correlations([1, 1], [1, 2], [3, 4]) == (None, None)
-    assert rank_correlations([1, 2, 3], [1, 3, 2], [1, 2, 3])[1] is None
+    assert rank_correlations([1, 1, 1], [1, 2, 3], [3, 4, 5]) == (None, None)
+    assert rank_correlations([1, 2], [1, 2], [4, 3]) == (None, None)
+    assert rank_correlations([1, 3, 2], [3, 1, 2], [1, 2, 3]) == (pytest.approx(-1), None)
+    assert rank_correlations([1, 2, 3, 4], [1, 3, 2, 4], [1, 2, 3, 4])[1] is None
