@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import app, flags
 
 from rfquant_jax.report import table
-from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, TRACE_FILE
+from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, SENSITIVITY_FILE, TRACE_FILE
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run", required=True)
 _KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         start = time.monotonic()
         first = started(command, root / "whole")
         begun = time.monotonic()
-        finish(first)
+        finish(first, root / "whole")
         lasts = time.monotonic() - begun
         print(f"undisturbed: {begun - start:.1f} s to the first evaluation, then {lasts:.1f} s")
         expected = results(root / "whole")
@@ -58,19 +58,17 @@ def one_kill(command: list[str], workdir: Path, moment: float) -> dict[str, obje
     process = started(command, workdir)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    if process.wait() != -signal.SIGKILL:
+        raise SystemExit(f"the search had ended {moment:.1f} s after its first evaluation; again")
     lines = trace(workdir)
-    finish(launched(command, workdir))
+    finish(launched(command, workdir), workdir)
     return {"evaluations recorded": lines, "in all": trace(workdir)}
 
 
 def launched(command: list[str], workdir: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    # Into a file: nobody reads a pipe while the program runs.
+    with workdir.with_suffix(".out").open("w") as output:
+        return subprocess.Popen([*command, f"--workdir={workdir}"], stdout=output, stderr=output)
 
 
 def started(command: list[str], workdir: Path) -> subprocess.Popen:
@@ -78,17 +76,16 @@ def started(command: list[str], workdir: Path) -> subprocess.Popen:
     process = launched(command, workdir)
     while trace(workdir) == 0:
         if process.poll() is not None:
-            finish(process)
+            finish(process, workdir)
             raise SystemExit("the search ended without any evaluation")
         time.sleep(0.01)
     return process
 
 
-def finish(process: subprocess.Popen) -> None:
+def finish(process: subprocess.Popen, workdir: Path) -> None:
     """Waits for the end of a search, which must be a good one."""
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(output)
+    if process.wait():
+        raise SystemExit(workdir.with_suffix(".out").read_text())
 
 
 def trace(workdir: Path) -> int:
@@ -98,8 +95,9 @@ def trace(workdir: Path) -> int:
 
 
 def results(workdir: Path) -> dict[str, str]:
-    """All that a search leaves, by file."""
-    files = [*(workdir / SEARCH_FOLDER).iterdir(), workdir / FRONTIER_FILE]
+    """All that a search leaves but its pictures and logs, by file."""
+    others = (workdir / FRONTIER_FILE, workdir / SENSITIVITY_FILE)
+    files = [*(workdir / SEARCH_FOLDER).iterdir(), *others]
     return {file.name: file.read_text() for file in files}
 
 

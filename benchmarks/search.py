@@ -22,6 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.timing import machine, medians, timed
+from configs import default
 from rfquant_jax import models, parallel
 from rfquant_jax.bits import WEIGHTS, Space
 from rfquant_jax.data.loader import Pipeline
@@ -33,9 +34,10 @@ from rfquant_jax.report import table
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.greedy import Evaluate, GreedySearch, GreedySettings
+from rfquant_jax.search.greedy import Evaluate, GreedySearch
 from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.prefix import choose_starts
+from rfquant_jax.settings import greedy_settings
 from rfquant_jax.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
@@ -78,19 +80,19 @@ def main(_: list[str]) -> None:
         evaluate = evaluators.get(name)
         each = value / len(configurations) if evaluate else value
         row = {"what": name, "seconds": each, "ratio": each / seconds["plain forward"]}
-        traces = ", ".join(f"{k} {v}" for k, v in evaluate.traces.items()) if evaluate else None
-        rows.append(row | {"first_s": first[name], "traces": traces})
-    show(rows, len(configurations))
+        rows.append(row | {"first_s": first[name]})
     if _WHOLE.value:
-        evaluate = next(iter(evaluators.values()))
-        moves, spent, lasted = whole_search(blueprint, evaluate.by("divergence"))
-        passes = lasted / seconds["plain forward"]
-        print(f"a whole search: {moves} moves, {spent} evaluations, {lasted:.0f} s:")
-        print(f"the time of {passes:.0f} plain forward passes")
+        name, evaluate = next(iter(evaluators.items()))
+        found = whole_search(blueprint, evaluate.by("divergence"))
+        passes = found["seconds"] / seconds["plain forward"]
+        rows.append({"what": "a whole search", "ratio": passes} | found)
+    traces = {name: evaluate.traces for name, evaluate in evaluators.items()}
+    show(rows, traces, len(configurations))
 
 
-def whole_search(blueprint: Blueprint, evaluate: Evaluate) -> tuple[int, int, float]:
-    """Moves, evaluations and seconds of a search for one bit less."""
+def whole_search(blueprint: Blueprint, evaluate: Evaluate) -> dict:
+    """Moves, evaluations and seconds of the default search for one bit less."""
+    config = default.get_config()
     costs, knobs = CostModel.of(blueprint.layers), make_knobs(blueprint.space)
     less = _BITS.value - 1
     budget = parse_budget(f"1*w{less}a{less}", costs.kinds(), blueprint.space)
@@ -100,22 +102,28 @@ def whole_search(blueprint: Blueprint, evaluate: Evaluate) -> tuple[int, int, fl
         rounds.append(len(configurations))
         return evaluate(configurations, iteration)
 
-    limit = 20 * len(blueprint.space)
-    settings = GreedySettings(1.5, _BITS.value, "minmax", limit)
-    search = GreedySearch(knobs, settings, [budget], counted)
+    config.search.algorithm, config.search.start_bits = "greedy", _BITS.value
+    chosen = greedy_settings(config, len(blueprint.space))
+    search = GreedySearch(knobs, chosen, [budget], counted)
+    evaluate(one_iteration(blueprint.space), 0)  # compiles
     lasted = timed(search.run)
-    return len(rounds), sum(rounds), lasted
+    return {"moves": len(rounds), "evaluations": sum(rounds), "seconds": lasted}
 
 
-def show(rows: list[dict], candidates: int) -> None:
+def show(rows: list[dict], traces: dict[str, dict], candidates: int) -> None:
     """Prints the table, and keeps the numbers."""
     columns = {"what": "", "seconds": "seconds", "ratio": "over plain"}
-    columns |= {"first_s": f"first iteration of {candidates} (s)", "traces": "traces"}
+    columns |= {"first_s": f"first iteration of {candidates} (s)"}
+    if _WHOLE.value:
+        columns |= {"moves": "moves", "evaluations": "evaluations"}
     shown = [{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     print(table(shown, columns))
+    for name, counts in traces.items():
+        print(f"traces in all, {name}: {', '.join(f'{k} {v}' for k, v in counts.items())}")
     if _OUT.value:
         asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
-        write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": rows})
+        content = {"machine": machine(), "asked": asked, "rows": rows, "traces": traces}
+        write_json(Path(_OUT.value), content)
 
 
 def random_batches(shape: tuple[int, int, int]):

@@ -47,7 +47,7 @@ RULES: dict[str, dict] = {
     "cross-entropy, max": {"metric": "cross_entropy", "normalize": "max"},
     "cross-entropy, min-max": {"metric": "cross_entropy"},
     "divergence, min-max": {"metric": "divergence"},
-    "divergence, min-max, small batches": {"metric": "divergence", "batch_size": 32},
+    "divergence, min-max, 32 images": {"metric": "divergence", "batch_size": 32},
     "divergence, min-max, joint moves": {"metric": "divergence", "joint": True},
     "integer, cross-entropy": {"algorithm": "integer", "metric": "cross_entropy"},
     "integer, divergence": {"algorithm": "integer", "metric": "divergence"},

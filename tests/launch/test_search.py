@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.confirming import Confirmation
+from rfquant_jax.tasks.measure import Measure
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
 SMALL = [
@@ -117,6 +120,26 @@ def test_frozen_bit_widths_are_left_out_where_that_is_asked(launch, finished, tm
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "run" / "search").glob("*G.json")
     assert list(read(file)["layers"].values()) == np.where(frozen, 3, 2).T.tolist()
+
+
+def test_confirmed_accuracies_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatch):
+    config = ConfigDict(read(finished[0] / "config.json"))
+    config.tasks, config.checkpoint = ("search",), str(finished[0])
+    run = Run(config, tmp_path)
+    trained = networks.coupled(run)
+    configuration = run.blueprint.space.uniform(4, 4)
+    first = Confirmation(run, trained)
+    accuracy = first(configuration)
+    assert accuracy.images == len(first.images)
+    asked = []
+    monkeypatch.setattr(Measure, "quantized", lambda self, *what: asked.append(what) or accuracy)
+    assert first(configuration) == Confirmation(run, trained)(configuration) == accuracy
+    assert asked == []
+    Confirmation(run, trained)(run.blueprint.space.uniform(3, 3))
+    assert len(asked) == 1
+    other = replace(trained, origin="another")
+    Confirmation(run, other)(configuration)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
