@@ -28,14 +28,6 @@ SHRUNK = [
 ]
 
 
-def pytest_collection_modifyitems(items):
-    """Keeps these tests in one process, so that the shared run is made once."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("launch"))
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """Processes of one device that share what they compile."""
