@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
 
     config.search = ConfigDict()
     config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
-    config.search.algorithm = "greedy"  # greedy, paper (as published), integer, evolution, random
+    config.search.algorithm = "integer"  # integer, greedy, paper (as published), evolution, random
     config.search.batch_size = 256  # held-out images per iteration
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
@@ -124,7 +124,7 @@ def get_config() -> ConfigDict:
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there
     config.search.latency_table = ""  # JSON or CSV of layer, w_bits, a_bits, milliseconds
     config.search.alpha = 1.5  # weight of the error against the cost
-    config.search.metric = "divergence"  # or error (top-1), or cross_entropy; "paper" has error
+    config.search.metric = "cross_entropy"  # or error (top-1), divergence; "paper" has error
     config.search.normalize = "minmax"  # of error and cost over the candidates: max or minmax
     config.search.joint = False  # of greedy: weights and activations move in one phase
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never

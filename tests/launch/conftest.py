@@ -24,6 +24,7 @@ SHRUNK = [
     "--config.losses.damping_start_epoch=1",
     "--config.quant.calibration_batches=2",
     "--config.search.budgets=1.05*w4a4,1.05*w2a2",
+    "--config.search.algorithm=greedy",
     "--config.search.max_iterations_per_layer=2",
 ]
 
