@@ -124,7 +124,7 @@ def get_config() -> ConfigDict:
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there
     config.search.latency_table = ""  # JSON or CSV of layer, w_bits, a_bits, milliseconds
     config.search.alpha = 1.5  # weight of the error against the cost
-    config.search.metric = "cross_entropy"  # or error (top-1), divergence; "paper" has error
+    config.search.metric = "divergence"  # or error (top-1), cross_entropy; "paper" has error
     config.search.normalize = "minmax"  # of error and cost over the candidates: max or minmax
     config.search.joint = False  # of greedy: weights and activations move in one phase
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
