@@ -116,6 +116,7 @@ def get_config() -> ConfigDict:
     config.search.batch_size = 256  # held-out images per iteration
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
+    config.search.confirm_margin = 1.0  # standard errors to beat a uniform one of the same cost by
     config.search.start_bits = 5  # uniform bit-width the search starts from
     config.search.min_bits = 2  # no layer goes below
     config.search.max_bits = 8  # no layer goes above

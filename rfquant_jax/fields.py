@@ -63,6 +63,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "losses.damping_start_epoch",
             "losses.wd_region",
             "search.alpha",
+            "search.confirm_margin",
             "search.max_iterations_per_layer",
             "search.frontier_points",
             "search.refinement_rounds",

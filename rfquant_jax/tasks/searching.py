@@ -24,6 +24,9 @@ from rfquant_jax.tasks.proposing import candidate_evaluator, propose
 from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, read_json, write_json
 
 
+EQUAL_COST = 0.9  # of a budget: a uniform configuration that uses up so much is its equal
+
+
 def search(run: Run) -> list[dict]:
     """Searches for every budget of the config and writes one JSON file for each.
 
@@ -126,8 +129,7 @@ def _confirmed_best(
 ) -> dict:
     """The winner among the finalists on the images to confirm on, as its file has it."""
     accuracies = {name: confirmed(configuration) for name, configuration in finalists.items()}
-    metric = settings.search_metric(run.config)
-    winner = min(accuracies, key=lambda name: _rank(accuracies[name], metric))
+    winner = _winner(run, budget, finalists, accuracies)
     configuration = finalists[winner]
     result = {
         "layers": run.blueprint.space.to_json(configuration),
@@ -183,6 +185,35 @@ def write_frontier(run: Run, confirmed: Confirmation, visits: list[Visit]) -> li
             f"{over_all:.2f}{apart}, over {len(rows)} configurations"
         )
     return rows
+
+
+def _winner(
+    run: Run,
+    budget: Budget,
+    finalists: dict[str, np.ndarray],
+    accuracies: dict[str, Accuracy],
+) -> str:
+    """The best finalist, unless the uniform one costs about as much and may well be as good.
+
+    The best of several looks better than it is, most of all on few images. Who asks for a level of
+    bits gets other than uniform ones only where they are better by more than chance would make
+    them: by `search.confirm_margin` standard errors of the difference.
+    """
+    metric = settings.search_metric(run.config)
+    best = min(accuracies, key=lambda name: _rank(accuracies[name], metric))
+    for name in accuracies:
+        if name.startswith("uniform ") and budget.load(finalists[name]) >= EQUAL_COST:
+            margin = run.config.search.confirm_margin
+            gain = accuracies[best].top1 - accuracies[name].top1
+            if gain < margin * _deviation(accuracies[best], accuracies[name]):
+                return name
+    return best
+
+
+def _deviation(*accuracies: Accuracy) -> float:
+    """Standard deviation of the difference of two counts of images, taken as independent ones."""
+    shares = [(accuracy.top1 / accuracy.images, accuracy.images) for accuracy in accuracies]
+    return math.sqrt(sum(share * (1 - share) * images for share, images in shares))
 
 
 def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:

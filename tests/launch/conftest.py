@@ -25,6 +25,7 @@ SHRUNK = [
     "--config.quant.calibration_batches=2",
     "--config.search.budgets=1.05*w4a4,1.05*w2a2",
     "--config.search.algorithm=greedy",
+    "--config.search.confirm_margin=0.0",
     "--config.search.max_iterations_per_layer=2",
 ]
 
