@@ -16,6 +16,12 @@ from rfquant_jax.export.runtime import accumulate, finish, quantize, walk
 Predict = Callable[[np.ndarray], np.ndarray]  # normalised images [N, H, W, C] to logits
 
 
+def _largest(values: np.ndarray) -> float:
+    """The largest size; infinite with a NaN among them, which a comparison would lose."""
+    found = float(np.abs(values).max(initial=0.0))
+    return found if np.isfinite(found) else np.inf
+
+
 @dataclass
 class CodeCount:
     """Codes of one layer's input that were compared.
@@ -38,7 +44,7 @@ class CodeCount:
         self.different += int(differing.sum())
         if differing.any():
             middle = (ours[differing] + theirs[differing]) / 2
-            self.off_tie = max(self.off_tie, float(np.abs(values[differing] - middle).max()))
+            self.off_tie = max(self.off_tie, _largest(values[differing] - middle))
 
 
 def compare_codes(
@@ -100,10 +106,8 @@ class Agreement:
         self.correct += int((best == labels).sum())
         self.equal += int((best == expected.argmax(axis=-1)).sum())
         self.equal_exact += int((best == exact.argmax(axis=-1)).sum())
-        difference = np.abs(logits.astype(np.float64) - expected).max(initial=0.0)
-        # A NaN must not be lost in a comparison.
-        worst = float(difference) if np.isfinite(difference) else np.inf
-        self.largest_difference = max(self.largest_difference, worst)
+        difference = _largest(logits.astype(np.float64) - expected)
+        self.largest_difference = max(self.largest_difference, difference)
 
     def as_dict(self) -> dict:
         """The figures as results name them."""
@@ -141,7 +145,7 @@ def compare_predictions(
     for batch in batches:
         real = batch["label"] != PADDING_LABEL
         images, labels = batch["image"], batch["label"][real]
-        expected, certain = (evaluate(images)[0][real] for evaluate in (reference, exact))
+        expected, certain = (network.logits(images)[real] for network in (reference, exact))
         found.evaluation.add(expected, expected, certain, labels)
         for name, predict in formats.items():
             found.formats[name].add(predict(images)[real], expected, certain, labels)

@@ -1,16 +1,22 @@
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rfquant_jax.evaluate import Evaluator
 from rfquant_jax.export import runtime
 from rfquant_jax.export.fold import fold
 from rfquant_jax.export.reference import Reference, fixed_network
 from rfquant_jax.export.verify import Agreement, CodeCount, compare_codes, compare_predictions
+from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.quant import convert
+from rfquant_jax.quant.layers import QuantConv
 from tests.conftest import CLASSES, IMAGE_SHAPE, batch, identity, images, mesh_of
-from tests.export.conftest import at, logits_of
+from tests.export.conftest import at, logits_of, scramble
+from tests.export.test_capture import Around
 
 CONFIGURATION = np.asarray([[6, 2], [2, 6], [5, 3], [3, 4]], np.int32)
 
@@ -26,6 +32,7 @@ def test_the_reference_is_the_evaluation(pure, rng):
     correct = 0
     for one in batches:
         logits, codes = reference(one["image"])
+        np.testing.assert_array_equal(reference.logits(one["image"]), logits)
         np.testing.assert_allclose(logits, logits_of(network, one["image"]), rtol=1e-5, atol=1e-6)
         correct += int((logits.argmax(-1) == one["label"]).sum())
     assert correct == expected.top1
@@ -36,6 +43,27 @@ def test_the_reference_is_the_evaluation(pure, rng):
                             ("depthwise", 0, 15), ("fc", 0, 255)):  # fmt: skip
         assert low <= ranges[name][0] <= ranges[name][1] <= high
     assert ranges["expand"][0] < 0
+
+
+def test_the_reference_computes_on_codes_where_the_evaluation_does(rng):
+    """The classifier takes floats here: nothing behind the convolution hides its last digits."""
+    plain = Around(nnx.relu)
+    layers = convert.plan(plain, IMAGE_SHAPE, candidates=(6, 4), fixed_bits=32)
+    pure = PureNetwork(scramble(convert.quantize(plain, layers, candidates=(6, 4))))
+    evaluator, one = Evaluator(pure, mesh_of(1), identity), batch(rng, 50)
+    configuration = np.asarray([[6, 4]], np.int32)
+    statistics = evaluator.recalibrate(pure.params, configuration, [one["image"]])
+    ((_, expected),) = evaluator.probabilities(pure.params, statistics, configuration, [one])
+    network = fixed_network(pure, pure.params, statistics, configuration)
+    simulated = nnx.clone(network)
+    simulated.set_attributes(QuantConv, on_codes=False)
+    found, other = (Reference(n).logits(one["image"]) for n in (network, simulated))
+    ours, simulation = (
+        np.abs(jax.nn.softmax(logits) - expected).max() for logits in (found, other)
+    )
+    assert ours < simulation < 1e-5
+    exact, same = (Reference(n, np.float64).logits(one["image"]) for n in (network, simulated))
+    np.testing.assert_allclose(exact, same, rtol=0, atol=1e-12)
 
 
 def test_fed_the_evaluations_codes_no_code_differs_in_float64(scrambled, space, rng):

@@ -1,6 +1,7 @@
 """The task `export` from the command line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +13,8 @@ from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.export import reading, runtime, stablehlo
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import export_report
+from rfquant_jax.tasks import export_report, exporting
+from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
 FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
@@ -69,6 +71,30 @@ def test_the_files_are_what_their_formats_say(exported, finished):
         artifact = stablehlo.read(path.with_name(f"{name}.stablehlo"))
         assert artifact.platforms == ("cpu", "cuda")
         assert artifact.call(np.zeros((3, 8, 8, 1), np.float32)).shape == (3, 10)
+
+
+def test_models_are_verified_on_images_of_every_class():
+    """Files lie class by class: the first ones would be of a few classes only."""
+    held_out = [
+        {"image": np.full((2, 2, 1), i, np.uint8), "label": np.int32(i // 20)} for i in range(200)
+    ]
+    run = SimpleNamespace(
+        data=SimpleNamespace(held_out=held_out),
+        config=default.get_config(),
+        preprocess=lambda x: x,
+        pipeline=pipeline(),
+        stop=SimpleNamespace(check=lambda: None),
+    )
+    found = {}
+    for limit in (60, 20, 1000):
+        batches = list(exporting._normalized(run, limit))
+        assert max(len(batch["label"]) for batch in batches) <= 16
+        labels = np.concatenate([batch["label"] for batch in batches])
+        pixels = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+        found[limit] = pixels[labels != -1].astype(int).tolist()
+        assert len(set(found[limit])) == min(limit, 200)
+        assert len(set(labels[labels != -1].tolist())) > 7
+    assert set(found[20]) < set(found[60])
 
 
 def test_one_configuration_in_the_formats_asked_for(launch, finished):
