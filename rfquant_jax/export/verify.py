@@ -47,22 +47,34 @@ class CodeCount:
             self.off_tie = max(self.off_tie, _largest(values[differing] - middle))
 
 
+@dataclass
+class CodeComparison:
+    """A model that was fed the evaluation's codes, layer by layer.
+
+    Attributes:
+      layers: by name, the counts of each layer that quantizes its input.
+      logits: the largest difference of a logit, as a share of the evaluation's largest.
+    """
+
+    layers: dict[str, CodeCount]
+    logits: float = 0.0
+
+
 def compare_codes(
     model: IntegerModel, reference: Reference, batches: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, CodeCount]:
+) -> CodeComparison:
     """Feeds every layer the evaluation's codes and counts where the next codes differ.
 
     Args:
       model: its scales in the reference's dtype.
       batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
-
-    Returns:
-      by name, the counts of each layer that quantizes its input.
     """
     counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}
+    largest = difference = 0.0
     for batch in batches:
         real = batch["label"] != PADDING_LABEL
-        codes = {name: found[real] for name, found in reference(batch["image"])[1].items()}
+        expected, codes = reference(batch["image"])
+        expected, codes = expected[real], {name: found[real] for name, found in codes.items()}
         images = batch["image"][real].astype(reference.dtype)
 
         def layer(node: Node, x: np.ndarray, codes=codes) -> np.ndarray:
@@ -73,8 +85,10 @@ def compare_codes(
                 counts[node.layer].add(x / x.dtype.type(data.input_step), quantize(data, x), taken)
             return finish(data, accumulate(node, data, taken), x.dtype)
 
-        walk(model.graph, images, layer, model.constants, np)
-    return counts
+        logits = walk(model.graph, images, layer, model.constants, np)
+        largest = max(largest, _largest(expected))
+        difference = max(difference, _largest(logits - expected))
+    return CodeComparison(counts, difference / largest if difference else 0.0)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import format, reading, runtime
+from rfquant_jax.export import files, format, reading, runtime
 from rfquant_jax.export.fold import fold
 from rfquant_jax.export.packing import packed_size
 from tests.conftest import IMAGE_SHAPE, images
@@ -208,6 +208,37 @@ def layers_of(content):
 def test_whatever_the_checksum_says_nothing_is_believed(path, change, said):
     rewrite(path, change)
     assert said in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["integer", "onnx", "onnx_small", "stablehlo"])
+def test_what_a_format_cannot_write_or_run_is_said_in_one_line(kind, model, tmp_path, monkeypatch):
+    path = tmp_path / f"a{files.SUFFIXES[kind]}"
+    paths = files.write_all(tmp_path, "a", model, (kind,), ("cpu",))
+    assert path in paths.values()
+    path.write_bytes(b"nonsense" * 9)
+    with pytest.raises(UserError) as error:
+        files.open_all({kind: path})
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    path.unlink()
+    path.mkdir()
+    (path / "inside").touch()
+    with pytest.raises(UserError, match=f"{path}: cannot be written as {kind} \\(") as error:
+        files.write_all(tmp_path, "a", model, (kind,), ("cpu",))
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_runtime_raises_on_images_is_said_in_one_line(model, tmp_path):
+    paths = files.write_all(tmp_path, "a", model, ("onnx",), ("cpu",))
+    with pytest.raises(UserError, match=r"a.onnx: cannot be run as onnx \(") as error:
+        files.open_all(paths)["onnx"](np.zeros((1, 5, 5, 3), np.float32))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(model, tmp_path):
+    (tmp_path / "export").touch()
+    with pytest.raises(UserError, match=r"export: cannot be written as a folder \(File exists\)"):
+        files.write_all(tmp_path / "export", "a", model, (), ("cpu",))
 
 
 def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
