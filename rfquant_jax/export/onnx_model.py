@@ -4,8 +4,9 @@ Quantizing rounds half to even and saturates at 8 bits; the Clip behind it narro
 bit-width, which is the same as clipping before rounding, because the bounds are whole numbers. The
 kernels are their codes, with step sizes and BatchNorm in the scales of their DequantizeLinear.
 
-The plain variant needs opset 13 and int8 alone. The small one needs opset 21 and keeps what fits
-into 4 bits in int4 and uint4 tensors, two codes a byte.
+The plain variant needs opset 13, int8 and uint8. The small one needs opset 21 and keeps kernels of
+up to 4 bits in int4 tensors, two codes a byte, and takes inputs of 4 bits as int4 and uint4 where
+onnxruntime can load that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def write(path: Path, model: IntegerModel, *, small: bool) -> None:
     Its input is `image`, float32[batch, C, H, W], normalised; its output `logits`.
 
     Args:
-      small: whether codes of up to 4 bits are stored as such.
+      small: whether kernels of up to 4 bits are stored as such.
     """
     made = make(model, small=small)
     with replacing(path) as temporary:

@@ -366,6 +366,8 @@ def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
     program = re.search(r"<!-- python integer -->\s+```python\n(.*?)```", text, re.DOTALL)[1]
     imports = set(re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE))
     assert imports == {"json", "numpy"}
+    assert len(program[program.index("def run") :].splitlines()) == 30  # as the README says
+    assert "in 30 lines of NumPy" in (ROOT / "README.md").read_text()
     names = {}
     exec(program, names)
     path = tmp_path / "bundle.safetensors"
