@@ -141,7 +141,7 @@ def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: lis
         ("float32", stored, reference),
         ("float64", model, exact),
     ):
-        counts = compare_codes(made, against, images[:1]).values()
+        counts = compare_codes(made, against, images[:1]).layers.values()
         different, total = sum(c.different for c in counts), sum(c.total for c in counts)
         print(f"codes that differ in {name}: {different} of {total}")
     found = compare_predictions(reference, exact, files.open_all(paths), images)

@@ -150,6 +150,10 @@ def get_config() -> ConfigDict:
     config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
     config.export.images = 1000  # at most so many held-out images to verify predictions on
     config.export.code_images = 100  # of them, to compare the codes of every layer on
-    config.export.max_unequal = 0.001  # share of predictions not as the evaluation in float64
-    config.export.max_differing_codes = 1e-4  # share of the codes that rounding may change
+    # Shares of predictions and, in each layer, of codes, but always at least one: more is an error.
+    config.export.max_unequal = 0.001  # integer runtime, against the evaluation in float64
+    # The other formats round floats in their own way, as the evaluation in float32 does: 0.001 is
+    # the goal, this a bound that nothing but a broken file reaches.
+    config.export.max_unequal_float = 0.005  # against the evaluation in float32
+    config.export.max_differing_codes = 1e-5  # in float32, from rounding; in float64 none may
     return config

@@ -11,6 +11,17 @@ def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
     return separator.join(names[:most]) + more
 
 
+def one_line(text: object, most: int = 400) -> str:
+    """What a foreign file made of an error's text, in one line and not longer than that.
+
+    What cannot be printed, line ends among it, is written as in a Python string.
+    """
+    text = str(text)
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 4 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
 

@@ -101,6 +101,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "search.min_load",
             "search.mutation_probability",
             "export.max_unequal",
+            "export.max_unequal_float",
             "export.max_differing_codes",
         ),
     ),

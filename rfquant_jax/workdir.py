@@ -40,6 +40,7 @@ FREE_FIELDS = (
     "export.images",
     "export.code_images",
     "export.max_unequal",
+    "export.max_unequal_float",
     "export.max_differing_codes",
 )
 

@@ -118,6 +118,7 @@ def test_the_default_recipe_has_the_published_constants():
         ("export.images", 0, "must be at least 1"),
         ("export.code_images", 0, "must be at least 1"),
         ("export.max_unequal", 2.0, "must lie between 0 and 1"),
+        ("export.max_unequal_float", -1.0, "must lie between 0 and 1"),
         ("export.max_differing_codes", -0.1, "must lie between 0 and 1"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from rfquant_jax.config import EXPORT_FORMATS
+from rfquant_jax.errors import UserError
 from rfquant_jax.export import format as integer_format
 from rfquant_jax.export import onnx_model, reading, runtime, stablehlo
 from rfquant_jax.export.model import IntegerModel
@@ -32,7 +34,8 @@ def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) 
     Returns:
       the files by format.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "a folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     writers: Mapping[str, Callable[[Path], None]] = {
         INTEGER: lambda path: integer_format.write(path, {name: model}),
         ONNX: lambda path: onnx_model.write(path, model, small=False),
@@ -42,14 +45,43 @@ def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) 
     asked = [kind for kind in writers if kind in formats or kind == INTEGER]
     paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}
     for kind, path in paths.items():
-        writers[kind](path)
+        with writing(path, kind):
+            writers[kind](path)
     return paths
+
+
+def writing(path: Path, kind: str) -> AbstractContextManager:
+    """Turns whatever a writer's libraries raise into an error of one line."""
+    return _explained(f"{path}: cannot be written as {kind}")
+
+
+@contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of onnx, onnxruntime, protobuf, safetensors, JAX or the disk
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise UserError(f"{failure} ({reason.splitlines()[0]})") from error
 
 
 def open_all(paths: Mapping[str, Path]) -> dict[str, Predict]:
     """What runs each file, read back from disk."""
     openers = {INTEGER: _integer, ONNX: onnx, ONNX_SMALL: onnx, STABLEHLO: _stablehlo}
-    return {kind: openers[kind](path) for kind, path in paths.items()}
+    return {kind: _opened(openers[kind], kind, path) for kind, path in paths.items()}
+
+
+def _opened(opener: Callable[[Path], Predict], kind: str, path: Path) -> Predict:
+    failure = f"{path}: cannot be run as {kind}"
+    with _explained(failure):
+        predict = opener(path)
+
+    def explaining(images: np.ndarray) -> np.ndarray:
+        with _explained(failure):
+            return predict(images)
+
+    return explaining
 
 
 def _integer(path: Path) -> Predict:

@@ -10,9 +10,10 @@ from typing import Any
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.operations import LAYERS, OPERATIONS
-from rfquant_jax.export.shapes import Shape, number, whole_numbers
+from rfquant_jax.export.shapes import Shape, number, shown, whole_numbers
 
 INPUT = "image"  # the name of the network's input
+MOST_AXES = 5  # of anything, without that of the images
 
 
 class GraphError(UserError):
@@ -48,7 +49,7 @@ class Node:
     def from_json(cls, content: object) -> Node:
         """Raises GraphError where `content` does not describe a node."""
         if not isinstance(content, dict):
-            raise GraphError(f"node {content!r} is no mapping")
+            raise GraphError(f"node {shown(content)} is no mapping")
         rest = dict(content)
         op, inputs, output = (rest.pop(name, None) for name in ("op", "inputs", "output"))
         if (
@@ -57,7 +58,9 @@ class Node:
             or not isinstance(inputs, list)
             or not isinstance(output, str)
         ):
-            raise GraphError(f"node {content!r} is none of the operations {', '.join(OPERATIONS)}")
+            raise GraphError(
+                f"node {shown(content)} is none of the operations {', '.join(OPERATIONS)}"
+            )
         return cls(op, tuple(inputs), output, rest)
 
 
@@ -118,6 +121,8 @@ class Graph:
             else:
                 shapes.append(known[name])
         shape = operation.shape(shapes, node.attributes)
+        if len(shape) > MOST_AXES:
+            raise ValueError(f"makes {len(shape)} axes; there may be {MOST_AXES}")
         if math.prod(shape) >= 2**31:
             raise ValueError(f"makes {shape}, which is too large")
         return shape
@@ -153,7 +158,9 @@ class Graph:
             shape = whole_numbers(content.get("input_shape"), 3, least=1)
         except ValueError as error:
             raise GraphError(f"input_shape: {error}") from error
+        if not isinstance(content.get("output"), str):
+            raise GraphError(f"its output {shown(content.get('output'))} must be a name")
         nodes = tuple(Node.from_json(node) for node in content["nodes"])
-        graph = cls(shape, nodes, content.get("output"))
+        graph = cls(shape, nodes, content["output"])
         _ = graph.shapes  # reading it is the check
         return graph

@@ -10,6 +10,7 @@ import numpy as np
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.graph import Graph
 from rfquant_jax.export.packing import packed_size
+from rfquant_jax.export.shapes import LARGEST_FLOAT32, SMALLEST_FLOAT32
 
 FLOAT_BITS = 32  # a bit-width from here on means: not quantized
 INT32_LIMIT = 2**31
@@ -110,12 +111,22 @@ class IntegerModel:
         """Makes sure that nothing overflows.
 
         Raises:
-          UserError: an accumulator could leave int32, or a scale is not finite.
+          UserError: an accumulator could leave int32, or a number is not finite in float32.
         """
+        for name, values in self.constants.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"constant {name} is not finite")
         for name, layer in self.layers.items():
             if layer.is_integer and layer.largest_accumulator >= INT32_LIMIT:
                 raise UserError(f"layer {name}: its accumulators do not fit into 32 bits")
             if not (np.isfinite(layer.scale).all() and np.isfinite(layer.bias).all()):
                 raise UserError(f"layer {name}: its scale or bias is not finite")
-            if layer.quantizes_input and not 0 < layer.input_step < np.inf:
-                raise UserError(f"layer {name}: its step size {layer.input_step} is not positive")
+            if layer.kernel is not None and not np.isfinite(layer.kernel).all():
+                raise UserError(f"layer {name}: its kernel is not finite")
+            if not layer.quantizes_input and layer.input_step != 1:
+                raise UserError(f"layer {name}: its step size must be 1, as nothing is quantized")
+            if not SMALLEST_FLOAT32 <= layer.input_step <= LARGEST_FLOAT32:
+                raise UserError(
+                    f"layer {name}: its step size {layer.input_step} is not positive, or none of "
+                    "float32"
+                )

@@ -4,8 +4,9 @@ Quantizing rounds half to even and saturates at 8 bits; the Clip behind it narro
 bit-width, which is the same as clipping before rounding, because the bounds are whole numbers. The
 kernels are their codes, with step sizes and BatchNorm in the scales of their DequantizeLinear.
 
-The plain variant needs opset 13 and int8 alone. The small one needs opset 21 and keeps what fits
-into 4 bits in int4 and uint4 tensors, two codes a byte.
+The plain variant needs opset 13, int8 and uint8. The small one needs opset 21 and keeps kernels of
+up to 4 bits in int4 tensors, two codes a byte, and takes inputs of 4 bits as int4 and uint4 where
+onnxruntime can load that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def write(path: Path, model: IntegerModel, *, small: bool) -> None:
     Its input is `image`, float32[batch, C, H, W], normalised; its output `logits`.
 
     Args:
-      small: whether codes of up to 4 bits are stored as such.
+      small: whether kernels of up to 4 bits are stored as such.
     """
     made = make(model, small=small)
     with replacing(path) as temporary:
@@ -94,7 +95,7 @@ class _Layers:
     def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
         self.nodes, self.model, self.small = nodes, model, small
         self._quantized: dict[tuple, str] = {}
-        self._makers = {node.output: node.op for node in model.graph.nodes} | {INPUT: ""}
+        self._makers = {node.output: node for node in model.graph.nodes}
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
         data = self.model.layers[node.layer]
@@ -109,10 +110,10 @@ class _Layers:
             y = self.nodes.add("Conv", [x, weights], **_options(node.attributes))
         elif len(shape) == 3:
             y = self.nodes.add("Conv", [x, weights])
-        elif len(shape) == 2:
-            y = self.nodes.add("MatMul", [x, weights])
-        else:
+        elif len(shape) == 1:
             y = self.nodes.add("Gemm", [x, weights], transB=1)
+        else:
+            y = self.nodes.add("MatMul", [x, weights])
         # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
         bias = self.nodes.constant(_along(bias, shape), f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
@@ -127,9 +128,7 @@ class _Layers:
         return self._quantized[key]
 
     def _quantize(self, name: str, data: LayerData) -> str:
-        # onnxruntime fails on 4-bit codes of what was clipped before.
-        clipped = self._makers[name] == "minimum"
-        exact = self.small and data.input_bits == 4 and not clipped
+        exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
         kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
         kind = kinds[data.input_signed]
         step = self.nodes.constant(np.asarray(data.input_step, np.float32))
@@ -140,17 +139,28 @@ class _Layers:
             codes = self.nodes.add("Clip", [codes, low, high])
         return self.nodes.add("DequantizeLinear", [codes, step, zero])
 
+    def _may_have_four_bits(self, name: str) -> bool:
+        """Whether onnxruntime can load 4-bit codes of this.
+
+        It fails where it moves a clip into the quantizer, over whatever it may exchange with it: so
+        these are the outputs of layers and of additions, with or without one ReLU behind.
+        """
+        maker = self._makers.get(name)
+        if maker is not None and maker.op == "maximum" and 0 in maker.inputs:
+            maker = self._makers.get(next(x for x in maker.inputs if isinstance(x, str)))
+        return maker is not None and maker.op in (*LAYERS, "add")
+
     def _weights(self, node: Node, data: LayerData, rank: int) -> str:
         """The kernel as the operation takes it, with the scale of each output in it.
 
-        Dense layers over vectors of so many axes take (outputs, inputs), (inputs, outputs), and,
-        over the channels of images, a 1x1 convolution's kernel.
+        Dense layers take (outputs, inputs) for vectors, a 1x1 convolution's kernel for images, and
+        (inputs, outputs) for anything with other axes before the last.
         """
         kernel, axis = _channels_first(data.kernel), 0
-        if node.op == DENSE and rank == 2:
-            kernel, axis = kernel.T, 1
-        elif node.op == DENSE and rank == 3:
+        if node.op == DENSE and rank == 3:
             kernel = kernel[:, :, None, None]
+        elif node.op == DENSE and rank > 1:
+            kernel, axis = kernel.T, 1
         scale = (data.scale.astype(np.float64) / data.input_step).astype(np.float32)
         if data.kernel.dtype == np.float32:
             along = [-1 if i == axis else 1 for i in range(kernel.ndim)]

@@ -108,11 +108,17 @@ def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
             axes = [2, 3]
         else:
             x = nodes.add("Transpose", [x], perm=_TO_LAST)
-    if node.op == "max" and nodes.opset < 18:  # which made the axes an input, as those of sums
-        nodes.add("ReduceMax", [x], node.output, axes=axes, keepdims=0)
-        return
-    kind = "ReduceSum" if node.op == "sum" else "ReduceMax"
-    nodes.add(kind, [x, nodes.numbers(axes)], node.output, keepdims=0)
+    makes_image = len(shapes[0]) - len(axes) == 3
+    output = None if makes_image else node.output
+    if not axes:
+        x = nodes.add("Identity", [x], output)
+    elif node.op == "max" and nodes.opset < 18:  # which made the axes an input, as those of sums
+        x = nodes.add("ReduceMax", [x], output, axes=axes, keepdims=0)
+    else:
+        kind = "ReduceSum" if node.op == "sum" else "ReduceMax"
+        x = nodes.add(kind, [x, nodes.numbers(axes)], output, keepdims=0)
+    if makes_image:
+        nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
 
 
 def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:

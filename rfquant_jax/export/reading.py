@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rfquant_jax.errors import UserError, listed
+from rfquant_jax.errors import UserError, listed, one_line
 from rfquant_jax.export.format import FORMAT, VERSION, digest, kernel_name
 from rfquant_jax.export.graph import Graph, GraphError, Node
 from rfquant_jax.export.model import FLOAT_BITS, IntegerModel, LayerData
@@ -43,7 +43,7 @@ class ModelFile:
             return self.models[names[0]]
         if name not in self.models:
             asked = "must be told which" if name is None else f"has no configuration {name!r}"
-            raise UserError(f"{self.path}: {asked}; there are {listed(names, 20)}")
+            raise UserError(f"{self.path}: {one_line(f'{asked}; there are {listed(names, 20)}')}")
         return self.models[name]
 
 
@@ -60,9 +60,12 @@ def read(path: Path | str) -> ModelFile:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        raise UserError(f"{path}: is damaged or no safetensors file ({error})") from error
+        reason = f"is damaged or no safetensors file ({error})"
+        raise UserError(f"{path}: {one_line(reason)}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: its description is nested too deeply") from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
 
 
 def _open(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -141,6 +144,8 @@ class _Contents:
                 raise GraphError(f"layer {node.layer} of {name!r}: no bit-width can be {bits!r}")
         if not isinstance(signed, bool) or type(step) is not float:
             raise GraphError(f"layer {node.layer} of {name!r}: its input is not described")
+        if node.op == AFFINE and (weight_bits, input_bits) != (FLOAT_BITS, FLOAT_BITS):
+            raise GraphError(f"layer {node.layer} of {name!r}: affine maps must have 32 bits")
         kernel = None if node.op == AFFINE else self._kernel(node, weight_bits)
         channels = [node.attributes["channels"] if kernel is None else len(kernel)]
         scale, bias = (

@@ -13,7 +13,7 @@ from flax import nnx
 from rfquant_jax.export.fold import weight_codes
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.models.tap import listening_to_inputs
-from rfquant_jax.quant.layers import assign, quantized_layers
+from rfquant_jax.quant.layers import assign, evaluate_on_codes, quantized_layers
 from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.quant.statistics import install_statistics
 
@@ -21,7 +21,7 @@ from rfquant_jax.quant.statistics import install_statistics
 def fixed_network(
     pure: PureNetwork, params: Arrays, statistics: Arrays, configuration: np.ndarray
 ) -> nnx.Module:
-    """A coupled network in evaluation at one configuration.
+    """A coupled network in evaluation at one configuration, computing as `Evaluator` does.
 
     Args:
       params: averaged parameters.
@@ -31,6 +31,7 @@ def fixed_network(
     params, statistics = jax.tree.map(jnp.asarray, jax.device_get((params, statistics)))
     network = pure.merge(params, zeros_like(pure.stats))
     network.eval()
+    evaluate_on_codes(network)
     assign(network, jnp.asarray(configuration))
     install_statistics(network, statistics)
     return network
@@ -60,9 +61,16 @@ class Reference:
         Args:
           images: float32[N, H, W, C], normalised.
         """
+        return self._run(_logits_and_codes, images)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """The logits alone, without keeping any codes."""
+        return self._run(_logits, images)
+
+    def _run(self, compiled, images: np.ndarray):
         with self._precision(), jax.default_matmul_precision("highest"):
             images = jnp.asarray(images, self.dtype)
-            return jax.device_get(_logits_and_codes(self._graphdef, self._state, images))
+            return jax.device_get(compiled(self._graphdef, self._state, images))
 
     def _precision(self) -> contextlib.AbstractContextManager:
         double = self.dtype == np.float64
@@ -74,6 +82,11 @@ class Reference:
 
 
 # One for all: configurations and statistics are data, so a network is compiled once.
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array):
+    return nnx.merge(graphdef, state)(images)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _logits_and_codes(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array):
     codes = {}

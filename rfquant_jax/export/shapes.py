@@ -16,6 +16,16 @@ import numpy as np
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
+SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+LARGEST_WINDOW = 2**16  # places, each of which takes a pass over the image
+
+
+def shown(value: Any) -> str:
+    """What a file says, for an error's text: so much of it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
 
 def whole_numbers(value: Any, count: int | None = None, least: int = 0) -> tuple[int, ...]:
     """A list of whole numbers as a tuple.
@@ -30,14 +40,14 @@ def whole_numbers(value: Any, count: int | None = None, least: int = 0) -> tuple
         isinstance(v, int) and not isinstance(v, bool) and least <= v < 2**31 for v in value
     )
     if not valid or count not in (None, len(value)):
-        raise ValueError(f"{value!r} must be whole numbers of at least {least}")
+        raise ValueError(f"{shown(value)} must be whole numbers of at least {least}")
     return tuple(value)
 
 
 def pairs(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
     """A list of pairs of whole numbers that are not negative; raises ValueError otherwise."""
     if not isinstance(value, list | tuple) or len(value) != count:
-        raise ValueError(f"{value!r} must be {count} pairs of whole numbers")
+        raise ValueError(f"{shown(value)} must be {count} pairs of whole numbers")
     return tuple(whole_numbers(pair, 2) for pair in value)
 
 
@@ -45,9 +55,10 @@ def window_positions(
     shape: Shape, window: Sequence[int], strides: Sequence[int], padding: Sequence[Sequence[int]]
 ) -> Shape:
     """Rows and columns at which a window fits into a padded image of `shape` (H, W, ...)."""
-    free = [
-        size + sum(pad) - span for size, span, pad in zip(shape[:2], window, padding, strict=True)
-    ]
+    padded = [size + sum(pad) for size, pad in zip(shape[:2], padding, strict=True)]
+    if math.prod([*padded, *shape[2:]]) >= 2**31:
+        raise ValueError(f"pads {tuple(shape)} to {tuple(padded)}, which is too large")
+    free = [size - span for size, span in zip(padded, window, strict=True)]
     if min(free) < 0:
         raise ValueError(f"a window {tuple(window)} does not fit into {shape}")
     return tuple(room // stride + 1 for room, stride in zip(free, strides, strict=True))
@@ -62,7 +73,7 @@ def elementwise(shapes: Sequence[Shape], _: Attributes) -> Shape:
 
 
 def convolution_shape(shapes, attributes) -> Shape:
-    (height, width, channels), kernel = image(shapes[0]), attributes["kernel"]
+    (_, _, channels), kernel = image(shapes[0]), attributes["kernel"]
     kernel = whole_numbers(kernel, 4, least=1)
     (groups,) = whole_numbers([attributes["groups"]], 1, least=1)
     strides = whole_numbers(attributes["strides"], 2, least=1)
@@ -71,7 +82,8 @@ def convolution_shape(shapes, attributes) -> Shape:
         raise ValueError(f"a kernel {kernel} in {groups} groups does not take {channels} channels")
     spans = [d * (k - 1) + 1 for k, d in zip(kernel[1:3], dilation, strict=True)]
     padding = pairs(attributes["padding"], 2)
-    return (*window_positions((height, width), spans, strides, padding), kernel[0])
+    _check_window(kernel[1:3])
+    return (*window_positions(shapes[0], spans, strides, padding), kernel[0])
 
 
 def dense_shape(shapes, attributes) -> Shape:
@@ -93,7 +105,13 @@ def pool_shape(shapes, attributes) -> Shape:
     window = whole_numbers(attributes["window"], 2, least=1)
     strides = whole_numbers(attributes["strides"], 2, least=1)
     padding = pairs(attributes["padding"], 2)
+    _check_window(window)
     return (*window_positions(shapes[0], window, strides, padding), shapes[0][2])
+
+
+def _check_window(window: Shape) -> None:
+    if math.prod(window) > LARGEST_WINDOW:
+        raise ValueError(f"a window {window} is too large")
 
 
 def image(shape: Shape) -> Shape:
@@ -116,10 +134,10 @@ def padded_shape(shapes, attributes) -> Shape:
 
 
 def number(value: Any) -> float:
-    """A finite number; raises ValueError otherwise."""
+    """A number that float32 can hold; raises ValueError otherwise."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not abs(value) < float("inf"):
-        raise ValueError(f"{value!r} must be a finite number")
+    if not plain or not abs(value) <= LARGEST_FLOAT32:
+        raise ValueError(f"{shown(value)} must be a finite number, in float32, too")
     return value
 
 

@@ -137,7 +137,8 @@ def exact_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> ja
         last = (place + 1) * bits >= 8
         digit = kernel >> (place * bits)
         digit = digit if last else digit & ((1 << bits) - 1)
-        part = _convolve(codes, digit.astype(jnp.float32), attributes).astype(jnp.int32)
+        # Rounded, because not every way to convolve keeps whole numbers whole (Winograd, FFT).
+        part = jnp.round(_convolve(codes, digit.astype(jnp.float32), attributes)).astype(jnp.int32)
         total = part if total is None else total + (part << (place * bits))
     return total
 

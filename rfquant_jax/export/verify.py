@@ -16,6 +16,12 @@ from rfquant_jax.export.runtime import accumulate, finish, quantize, walk
 Predict = Callable[[np.ndarray], np.ndarray]  # normalised images [N, H, W, C] to logits
 
 
+def _largest(values: np.ndarray) -> float:
+    """The largest size; infinite with a NaN among them, which a comparison would lose."""
+    found = float(np.abs(values).max(initial=0.0))
+    return found if np.isfinite(found) else np.inf
+
+
 @dataclass
 class CodeCount:
     """Codes of one layer's input that were compared.
@@ -38,25 +44,37 @@ class CodeCount:
         self.different += int(differing.sum())
         if differing.any():
             middle = (ours[differing] + theirs[differing]) / 2
-            self.off_tie = max(self.off_tie, float(np.abs(values[differing] - middle).max()))
+            self.off_tie = max(self.off_tie, _largest(values[differing] - middle))
+
+
+@dataclass
+class CodeComparison:
+    """A model that was fed the evaluation's codes, layer by layer.
+
+    Attributes:
+      layers: by name, the counts of each layer that quantizes its input.
+      logits: the largest difference of a logit, as a share of the evaluation's largest.
+    """
+
+    layers: dict[str, CodeCount]
+    logits: float = 0.0
 
 
 def compare_codes(
     model: IntegerModel, reference: Reference, batches: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, CodeCount]:
+) -> CodeComparison:
     """Feeds every layer the evaluation's codes and counts where the next codes differ.
 
     Args:
       model: its scales in the reference's dtype.
       batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
-
-    Returns:
-      by name, the counts of each layer that quantizes its input.
     """
     counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}
+    largest = difference = 0.0
     for batch in batches:
         real = batch["label"] != PADDING_LABEL
-        codes = {name: found[real] for name, found in reference(batch["image"])[1].items()}
+        expected, codes = reference(batch["image"])
+        expected, codes = expected[real], {name: found[real] for name, found in codes.items()}
         images = batch["image"][real].astype(reference.dtype)
 
         def layer(node: Node, x: np.ndarray, codes=codes) -> np.ndarray:
@@ -67,8 +85,10 @@ def compare_codes(
                 counts[node.layer].add(x / x.dtype.type(data.input_step), quantize(data, x), taken)
             return finish(data, accumulate(node, data, taken), x.dtype)
 
-        walk(model.graph, images, layer, model.constants, np)
-    return counts
+        logits = walk(model.graph, images, layer, model.constants, np)
+        largest = max(largest, _largest(expected))
+        difference = max(difference, _largest(logits - expected))
+    return CodeComparison(counts, difference / largest if difference else 0.0)
 
 
 @dataclass
@@ -100,10 +120,8 @@ class Agreement:
         self.correct += int((best == labels).sum())
         self.equal += int((best == expected.argmax(axis=-1)).sum())
         self.equal_exact += int((best == exact.argmax(axis=-1)).sum())
-        difference = np.abs(logits.astype(np.float64) - expected).max(initial=0.0)
-        # A NaN must not be lost in a comparison.
-        worst = float(difference) if np.isfinite(difference) else np.inf
-        self.largest_difference = max(self.largest_difference, worst)
+        difference = _largest(logits.astype(np.float64) - expected)
+        self.largest_difference = max(self.largest_difference, difference)
 
     def as_dict(self) -> dict:
         """The figures as results name them."""
@@ -141,7 +159,7 @@ def compare_predictions(
     for batch in batches:
         real = batch["label"] != PADDING_LABEL
         images, labels = batch["image"], batch["label"][real]
-        expected, certain = (evaluate(images)[0][real] for evaluate in (reference, exact))
+        expected, certain = (network.logits(images)[real] for network in (reference, exact))
         found.evaluation.add(expected, expected, certain, labels)
         for name, predict in formats.items():
             found.formats[name].add(predict(images)[real], expected, certain, labels)

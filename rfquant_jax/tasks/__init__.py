@@ -7,9 +7,9 @@ from collections.abc import Callable
 from rfquant_jax import config as rules
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import networks, training
+from rfquant_jax.tasks import exporting, networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
-from rfquant_jax.tasks.exporting import configurations, export
+from rfquant_jax.tasks.exporting import export
 from rfquant_jax.tasks.predicting import list_files, predict
 from rfquant_jax.tasks.proposing import search_batches
 from rfquant_jax.tasks.searching import search
@@ -71,8 +71,8 @@ def check(run: Run) -> None:
         networks.check(run, TRAIN)
     if asked == ("evaluate",) and run.configuration is None:
         networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
-    if "export" in asked and not {"train", "search"} & set(asked):
-        configurations(run)
+    if "export" in asked:
+        exporting.check(run, asked)
     if "predict" in asked:
         list_files(run)
         if run.configuration is None and "pretrain" not in asked:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import format, reading, runtime
+from rfquant_jax.export import files, format, reading, runtime
 from rfquant_jax.export.fold import fold
 from rfquant_jax.export.packing import packed_size
 from tests.conftest import IMAGE_SHAPE, images
@@ -43,6 +43,7 @@ def refused(path):
     text = str(error.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
+    assert len(text) < len(str(path)) + 600
     return text
 
 
@@ -167,6 +168,61 @@ def layers_of(content):
     return content["configurations"]["low"]["layers"]
 
 
+def bounded_by(content, number):
+    (node,) = [n for n in content["graph"]["nodes"] if n["output"] == "x3"]
+    assert node["inputs"] == ["x2", 0.0]
+    node["inputs"][1] = number
+
+
+def append(content, **node):
+    """A node behind the first ReLU, [6, 6, 4], that nothing takes."""
+    nodes = content["graph"]["nodes"]
+    nodes.insert(2, {"inputs": ["x3"], "output": "more"} | node)
+
+
+def floating(content, tensors, value):
+    """The classifier with a kernel of floats, one of which is this."""
+    layers_of(content)["fc"].update(weight_bits=32)
+    tensors["kernel/fc/32"] = np.full((5, 8), value, np.float32)
+    del tensors["kernel/fc/8"]
+
+
+def with_constant(content, tensors, value):
+    nodes = content["graph"]["nodes"]
+    nodes.insert(2, {"op": "constant", "inputs": [], "output": "shift", "shape": [4]})
+    tensors["constant/shift"] = np.asarray([0, 1, value, 2], np.float32)
+
+
+def with_affine(content, tensors, **bits):
+    append(content, op="affine", layer="norm", channels=4)
+    entry = {"weight_bits": 32, "input_bits": 32, "input_signed": True, "input_step": 1.0}
+    layers_of(content)["norm"] = entry | bits
+    for part in ("scale", "bias"):
+        tensors[f"low/norm/{part}"] = np.ones(4, np.float32)
+
+
+def nested(depth):
+    found = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c, t, m: floating(c, t, 1.0),
+        lambda c, t, m: with_constant(c, t, 1.0),
+        lambda c, t, m: with_affine(c, t),
+        lambda c, t, m: bounded_by(c, 1.5),
+        lambda c, t, m: append(c, op="reshape", shape=[1, 1, 6, 6, 4]),
+    ],
+)
+def test_what_the_hostile_files_below_change_is_all_that_is_wrong_with_them(path, change):
+    rewrite(path, change)
+    reading.read(path)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -203,6 +259,70 @@ def layers_of(content):
             lambda c, t, m: c["graph"]["nodes"][2].update(kernel=[6, 3, 3, 5]),
             "does not take 4 channels",
         ),
+        (lambda c, t, m: c["graph"].update(output=["x1"]), "its output ['x1'] must be a name"),
+        (lambda c, t, m: c["graph"].update(output={}), "its output {} must be a name"),
+        (lambda c, t, m: c["graph"].pop("output"), "its output None must be a name"),
+        (lambda c, t, m: bounded_by(c, 10**400), "must be a finite number, in float32"),
+        (lambda c, t, m: bounded_by(c, 1e300), "1e+300 must be a finite number, in float32"),
+        (lambda c, t, m: bounded_by(c, -1e39), "-1e+39 must be a finite number, in float32"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=1e300), "or none of float32"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=1e-320), "or none of float32"),
+        (lambda c, t, m: layers_of(c)["conv"].update(input_step=0.0), "is not positive"),
+        (lambda c, t, m: layers_of(c)["stem"].update(input_step=2.0), "step size must be 1"),
+        (
+            lambda c, t, m: floating(c, t, np.nan),
+            "layer fc: its kernel is not finite",
+        ),
+        (
+            lambda c, t, m: floating(c, t, np.inf),
+            "layer fc: its kernel is not finite",
+        ),
+        (lambda c, t, m: with_constant(c, t, np.nan), "constant shift is not finite"),
+        (
+            lambda c, t, m: c["graph"]["nodes"][2].update(
+                padding=[[2**30, 0], [2**30, 0]], strides=[2**30, 2**30]
+            ),
+            "which is too large",
+        ),
+        (
+            lambda c, t, m: append(
+                c,
+                op="max_pool",
+                window=[2**30, 2**30],
+                strides=[1, 1],
+                padding=[[2**30, 0], [2**30, 0]],
+            ),
+            "is too large",
+        ),
+        (
+            lambda c, t, m: append(
+                c,
+                op="sum_pool",
+                window=[2**10, 2**10],
+                strides=[1, 1],
+                padding=[[2**10, 0], [2**10, 0]],
+            ),
+            "a window (1024, 1024) is too large",
+        ),
+        (
+            lambda c, t, m: append(c, op="reshape", shape=[1, 1, 1, 6, 6, 4]),
+            "makes 6 axes; there may be 5",
+        ),
+        (lambda c, t, m: with_affine(c, t, weight_bits=4), "affine maps must have 32 bits"),
+        (lambda c, t, m: with_affine(c, t, input_bits=4), "affine maps must have 32 bits"),
+        (
+            lambda c, t, m: t.update({"a\nb": np.zeros(1, np.float32)}),
+            "that nothing uses: a\\nb",
+        ),
+        (
+            lambda c, t, m: layers_of(c)["conv"].update(input_bits="a\nb" * 1000),
+            "no bit-width can be",
+        ),
+        (lambda c, t, m: c["configurations"].update({"a\nb": 3}), "configuration 'a\\nb' does"),
+        (lambda c, t, m: c["graph"]["nodes"].__setitem__(2, "x" * 10**6), "is no mapping"),
+        (lambda c, t, m: c["graph"]["nodes"].__setitem__(2, nested(900)), "is no mapping"),
+        (lambda c, t, m: append(c, op="sum", axes="x" * 10**6), "must be whole numbers"),
+        (lambda c, t, m: append(c, op="pad", padding="x" * 10**6, value=0), "must be 3 pairs"),
     ],
 )
 def test_whatever_the_checksum_says_nothing_is_believed(path, change, said):
@@ -210,11 +330,44 @@ def test_whatever_the_checksum_says_nothing_is_believed(path, change, said):
     assert said in refused(path)
 
 
+@pytest.mark.parametrize("kind", ["integer", "onnx", "onnx_small", "stablehlo"])
+def test_what_a_format_cannot_write_or_run_is_said_in_one_line(kind, model, tmp_path, monkeypatch):
+    path = tmp_path / f"a{files.SUFFIXES[kind]}"
+    paths = files.write_all(tmp_path, "a", model, (kind,), ("cpu",))
+    assert path in paths.values()
+    path.write_bytes(b"nonsense" * 9)
+    with pytest.raises(UserError) as error:
+        files.open_all({kind: path})
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    path.unlink()
+    path.mkdir()
+    (path / "inside").touch()
+    with pytest.raises(UserError, match=f"{path}: cannot be written as {kind} \\(") as error:
+        files.write_all(tmp_path, "a", model, (kind,), ("cpu",))
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_runtime_raises_on_images_is_said_in_one_line(model, tmp_path):
+    paths = files.write_all(tmp_path, "a", model, ("onnx",), ("cpu",))
+    with pytest.raises(UserError, match=r"a.onnx: cannot be run as onnx \(") as error:
+        files.open_all(paths)["onnx"](np.zeros((1, 5, 5, 3), np.float32))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(model, tmp_path):
+    (tmp_path / "export").touch()
+    with pytest.raises(UserError, match=r"export: cannot be written as a folder \(File exists\)"):
+        files.write_all(tmp_path / "export", "a", model, (), ("cpu",))
+
+
 def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
     text = (ROOT / "docs" / "integer_format.md").read_text()
     program = re.search(r"<!-- python integer -->\s+```python\n(.*?)```", text, re.DOTALL)[1]
     imports = set(re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE))
     assert imports == {"json", "numpy"}
+    assert len(program[program.index("def run") :].splitlines()) == 30  # as the README says
+    assert "in 30 lines of NumPy" in (ROOT / "README.md").read_text()
     names = {}
     exec(program, names)
     path = tmp_path / "bundle.safetensors"

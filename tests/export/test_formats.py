@@ -28,12 +28,15 @@ BETWEEN = {
     "slice_and_pad": lambda x: jnp.pad(x[:, ::2, 1:-1], [(0, 0), (1, 0), (0, 2), (0, 0)]),
     "concatenate": lambda x: jnp.concatenate([x[..., 1:], jnp.tanh(x[..., :1])], -1),
     "reshape": lambda x: x.reshape(len(x), 3, 12, 4),
-    "max": lambda x: jnp.maximum(x, 0.1) + x.max((1, 2), keepdims=True),
+    "max": lambda x: (jnp.maximum(x, 0.1) + x.max((1, 2), keepdims=True)) / 8,
+    "maxout": lambda x: jnp.concatenate([x, 2 - x], -1).reshape(len(x), 6, 6, 4, 2).max(-1),
+    "sum_of_groups": lambda x: jnp.concatenate([x, x * x], -1).reshape(len(x), 6, 6, 2, 4).sum(3),
 }
 BEHIND = {
     "flat": (lambda x: x.reshape(len(x), -1), 4 * 36),
     "rows": (lambda x: x.max(1), 4),
     "everywhere": (lambda x: x, 4),
+    "over four axes": (lambda x: x.reshape(len(x), 6, 3, 2, 4), 4),
 }
 
 
@@ -52,7 +55,7 @@ def compare(model, x, path):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     found = jax.jit(stablehlo.program(model))(x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert np.ptp(expected) > 0.01
+    assert np.ptp(expected, axis=0).max() > 0.01
 
 
 @pytest.mark.parametrize("between", BETWEEN)
@@ -90,17 +93,30 @@ def test_eight_and_seven_bits(plain, tmp_path, rng):
         compare(model, images(rng, 3), tmp_path / "a.onnx")
 
 
-@pytest.mark.parametrize("activation", [nnx.relu, nnx.relu6])
+ACTIVATIONS = {  # and whether their codes are 4-bit tensors
+    "none": (lambda x: x, True),
+    "relu": (nnx.relu, True),
+    "residual": (lambda x: x + nnx.relu6(x), True),
+    "relu6": (nnx.relu6, False),
+    "bounded below": (lambda x: jnp.maximum(x, 0.1), False),
+    "relu of clip": (lambda x: nnx.relu(jnp.clip(x, -1, 1.5)), False),
+    "pooled relu6": (lambda x: nnx.max_pool(nnx.relu6(x), (2, 2), (1, 1)), False),
+    "twice": (lambda x: nnx.relu(nnx.relu(x)), False),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_four_bit_codes_behind_any_activation(activation, tmp_path, rng):
     """onnxruntime cannot load 4-bit codes of what was clipped; those keep 8 bits and a Clip."""
-    network = coupled_of(Around(activation), candidates=(4,))
+    between, as_four_bits = ACTIVATIONS[activation]
+    network = coupled_of(Around(between), candidates=(4,))
     convert.set_signed(network, ["fc"])
     model = fold(network, IMAGE_SHAPE).stored()
     compare(model, images(rng, 3), tmp_path / "a.onnx")
     small = onnx_model.make(model, small=True)
     kinds = {t.data_type for t in small.graph.initializer if not t.dims and len(t.raw_data) == 1}
     four_bits = onnx.TensorProto.UINT4 in kinds
-    assert four_bits == (activation is nnx.relu)
+    assert four_bits == as_four_bits
 
 
 def kernels_of(path):
@@ -179,6 +195,18 @@ def test_the_stablehlo_artifact_grows_with_the_packed_kernels(model, tmp_path):
         sizes.append((tmp_path / "a").stat().st_size)
     grown = 56 * 9 * 64 * 2 // 8
     assert 0.95 * grown < sizes[1] - sizes[0] < 1.05 * grown
+
+
+def test_float_convolutions_that_are_only_nearly_whole_are_rounded(model, rng, monkeypatch):
+    node, data = model.graph.nodes[2], model.layers["conv"]
+    assert node.layer == "conv"
+    low, high = data.input_range
+    codes = rng.integers(low, high + 1, (2, 6, 6, 4)).astype(np.float32)
+    expected = stablehlo.integer_convolution(codes, data.kernel, data, node.attributes)
+    right = stablehlo._convolve
+    monkeypatch.setattr(stablehlo, "_convolve", lambda *args: right(*args) - 1e-3)
+    found = stablehlo.exact_convolution(codes, data.kernel, data, node.attributes)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", bytes(5000)])

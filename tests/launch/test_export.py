@@ -1,7 +1,10 @@
 """The task `export` from the command line."""
 
 import json
+import re
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +15,8 @@ from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.export import reading, runtime, stablehlo
 from rfquant_jax.run import Run
-from rfquant_jax.tasks import export_report
+from rfquant_jax.tasks import export_report, exporting
+from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
 FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
@@ -38,9 +42,12 @@ def test_all_winners_are_exported_in_every_format_and_verified(exported, finishe
         predicted = winner["size_mb"] * 2**20
         assert predicted <= found["kernel_bytes"] < predicted + 10  # there are ten kernels
         assert found["evaluation"]["images"] == 324
+        assert found["verified"] is True
+        assert found["float64_difference"] < 1e-9
         for kind in FORMATS:
             row = found["formats"][kind]
             assert (workdir / row["file"]).stat().st_size == row["bytes"]
+            assert row["ratio"] == round(content["float32_bytes"] / row["bytes"], 2)
             assert row["equal_percent"] >= 99.9
             assert f"{name} {kind} " in output
         assert found["formats"]["integer"]["bytes"] < found["formats"]["onnx"]["bytes"]
@@ -71,6 +78,30 @@ def test_the_files_are_what_their_formats_say(exported, finished):
         assert artifact.call(np.zeros((3, 8, 8, 1), np.float32)).shape == (3, 10)
 
 
+def test_models_are_verified_on_images_of_every_class():
+    """Files lie class by class: the first ones would be of a few classes only."""
+    held_out = [
+        {"image": np.full((2, 2, 1), i, np.uint8), "label": np.int32(i // 20)} for i in range(200)
+    ]
+    run = SimpleNamespace(
+        data=SimpleNamespace(held_out=held_out),
+        config=default.get_config(),
+        preprocess=lambda x: x,
+        pipeline=pipeline(),
+        stop=SimpleNamespace(check=lambda: None),
+    )
+    found = {}
+    for limit in (60, 20, 1000):
+        batches = list(exporting._normalized(run, limit))
+        assert max(len(batch["label"]) for batch in batches) <= 16
+        labels = np.concatenate([batch["label"] for batch in batches])
+        pixels = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+        found[limit] = pixels[labels != -1].astype(int).tolist()
+        assert len(set(found[limit])) == min(limit, 200)
+        assert len(set(labels[labels != -1].tolist())) > 7
+    assert set(found[20]) < set(found[60])
+
+
 def test_one_configuration_in_the_formats_asked_for(launch, finished):
     """In the run's own folder, which stays that run's."""
     workdir = finished[0]
@@ -93,29 +124,68 @@ def test_disagreement_beyond_the_tolerance_ends_the_export(finished, tmp_path, m
     config.tasks, config.configuration = ("export",), "w4a4"
     config.checkpoint, config.devices = str(finished[0]), 1
     config.export.formats, config.export.images = ("integer",), 100
-    with pytest.raises(UserError, match="the integer runtime predicts otherwise than the evalua"):
+    with pytest.raises(UserError, match=r"w4a4: the integer runtime predicts .*not to be used"):
         tasks.perform(Run(config, tmp_path / "run"))
     content = read(tmp_path / "run" / "export.json")
+    assert content["configurations"]["w4a4"]["verified"] is False
     assert content["configurations"]["w4a4"]["formats"]["integer"]["equal_percent"] < 99
 
 
+def result_with(codes32=(0, 1000, 0.0), codes64=(0, 1000, 0.0), logits=0.0, **unequal):
+    """What `export.json` holds of a configuration, with so many of 1,000 images unequal."""
+    names = ("different", "total", "off_tie")
+    rows = {}
+    for kind in FORMATS:
+        exact, other = unequal.get(kind, (0, 0))
+        equal = {"equal_exact_percent": 100 - exact / 10, "equal_percent": 100 - other / 10}
+        rows[kind] = equal | {"images": 1000}
+    return {
+        "formats": rows,
+        "differing_codes": {
+            "float32": {"a": dict(zip(names, codes32, strict=True))},
+            "float64": {"a": dict(zip(names, codes64, strict=True))},
+        },
+        "float64_difference": logits,
+    }
+
+
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("found", "said"),
     [
-        ({"a": (2, 10_000, 0.001), "b": (0, 9_999, 0.0)}, "1.00e-04 of the codes differ"),
-        ({"a": (1, 10_000, 0.02)}, "codes of layer a differ .* more than rounding: 0.02 steps"),
-        ({"a": (2, 10_000, 0.001), "b": (0, 10_000, 0.0)}, None),
+        ({}, None),
+        # One image in any case, else the share that the config allows.
+        ({"integer": (1, 9)}, None),
+        (
+            {"integer": (2, 0)},
+            "integer runtime predicts otherwise than the evaluation on 2 of 1000",
+        ),
+        ({"onnx": (9, 5)}, None),
+        ({"onnx": (0, 6)}, "onnx predicts .*max_unequal_float = 0.005 allows 5"),
+        ({"onnx_small": (0, 6)}, "onnx_small predicts otherwise"),
+        ({"stablehlo": (0, 6)}, "stablehlo predicts otherwise"),
+        ({"codes32": (1, 1000, 0.001)}, None),
+        ({"codes32": (2, 1000, 0.001)}, "in float32, codes of layer a differ .*: 2 of 1000, 1 may"),
+        ({"codes32": (30, 3_000_000, 0.001)}, None),
+        ({"codes32": (31, 3_000_000, 0.001)}, "31 of 3000000, 30 may"),
+        ({"codes32": (1, 1000, 0.02)}, "layer a differ .* more than rounding: 0.02 steps"),
+        ({"codes32": (1, 1000, np.inf)}, "more than rounding: inf steps"),
+        ({"codes64": (1, 3_000_000, 0.0)}, "in float64, codes of layer a differ .* 0 may"),
+        ({"logits": 1e-5}, "logits differ by 1.00e-05 of the largest"),
+        ({"logits": np.nan}, "logits differ by nan"),
     ],
 )
-def test_codes_may_differ_by_rounding_alone(counts, said):
-    names = ("different", "total", "off_tie")
-    counts = {layer: dict(zip(names, found, strict=True)) for layer, found in counts.items()}
+def test_files_may_differ_by_rounding_alone(found, said):
     limits = default.get_config().export
-    if said is None:
-        export_report.refuse_codes(limits, "here", counts)
-        return
-    with pytest.raises(UserError, match=said):
-        export_report.refuse_codes(limits, "here", counts)
+    reasons = list(export_report.disagreements(limits, result_with(**found)))
+    assert len(reasons) == (said is not None)
+    assert not reasons or re.search(said, reasons[0])
+
+
+def test_one_of_few_images_may_be_a_tie():
+    result = result_with()
+    for row in result["formats"].values():
+        row.update(images=50, equal_percent=98.0, equal_exact_percent=98.0)
+    assert not list(export_report.disagreements(default.get_config().export, result))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +212,39 @@ def test_without_a_search_and_a_configuration_there_is_nothing_to_export(
     done = launch(*SHRUNK, *arguments, f"--workdir={tmp_path / 'run'}")
     assert_one_line(done, f"nor {trained}/search holds no result of the task search")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to export"),
+        (["--config.configuration=bundle.json"], "must not be 'bundle'"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_training(
+    launch, finished, tmp_path, arguments, said
+):
+    winner = (finished[0] / "search" / "1.05xw4a4.json").read_text()
+    (tmp_path / "bundle.json").write_text(winner)
+    tasks = "--config.tasks=pretrain,train,export"
+    arguments = [a.replace("bundle.json", f"{tmp_path / 'bundle.json'}") for a in arguments]
+    done = launch(*SHRUNK, tasks, *arguments, f"--workdir={tmp_path / 'run'}")
+    assert_one_line(done, said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_exported_is_refused_before_training(
+    finished, tmp_path, monkeypatch
+):
+    config = ConfigDict(read(finished[0] / "config.json"))
+    config.tasks, config.configuration = ("pretrain", "train", "export"), "w4a4"
+    config.devices = 1
+    run = Run(config, tmp_path / "run")
+    plain = type(run.network)
+    right = plain.__call__
+    monkeypatch.setattr(plain, "__call__", lambda self, x: jnp.sort(right(self, x)))
+    with pytest.raises(UserError, match="sort"):
+        tasks.check(run)
 
 
 def test_winners_of_another_state_of_the_network_are_refused(launch, finished, tmp_path):
