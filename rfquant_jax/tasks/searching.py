@@ -23,7 +23,6 @@ from rfquant_jax.tasks.picturing import draw, write_sensitivity
 from rfquant_jax.tasks.proposing import candidate_evaluator, propose
 from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, read_json, write_json
 
-
 EQUAL_COST = 0.9  # of a budget: a uniform configuration that uses up so much is its equal
 
 
