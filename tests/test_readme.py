@@ -143,4 +143,5 @@ def test_the_flags_of_every_benchmark_exist(command):
         [sys.executable, *command[1:3], "--help"], capture_output=True, text=True, cwd=ROOT
     )
     for word in command[3:]:
-        assert f"  {word.split('=')[0]}:" in done.stdout
+        name = word.split("=")[0].removeprefix("--")
+        assert any(f"  --{prefix}{name}:" in done.stdout for prefix in ("", "[no]"))
