@@ -128,11 +128,15 @@ def test_the_recipe_of_ones_own_network_and_images_runs(tmp_path):
     assert (tmp_path / "runs" / "my_recipe" / "results.json").exists()
 
 
-@pytest.mark.parametrize("command", commands("python launch.py"), ids=" ".join)
-def test_the_fields_of_every_command_exist(command):
+def check_fields(command):
     given = [word.split("=")[1] for word in command if word.startswith("--config=")]
     recipe = given[0] if given and given[0] != "my_recipe.py" else "configs/quickstart.py"
     recipes.check_overrides(recipes.load(ROOT / recipe), command)
+
+
+@pytest.mark.parametrize("command", commands("python launch.py"), ids=" ".join)
+def test_the_fields_of_every_command_exist(command):
+    check_fields(command)
     unknown = {word.split("=")[0] for word in command[2:]} - {"--workdir", "--config"}
     assert all(name.startswith("--config.") for name in unknown)
 
@@ -142,6 +146,8 @@ def test_the_flags_of_every_benchmark_exist(command):
     done = subprocess.run(
         [sys.executable, *command[1:3], "--help"], capture_output=True, text=True, cwd=ROOT
     )
-    for word in command[3:]:
+    fields = [word for word in command[3:] if word.startswith("--config.")]
+    check_fields([word for word in command if word.startswith("--config")])
+    for word in set(command[3:]) - set(fields):
         name = word.split("=")[0].removeprefix("--")
         assert any(f"  --{prefix}{name}:" in done.stdout for prefix in ("", "[no]"))
