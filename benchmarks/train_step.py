@@ -12,10 +12,7 @@ process's memory is that of the whole run: to compare ways, measure one a run.
 from __future__ import annotations
 
 import itertools
-import os
-import platform
 import resource
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +20,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.timing import machine, timed
 from rfquant_jax import models, parallel
 from rfquant_jax.bits import Space
 from rfquant_jax.data.folder import FolderSource
@@ -78,18 +76,10 @@ def main(_: list[str]) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak of the process's memory: {peak / 2**30:.1f} GiB")
     if _OUT.value:
-        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "jax": jax.__version__}
         asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
         asked |= {"random_passes": _PASSES.value, "idm": _IDM.value}
-        content = {"machine": machine, "asked": asked, "rows": rows, "peak_bytes": peak}
+        content = {"machine": machine(), "asked": asked, "rows": rows, "peak_bytes": peak}
         write_json(Path(_OUT.value), content)
-
-
-def timed(step: Callable[[], None]) -> float:
-    """Seconds until the step's results are there."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def network():

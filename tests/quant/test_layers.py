@@ -25,20 +25,21 @@ def numpy_quantize(x, s, low, high):
     return s * np.rint(np.clip(np.asarray(x, np.float64) / s, low, high))
 
 
+def make_quantizer(steps, signed, candidates):
+    quantizer = Quantizer(candidates, signed=signed, scale_gradient=False)
+    quantizer.step = StepSize(jnp.asarray(steps, jnp.float32))
+    return quantizer
+
+
 def make_dense(weight_steps, input_steps, candidates=(4, 2)):
     plain = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    quantizers = []
-    for steps, signed in ((weight_steps, True), (input_steps, False)):
-        quantizer = Quantizer(candidates, signed=signed, scale_gradient=False)
-        quantizer.step = StepSize(jnp.asarray(steps, jnp.float32))
-        quantizers.append(quantizer)
     return QuantDense(
         plain,
         name="dense",
         index=0,
         bits=(4, 4),
-        weight_quantizer=quantizers[0],
-        input_quantizer=quantizers[1],
+        weight_quantizer=make_quantizer(weight_steps, True, candidates),
+        input_quantizer=make_quantizer(input_steps, False, candidates),
     )
 
 
@@ -156,24 +157,19 @@ def test_the_scaling_of_step_gradients_reaches_the_quantizer(rng):
     assert slope(True) == pytest.approx(slope(False) / np.sqrt(35 * 7), rel=1e-5)
 
 
-def make_conv(signed, candidates=(4, 2), groups=1, input_step=0.3, padding=((1, 0), (1, 1))):
+def make_conv(signed, candidates=(4, 2), groups=1):
     plain = nnx.Conv(4, 8, (3, 3), feature_group_count=groups, use_bias=True, rngs=nnx.Rngs(0))
     plain.bias.set_value(jnp.linspace(-1, 1, 8))
-    quantizers = []
-    for steps, sign in (([0.05, 0.2], True), ([input_step, 1.1], signed)):
-        quantizer = Quantizer(candidates, signed=sign, scale_gradient=False)
-        quantizer.step = StepSize(jnp.asarray(steps, jnp.float32))
-        quantizers.append(quantizer)
     return QuantConv(
         plain,
         name="conv",
         index=0,
         bits=candidates,
         strides=(2, 1),
-        padding=padding,
+        padding=((1, 0), (1, 1)),
         dilation=(1, 1),
-        weight_quantizer=quantizers[0],
-        input_quantizer=quantizers[1],
+        weight_quantizer=make_quantizer([0.05, 0.2], True, candidates),
+        input_quantizer=make_quantizer([0.3, 1.1], signed, candidates),
     )
 
 
