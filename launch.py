@@ -13,7 +13,6 @@ Examples:
   python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
       --workdir=runs/tight --config.search.budgets=0.01G
-  python launch.py --config.tasks=evaluate --config.configuration=w4a4
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
@@ -39,23 +38,25 @@ QUICKSTART = CONFIGS / "quickstart.py"
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # the libraries' own messages are not for the user
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
-    run = None
+    run, code = None, 0
     with StopSignal() as stop:
-        from rfquant_jax import tasks  # takes seconds, in which a signal may come
+        from rfquant_jax import distributed, tasks  # takes seconds, in which a signal may come
         from rfquant_jax.run import Run
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop)
-            tasks.perform(run)
-            return 0
+            with distributed.processes(run.config.distributed):
+                tasks.perform(run)
         except UserError as error:
-            return complain(error)
+            code = complain(error)
         except Interrupted:
             print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
-            return EXIT_CODE
+            code = EXIT_CODE
         finally:
             if run is not None:
                 run.close()
+        distributed.leave(code)
+    return code
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

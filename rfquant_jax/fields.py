@@ -35,12 +35,18 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "predict.top",
             "export.images",
             "export.code_images",
+            "distributed.start_timeout_seconds",
         ),
     ),
+    "must be at least 3": (lambda v: v >= 3, ("distributed.heartbeat_timeout_seconds",)),
     "must not be negative": (
         lambda v: v >= 0,
         (
             "devices",
+            "distributed.processes",
+            "distributed.process",
+            "checkpoints.every_steps",
+            "checkpoints.every_minutes",
             "data.threads",
             "data.num_classes",
             "data.image_size",

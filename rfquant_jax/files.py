@@ -6,14 +6,22 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rfquant_jax.parallel import is_first_process
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write to, which then takes the place of `path`.
 
-    A reader sees the old one or the new one, never a part, whenever the writer is killed.
+    A reader sees the old one or the new one, never a part, whenever the writer is killed. Of
+    several processes only the first one writes: what the others do comes to nothing.
     """
+    if not is_first_process():
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     temporary = path.with_name(path.name + ".tmp")
     yield temporary
     temporary.replace(path)
@@ -33,6 +41,8 @@ class LineRecord:
 
     def __init__(self, path: Path, header: dict, valid: Callable[[dict], bool]):
         self._path, self._header = path, header
+        # Every process keeps the lines; the first one writes them down.
+        self._writes = is_first_process()
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _whole_lines(path, valid)
         self.lines: list[dict] = found[1:] if found[:1] == [header] else []
@@ -41,6 +51,8 @@ class LineRecord:
     def append(self, line: dict) -> None:
         """Adds a line, on disk, too."""
         self.lines.append(line)
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

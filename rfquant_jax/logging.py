@@ -21,17 +21,19 @@ class RunLog:
 
     Args:
       workdir: an existing folder, or None to write nothing but to the terminal.
+      silent: tell nothing at all, as all processes of a run but the first do.
     """
 
-    def __init__(self, workdir: Path | None):
-        self._workdir = workdir
+    def __init__(self, workdir: Path | None, *, silent: bool = False):
+        self._workdir, self._silent = None if silent else workdir, silent
         self._board: SummaryWriter | None = None
 
     def info(self, message: str) -> None:
         """One message, to the terminal and, with the time, to the log file."""
         # Names of files may hold what is no character; they must not end a run.
         message = message.encode("utf-8", "backslashreplace").decode()
-        tqdm.write(message)
+        if not self._silent:
+            tqdm.write(message)
         self._to_file(message)
 
     def metrics(self, task: str, step: int, values: Mapping[str, float]) -> None:
@@ -66,7 +68,8 @@ class RunLog:
           total: pieces of work in all, or None where nobody knows.
           done: of them before.
         """
-        with tqdm(total=total, initial=done, desc=task, disable=None, leave=False) as bar:
+        hidden = self._silent or None  # None: unless there is a terminal
+        with tqdm(total=total, initial=done, desc=task, disable=hidden, leave=False) as bar:
             yield Progress(self, task, bar, total, done)
 
     def close(self) -> None:

@@ -47,12 +47,15 @@ class Run:
         rules.validate(config)
         self.config, self.workdir = config, Path(workdir)
         self.stop = stop or StopSignal()
+        self.stop.agree = parallel.any_process
+        if config.deterministic:
+            parallel.compute_deterministically()
         self.preprocess = normalizer(config.data.mean, config.data.std)
 
     @cached_property
     def log(self) -> RunLog:
         """Messages and metrics."""
-        return RunLog(self.workdir)
+        return RunLog(self.workdir, silent=not parallel.is_first_process())
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -114,6 +117,7 @@ class Run:
             say=self.log.info,
             process=jax.process_index(),
             processes=jax.process_count(),
+            devices=self.mesh.local_mesh.size,
         )
 
     @property

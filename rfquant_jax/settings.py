@@ -86,6 +86,8 @@ def pretrain_plan(config: ConfigDict) -> Plan:
         warmup_epochs=pretrain.warmup_epochs,
         eval_every=config.train.eval_every,
         log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
     )
 
 
@@ -137,6 +139,8 @@ def coupled_plan(config: ConfigDict) -> Plan:
         warmup_epochs=optimizer.warmup_epochs,
         eval_every=config.train.eval_every,
         log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
         accumulate=config.train.accumulate,
         step_size_lr=optimizer.step_size_lr,
         damping=config.losses.damping,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rfquant_jax import config as rules
+from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import exporting, networks, training
@@ -37,6 +38,7 @@ def perform(run: Run) -> None:
     check(run)
     for name in rules.tasks(run.config):
         TASKS[name](run)
+        parallel.barrier(name)  # what the first process wrote is there for the others
 
 
 def check(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from rfquant_jax import parallel
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import Checkpoints
 from rfquant_jax.data.loader import TrainingBatches, ahead
+from rfquant_jax.errors import Interrupted
 from rfquant_jax.interrupt import StopSignal
 from rfquant_jax.logging import Progress, RunLog
 from rfquant_jax.models.pure import Arrays
@@ -45,6 +47,12 @@ class Plan:
     damping_start_epoch: int = 0
     scheduler: Timing | None = None
     split_candidates: bool = False
+    save_every_steps: int = 0
+    save_every_minutes: float = 0.0
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether the state after so many updates is to be saved, whatever else is."""
+        return self.save_every_steps > 0 and step % self.save_every_steps == 0
 
     def epoch_length(self, batches: TrainingBatches) -> int:
         """Updates in an epoch, which all schedules count in."""
@@ -66,6 +74,27 @@ class Plan:
             epoch, epochs=self.epochs, start_epoch=self.damping_start_epoch, peak=self.damping
         )
         return Rates(np.float32(learning), np.float32(step_size), np.float32(damping))
+
+
+class SaveClock:
+    """Tells when the last save is too long ago.
+
+    Args:
+      minutes: since then; 0: never.
+    """
+
+    def __init__(self, minutes: float):
+        self._seconds = 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """Something was saved."""
+        self._since = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return 0 < self._seconds <= time.monotonic() - self._since
 
 
 @dataclass
@@ -109,6 +138,9 @@ class Trainer:
         self._about = about or {}
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
+        # The processes of a run stop, and save by the first one's clock, after the same step.
+        self._vote = parallel.Vote(step.mesh)
+        self._clock = SaveClock(plan.save_every_minutes if parallel.is_first_process() else 0.0)
 
     @property
     def total_steps(self) -> int:
@@ -138,10 +170,12 @@ class Trainer:
                 # Before a stop is looked at: an epoch's end is saved with its score.
                 if within == self._per_epoch - 1:
                     self._end_epoch(epoch, state, position)
-                if self._stop.requested:
+                stop, due = self._vote(self._stop.requested, self._clock.due)
+                if stop or due or self._plan.is_save_due(position.step):
                     self._save(state, position, score=None)
+                if stop:
                     self._checkpoints.wait()
-                    self._stop.check()
+                    raise Interrupted
         self._checkpoints.wait()
 
     def _begin(self, start: Arrays) -> tuple[TrainState, Position]:
@@ -224,6 +258,7 @@ class Trainer:
             about=about,
             score=score,
         )
+        self._clock.restart()
 
     def _restore(self, step: int, fresh: TrainState) -> tuple[TrainState, Position]:
         about = self._checkpoints.about(step)
@@ -262,7 +297,7 @@ def summarize(metrics: list[Arrays], random_passes: int) -> dict[str, float]:
     Returns:
       "<name>" for the max pass and "random/<name>" for the mean of the random ones.
     """
-    metrics = jax.device_get(metrics)
+    metrics = parallel.fetch(metrics)
     every = 1 + random_passes
     groups = {"": metrics[::every], "random/": [m for i, m in enumerate(metrics) if i % every]}
     return {
