@@ -36,7 +36,7 @@ QUICKSTART = CONFIGS / "quickstart.py"
 
 
 def main(_: list[str]) -> int:
-    logging.set_verbosity(logging.ERROR)  # the libraries' own messages are not for the user
+    logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:

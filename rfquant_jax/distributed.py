@@ -27,7 +27,7 @@ _COUNTS = {
     "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 # What the libraries beneath JAX say when a process does not answer any more.
-_LOST_SIGNS = ("Gloo", "NCCL", "nccl", "heartbeat", "Connection closed", "Connection reset")
+_LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection closed by peer")
 
 
 @contextmanager
@@ -125,10 +125,15 @@ def _host_names(longest: int = 64) -> list[str]:
     return [bytes(row).decode(errors="replace").strip() for row in rows]
 
 
-def _may_be_a_loss(error: Exception) -> bool:
-    """Whether an error may come from another process that is gone."""
-    text = str(error)
-    return jax.process_count() > 1 and any(sign in text for sign in _LOST_SIGNS)
+def _may_be_a_loss(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, may mean that another process is gone."""
+    if jax.process_count() == 1:
+        return False
+    while error is not None:
+        if any(sign in str(error) for sign in _LOST_SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _await_verdict(error: Exception, timeout: float) -> None:
