@@ -109,37 +109,32 @@ class Watch:
         return what
 
     def _failure(self, taken: Taken, state: TrainState, what: str) -> str:
-        """The line that ends the training."""
+        """Writes all that is known of the end into the log, and returns the line that tells it."""
         found = self._diagnose(state, taken)
-        remedy = self._remedy
-        if found.number is None:
-            where = "its passes, repeated one by one, and their gradients are finite"
-        else:
-            where = f"pass {found.number + 1} of {len(taken.metrics)}"
-            if len(self._space):
-                self._log_configuration(taken, found)
-                where += f" (configuration {short(self._space, found.configuration)})"
-            where += f" on device {found.device}"
-            if found.place is None:
-                where += ", repeated alone, is finite everywhere"
-            else:
-                where += f": not finite first is {found.place}"
-                if found.place == IMAGES:
-                    remedy = "look at the data and at config.data.std"
+        record = found._asdict() | {"event": "failure", "configuration": None}
+        if found.configuration is not None and len(self._space):
+            record["configuration"] = self._space.to_json(found.configuration)
+            named = json.dumps(record["configuration"])
+            self._log.info(f"{self._task}: the configuration of pass {found.number + 1}: {named}")
+        self._log.event(self._task, taken.number, record)
+        remedy = "look at the data and at config.data.std" if found.place == IMAGES else None
         return (
             f"{self._task}: step {taken.number}: {what} is not finite, and no update was made in "
-            f"{self._in_a_row} steps in a row (config.train.max_bad_steps); {where}; nothing was "
-            f"saved of it; {remedy}"
+            f"{self._in_a_row} steps in a row (config.train.max_bad_steps); "
+            f"{self._where(taken, found)}; nothing was saved of it; {remedy or self._remedy}"
         )
 
-    def _log_configuration(self, taken: Taken, found: Finding) -> None:
-        configuration = self._space.to_json(found.configuration)
-        record = {"event": "failure", "pass": found.number + 1, "place": found.place}
-        self._log.event(self._task, taken.number, record | {"configuration": configuration})
-        self._log.info(
-            f"{self._task}: step {taken.number}: the configuration of pass {found.number + 1}: "
-            f"{json.dumps(configuration)}"
-        )
+    def _where(self, taken: Taken, found: Finding) -> str:
+        if found.number is None:
+            return "its passes, repeated one by one, and their gradients are finite"
+        where = f"pass {found.number + 1} of {len(taken.metrics)}"
+        if len(self._space):
+            where += f" (configuration {short(self._space, found.configuration)})"
+        if len(taken.metrics[0]["loss"]) > 1:
+            where += f" on device {found.device}"
+        if found.place is None:
+            return f"{where}, repeated alone, is finite everywhere"
+        return f"{where}: the first that is not finite is {found.place}"
 
 
 def short(space: Space, configuration: np.ndarray) -> str:

@@ -96,8 +96,10 @@ def test_statistics_that_overflow_are_left_out_too(step, start, data, masks):
     assert_same(copied(state), start)
 
 
-def test_an_update_that_overflows_is_left_out(step, start, data, masks):
-    rates = Rates(np.float32(3e38), *RATES[1:])
+def test_an_update_that_is_not_finite_is_left_out_though_all_before_it_was(
+    step, start, data, masks
+):
+    rates = Rates(np.float32(np.inf), *RATES[1:])
     state, _, report = take(step, placed(step, start), data, masks, rates)
     assert np.asarray(report.failed).tolist() == [False, False, False, True]
     assert_same(copied(state), start)

@@ -33,13 +33,14 @@ def test_bad_steps_in_a_row_end_the_training_and_nothing_is_saved(tmp_path):
     said, checkpoints = failing(tmp_path, step)
     assert said == (
         "train: step 16: the loss of pass 2 is not finite, and no update was made in 3 steps in a "
-        "row (config.train.max_bad_steps); pass 2 of 2 (configuration abca) on device 0: not "
-        "finite first is the kernel of b; nothing was saved of it; lower config.optimizer.lr = 1"
+        "row (config.train.max_bad_steps); pass 2 of 2 (configuration abca): the first that is not "
+        "finite is the kernel of b; nothing was saved of it; lower config.optimizer.lr = 1"
     )
     assert list(checkpoints.saved) == [12]
     # 13 good steps before: the state is the one that the bad step started from.
     assert step.diagnosed == [(13.0, 16)]
     told = [r for r in records(tmp_path) if r.get("event") == "failure"]
+    assert [told[0][name] for name in ("step", "number", "place")] == [16, 1, "the kernel of b"]
     assert told[0]["configuration"] == {"a": [4, 3], "b": [2, 4]}
     assert '{"a": [4, 3], "b": [2, 4]}' in (tmp_path / "log.txt").read_text()
 
@@ -100,7 +101,10 @@ def test_what_happened_since_the_last_metrics_is_counted(tmp_path):
     ("found", "said"),
     [
         (Finding(None, 0, None, None), "its passes, repeated one by one, and their gradients are"),
-        (Finding(0, 1, np.full((2, 2), 4), None), "(configuration w4a4) on device 1, repeated alo"),
+        (
+            Finding(0, 1, np.full((2, 2), 4), None),
+            "(configuration w4a4), repeated alone, is",
+        ),
         (Finding(0, 1, np.full((2, 2), 4), IMAGES), "is the images; nothing was saved of it; look"),
     ],
 )
