@@ -16,8 +16,8 @@ Examples:
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after
-saving, start again to go on.
+Exit codes: 0 done; 1 failed while going on, and 2 a mistake in the call, both said in one line; 75
+stopped by SIGTERM or Ctrl-C after saving, start again to go on.
 """
 
 import signal
@@ -28,7 +28,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax import recipes
-from rfquant_jax.errors import Interrupted, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -49,6 +49,8 @@ def main(_: list[str]) -> int:
                 tasks.perform(run)
         except UserError as error:
             code = complain(error)
+        except RunFailure as error:
+            code = complain(error, 1)
         except Interrupted:
             print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
             code = EXIT_CODE
@@ -89,10 +91,10 @@ def recipe_path(arguments: list[str]) -> Path:
     return QUICKSTART
 
 
-def complain(error: Exception) -> int:
-    """Says what is wrong in one line."""
+def complain(error: Exception, code: int = 2) -> int:
+    """Says what is wrong in one line; returns the exit code."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

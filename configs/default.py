@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
     config.train.eval_every = 5  # epochs between evaluations and checkpoints
     config.train.log_every = 50  # steps between lines of metrics
+    config.train.max_bad_steps = 10  # steps in a row without a finite loss until training stops
 
     config.optimizer = ConfigDict()  # of coupled training
     config.optimizer.lr = 0.04  # peak learning rate of SGD

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfquant_jax import native_errors, parallel
-from rfquant_jax.errors import ConfigError, Interrupted, UserError
+from rfquant_jax.errors import ConfigError, Interrupted, RunFailure, UserError
 
 # Of the batch systems whose environment JAX reads: how many processes there are, and on this host.
 _COUNTS = {
@@ -49,7 +49,7 @@ def processes(config: ConfigDict) -> Iterator[None]:
     except Exception as error:
         if _may_be_a_loss(error):
             _await_verdict(error, config.heartbeat_timeout_seconds)
-        if jax.process_count() > 1:
+        if jax.process_count() > 1 and not isinstance(error, RunFailure):
             traceback.print_exc()
             leave(1)
         raise

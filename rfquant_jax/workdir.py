@@ -40,6 +40,7 @@ FREE_FIELDS = (
     "data.max_bad_fraction",
     "data.threads",
     "train.log_every",
+    "train.max_bad_steps",
     "search.starts",
     "predict.images",
     "predict.top",

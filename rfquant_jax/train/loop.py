@@ -19,8 +19,9 @@ from rfquant_jax.logging import Progress, RunLog
 from rfquant_jax.models.pure import Arrays
 from rfquant_jax.train import schedules
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
-from rfquant_jax.train.state import Masks, Rates, TrainState
+from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
 from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.watch import Watch
 
 # score(ema parameters, ema statistics) -> held-out accuracies by name; their mean ranks checkpoints
 Score = Callable[[Arrays, Arrays], dict[str, float]]
@@ -47,6 +48,8 @@ class Plan:
     damping_start_epoch: int = 0
     scheduler: Timing | None = None
     split_candidates: bool = False
+    max_bad_steps: int = 10
+    remedy: str = "lower the learning rate"  # against losses that are not finite
     save_every_steps: int = 0
     save_every_minutes: float = 0.0
 
@@ -136,6 +139,7 @@ class Trainer:
         self._checkpoints, self._log, self._stop = checkpoints, log, stop
         self._score, self._meter, self._teacher = score, meter, teacher
         self._about = about or {}
+        self._watch = Watch(plan.task, plan.max_bad_steps, space, log, step.diagnose, plan.remedy)
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
         # The processes of a run stop, and save by the first one's clock, after the same step.
@@ -152,6 +156,7 @@ class Trainer:
 
         Raises:
           Interrupted: a signal came; the state is saved.
+          RunFailure: `max_bad_steps` updates in a row would not have been finite.
         """
         state, position = self._begin(start)
         if self.total_steps == 0:
@@ -163,10 +168,11 @@ class Trainer:
                 # Before the epoch's first step, so that a run resumed inside it keeps its masks.
                 if within == 0:
                     self._schedule(epoch, state, position)
-                state, metrics = self._one_step(state, next(stream), position, epoch)
+                state, taken = self._one_step(state, next(stream), position, epoch)
                 position.step += 1
                 progress.advance()
-                self._report(epoch, position, metrics, progress)
+                self._watch.add(taken, state)
+                self._report(epoch, position, state, taken, progress)
                 # Before a stop is looked at: an epoch's end is saved with its score.
                 if within == self._per_epoch - 1:
                     self._end_epoch(epoch, state, position)
@@ -210,21 +216,27 @@ class Trainer:
         parts = split_batch(batch, self._plan.accumulate)
         return [parallel.split(part, self._step.mesh) for part in parts]
 
-    def _one_step(self, state: TrainState, parts: list[Arrays], position: Position, epoch: int):
+    def _one_step(
+        self, state: TrainState, parts: list[Arrays], position: Position, epoch: int
+    ) -> tuple[TrainState, Taken]:
         teachers = None
         if self._teacher is not None:
             teachers = [self._teacher(part["image"]) for part in parts]
         key = jax.random.fold_in(self._key, position.step)
-        rates = self._plan.rates(epoch)
-        return self._step(state, parts, position.masks, rates, key, teachers)
+        given = parts, position.masks, self._plan.rates(epoch), key, teachers
+        state, metrics, report = self._step(state, *given)
+        return state, Taken(position.step + 1, *given, metrics, report)
 
-    def _report(self, epoch: int, position: Position, metrics, progress: Progress) -> None:
+    def _report(
+        self, epoch: int, position: Position, state: TrainState, taken: Taken, progress: Progress
+    ) -> None:
         last = position.step == self.total_steps
         if position.step % self._plan.log_every and not last:
             return
-        values = summarize(metrics, self._step.settings.random_passes)
-        rates = self._plan.rates(epoch)
-        values |= {f"rate/{k}": float(v) for k, v in rates._asdict().items()}
+        values = summarize(taken.metrics, self._step.settings.random_passes)
+        self._watch.drain(state)  # the metrics have been waited for: this costs nothing
+        values |= self._watch.counts()
+        values |= {f"rate/{k}": float(v) for k, v in taken.rates._asdict().items()}
         self._log.metrics(self._plan.task, position.step, {"epoch": epoch, **values})
         progress.report(f"epoch {epoch}, loss {values['loss']:.4f}")
 
@@ -236,6 +248,7 @@ class Trainer:
 
     def _evaluate(self, when: str, state: TrainState, position: Position) -> None:
         """Scores the EMA and saves."""
+        self._watch.drain(state)  # before the work of scoring a training that has failed
         scores = self._score(state.ema_params, state.ema_stats)
         mean = float(np.mean(list(scores.values())))
         values = {f"held_out/{name}": value for name, value in scores.items()}
@@ -245,6 +258,7 @@ class Trainer:
         self._save(state, position, score=mean)
 
     def _save(self, state: TrainState, position: Position, score: float | None) -> None:
+        self._watch.drain(state)
         about = self._about | {
             "images_per_step": self._batches.batch_size,
             "total_steps": self.total_steps,

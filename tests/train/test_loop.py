@@ -11,9 +11,10 @@ from rfquant_jax.bits import Space
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import Interrupted
 from rfquant_jax.logging import RunLog
+from rfquant_jax.train.diagnose import Finding
 from rfquant_jax.train.loop import Plan, Trainer, split_batch, summarize
 from rfquant_jax.train.scheduler import Timing
-from rfquant_jax.train.state import TrainState
+from rfquant_jax.train.state import StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
 
 CANDIDATES = (4, 3, 2)
@@ -35,11 +36,17 @@ PLAN = Plan(
 
 
 class WritingStep:
-    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments."""
+    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments.
 
-    def __init__(self):
+    Args:
+      bad: numbers of the steps, from 1, whose second loss is not finite.
+      floored: step sizes that each step keeps at the floor.
+    """
+
+    def __init__(self, bad=(), floored=0):
         self.mesh, self.settings = mesh_of(1), SimpleNamespace(random_passes=1)
-        self.calls = []
+        self.calls, self.diagnosed = [], []
+        self._bad, self._floored = bad, floored
 
     def init(self, params):
         return TrainState(params, {"s": jnp.zeros((1, 1))}, {}, params, {"s": jnp.zeros(1)})
@@ -49,9 +56,17 @@ class WritingStep:
         weights = np.asarray(masks.weights).copy()
         key = tuple(jax.random.key_data(key).tolist())
         self.calls.append((labels, weights, rates, key, len(parts), teachers))
+        bad = len(self.calls) in self._bad
+        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([np.nan if bad else 3.0])}]
+        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored))
+        if bad:
+            return state, metrics, report
         params = {"count": state.params["count"] + 1}
-        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([3.0])}]
-        return state._replace(params=params, ema_params=params), metrics
+        return state._replace(params=params, ema_params=params), metrics, report
+
+    def diagnose(self, state, taken):
+        self.diagnosed.append((float(state.params["count"]), taken.number))
+        return Finding(1, 0, np.asarray([[4, 3], [2, 4]], np.int32), "the kernel of b")
 
 
 class MemoryCheckpoints:
@@ -91,11 +106,11 @@ class StopAt:
             raise Interrupted
 
 
-def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None):
+def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None, step=None):
     """Trains two layers, of which the second is the more turbulent; returns the step's calls."""
     source = ArraySource(np.zeros((IMAGES, 1, 1, 1), np.uint8), np.arange(IMAGES))
     batches = pipeline().training(source, BATCH, seed=plan.seed)
-    step = WritingStep()
+    step = step or WritingStep()
     trainer = Trainer(
         plan,
         step,

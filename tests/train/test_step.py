@@ -56,7 +56,8 @@ def data():
 def run(step, params, data, masks, micro=1, key=KEY):
     parts = np.split(np.arange(len(data["label"])), micro)
     batches = [parallel.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
-    state, metrics = step(step.init(params), batches, masks, RATES, key)
+    state, metrics, report = step(step.init(params), batches, masks, RATES, key)
+    assert not np.any(report.failed)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -189,12 +190,11 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(step4, pure, data, masks):
     gradients = parallel.per_device(zeros_like(pure.params), step4.mesh)
     carry = Carry(state.stats, gradients)
     number = np.int32(0)
-    assert collectives(step4._max, state.params, carry, sharded, None, inputs, number) == []
-    _, own, _ = step4._max(state.params, carry, sharded, None, inputs, number)
-    state = step4.init(pure.params)
-    carry = Carry(state.stats, parallel.per_device(zeros_like(pure.params), step4.mesh))
+    assert collectives(step4._max, state.params, *carry, sharded, None, inputs, number) == []
+    carry, own, metrics = step4._max(state.params, *carry, sharded, None, inputs, number)
     assert collectives(step4._random, state.params, carry, sharded, own, inputs, number) == []
-    update = collectives(step4._update, state, carry.gradients, RATES, np.float32(1))
+    losses = [metrics["loss"]] * 4
+    update = collectives(step4._update, state, *carry, losses, RATES, np.float32(1))
     assert update == ["all-reduce"]
 
 
@@ -206,7 +206,7 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(step4, pure, d
     for i in range(4):
         masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
         rates = Rates(*(np.float32(0.01 * i) for _ in range(3)))
-        state, _ = step4(state, [sharded], masks, rates, jax.random.key(i))
+        state, *_ = step4(state, [sharded], masks, rates, jax.random.key(i))
     assert before == step4.traces
     assert step4.traces == {"sample": 1, "max": 1, "random": 1, "update": 1, "whole": 0}
 
@@ -228,8 +228,8 @@ def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
     step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
     sharded = parallel.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
-    _, metrics = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
     assert float(metrics[0]["cross_entropy"][0]) == pytest.approx(
         float(alone[0]["cross_entropy"][0]) / 2, rel=1e-5
     )
