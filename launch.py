@@ -17,8 +17,8 @@ Examples:
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after
-saving, start again to go on.
+Exit codes: 0 done; 1 something failed on the way, or 2 a mistake in the call, said in one line; 75
+stopped by SIGTERM or Ctrl-C after saving, start again to go on.
 """
 
 import signal
@@ -29,7 +29,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax import recipes
-from rfquant_jax.errors import Interrupted, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -50,6 +50,9 @@ def main(_: list[str]) -> int:
             return 0
         except UserError as error:
             return complain(error)
+        except RunFailure as error:
+            complain(error)
+            return 1
         except Interrupted:
             print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
             return EXIT_CODE

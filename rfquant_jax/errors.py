@@ -44,5 +44,12 @@ class CheckpointError(UserError):
     """A checkpoint is missing, broken, or belongs to another network."""
 
 
+class RunFailure(Exception):  # noqa: N818 - named by what happened, like Interrupted
+    """Something failed while the run was going on, not by a mistake in the call.
+
+    `launch.py` prints it as one line and exits with code 1.
+    """
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: everything done so far is saved
     """A signal asked the run to stop; it is saved, and the same command goes on from there."""

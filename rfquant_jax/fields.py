@@ -21,6 +21,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "train.accumulate",
             "train.eval_every",
             "train.log_every",
+            "checkpoints.keep",
             "scheduler.period",
             "scheduler.late_period",
             "evaluate.batch_size",

@@ -32,6 +32,7 @@ FREE_FIELDS = (
     "data.max_bad_fraction",
     "data.threads",
     "train.log_every",
+    "checkpoints.keep",
     "search.starts",
     "predict.images",
     "predict.top",
