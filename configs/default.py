@@ -86,6 +86,9 @@ def get_config() -> ConfigDict:
     config.train.log_every = 50  # steps between lines of metrics
     config.train.max_bad_steps = 10  # steps in a row without a finite loss until training stops
 
+    config.checkpoints = ConfigDict()  # of both trainings
+    config.checkpoints.keep = 2  # newest ones to keep of a stage, beside the best
+
     config.optimizer = ConfigDict()  # of coupled training
     config.optimizer.lr = 0.04  # peak learning rate of SGD
     config.optimizer.min_lr = 1e-5  # where the warm-up starts and the cosine ends

@@ -22,6 +22,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "train.eval_every",
             "train.log_every",
             "train.max_bad_steps",
+            "checkpoints.keep",
             "scheduler.period",
             "scheduler.late_period",
             "evaluate.batch_size",

@@ -51,6 +51,7 @@ class Run:
         if config.deterministic:
             parallel.compute_deterministically()
         self.preprocess = normalizer(config.data.mean, config.data.std)
+        self._said: set[str] = set()
 
     @cached_property
     def log(self) -> RunLog:
@@ -224,7 +225,12 @@ class Run:
         return self.blueprint.space.parse(text) if text else None
 
     def checkpoints(
-        self, stage: str, *, source: Path | None = None, write: bool = False
+        self,
+        stage: str,
+        *,
+        source: Path | None = None,
+        write: bool = False,
+        quiet: bool = False,
     ) -> Checkpoints:
         """The checkpoints of a stage, in this run's folder or in another run's.
 
@@ -235,6 +241,7 @@ class Run:
           stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
           source: another run's workdir.
           write: whether to save there.
+          quiet: whether the log is not told of damaged ones: before the workdir is this run's.
         """
         images = ("name", "search_fraction", "split_seed", "mean", "std")
         found = {
@@ -256,7 +263,15 @@ class Run:
         if stage != "pretrain":
             identity |= self.blueprint.identity()
         folder = stage_folder(source or self.workdir, stage)
-        return Checkpoints(folder, identity, write=write)
+        say = (lambda message: None) if quiet else self._say_once
+        keep = self.config.checkpoints.keep
+        return Checkpoints(folder, identity, write=write, keep=keep, say=say)
+
+    def _say_once(self, message: str) -> None:
+        """Several tasks, one after the other, come across the same damaged checkpoint."""
+        if message not in self._said:
+            self._said.add(message)
+            self.log.info(message)
 
     def claim(self) -> None:
         """Makes the workdir this run's; every task that writes there calls it first.

@@ -41,6 +41,7 @@ FREE_FIELDS = (
     "data.threads",
     "train.log_every",
     "train.max_bad_steps",
+    "checkpoints.keep",
     "search.starts",
     "predict.images",
     "predict.top",

@@ -31,6 +31,7 @@ def pretrain(run: Run) -> None:
 
     Raises:
       UserError: those weights cannot be read or do not fit.
+      RunFailure: a checkpoint cannot be written.
       Interrupted: a signal came; the state is saved.
     """
     _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
@@ -80,6 +81,7 @@ def train(run: Run) -> None:
 
     Raises:
       CheckpointError: there is no full-precision network.
+      RunFailure: a checkpoint cannot be written.
       Interrupted: a signal came; the state is saved.
     """
     _go_on(run, TRAIN, settings.coupled_plan(run.config), _train)
@@ -174,7 +176,7 @@ def check(run: Run, section: str) -> bool:
     batches = training_batches(run, section, plans[section](run.config))
     if not networks.has_checkpoints(run.workdir, section):
         return False
-    with run.checkpoints(section) as checkpoints:
+    with run.checkpoints(section, quiet=True) as checkpoints:
         return _finished(batches, checkpoints)
 
 
