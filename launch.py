@@ -10,15 +10,14 @@ again resumes it.
 Examples:
 
   python launch.py
-  python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
       --workdir=runs/tight --config.search.budgets=0.01G
   python launch.py --config.tasks=evaluate --config.configuration=w4a4
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after
-saving, start again to go on.
+Exit codes: 0 done; 1 failed on the way, said in one line; 2 a mistake in the call, said in one
+line; 75 stopped by SIGTERM or Ctrl-C after saving, start again to go on.
 """
 
 import signal
@@ -29,7 +28,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax import recipes
-from rfquant_jax.errors import Interrupted, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -50,6 +49,8 @@ def main(_: list[str]) -> int:
             return 0
         except UserError as error:
             return complain(error)
+        except RunFailure as error:
+            return complain(error, code=1)
         except Interrupted:
             print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
             return EXIT_CODE
@@ -88,10 +89,10 @@ def recipe_path(arguments: list[str]) -> Path:
     return QUICKSTART
 
 
-def complain(error: Exception) -> int:
-    """Says what is wrong in one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+def complain(error: Exception, code: int = 2) -> int:
+    """Says what is wrong in one line; returns the exit code."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
