@@ -65,7 +65,8 @@ def explain(error: Exception, run: Run, task: str) -> str | None:
 
 def _about_file(error: OSError, workdir: Path) -> str:
     path = Path(str(error.filename or workdir))
-    verb = "written" if path.is_relative_to(workdir) else "read or written"
+    inside = path.absolute().is_relative_to(workdir.absolute())
+    verb = "written" if inside else "read or written"
     return (
         f"{path}: could not be {verb} ({error.strerror}); {_INTACT}: {_REMEDIES[error.errno]} and "
         "start the same command again"

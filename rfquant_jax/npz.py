@@ -60,10 +60,10 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.nd
     with archive.open(member) as stream:
         start = stream.read(_MOST_HEADER)
         header = io.BytesIO(start)
-        version = npy.read_magic(header)
-        if version not in _HEADERS:
-            raise ValueError(f"{name} has version {version} of NumPy's format")
-        shape, by_columns, dtype = _HEADERS[version](header)
+        try:
+            shape, by_columns, dtype = _HEADERS[npy.read_magic(header)](header)
+        except Exception as error:  # of the parser of literals, which can raise almost anything
+            raise ValueError(f"{name} does not begin as NumPy's arrays do") from error
         if dtype.hasobject or dtype.kind not in "biufc":
             raise ValueError(f"{name} is of {one_line(dtype, 60)}, not of numbers")
         there = member.file_size - header.tell()
