@@ -22,6 +22,9 @@ _REMEDIES = {
     errno.EFBIG: "raise the limit on the size of files",
     errno.EROFS: "make it writable",
     errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EISDIR: "move away what stands in its place",
+    errno.ENOTDIR: "move away what stands in its place",
     errno.EIO: "see to the disk",
 }
 _INTACT = "checkpoints written before are intact"

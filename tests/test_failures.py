@@ -40,6 +40,8 @@ AGAIN = "start the same command again"
         (errno.EDQUOT, "make room"),
         (errno.EROFS, "make it writable"),
         (errno.EACCES, "make it writable"),
+        (errno.EPERM, "make it writable"),
+        (errno.EISDIR, "move away what stands in its place"),
         (errno.EIO, "see to the disk"),
         (errno.EFBIG, "raise the limit on the size of files"),
     ],
