@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
@@ -101,15 +102,19 @@ class _Board:
     def __init__(self, folder: Path):
         self._folder = folder
         folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         with naming(folder):
-            self._writer = EventsWriter(str(folder / "events"))
+            self._writer = RecordWriter(str(folder / name))
+            self._write(file_version="brain.Event:2")
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         with naming(self._folder):
             for name, value in values.items():
-                summary = scalar(name, value)
-                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+                self._write(step=step, summary=scalar(name, value))
             self._writer.flush()
+
+    def _write(self, **content) -> None:
+        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def close(self) -> None:
         with suppress(OSError):  # all that was added is written, or `add` has said why not

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +84,8 @@ def test_what_a_terminal_obeys_is_written_out(tmp_path, capsys):
 def test_a_full_disk_under_tensorboard_is_an_error_and_no_standstill(tmp_path, capfd):
     log = RunLog(tmp_path)
     log.metrics("train", 0, {"loss": 1.0})
-    log._board._writer._py_recordio_writer._writer = open("/dev/full", "wb")
+    log._board._writer.close()
+    log._board._writer._writer = Path("/dev/full").open("wb")  # noqa: SIM115
     for step in range(1, 30):
         with pytest.raises(OSError, match="No space left") as error:
             log.metrics("train", step, {"loss": 1.0})
