@@ -10,14 +10,13 @@ again resumes it.
 Examples:
 
   python launch.py
-  python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
       --workdir=runs/tight --config.search.budgets=0.01G
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 1 failed while going on, and 2 a mistake in the call, both said in one line; 75
-stopped by SIGTERM or Ctrl-C after saving, start again to go on.
+Exit codes: 0 done; 1 failed on the way, said in one line; 2 a mistake in the call, said in one
+line; 75 stopped by SIGTERM or Ctrl-C after saving, start again to go on.
 """
 
 import signal
@@ -28,7 +27,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax import recipes
-from rfquant_jax.errors import Interrupted, RunFailure, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -93,7 +92,7 @@ def recipe_path(arguments: list[str]) -> Path:
 
 def complain(error: Exception, code: int = 2) -> int:
     """Says what is wrong in one line; returns the exit code."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code
 
 

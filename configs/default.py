@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     config.distributed.start_timeout_seconds = 300  # until all processes are there
     config.distributed.heartbeat_timeout_seconds = 30  # without a sign of life: a process is lost
 
-    config.checkpoints = ConfigDict()  # of training, beside those at evaluations
+    config.checkpoints = ConfigDict()  # of both trainings, beside those at evaluations
+    config.checkpoints.keep = 2  # newest ones to keep of a stage, beside the best
     config.checkpoints.every_steps = 0  # updates between two; 0: none by count
     config.checkpoints.every_minutes = 15.0  # between two; 0: none by time
 
@@ -85,9 +86,6 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 5  # epochs between evaluations and checkpoints
     config.train.log_every = 50  # steps between lines of metrics
     config.train.max_bad_steps = 10  # steps in a row without a finite loss until training stops
-
-    config.checkpoints = ConfigDict()  # of both trainings
-    config.checkpoints.keep = 2  # newest ones to keep of a stage, beside the best
 
     config.optimizer = ConfigDict()  # of coupled training
     config.optimizer.lr = 0.04  # peak learning rate of SGD

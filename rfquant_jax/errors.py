@@ -19,11 +19,29 @@ def one_line(text: object, most: int = 400) -> str:
     text = str(text)
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[-most // 4 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(text)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with everything that a terminal would obey written as in a Python string.
+
+    Args:
+      keep: characters to leave as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
     """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
+
+
+class RunFailure(Exception):  # noqa: N818 - the name that callers know
+    """Something failed while the run was going on, not by a mistake in the call.
+
+    `launch.py` prints it as one line and exits with code 1.
+    """
 
 
 class ConfigError(UserError):

@@ -19,6 +19,7 @@ from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.interrupt import StopSignal
+from rfquant_jax.lock import WorkdirLock
 from rfquant_jax.logging import RunLog
 from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.weight_files import read_weights
@@ -52,6 +53,7 @@ class Run:
             parallel.compute_deterministically()
         self.preprocess = normalizer(config.data.mean, config.data.std)
         self._said: set[str] = set()
+        self._lock: WorkdirLock | None = None
 
     @cached_property
     def log(self) -> RunLog:
@@ -274,15 +276,24 @@ class Run:
             self.log.info(message)
 
     def claim(self) -> None:
-        """Makes the workdir this run's; every task that writes there calls it first.
+        """Makes the workdir this run's until `close`; every task that writes there calls it first.
 
         Raises:
-          UserError: the folder cannot be written, or belongs to a run with another config.
+          UserError: the folder cannot be written, is in use by another process, or belongs to a run
+            with another config.
         """
-        claim(self.workdir, self.config)
+        claim(self.workdir, self.config, self._take_lock)
         if self.data.remark:
             self.log.info(self.data.remark)
 
+    def _take_lock(self, path: Path) -> None:
+        # The processes of one run share its folder: the first one keeps others out for all.
+        if self._lock is None and jax.process_index() == 0:
+            self._lock = WorkdirLock(path, self.log.info)
+
     def close(self) -> None:
-        """Writes out what the log still holds back."""
+        """Closes the log and lets other processes use the workdir."""
         self.log.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

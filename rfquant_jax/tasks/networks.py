@@ -74,7 +74,8 @@ def origin(run: Run, stage: str) -> str:
     """
     if _is_imported(run, stage):
         path = Path(run.config.pretrained)
-        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        with path.open("rb") as file:
+            return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
     with _opened(run, stage) as checkpoints:
         return _origin(run, stage, checkpoints, _best(checkpoints, stage))
 
