@@ -8,12 +8,12 @@ from flax import nnx
 
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import listening_to_inputs, recording_features
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import (
     QuantConv,
     QuantDense,
     Quantizer,
     StepSize,
-    SwitchableBatchNorm,
     assign,
     evaluate_on_codes,
     searched_layers,
