@@ -75,7 +75,7 @@ class CoupledPass:
             reseed(network, jax.random.fold_in(inputs.key, number))
             assign(network, configuration)
             with recording_features() as features:
-                logits = network(self.preprocess(batch["image"]))
+                logits = network(self.preprocess(batch["image"])).astype(jnp.float32)
             searched = searched_layers(network)
             own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
             terms = self._output_terms(logits, batch["label"], reference)

@@ -196,8 +196,8 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
     kernel = numpy_quantize(layer.kernel[...], s_w, -(2 ** (w - 1)), 2 ** (w - 1) - 1)
     expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
     expected += np.linspace(-1, 1, 8)
-    for on_codes in (False, True):
-        layer.on_codes = on_codes
+    for dtype in (None, jnp.int8, jnp.bfloat16):
+        layer.codes_dtype = dtype
         np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
 
 
