@@ -25,6 +25,7 @@ from rfquant_jax.checkpoint_writer import Writer
 from rfquant_jax.digest import named_leaves, signature, with_leaves
 from rfquant_jax.errors import CheckpointError
 from rfquant_jax.identity import difference
+from rfquant_jax.parallel import gather, in_all_processes
 
 FOLDER = "checkpoints"
 PRETRAIN, TRAIN = "pretrain", "train"  # stages, each with a folder of its own
@@ -74,8 +75,10 @@ class Checkpoints:
         self.wait()
         for step in self._reader.steps:
             if self._reader.is_intact(step, EMA, STATE):
+                self._agree(step)
                 self._pass_over(f"goes on from step {step}")
                 return step
+        self._agree(None)
         if self._reader.damages:
             raise self._none_left("")
         return None
@@ -94,8 +97,10 @@ class Checkpoints:
         scored = self._reader.by_score(readable)
         for step in scored:
             if self._reader.is_intact(step, EMA):
+                self._agree(step)
                 self._pass_over(f"takes step {step}")
                 return step
+        self._agree(None)
         if self._reader.damages and (scored or not readable):
             raise self._none_left("evaluated " if readable else "")
         return None
@@ -123,7 +128,8 @@ class Checkpoints:
         arrays = {EMA: _host_copies(ema), STATE: _host_copies(state)}
         content = sealed({"identity": self._identity, "score": score, **about}, arrays)
         self._reader.add(step, content)
-        self._writer.save(step, arrays, content)
+        shared = {item: in_all_processes(named) for item, named in arrays.items()}
+        self._writer.save(step, shared, content)
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint.
@@ -196,6 +202,15 @@ class Checkpoints:
             yield
         except Damaged as damage:
             raise CheckpointError(f"checkpoint {self.path(step)} is damaged ({damage})") from damage
+
+    def _agree(self, step: int | None) -> None:
+        """Makes sure that all processes of a run found the same, before any folder is renamed."""
+        found = gather(np.asarray([-1 if step is None else step], np.int32))
+        if len(set(found.tolist())) > 1:
+            raise CheckpointError(
+                f"{self._directory}: the processes of this run find different checkpoints there: "
+                f"of the steps {', '.join(map(str, found))} (-1: none); is it one folder for all?"
+            )
 
     def _pass_over(self, consequence: str) -> None:
         """Says which checkpoints are damaged, and puts them out of the way of those to come."""

@@ -10,13 +10,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from rfquant_jax.digest import arrays_digest, json_digest, signature
 from rfquant_jax.errors import RunFailure, one_line
+from rfquant_jax.parallel import is_first_process
 
 EMA, STATE, ABOUT = "ema", "state", "about"  # items, each in a folder of the checkpoint
 DIGEST = "sha256"  # of the JSON part, beside everything else in it; of an item, beside its arrays
@@ -141,5 +141,5 @@ def remove_unfinished(directory: Path) -> None:
 
 def on_disk(change: Callable[[], object]) -> None:
     """Changes something in a folder that all processes of a run share: one of them does it."""
-    if jax.process_index() == 0:
+    if is_first_process():
         change()

@@ -37,13 +37,6 @@ class UserError(Exception):
     """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
 
 
-class RunFailure(Exception):  # noqa: N818 - the name that callers know
-    """Something failed while the run was going on, not by a mistake in the call.
-
-    `launch.py` prints it as one line and exits with code 1.
-    """
-
-
 class ConfigError(UserError):
     """A config field breaks a rule.
 

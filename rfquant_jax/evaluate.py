@@ -204,7 +204,7 @@ class Evaluator:
         evaluate_on_codes(network)
         assign(network, configuration)
         install_statistics(network, statistics)
-        return network(self.preprocess(images))
+        return network(self.preprocess(images)).astype(jnp.float32)
 
     def _counts(self, params, statistics, batch, configuration):
         logits = self._logits(params, statistics, batch["image"], configuration)

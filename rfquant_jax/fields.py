@@ -113,6 +113,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "export.max_differing_codes",
         ),
     ),
+    "must be auto, float32 or bfloat16": (
+        lambda v: v in ("auto", "float32", "bfloat16"),
+        ("precision",),
+    ),
     "must be auto, loop, unroll or scan": (
         lambda v: v in ("auto", "loop", "unroll", "scan"),
         ("train.strategy",),

@@ -129,6 +129,18 @@ def gather(own: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(own, tiled=True)
 
 
+def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays that every process has as ones of all processes together.
+
+    Whoever writes them can then share the work; of one process alone they stay what they are.
+    """
+    if jax.process_count() == 1:
+        return arrays
+    firsts = {d.process_index: d for d in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([firsts[p] for p in sorted(firsts)]), (AXIS,))
+    return replicate(arrays, mesh)
+
+
 def barrier(name: str) -> None:
     """Returns once every process is here."""
     if jax.process_count() > 1:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from functools import cached_property
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from rfquant_jax import config as rules
@@ -21,9 +24,11 @@ from rfquant_jax.errors import ConfigError
 from rfquant_jax.interrupt import StopSignal
 from rfquant_jax.lock import WorkdirLock
 from rfquant_jax.logging import RunLog
+from rfquant_jax.models import precision
 from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.quant.blueprint import Blueprint
+from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.search.budget import Budget, CostKind, parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
@@ -51,9 +56,28 @@ class Run:
         self.stop.agree = parallel.any_process
         if config.deterministic:
             parallel.compute_deterministically()
-        self.preprocess = normalizer(config.data.mean, config.data.std)
         self._said: set[str] = set()
         self._lock: WorkdirLock | None = None
+
+    @property
+    def compute_type(self) -> DTypeLike:
+        """What activations are held in, see `models.precision`."""
+        return precision.compute_type(self.config.precision)
+
+    def in_float32(self) -> Run:
+        """This run, but computing in float32: what exported models are held against."""
+        if self.compute_type == jnp.float32:
+            return self
+        config = copy.deepcopy(self.config)
+        config.precision = "float32"
+        other = Run(config, self.workdir, self.stop)
+        other.log, other.mesh, other.data = self.log, self.mesh, self.data
+        return other
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """From images uint8[N, H, W, C] to the network's input, in the compute type."""
+        return normalizer(self.config.data.mean, self.config.data.std, self.compute_type)
 
     @cached_property
     def log(self) -> RunLog:
@@ -125,13 +149,14 @@ class Run:
 
     @property
     def _builder(self):
-        return models.builder(
+        build = models.builder(
             self.config.model.name,
             num_classes=self.num_classes,
             channels=self.image_shape[-1],
             seed=self.config.seed,
             options=self.config.model.options,
         )
+        return lambda: precision.compute_in(build(), self.compute_type)
 
     @cached_property
     def network(self) -> nnx.Module:
@@ -288,7 +313,7 @@ class Run:
 
     def _take_lock(self, path: Path) -> None:
         # The processes of one run share its folder: the first one keeps others out for all.
-        if self._lock is None and jax.process_index() == 0:
+        if self._lock is None and parallel.is_first_process():
             self._lock = WorkdirLock(path, self.log.info)
 
     def close(self) -> None:

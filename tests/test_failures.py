@@ -77,7 +77,7 @@ TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
             1,
             TRAIN,
             "config.train.batch_size=64, config.train.accumulate=1 and 1 device; "
-            f"{INTACT}: try --config.train.accumulate=2 (the update stays the same), {OWN}",
+            f"{INTACT}: try --config.train.accumulate=2 (as many images an update as before)",
         ),
         ("train", 4, TRAIN | {"train.accumulate": 3, "train.batch_size": 96}, "accumulate=6 ("),
         ("train", 4, TRAIN | {"train.batch_size": 36}, "config.train.accumulate=3 (the"),

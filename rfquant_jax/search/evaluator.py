@@ -155,7 +155,7 @@ class CandidateEvaluator:
         network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))
         evaluate_on_codes(network)
         assign(network, rows)
-        return network(self._preprocess(images))
+        return network(self._preprocess(images)).astype(jnp.float32)
 
 
 class _Upcoming:

@@ -44,6 +44,7 @@ def export(run: Run) -> dict:
       Interrupted: a signal came.
     """
     run.claim()
+    run = run.in_float32()  # whatever it was trained in: that is what files are held against
     wanted = configurations(run)
     trained = networks.coupled(run)
     measure = Measure(run, trained.pure)

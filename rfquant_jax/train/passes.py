@@ -72,7 +72,7 @@ class CoupledPass:
         def loss(params):
             network = self.network(params, carry.stats, inputs, number)
             with recording_features() as features:
-                logits = network(self.preprocess(batch["image"]))
+                logits = network(self.preprocess(batch["image"])).astype(jnp.float32)
             searched = searched_layers(network)
             own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
             terms = self._output_terms(logits, batch["label"], reference)

@@ -41,8 +41,10 @@ class Reference(NamedTuple):
     """What a pass is distilled from.
 
     Attributes:
-      logits: [N, classes], of the max pass, or of an external teacher for the max pass itself.
-      features: by layer name, of the max pass; empty where nothing is compared with them.
+      logits: float32[N, classes], of the max pass, or of an external teacher for the max pass
+        itself.
+      features: by layer name, of the max pass, in the compute type; empty where nothing is compared
+        with them.
     """
 
     logits: jax.Array
