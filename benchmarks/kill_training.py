@@ -1,0 +1,97 @@
+"""Kills trainings with SIGKILL; each must end as an undisturbed one once it is started again.
+
+    python -m benchmarks.kill_training --kills=20
+
+A run of 60 coupled steps, with a checkpoint every 10. Every other kill comes at a random moment of
+the training, the others while a checkpoint is being written. Compared are all parameters and
+statistics, bit for bit, and all results. Further flags for launch.py go behind `--`. Ends with an
+error if anything differs.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from benchmarks.runs import SMALL, finish, launched, outcome, share_compilation
+from rfquant_jax.report import table
+
+_KILLS = flags.DEFINE_integer("kills", 20, "trainings to kill")
+_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
+_TASKS = "--config.tasks=pretrain,train"
+
+
+def main(arguments: list[str]) -> None:
+    command = [*SMALL, "--config.checkpoints.every_steps=10", *arguments[1:]]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        whole = root / "whole"
+        share_compilation(root)
+        process = launched([*command, _TASKS], whole)
+        begun = wait_for_training(process, whole)
+        finish(process, whole)
+        lasts = time.monotonic() - begun
+        finish(launched(command, whole), whole)
+        expected, chance, rows = outcome(whole), random.Random(_SEED.value), []
+        for number in range(_KILLS.value):
+            moment = lasts * (number + chance.random()) / _KILLS.value
+            workdir = root / str(number)
+            killed = one_kill([*command, _TASKS], workdir, moment, while_saving=number % 2 == 1)
+            finish(launched(command, workdir), workdir)
+            row = {"kill": number + 1} | killed | {"same": outcome(workdir) == expected}
+            print(row, flush=True)
+            rows.append(row)
+        print(table(rows, {name: name for name in rows[0]}))
+        same = sum(row["same"] for row in rows)
+        print(f"identical to the undisturbed run: {same} of {len(rows)}")
+        if same < len(rows):
+            raise SystemExit("a restarted training ended differently")
+
+
+def one_kill(command: list[str], workdir: Path, moment: float, *, while_saving: bool) -> dict:
+    """Kills a training so many seconds after its first step, or in the next save after that."""
+    process = launched(command, workdir)
+    begun = wait_for_training(process, workdir)
+    time.sleep(max(begun + moment - time.monotonic(), 0))
+    while while_saving and not saving(workdir) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    ended = process.wait() != -signal.SIGKILL
+    return {
+        "after": f"{time.monotonic() - begun:.2f} s",
+        "half written": ", ".join(saving(workdir)) or "-",
+        "checkpoints": ", ".join(map(str, kept(workdir))) or "none",
+        "remark": "had just ended" if ended else "",
+    }
+
+
+def wait_for_training(process, workdir: Path) -> float:
+    """Returns when coupled training has taken its first steps."""
+    log = workdir / "log.txt"
+    while not (log.exists() and "layers with signed input" in log.read_text()):
+        if process.poll() is not None:
+            finish(process, workdir)
+            raise SystemExit("the run ended before it trained")
+        time.sleep(0.01)
+    return time.monotonic()
+
+
+def saving(workdir: Path) -> list[str]:
+    """Checkpoints of coupled training that are half written."""
+    folder = workdir / "checkpoints" / "train"
+    return [path.name.partition(".")[0] for path in folder.glob("*.orbax-checkpoint-tmp*")]
+
+
+def kept(workdir: Path) -> list[int]:
+    """Steps with a checkpoint."""
+    folder = workdir / "checkpoints" / "train"
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
+
+
+if __name__ == "__main__":
+    app.run(main)
