@@ -72,32 +72,40 @@ def start(config: ConfigDict) -> None:
             "local_device_ids": [],  # none are hidden
         }
         if config.processes > 1:
-            _join(where, config)
-    elif config.detect and _detected_count() != 1:
-        _join({"local_device_ids": [] if _has_host_to_itself() else None}, config)
+            _join(where, config, certain=True)
+    elif config.detect and (count := _detected_count()) != 1:
+        where = {"local_device_ids": [] if _has_host_to_itself() else None}
+        _join(where, config, certain=count is not None)
 
 
-def _join(where: dict, config: ConfigDict) -> None:
+def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
+    """Starts `jax.distributed`, and the program between its libraries and the terminal.
+
+    Args:
+      where: arguments that say who and where this process is.
+      certain: whether there are several processes, or JAX is yet to find out.
+    """
     # Our own handler stops all processes after the same step; JAX's would take its place.
     jax.config.update("jax_enable_preemption_service", False)
-    filtered = native_errors.Filter(config.heartbeat_timeout_seconds)
+    timeout = config.heartbeat_timeout_seconds
+    filtered = native_errors.Filter(timeout) if certain else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about clusters that are not there
             jax.distributed.initialize(
                 **where,
                 initialization_timeout=config.start_timeout_seconds,
-                heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+                heartbeat_timeout_seconds=timeout,
             )
-    except ValueError:
-        filtered.stop()
-        if where.get("coordinator_address"):
-            raise
-        return  # there is no cluster: this process is all there is
-    except RuntimeError as error:
-        filtered.stop()
-        rule = f"not all processes came together ({str(error).splitlines()[0]})"
+    except (ValueError, RuntimeError) as error:
+        if not certain and isinstance(error, ValueError):
+            return  # there is no cluster: this process is all there is
+        if filtered is not None:
+            filtered.stop()
+        reason = (str(error).splitlines() or [""])[0]
+        rule = f"the processes of this run did not come together ({reason})"
         raise ConfigError("distributed.coordinator", config.coordinator, rule) from error
+    filtered = filtered or native_errors.Filter(timeout)
     filtered.name_peers(_host_names())
 
 
@@ -143,7 +151,7 @@ def _await_verdict(error: Exception, timeout: float) -> None:
       UserError: nothing happened for as long as that takes: it was something else.
     """
     time.sleep(2 * timeout + 5)
-    reason = str(error).splitlines()[0]
+    reason = (str(error).splitlines() or [""])[0]
     raise UserError(f"the processes of this run cannot reach each other: {reason}") from error
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from rfquant_jax.errors import Interrupted, RunFailure, UserError
+from rfquant_jax.models.precision import compute_type
 from rfquant_jax.run import Run
 from rfquant_jax.workdir import FREE_FIELDS
 
@@ -78,7 +80,7 @@ def _about_file(error: OSError, workdir: Path) -> str:
 
 def _about_memory(where: str, run: Run, task: str) -> str:
     now, proposals = _sizes(run.config, task, run.mesh.size)
-    if run.config.get("precision", "bfloat16") != "bfloat16":
+    if compute_type(run.config.precision) != jnp.bfloat16:
         proposals.append(("precision", "bfloat16", ""))
     head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
     if not proposals:

@@ -19,6 +19,7 @@ EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 3
 
 def run_of(folder, devices=1, **fields):
     config = quickstart.get_config()
+    config.precision = "bfloat16"
     with config.unlocked():
         config.update_from_flattened_dict(fields)
     mesh = SimpleNamespace(size=devices)
@@ -80,7 +81,7 @@ TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
             f"{INTACT}: try --config.train.accumulate=2 (as many images an update as before)",
         ),
         ("train", 4, TRAIN | {"train.accumulate": 3, "train.batch_size": 96}, "accumulate=6 ("),
-        ("train", 4, TRAIN | {"train.batch_size": 36}, "config.train.accumulate=3 (the"),
+        ("train", 4, TRAIN | {"train.batch_size": 36}, "config.train.accumulate=3 (as"),
         ("train", 4, TRAIN | {"train.accumulate": 16}, "nothing smaller is left to try"),
         ("train", 1, TRAIN | {"train.accumulate": 32}, "--config.train.accumulate=64 ("),
         ("train", 2, TRAIN | {"train.batch_size": 31}, "--config.train.batch_size=14, "),
@@ -107,10 +108,8 @@ def test_memory_that_is_too_small_leads_to_a_proposal(tmp_path, task, devices, f
 
 
 def test_precision_is_proposed_where_it_can_be_lowered(tmp_path):
-    for precision, proposed in (("float32", True), ("bfloat16", False)):
-        run = run_of(tmp_path, **TRAIN)
-        with run.config.unlocked():
-            run.config.precision = precision
+    for precision, proposed in (("float32", True), ("auto", True), ("bfloat16", False)):
+        run = run_of(tmp_path, **TRAIN, precision=precision)
         said = explain(EXHAUSTED, run, "train")
         assert ("or --config.precision=bfloat16, which" in said) == proposed
 

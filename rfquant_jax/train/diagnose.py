@@ -12,7 +12,8 @@ from flax import nnx
 
 from rfquant_jax import parallel
 from rfquant_jax.models.pure import Arrays, dotted, replace_module, zeros_like
-from rfquant_jax.quant.layers import QuantizedLayer, SwitchableBatchNorm
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantizedLayer
 from rfquant_jax.train.passes import CoupledPass
 from rfquant_jax.train.state import Carry, Reference, StepInputs, Taken, TrainState
 from rfquant_jax.train.update import all_finite

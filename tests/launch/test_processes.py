@@ -1,7 +1,6 @@
 """One run in two real processes on this machine, with two fake devices each."""
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.launch.conftest import LAUNCH, SHRUNK, read
-from tests.launch.test_stopping import trained_arrays
+from tests.launch.test_stopping import steps_of_training, trained_arrays
 
 SMALL = [
     *SHRUNK,
@@ -64,12 +63,6 @@ def finish(processes, within):
     deadline = time.monotonic() + within
     outputs = [p.communicate(timeout=max(deadline - time.monotonic(), 1)) for p in processes]
     return [p.returncode for p in processes], outputs
-
-
-def steps_of_training(workdir):
-    path = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line["step"] for line in lines if line["task"] == "train" and "loss" in line]
 
 
 def wait_for_step(processes, workdir, step):
