@@ -60,6 +60,8 @@ class Writer:
             preservation_policy=_Preservation(self._is_kept),
             create=True,
             lightweight_initialize=True,  # reads no file of the checkpoints that are there
+            # A thread would wait for ten minutes for a folder that cannot be made.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self._directory, options=options, handler_registry=registry)
 

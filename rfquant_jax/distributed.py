@@ -156,12 +156,13 @@ def _await_verdict(error: Exception, timeout: float) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once after an error, if there are several.
+    """Ends this process at once after a failure, whoever waits for what.
 
-    On a usual way out it would wait for the others, which wait for it in the middle of their work:
-    now they notice that it is gone.
+    On a usual way out the threads of libraries would wait for what failed, and one of several
+    processes for the others, which wait for it in the middle of their work: now they notice.
     """
-    if code not in (0, 75) and jax.distributed.is_initialized() and jax.process_count() > 1:
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    if code == 1 or (several and code not in (0, 75)):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
