@@ -2,10 +2,10 @@
 
     python -m benchmarks.kill_training --kills=20
 
-A run of 60 coupled steps, with a checkpoint every 10. Every other kill comes at a random moment of
-the training, the others while a checkpoint is being written. Compared are all parameters and
-statistics, bit for bit, and all results. Further flags for launch.py go behind `--`. Ends with an
-error if anything differs.
+A run of 60 coupled steps, with a checkpoint every 10, from one full-precision network. Every other
+kill comes at a random moment of the training, the others while a checkpoint is being written. What
+is compared: all parameters and statistics, bit for bit, and the accuracy of a configuration. Further
+flags for launch.py go behind `--`. Ends with an error if anything differs.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from rfquant_jax.report import table
 
 _KILLS = flags.DEFINE_integer("kills", 20, "trainings to kill")
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
-_TASKS = "--config.tasks=pretrain,train"
+_TASKS = ["--config.tasks=train,evaluate", "--config.configuration=w3a3"]
 
 
 def main(arguments: list[str]) -> None:
-    command = [*SMALL, "--config.checkpoints.every_steps=10", *arguments[1:]]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        whole = root / "whole"
+        whole, start = root / "whole", root / "start"
         share_compilation(root)
-        process = launched([*command, _TASKS], whole)
+        finish(launched([*SMALL, "--config.tasks=pretrain"], start), start)
+        command = [*SMALL, *_TASKS, "--config.checkpoints.every_steps=10", *arguments[1:]]
+        command.append(f"--config.checkpoint={start}")
+        process = launched(command, whole)
         begun = wait_for_training(process, whole)
-        finish(process, whole)
+        while 60 not in kept(whole):
+            time.sleep(0.01)
         lasts = time.monotonic() - begun
-        finish(launched(command, whole), whole)
+        finish(process, whole)
         expected, chance, rows = outcome(whole), random.Random(_SEED.value), []
         for number in range(_KILLS.value):
             moment = lasts * (number + chance.random()) / _KILLS.value
             workdir = root / str(number)
-            killed = one_kill([*command, _TASKS], workdir, moment, while_saving=number % 2 == 1)
+            killed = one_kill(command, workdir, moment, while_saving=number % 2 == 1)
             finish(launched(command, workdir), workdir)
             row = {"kill": number + 1} | killed | {"same": outcome(workdir) == expected}
             print(row, flush=True)

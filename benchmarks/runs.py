@@ -58,10 +58,10 @@ def finish(process: subprocess.Popen, workdir: Path) -> None:
 
 
 def outcome(workdir: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What comes out of a run: the trained arrays' bytes by name, and its results by file."""
+    """What comes out of a run: the trained arrays' bytes by name, and evaluations by file."""
     trained = networks.coupled(Run(ConfigDict(read_json(workdir / "config.json")), workdir))
     arrays = trained.params | trained.stats
-    files = [workdir / "results.json", *(workdir / "search").glob("*.json")]
+    files = (workdir / "evaluations").glob("*.json")
     return (
         {name: np.asarray(values).tobytes() for name, values in arrays.items()},
         {file.name: file.read_text() for file in files},
