@@ -3,8 +3,8 @@
     python -m benchmarks.kill_training --kills=20
 
 A run of 60 coupled steps, with a checkpoint every 10, from one full-precision network. Every other
-kill comes at a random moment of the training, the others while a checkpoint is being written. What
-is compared: all parameters and statistics, bit for bit, and the accuracy of a configuration. Further
+kill comes at a random moment of the training, the others while a checkpoint is being written. All
+parameters and statistics are compared, bit for bit, and the accuracy of a configuration. Further
 flags for launch.py go behind `--`. Ends with an error if anything differs.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from benchmarks.runs import SMALL, finish, launched, outcome, share_compilation
 from rfquant_jax.report import table
@@ -27,6 +27,7 @@ _TASKS = ["--config.tasks=train,evaluate", "--config.configuration=w3a3"]
 
 
 def main(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.FATAL)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         whole, start = root / "whole", root / "start"
