@@ -76,7 +76,10 @@ class Reader:
             for item in items:
                 self._read(step, item)
         except Damaged as damage:
-            self.damages[step] = str(damage)
+            if self.path(step).is_dir():
+                self.damages[step] = str(damage)
+            else:  # whoever writes here has deleted it meanwhile, as an older one
+                self.steps = [other for other in self.steps if other != step]
             for item in items:
                 self._arrays.pop((step, item), None)
             return False

@@ -72,6 +72,8 @@ def start(config: ConfigDict) -> None:
             "local_device_ids": [],  # none are hidden
         }
         if config.processes > 1:
+            if config.process == 0:
+                _check_port(config.coordinator)
             _join(where, config, certain=True)
     elif config.detect and (count := _detected_count()) != 1:
         where = {"local_device_ids": [] if _has_host_to_itself() else None}
@@ -98,15 +100,30 @@ def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
                 heartbeat_timeout_seconds=timeout,
             )
     except (ValueError, RuntimeError) as error:
-        if not certain and isinstance(error, ValueError):
-            return  # there is no cluster: this process is all there is
         if filtered is not None:
             filtered.stop()
+        if not config.coordinator and isinstance(error, ValueError):
+            return  # there is no cluster, or no job step: this process is all there is
         reason = (str(error).splitlines() or [""])[0]
         rule = f"the processes of this run did not come together ({reason})"
         raise ConfigError("distributed.coordinator", config.coordinator, rule) from error
     filtered = filtered or native_errors.Filter(timeout)
     filtered.name_peers(_host_names())
+
+
+def _check_port(coordinator: str) -> None:
+    """Makes sure that nobody listens where the others will look for this process.
+
+    Raises:
+      ConfigError: somebody does; JAX would crash.
+    """
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(coordinator.rpartition(":")[2])))
+        except OSError as error:
+            rule = f"its port cannot be used here ({error.strerror}): is another run using it?"
+            raise ConfigError("distributed.coordinator", coordinator, rule) from error
 
 
 def _detected_count() -> int | None:

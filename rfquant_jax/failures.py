@@ -53,7 +53,7 @@ def explained(run: Run, task: str) -> Iterator[None]:
         if line is None:
             raise
         with suppress(OSError):  # the log may be what cannot be written
-            run.log.to_file(f"{line}\n{''.join(traceback.format_exception(error))}")
+            run.log.traceback(f"{line}\n{''.join(traceback.format_exception(error))}")
         raise RunFailure(line) from error
 
 

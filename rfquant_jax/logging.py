@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import jax
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
@@ -30,6 +31,7 @@ class RunLog:
 
     def __init__(self, workdir: Path | None, *, silent: bool = False):
         self._workdir, self._silent = None if silent else workdir, silent
+        self._others = workdir / f"log.{jax.process_index()}.txt" if silent and workdir else None
         self._board: _Board | None = None
 
     def info(self, message: str) -> None:
@@ -83,6 +85,16 @@ class RunLog:
         """Closes what is open."""
         if self._board is not None:
             self._board.close()
+
+    def traceback(self, text: str) -> None:
+        """What led to a failure, into the log file, or into one of this process's own.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        if self._others is not None:
+            append(self._others, f"{text}\n")
+        self.to_file(text)
 
     def to_file(self, message: str) -> None:
         """One message, with the time, to the log file alone.

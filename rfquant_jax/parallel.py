@@ -160,16 +160,17 @@ class Vote:
 
     Args:
       delay: calls between a wish and its answer, where there are several processes.
+
+    Attributes:
+      delay: the one in use; 0 where nobody need be waited for.
     """
 
     def __init__(self, mesh: Mesh, delay: int = 2):
         self._mesh = mesh
         # Processor devices wait for each other after every step in any case.
-        self._delay = delay if jax.default_backend() != "cpu" else 0
+        self.delay = delay if jax.process_count() > 1 and jax.default_backend() != "cpu" else 0
         self._asked: deque[jax.Array] = deque()
-        self._count = Compiled(
-            lambda wishes: jax.lax.pmax(wishes[0], AXIS), mesh, SHARDED, REPLICATED
-        )
+        self._count = Compiled(_maximum, mesh, SHARDED, REPLICATED)
 
     def __call__(self, *wishes: bool) -> tuple[bool, ...]:
         """Whether any process had each of these wishes."""
@@ -177,7 +178,7 @@ class Vote:
             return wishes
         own = np.tile(np.asarray(wishes, np.int32), (self._mesh.local_mesh.size, 1))
         self._asked.append(self._count(split(own, self._mesh)))
-        if len(self._asked) <= self._delay:
+        if len(self._asked) <= self.delay:
             return (False,) * len(wishes)
         return tuple(bool(answer) for answer in np.asarray(self._asked.popleft()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -141,7 +142,7 @@ class Run:
             threads=wanted.threads or len(os.sched_getaffinity(0)),
             shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,
-            say=self.log.info,
+            say=self._say_of_images,
             process=jax.process_index(),
             processes=jax.process_count(),
             devices=self.mesh.local_mesh.size,
@@ -294,6 +295,13 @@ class Run:
         keep = self.config.checkpoints.keep
         return Checkpoints(folder, identity, write=write, keep=keep, say=say)
 
+    def _say_of_images(self, message: str) -> None:
+        """Each process reads its own images, and only the first one has a log."""
+        if parallel.is_first_process():
+            self.log.info(message)
+        else:
+            print(f"process {jax.process_index()}: {message}", file=sys.stderr)
+
     def _say_once(self, message: str) -> None:
         """Several tasks, one after the other, come across the same damaged checkpoint."""
         if message not in self._said:
@@ -307,7 +315,10 @@ class Run:
           UserError: the folder cannot be written, is in use by another process, or belongs to a run
             with another config.
         """
-        claim(self.workdir, self.config, self._take_lock)
+        written = copy.deepcopy(self.config)
+        # So that a run that began on GPUs does not go on in another type elsewhere.
+        written.precision = jnp.dtype(self.compute_type).name
+        claim(self.workdir, written, self._take_lock)
         if self.data.remark:
             self.log.info(self.data.remark)
 

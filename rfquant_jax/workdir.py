@@ -24,7 +24,8 @@ PREDICTIONS_FILE = "predictions.csv"
 EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
 
 # Fields that may differ between two starts of one run: they decide what is done now, or how fast,
-# or where the images are, but not what comes out.
+# or where the images are, but not what comes out - up to rounding and to which images a BatchNorm
+# sees together, where devices and micro-batches differ.
 FREE_FIELDS = (
     "tasks",
     "configuration",

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 
 import jax
 import pytest
@@ -63,6 +64,22 @@ def test_a_lost_process_is_named_in_one_line(printed, who):
 
 def test_processes_that_never_came_together_are_not_called_lost():
     assert "did not come together in time" in said(LOST_COORDINATOR)
+
+
+def test_a_coordinator_that_cannot_have_its_port_is_told_in_one_line():
+    text = b"E1124 14:42:15.0 156 add_port.cc:83] Failed to add port to server\n*** SIGSEGV\n"
+    assert said(text) == "error: the port of the coordinator is in use, by another run?\n"
+
+
+def test_a_port_in_use_is_refused_before_anything_starts():
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        given = default.get_config().distributed
+        given.coordinator = f"127.0.0.1:{listener.getsockname()[1]}"
+        given.processes = 2
+        with pytest.raises(ConfigError, match="its port cannot be used here"):
+            distributed.start(given)
 
 
 def test_all_else_is_passed_on():

@@ -143,7 +143,7 @@ class Trainer:
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
         # The processes of a run stop, and save by the first one's clock, after the same step.
-        self._vote = parallel.Vote(step.mesh)
+        self._vote, self._saved = parallel.Vote(step.mesh), 0
         self._clock = SaveClock(plan.save_every_minutes if parallel.is_first_process() else 0.0)
 
     @property
@@ -177,6 +177,8 @@ class Trainer:
                 if within == self._per_epoch - 1:
                     self._end_epoch(epoch, state, position)
                 stop, due = self._vote(self._stop.requested, self._clock.due)
+                # Wishes are granted late: those from before the last save are granted already.
+                due = due and position.step > self._saved + self._vote.delay
                 if stop or due or self._plan.is_save_due(position.step):
                     self._save(state, position, score=None)
                 if stop:
@@ -263,6 +265,7 @@ class Trainer:
             "images_per_step": self._batches.batch_size,
             "total_steps": self.total_steps,
             "masks": [mask.astype(int).tolist() for mask in position.masks],
+            "watch": self._watch.state(),
             "history": list(position.history),  # written in the background while training goes on
         }
         self._checkpoints.save(
@@ -273,6 +276,7 @@ class Trainer:
             score=score,
         )
         self._clock.restart()
+        self._saved = position.step
 
     def _restore(self, step: int, fresh: TrainState) -> tuple[TrainState, Position]:
         about = self._checkpoints.about(step)
@@ -290,6 +294,7 @@ class Trainer:
         )
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
+        self._watch.restore(about["watch"])
         return state, Position(step, masks, about["history"])
 
 

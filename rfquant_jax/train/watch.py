@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from rfquant_jax import parallel
 from rfquant_jax.bits import Space
 from rfquant_jax.errors import RunFailure
 from rfquant_jax.logging import RunLog
@@ -81,6 +82,17 @@ class Watch:
         self._bad = self._floored = 0
         return counts
 
+    def state(self) -> list[int]:
+        """What a run that goes on later needs to count as if it had not ended; JSON.
+
+        The reports must have been drained.
+        """
+        return [self._in_a_row, self._bad, self._floored]
+
+    def restore(self, state: list[int]) -> None:
+        """Goes on counting from what `state` gave."""
+        self._in_a_row, self._bad, self._floored = state
+
     def _read(self, state: TrainState, delay: int) -> None:
         while len(self._pending) > delay or (self._pending and self._in_a_row):
             taken = self._pending.popleft()
@@ -97,7 +109,7 @@ class Watch:
 
     def _tell(self, taken: Taken, failure: str) -> str:
         """Writes of a bad step into the log, and returns what was not finite."""
-        losses = np.stack([m["loss"] for m in jax.device_get(taken.metrics)])
+        losses = np.stack([m["loss"] for m in parallel.fetch(taken.metrics)])
         passes = (1 + np.flatnonzero(~np.isfinite(losses).all(axis=1))).tolist()
         what = f"the loss of pass {passes[0]}" if passes else _WORDS[failure]
         self._log.info(
@@ -121,7 +133,7 @@ class Watch:
         return (
             f"{self._task}: step {taken.number}: {what} is not finite, and no update was made in "
             f"{self._in_a_row} steps in a row (config.train.max_bad_steps); "
-            f"{self._where(taken, found)}; nothing was saved of it; {remedy or self._remedy}"
+            f"{self._where(taken, found)}; no checkpoint has any of it; {remedy or self._remedy}"
         )
 
     def _where(self, taken: Taken, found: Finding) -> str:

@@ -34,7 +34,7 @@ def test_bad_steps_in_a_row_end_the_training_and_nothing_is_saved(tmp_path):
     assert said == (
         "train: step 16: the loss of pass 2 is not finite, and no update was made in 3 steps in a "
         "row (config.train.max_bad_steps); pass 2 of 2 (configuration abca): the first that is not "
-        "finite is the kernel of b; nothing was saved of it; lower config.optimizer.lr = 1"
+        "finite is the kernel of b; no checkpoint has any of it; lower config.optimizer.lr = 1"
     )
     assert list(checkpoints.saved) == [12]
     # 13 good steps before: the state is the one that the bad step started from.
@@ -105,7 +105,10 @@ def test_what_happened_since_the_last_metrics_is_counted(tmp_path):
             Finding(0, 1, np.full((2, 2), 4), None),
             "(configuration w4a4), repeated alone, is",
         ),
-        (Finding(0, 1, np.full((2, 2), 4), IMAGES), "is the images; nothing was saved of it; look"),
+        (
+            Finding(0, 1, np.full((2, 2), 4), IMAGES),
+            "is the images; no checkpoint has any of it; look",
+        ),
     ],
 )
 def test_what_cannot_be_repeated_is_said_honestly(tmp_path, found, said):
