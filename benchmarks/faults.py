@@ -64,14 +64,16 @@ def note(workdir: Path) -> None:
 def contents(workdir: Path) -> Iterator[str]:
     """A digest of every file of the checkpoints, whatever its folder is called by now."""
     for path in (workdir / "checkpoints").rglob("*"):
-        if path.is_file():
+        if path.is_file() and "orbax-checkpoint-tmp" not in str(path):
             yield hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run(workdir: Path, *arguments: str, limit: str = "") -> tuple[int, str]:
     """Exit code and errors of a run; those about a damaged checkpoint are in its output."""
     note(workdir)
-    command = [*LAUNCH, *RUN, f"--workdir={workdir}", *arguments]
+    given = {argument.partition("=")[0] for argument in arguments}
+    fixed = [argument for argument in RUN if argument.partition("=")[0] not in given]
+    command = [*LAUNCH, *fixed, f"--workdir={workdir}", *arguments]
     if limit:
         command = ["bash", "-c", f'{limit}; exec "$@"', "-", *command]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -112,7 +114,7 @@ def all_damaged(workdir: Path) -> tuple[int, str]:
 def half_written(workdir: Path) -> tuple[int, str]:
     """A killed save left its folder behind, and the newest whole one lost its end."""
     folder = newest(workdir)
-    shutil.copytree(folder, folder.with_name("70.orbax-checkpoint-tmp"))
+    shutil.copytree(folder / "about", folder.with_name("70.orbax-checkpoint-tmp"))
     shutil.rmtree(folder / "state")
     return run(workdir)
 

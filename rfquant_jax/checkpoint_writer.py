@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +53,7 @@ class Writer:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def _open(self) -> ocp.CheckpointManager:
+        _silence_late_callbacks()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in (EMA, STATE):
             # Weights hardly compress, and as they are their files are as large as they claim.
@@ -91,11 +95,34 @@ class Writer:
         try:
             yield
         except Exception as error:  # orbax passes on what its threads and libraries raise
-            first = (str(error).splitlines() or [""])[0]
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
-                f"{one_line(first or type(error).__name__)}; earlier ones are intact"
+                f"{_reason(error)}; earlier ones are intact"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the file system said, if it stands anywhere in an error's pages, or else their start."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return one_line((text.splitlines() or [""])[0] or type(error).__name__)
+
+
+def _silence_late_callbacks() -> None:
+    """Keeps what comes after a failed write from the terminal.
+
+    orbax gives up at the first array that cannot be written. The library beneath it tells of all
+    the others to an event loop that is closed by then, and each time prints a traceback.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class _Preservation:
