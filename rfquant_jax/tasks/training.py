@@ -152,11 +152,15 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
         lower, upper = size // parts * parts, -(-size // parts) * parts
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
         micro = f" in {plan.accumulate} micro-batches each" if plan.accumulate > 1 else ""
-        rule = f"cannot be divided evenly over {run.mesh.size} devices{micro}; {nearest} can"
+        rule = f"cannot be divided evenly over {_counted(run.mesh.size)}{micro}; {nearest} can"
         raise ConfigError(field, size, rule)
     if size > len(images):
         raise ConfigError(field, size, f"there are only {len(images)} training images")
     return run.pipeline.training(images, size, seed=plan.seed)
+
+
+def _counted(devices: int) -> str:
+    return f"{devices} device{'s' * (devices > 1)}"
 
 
 def check(run: Run, section: str) -> bool:
