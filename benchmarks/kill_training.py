@@ -11,6 +11,7 @@ flags for launch.py go behind `--`. Ends with an error if anything differs.
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> None:
         finish(launched([*SMALL, "--config.tasks=pretrain"], start), start)
         command = [*SMALL, *_TASKS, "--config.checkpoints.every_steps=10", *arguments[1:]]
         command.append(f"--config.checkpoint={start}")
+        finish(launched(command, root / "first"), root / "first")  # compiles for all others
         process = launched(command, whole)
         begun = wait_for_training(process, whole)
         while 60 not in kept(whole):
@@ -44,8 +46,11 @@ def main(arguments: list[str]) -> None:
         expected, chance, rows = outcome(whole), random.Random(_SEED.value), []
         for number in range(_KILLS.value):
             moment = lasts * (number + chance.random()) / _KILLS.value
-            workdir = root / str(number)
-            killed = one_kill(command, workdir, moment, while_saving=number % 2 == 1)
+            workdir, killed = root / str(number), None
+            while killed is None:
+                shutil.rmtree(workdir, ignore_errors=True)
+                killed = one_kill(command, workdir, moment, while_saving=number % 2 == 1)
+                moment *= 0.9  # where it came too late
             finish(launched(command, workdir), workdir)
             row = {"kill": number + 1} | killed | {"same": outcome(workdir) == expected}
             print(row, flush=True)
@@ -57,20 +62,26 @@ def main(arguments: list[str]) -> None:
             raise SystemExit("a restarted training ended differently")
 
 
-def one_kill(command: list[str], workdir: Path, moment: float, *, while_saving: bool) -> dict:
-    """Kills a training so many seconds after its first step, or in the next save after that."""
+def one_kill(
+    command: list[str], workdir: Path, moment: float, *, while_saving: bool
+) -> dict | None:
+    """Kills a training so many seconds after its first step, or in the next save after that.
+
+    Returns:
+      what it left; None if it had ended.
+    """
     process = launched(command, workdir)
     begun = wait_for_training(process, workdir)
     time.sleep(max(begun + moment - time.monotonic(), 0))
     while while_saving and not saving(workdir) and process.poll() is None:
         pass
     process.send_signal(signal.SIGKILL)
-    ended = process.wait() != -signal.SIGKILL
+    if process.wait() != -signal.SIGKILL or 60 in kept(workdir):
+        return None
     return {
         "after": f"{time.monotonic() - begun:.2f} s",
         "half written": ", ".join(saving(workdir)) or "-",
         "checkpoints": ", ".join(map(str, kept(workdir))) or "none",
-        "remark": "had just ended" if ended else "",
     }
 
 
