@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.report import COSTS, results_table, table
 from rfquant_jax.run import Run
@@ -25,8 +24,7 @@ def cost(run: Run) -> None:
     else:
         rows = [run.costs_of(configuration) | {"configuration": run.config.configuration}]
     columns = {"configuration": "configuration"} | COSTS
-    if parallel.is_first_process():
-        print(table(rows, columns))
+    print(table(rows, columns))
 
 
 def evaluate(run: Run) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rfquant_jax.checkpoint import PRETRAIN
@@ -57,7 +56,7 @@ def load_teacher(run: Run) -> Teacher | None:
     def logits(params, stats, images):
         network = trained.pure.merge(params, stats)
         network.eval()
-        return network(other.preprocess(images)).astype(jnp.float32)
+        return network(other.preprocess(images))
 
     specs = (REPLICATED, REPLICATED, SHARDED)
     compiled = Compiled(logits, run.mesh, specs, SHARDED)

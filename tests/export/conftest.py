@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.export.fold import fold
-from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
-from rfquant_jax.quant.layers import Quantizer, assign
+from rfquant_jax.quant.layers import Quantizer, SwitchableBatchNorm, assign
 from tests.conftest import IMAGE_SHAPE
 
 
