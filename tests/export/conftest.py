@@ -1,4 +1,4 @@
-"""A coupled TinyNet whose every number differs, and integer models of it."""
+"""A coupled TinyNet whose every number differs, integer models of it and a file of one."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rfquant_jax.errors import UserError
+from rfquant_jax.export import format, reading
 from rfquant_jax.export.fold import fold
 from rfquant_jax.quant.layers import Quantizer, SwitchableBatchNorm, assign
 from tests.conftest import IMAGE_SHAPE
@@ -57,3 +59,30 @@ def model(mixed):
 
 def logits_of(network, x):
     return np.asarray(jax.jit(lambda x: network(x))(x))
+
+
+@pytest.fixture(scope="session")
+def models(scrambled, space):
+    """Two configurations that share some kernels: both have the second layer at 4 bits."""
+    rows = {
+        "low": [[2, 3], [4, 2], [3, 4], [3, 3]],
+        "high": [[6, 6], [4, 5], [5, 4], [6, 5]],
+    }
+    return {n: fold(at(scrambled, np.asarray(r)), IMAGE_SHAPE, {"n": n}) for n, r in rows.items()}
+
+
+@pytest.fixture
+def path(models, tmp_path):
+    path = tmp_path / "model.safetensors"
+    format.write(path, {"low": models["low"]})
+    return path
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        reading.read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    assert len(text) < len(str(path)) + 600
+    return text
