@@ -10,15 +10,13 @@ again resumes it.
 Examples:
 
   python launch.py
-  python launch.py --workdir=runs/mine --config.optimizer.lr=0.02 --config.seed=1
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
       --workdir=runs/tight --config.search.budgets=0.01G
-  python launch.py --config.tasks=evaluate --config.configuration=w4a4
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 2 a mistake in the call, said in one line; 75 stopped by SIGTERM or Ctrl-C after
-saving, start again to go on.
+Exit codes: 0 done; 1 failed on the way, said in one line; 2 a mistake in the call, said in one
+line; 75 stopped by SIGTERM or Ctrl-C after saving, start again to go on.
 """
 
 import signal
@@ -29,7 +27,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax import recipes
-from rfquant_jax.errors import Interrupted, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -37,25 +35,29 @@ QUICKSTART = CONFIGS / "quickstart.py"
 
 
 def main(_: list[str]) -> int:
-    logging.set_verbosity(logging.ERROR)  # the libraries' own messages are not for the user
+    logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
-    run = None
+    run, code = None, 0
     with StopSignal() as stop:
-        from rfquant_jax import tasks  # takes seconds, in which a signal may come
+        from rfquant_jax import distributed, tasks  # takes seconds, in which a signal may come
         from rfquant_jax.run import Run
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop)
-            tasks.perform(run)
-            return 0
+            with distributed.processes(run.config.distributed):
+                tasks.perform(run)
         except UserError as error:
-            return complain(error)
+            code = complain(error)
+        except RunFailure as error:
+            code = complain(error, 1)
         except Interrupted:
             print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
-            return EXIT_CODE
+            code = EXIT_CODE
         finally:
             if run is not None:
                 run.close()
+        distributed.leave(code)
+    return code
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
@@ -88,10 +90,10 @@ def recipe_path(arguments: list[str]) -> Path:
     return QUICKSTART
 
 
-def complain(error: Exception) -> int:
-    """Says what is wrong in one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+def complain(error: Exception, code: int = 2) -> int:
+    """Says what is wrong in one line; returns the exit code."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

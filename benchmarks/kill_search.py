@@ -12,13 +12,13 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.runs import finish, launched
 from rfquant_jax.report import table
 from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, SENSITIVITY_FILE, TRACE_FILE
 
@@ -26,11 +26,9 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run"
 _KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
 
-LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
-
 
 def main(arguments: list[str]) -> None:
-    command = [sys.executable, str(LAUNCH), "--config.tasks=search", *arguments[1:]]
+    command = ["--config.tasks=search", *arguments[1:]]
     command.append(f"--config.checkpoint={_CHECKPOINT.value}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -65,12 +63,6 @@ def one_kill(command: list[str], workdir: Path, moment: float) -> dict[str, obje
     return {"evaluations recorded": lines, "in all": trace(workdir)}
 
 
-def launched(command: list[str], workdir: Path) -> subprocess.Popen:
-    # Into a file: nobody reads a pipe while the program runs.
-    with workdir.with_suffix(".out").open("w") as output:
-        return subprocess.Popen([*command, f"--workdir={workdir}"], stdout=output, stderr=output)
-
-
 def started(command: list[str], workdir: Path) -> subprocess.Popen:
     """A search that has recorded its first evaluation."""
     process = launched(command, workdir)
@@ -80,12 +72,6 @@ def started(command: list[str], workdir: Path) -> subprocess.Popen:
             raise SystemExit("the search ended without any evaluation")
         time.sleep(0.01)
     return process
-
-
-def finish(process: subprocess.Popen, workdir: Path) -> None:
-    """Waits for the end of a search, which must be a good one."""
-    if process.wait():
-        raise SystemExit(workdir.with_suffix(".out").read_text())
 
 
 def trace(workdir: Path) -> int:

@@ -128,7 +128,7 @@ def stepper(made: tuple[CoupledStep, Space]) -> Callable[[], None]:
         state = step.init(step.pure.params)
         for number, batch in enumerate(batches):
             parts = [parallel.split(batch, step.mesh)]
-            state, _ = step(state, parts, masks, RATES, jax.random.key(number))
+            state, *_ = step(state, parts, masks, RATES, jax.random.key(number))
             jax.block_until_ready(state)
             yield
 

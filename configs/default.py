@@ -12,10 +12,25 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.tasks = ("pretrain", "train", "search", "evaluate")  # export, predict; cost alone
     config.seed = 0  # decides initial weights, data order, sampled configurations
-    config.devices = 0  # devices to use; 0: all there are
+    config.devices = 0  # devices to use, of all processes together; 0: all there are
+    config.deterministic = False  # on GPUs: repeat a run bit for bit, slower; processors always do
+    config.precision = "auto"  # compute type: float32, bfloat16; auto: bfloat16 on GPUs only
     config.checkpoint = ""  # workdir of another run to take the trained networks from
     config.pretrained = ""  # file of PyTorch-named weights to start from; see pretrain.epochs
     config.configuration = ""  # for evaluate, export, predict or cost: JSON file or w4a4
+
+    config.distributed = ConfigDict()  # one run in several processes, on one host or many
+    config.distributed.detect = True  # join the cluster that JAX detects (SLURM, Open MPI, ...)
+    config.distributed.coordinator = ""  # HOST:PORT of process 0, where none is detected
+    config.distributed.processes = 0  # how many there are, with a coordinator
+    config.distributed.process = 0  # this one's number, with a coordinator
+    config.distributed.start_timeout_seconds = 300  # until all processes are there
+    config.distributed.heartbeat_timeout_seconds = 30  # without a sign of life: a process is lost
+
+    config.checkpoints = ConfigDict()  # of both trainings, beside those at evaluations
+    config.checkpoints.keep = 2  # newest ones to keep of a stage, beside the best
+    config.checkpoints.every_steps = 0  # updates between two; 0: none by count
+    config.checkpoints.every_minutes = 15.0  # between two; 0: none by time
 
     config.model = ConfigDict()
     config.model.name = "resnet18"  # a network of rfquant_jax.models.REGISTRY
@@ -40,7 +55,7 @@ def get_config() -> ConfigDict:
 
     config.pretrain = ConfigDict()  # full-precision training, one plain pass a step
     config.pretrain.epochs = 90  # passes over the training images; 0: config.pretrained as it is
-    config.pretrain.batch_size = 128  # images per device and step
+    config.pretrain.batch_size = 512  # images of a step, on all devices together
     config.pretrain.lr = 0.1  # peak learning rate of SGD
     config.pretrain.min_lr = 1e-5  # where the warm-up starts and the cosine ends
     config.pretrain.warmup_epochs = 5  # epochs of linear warm-up
@@ -62,8 +77,8 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()  # coupled training
     config.train.epochs = 150  # passes over the training images
-    config.train.batch_size = 128  # images per device and micro-batch
-    config.train.accumulate = 1  # micro-batches per update
+    config.train.batch_size = 512  # images of an update, on all devices together
+    config.train.accumulate = 1  # micro-batches that an update's images are cut into
     config.train.steps_per_epoch = 0  # updates that count as an epoch; 0: one pass over the images
     config.train.random_passes = 3  # K: random configurations per step, beside the largest one
     config.train.strategy = "auto"  # how passes are strung together: loop, unroll, scan; auto
@@ -71,6 +86,7 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
     config.train.eval_every = 5  # epochs between evaluations and checkpoints
     config.train.log_every = 50  # steps between lines of metrics
+    config.train.max_bad_steps = 10  # steps in a row without a finite loss until training stops
 
     config.optimizer = ConfigDict()  # of coupled training
     config.optimizer.lr = 0.04  # peak learning rate of SGD

@@ -6,7 +6,6 @@ forward order. A candidate mask is bool[L, |B|]: which bit-widths may be sampled
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, one_line
+from rfquant_jax.files import parse_json, read_text
 from rfquant_jax.quant.describe import Layer
 
 WEIGHTS, ACTIVATIONS = 0, 1  # the columns of a configuration
@@ -105,8 +105,8 @@ class Space:
         unknown = [name for name in layers if name not in self.names]
         if missing or unknown:
             raise UserError(
-                f"{source}: not a configuration of this network; "
-                f"unknown layers: {unknown or 'none'}, missing layers: {missing or 'none'}"
+                f"{source}: not a configuration of this network; unknown layers: "
+                f"{_shown(unknown)}, missing layers: {_shown(missing)}"
             )
         rows = [self._row(name, layers[name], source) for name in self.names]
         return np.asarray(rows, np.int32).reshape(len(self), 2)
@@ -118,10 +118,14 @@ class Space:
         )
         if not valid:
             raise UserError(
-                f"{source}: layer {name} has {bits!r}; it takes a weight and an activation "
-                f"bit-width, each one of {allowed}"
+                f"{source}: layer {name} has {one_line(repr(bits))}; it takes a weight and an "
+                f"activation bit-width, each one of {allowed}"
             )
         return list(bits)
+
+
+def _shown(names: list[str]) -> str:
+    return one_line(names or "none")
 
 
 def _clamp(allowed: list[int], bits: int) -> int:
@@ -130,7 +134,7 @@ def _clamp(allowed: list[int], bits: int) -> int:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_text(path))
     except OSError as error:
         raise UserError(
             f"configuration {str(path)!r}: neither a uniform one such as w4a4 nor a readable "

@@ -1,70 +1,109 @@
-"""Checkpoints of one stage of a run (orbax), with the check that they belong to this network."""
+"""Checkpoints of one stage of a run: only what is verified is ever handed out."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from rfquant_jax.checkpoint_files import (
+    DIGEST,
+    EMA,
+    STATE,
+    Damaged,
+    remove_unfinished,
+    sealed,
+    set_aside,
+)
+from rfquant_jax.checkpoint_reader import Reader
+from rfquant_jax.checkpoint_writer import Writer
+from rfquant_jax.digest import named_leaves, signature, with_leaves
 from rfquant_jax.errors import CheckpointError
+from rfquant_jax.identity import difference
+from rfquant_jax.parallel import gather, in_all_processes
 
 FOLDER = "checkpoints"
 PRETRAIN, TRAIN = "pretrain", "train"  # stages, each with a folder of its own
 
 
 class Checkpoints:
-    """The newest and the best checkpoint of a stage.
+    """The newest checkpoints of a stage and the best one.
 
     A checkpoint has three items: `ema` (averaged parameters and statistics, all that search and
     evaluation need), `state` (the rest of what training changes), and `about` (JSON: which network
-    it is, and what of the state is not an array).
+    it is, its score, what of the state is not an array, and a checksum of everything).
+
+    One whose bytes are not what was saved is passed over, and said so. It is never deleted: who
+    only reads touches nothing, who writes gives its folder another name.
 
     Args:
       directory: of the stage.
       identity: what must agree for a checkpoint to fit this run, see `Run.checkpoints`.
-      write: whether to save, too; creates the folder and removes what a killed run left half
-        written there. Without it nothing on disk is touched.
-
-    Raises:
-      CheckpointError: a score that is there cannot be read.
+      write: whether to save, too; removes what a killed run left half written there.
+      keep: the newest ones to keep, beside the best.
+      say: told in one line of every damaged checkpoint.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], *, write: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        identity: Mapping[str, Any],
+        *,
+        write: bool = False,
+        keep: int = 2,
+        say: Callable[[str], object] = print,
+    ):
         self._directory, self._identity = directory.absolute(), dict(identity)
+        self._keep, self._say = keep, say
         if write:
-            # orbax would do this in a thread that outlives `close`.
-            for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished)
-        best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_score,
-            preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
-            create=write,
-        )
-        with _reading(f"checkpoints in {self._directory}"):
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            remove_unfinished(self._directory)
+        self._writer = Writer(self._directory, self._kept) if write else None
+        self._reader = Reader(self._directory, identity)
 
     @property
     def latest(self) -> int | None:
-        """The newest checkpoint's step, or None."""
-        return self._manager.latest_step()
+        """The newest step whose checkpoint is undamaged, all of it; None if there never was one.
+
+        Raises:
+          CheckpointError: all are damaged, or the newest readable one does not fit this run.
+        """
+        self.wait()
+        for step in self._reader.steps:
+            if self._reader.is_intact(step, EMA, STATE):
+                self._agree(step)
+                self._pass_over(f"goes on from step {step}")
+                return step
+        self._agree(None)
+        if self._reader.damages:
+            raise self._none_left("")
+        return None
 
     @property
     def best(self) -> int | None:
-        """The step with the highest score (of equal ones the later), or None."""
-        scored = [
-            (_score(metrics), step)
-            for step in self._manager.all_steps()
-            if (metrics := self._metrics(step))
-        ]
-        return max(scored)[1] if scored else None
+        """The step with the highest score (of equal ones the later) whose `ema` is undamaged.
+
+        None if none was evaluated.
+
+        Raises:
+          CheckpointError: all are damaged, or the newest readable one does not fit this run.
+        """
+        self.wait()
+        readable = [step for step in self._reader.steps if self._reader.is_intact(step)]
+        scored = self._reader.by_score(readable)
+        for step in scored:
+            if self._reader.is_intact(step, EMA):
+                self._agree(step)
+                self._pass_over(f"takes step {step}")
+                return step
+        self._agree(None)
+        if self._reader.damages and (scored or not readable):
+            raise self._none_left("evaluated " if readable else "")
+        return None
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""
@@ -80,50 +119,66 @@ class Checkpoints:
           ema, state: trees of arrays.
           about: JSON content to get back from `about`.
           score: held-out accuracy, or None where it was not measured.
+
+        Raises:
+          RunFailure: this checkpoint, or the one before, cannot be written.
         """
-        if step in self._manager.all_steps():
+        if step in self._reader.steps:
             return
-        # On processors NumPy views share the devices' memory, which the next step overwrites.
-        ema, state = jax.tree.map(lambda x: np.array(x, copy=True), (ema, state))
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                ema=ocp.args.StandardSave(ema),
-                state=ocp.args.StandardSave(state),
-                about=ocp.args.JsonSave({"identity": self._identity, **about}),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
+        arrays = {EMA: _host_copies(ema), STATE: _host_copies(state)}
+        content = sealed({"identity": self._identity, "score": score, **about}, arrays)
+        self._reader.add(step, content)
+        shared = {item: in_all_processes(named) for item, named in arrays.items()}
+        self._writer.save(step, shared, content)
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint.
 
         Raises:
-          CheckpointError: it does not fit this run; the message names the difference.
+          CheckpointError: it is damaged, or does not fit this run; the message names the
+            difference.
         """
-        about = self._read(step, about=ocp.args.JsonRestore()).about
-        found = about.get("identity", {})
-        if difference := _difference(found, self._identity):
-            raise CheckpointError(
-                f"checkpoint {self.path(step)} does not fit this run: its {difference}"
-            )
-        return about
+        with self._undamaged(step):
+            return deepcopy(self._reader.about(step))
+
+    def digest(self, step: int) -> str:
+        """SHA-256 (hexadecimal) of a checkpoint's `ema`: of names, data types, shapes, bytes."""
+        with self._undamaged(step):
+            return self._reader.about(step)["items"][EMA][DIGEST]
 
     def restore_ema(self, step: int, template: Any) -> Any:
-        """Averaged parameters and statistics, as NumPy arrays shaped like `template`."""
-        return self._read(step, ema=ocp.args.StandardRestore(_host(template))).ema
+        """Averaged parameters and statistics, as NumPy arrays in a tree like `template`.
+
+        Raises:
+          CheckpointError: they are damaged, or not of the template's shapes and data types.
+        """
+        return self._restore(step, EMA, template)
 
     def restore_state(self, step: int, template: Any) -> Any:
-        """The rest of the training state, as NumPy arrays shaped like `template`."""
-        return self._read(step, state=ocp.args.StandardRestore(_host(template))).state
+        """The rest of the training state, as NumPy arrays in a tree like `template`.
+
+        Raises:
+          CheckpointError: it is damaged, or not of the template's shapes and data types.
+        """
+        return self._restore(step, STATE, template)
 
     def wait(self) -> None:
-        """Returns once everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns once everything that was saved is on disk.
+
+        Raises:
+          RunFailure: it cannot be written.
+        """
+        if self._writer is not None:
+            self._writer.wait()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
-        self._manager.close()
+        """Waits, and lets go of the folder.
+
+        Raises:
+          RunFailure: what was saved cannot be written.
+        """
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -131,22 +186,53 @@ class Checkpoints:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _read(self, step: int, **items):
-        with _reading(f"checkpoint {self.path(step)}"):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+    def _restore(self, step: int, item: str, template: Any) -> Any:
+        expected = signature(named_leaves(template))
+        with self._undamaged(step):
+            found = self._reader.about(step)["items"][item]["arrays"]
+            if differing := difference(found, expected):
+                raise CheckpointError(
+                    f"checkpoint {self.path(step)} does not fit this run: its {differing}"
+                )
+            return with_leaves(template, self._reader.take(step, item))
 
-    def _metrics(self, step: int):
-        with _reading(f"checkpoint {self.path(step)}"):
-            return self._manager.metrics(step)
+    @contextmanager
+    def _undamaged(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as damage:
+            raise CheckpointError(f"checkpoint {self.path(step)} is damaged ({damage})") from damage
 
+    def _agree(self, step: int | None) -> None:
+        """Makes sure that all processes of a run found the same, before any folder is renamed."""
+        found = gather(np.asarray([-1 if step is None else step], np.int32))
+        if len(set(found.tolist())) > 1:
+            raise CheckpointError(
+                f"{self._directory}: the processes of this run find different checkpoints there: "
+                f"of the steps {', '.join(map(str, found))} (-1: none); is it one folder for all?"
+            )
 
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # orbax raises bare ones for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{what} cannot be read: {reason}") from error
+    def _pass_over(self, consequence: str) -> None:
+        """Says which checkpoints are damaged, and puts them out of the way of those to come."""
+        for step, damage in sorted(self._reader.damages.items(), reverse=True):
+            said = f"checkpoint {self.path(step)} is damaged ({damage}): {consequence}"
+            if self._writer is not None:
+                said += f"; it stays as {set_aside(self.path(step)).name}"
+            self._say(said)
+            self._reader.forget(step)
+
+    def _none_left(self, kind: str) -> CheckpointError:
+        newest, damage = max(self._reader.damages.items())
+        return CheckpointError(
+            f"{self._directory}: every {kind}checkpoint in it is damaged, that of step {newest}: "
+            f"{damage}; move the folder away to train anew"
+        )
+
+    def _kept(self, among: Sequence[int]) -> list[bool]:
+        """Which of these steps stay; those whose score cannot be read do in any case."""
+        readable = self._reader.readable(among)
+        kept = {*sorted(readable)[-self._keep :], *self._reader.by_score(readable)[:1]}
+        return [step in kept or step not in readable for step in among]
 
 
 def stage_folder(workdir: Path, stage: str) -> Path:
@@ -154,26 +240,8 @@ def stage_folder(workdir: Path, stage: str) -> Path:
     return workdir / FOLDER / stage
 
 
-def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """The first difference in words, or nothing."""
-    for name in [*expected, *(n for n in found if n not in expected)]:
-        old, new = found.get(name), expected.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            if inner := _difference(old, new):
-                return f"{name}: {inner}"
-        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 3:
-            # One entry tells as much as a thousand class names.
-            for place, (was, wanted) in enumerate(zip(old, new, strict=True)):
-                if was != wanted:
-                    return f"{name}[{place}] is {was!r}, the config's is {wanted!r}"
-        elif old != new:
-            return f"{name} is {old!r}, the config's is {new!r}"
-    return ""
-
-
-def _host(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)
-
-
-def _score(metrics: Mapping[str, float]) -> float:
-    return metrics["score"]
+def _host_copies(tree: Any) -> dict[str, np.ndarray]:
+    """Every array by name, in this process's memory, where no later step overwrites it."""
+    # On processors NumPy views share the devices' memory: they are copied, too.
+    named = named_leaves(jax.device_get(tree))
+    return {name: np.array(leaf, copy=True) for name, leaf in named.items()}

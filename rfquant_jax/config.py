@@ -50,10 +50,29 @@ def validate(config: ConfigDict) -> None:
     check_fields(config)
     _check_tasks(config)
     budgets(config)
+    _check_processes(config)
     _check_bits(config)
     _check_schedule(config)
     _check_images(config)
     _check_export(config)
+
+
+def _check_processes(config: ConfigDict) -> None:
+    given = config.distributed
+    if not given.coordinator:
+        if given.processes > 1:
+            rule = "needs distributed.coordinator, the HOST:PORT of process 0"
+            raise ConfigError("distributed.processes", given.processes, rule)
+        return
+    host, _, port = given.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError("distributed.coordinator", given.coordinator, "must be HOST:PORT")
+    if given.processes < 1:
+        rule = "must be the number of processes, as a coordinator is given"
+        raise ConfigError("distributed.processes", given.processes, rule)
+    if given.process >= given.processes:
+        rule = f"must be below distributed.processes {given.processes}: the first one is 0"
+        raise ConfigError("distributed.process", given.process, rule)
 
 
 def _check_images(config: ConfigDict) -> None:

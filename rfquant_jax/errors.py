@@ -19,7 +19,18 @@ def one_line(text: object, most: int = 400) -> str:
     text = str(text)
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[-most // 4 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(text)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with everything that a terminal would obey written as in a Python string.
+
+    Args:
+      keep: characters to leave as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
@@ -42,6 +53,13 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, broken, or belongs to another network."""
+
+
+class RunFailure(Exception):  # noqa: N818 - what it tells of is the run, not the call
+    """Something failed while the run was going on, not by a mistake in the call.
+
+    `launch.py` prints it as one line and exits with code 1.
+    """
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: everything done so far is saved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from rfquant_jax import parallel
+from rfquant_jax.data.loader import Filler
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
@@ -89,7 +91,7 @@ class Evaluator:
         Args:
           params: replicated.
           configuration: int32[L, 2].
-          batches: images, batches of one size.
+          batches: images, batches of one size; this process's, see `Pipeline.full`.
 
         Returns:
           `{"<BatchNorm>.mean" | ".var": float32[C]}`, averaged in float64 in the batches' order.
@@ -97,13 +99,13 @@ class Evaluator:
         sums: dict[str, np.ndarray] = {}
         count = 0
         for images, real in self._grouped(batches):
-            measured = jax.device_get(
+            measured = parallel.fetch(
                 self._measure(params, parallel.split(images, self.mesh), configuration)
             )
             for name, values in measured.items():
-                total = np.sum(values[:real], axis=0, dtype=np.float64)
+                total = np.sum(values[real], axis=0, dtype=np.float64)
                 sums[name] = sums.get(name, 0.0) + total
-            count += real
+            count += real.sum()
         return {name: (total / count).astype(np.float32) for name, total in sums.items()}
 
     def running_statistics(
@@ -125,14 +127,15 @@ class Evaluator:
           params: replicated.
           statistics: from `recalibrate` or `running_statistics`.
           configuration: int32[L, 2].
-          batches: {"image", "label"} of one size; label -1 marks an image that does not count.
+          batches: {"image", "label"} of one size; label -1 marks an image that does not count;
+            this process's, see `Pipeline.exact`.
         """
         totals = np.zeros(4)
         for batch, real in self._grouped(batches):
             batch = parallel.split(batch, self.mesh)
-            counts = jax.device_get(self._count(params, statistics, batch, configuration))
+            counts = parallel.fetch(self._count(params, statistics, batch, configuration))
             # Summed one batch after the other, so that no grouping changes the rounding.
-            for row in counts[:real].astype(np.float64):
+            for row in counts[real].astype(np.float64):
                 totals += row
         top1, top5, loss, images = totals
         return Accuracy(int(top1), int(top5), float(loss), int(images))
@@ -150,22 +153,35 @@ class Evaluator:
           labels int32[B] as they came, and probabilities float32[B, classes].
         """
         for batch, real in self._grouped(batches):
-            images = parallel.split(batch["image"], self.mesh)
-            found = jax.device_get(self._predict(params, statistics, images, configuration))
-            shares = np.split(found, self.mesh.size)
-            yield from zip(np.split(batch["label"], self.mesh.size)[:real], shares, strict=False)
+            batch = parallel.split(batch, self.mesh)
+            found = self._predict(params, statistics, batch["image"], configuration)
+            labels, found = parallel.fetch((batch["label"], found))
+            for place in np.flatnonzero(real):
+                yield (
+                    np.split(labels, self.mesh.size)[place],
+                    np.split(found, self.mesh.size)[place],
+                )
 
-    def _grouped(self, batches: Iterable) -> Iterator[tuple]:
-        """Stacks one batch a device; returns it with the number of real ones among them."""
+    def _grouped(self, batches: Iterable) -> Iterator[tuple[Any, np.ndarray]]:
+        """Stacks one batch for each of this process's devices.
+
+        Yields:
+          them, and bool[devices of all processes]: which of the places hold real batches.
+        """
+        together = self.mesh.local_mesh.size
         group: list = []
         for batch in batches:
             group.append(batch)
-            if len(group) == self.mesh.size:
-                yield _stack(group), len(group)
+            if len(group) == together:
+                yield _stack(group), self._real(group)
                 group = []
-        if group:
-            real = len(group)
-            yield _stack(group + [group[-1]] * (self.mesh.size - real)), real
+        if group:  # of one process alone: several get theirs filled up
+            group += [Filler(group[-1])] * (together - len(group))
+            yield _stack(group), self._real(group)
+
+    def _real(self, group: list) -> np.ndarray:
+        own = np.asarray([not isinstance(batch, Filler) for batch in group])
+        return parallel.gather(own)
 
     # What follows runs per device.
 
@@ -188,7 +204,7 @@ class Evaluator:
         evaluate_on_codes(network)
         assign(network, configuration)
         install_statistics(network, statistics)
-        return network(self.preprocess(images))
+        return network(self.preprocess(images)).astype(jnp.float32)
 
     def _counts(self, params, statistics, batch, configuration):
         logits = self._logits(params, statistics, batch["image"], configuration)
@@ -215,5 +231,6 @@ def _count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     ).astype(jnp.float32)
 
 
-def _stack(batches: list):
+def _stack(group: list):
+    batches = [entry.batch if isinstance(entry, Filler) else entry for entry in group]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

@@ -21,6 +21,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "train.accumulate",
             "train.eval_every",
             "train.log_every",
+            "train.max_bad_steps",
+            "checkpoints.keep",
             "scheduler.period",
             "scheduler.late_period",
             "evaluate.batch_size",
@@ -35,12 +37,18 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "predict.top",
             "export.images",
             "export.code_images",
+            "distributed.start_timeout_seconds",
         ),
     ),
+    "must be at least 3": (lambda v: v >= 3, ("distributed.heartbeat_timeout_seconds",)),
     "must not be negative": (
         lambda v: v >= 0,
         (
             "devices",
+            "distributed.processes",
+            "distributed.process",
+            "checkpoints.every_steps",
+            "checkpoints.every_minutes",
             "data.threads",
             "data.num_classes",
             "data.image_size",
@@ -104,6 +112,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "export.max_unequal_float",
             "export.max_differing_codes",
         ),
+    ),
+    "must be auto, float32 or bfloat16": (
+        lambda v: v in ("auto", "float32", "bfloat16"),
+        ("precision",),
     ),
     "must be auto, loop, unroll or scan": (
         lambda v: v in ("auto", "loop", "unroll", "scan"),

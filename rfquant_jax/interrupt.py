@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from rfquant_jax.errors import Interrupted
@@ -16,10 +17,15 @@ class StopSignal:
 
     The first signal is only remembered: whoever works calls `check` where stopping loses nothing.
     A second one ends the process at once.
+
+    Attributes:
+      requested: whether a signal came to this process.
+      agree: makes of what this process wants what all processes of the run do.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.agree: Callable[[bool], bool] = bool
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -32,10 +38,12 @@ class StopSignal:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises:
-        Interrupted: a signal came.
+        """Every process of a run has to call it: a signal to one of them stops them all.
+
+        Raises:
+          Interrupted: a signal came.
         """
-        if self.requested:
+        if self.agree(self.requested):
             raise Interrupted
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

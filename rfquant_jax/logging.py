@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+import jax
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from rfquant_jax.files import replacing
+from rfquant_jax.errors import printable
+from rfquant_jax.files import append, naming, replacing
 
 METRICS_FILE, LOG_FILE = "metrics.jsonl", "log.txt"
 
@@ -21,33 +26,39 @@ class RunLog:
 
     Args:
       workdir: an existing folder, or None to write nothing but to the terminal.
+      silent: tell nothing at all, as all processes of a run but the first do.
     """
 
-    def __init__(self, workdir: Path | None):
-        self._workdir = workdir
-        self._board: SummaryWriter | None = None
+    def __init__(self, workdir: Path | None, *, silent: bool = False):
+        self._workdir, self._silent = None if silent else workdir, silent
+        self._others = workdir / f"log.{jax.process_index()}.txt" if silent and workdir else None
+        self._board: _Board | None = None
 
     def info(self, message: str) -> None:
         """One message, to the terminal and, with the time, to the log file."""
-        # Names of files may hold what is no character; they must not end a run.
-        message = message.encode("utf-8", "backslashreplace").decode()
-        tqdm.write(message)
-        self._to_file(message)
+        # Names of files may hold what is no character, or what a terminal obeys.
+        message = printable(message, keep="\n\t")
+        if not self._silent:
+            tqdm.write(message)
+        self.to_file(message)
 
     def metrics(self, task: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers at a step of a task: a line of `metrics.jsonl` and TensorBoard scalars."""
+        """Numbers at a step of a task: a line of `metrics.jsonl` and TensorBoard scalars.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         self.event(task, step, values)
         if self._workdir is not None:
             if self._board is None:
-                self._board = SummaryWriter(str(self._workdir / "tensorboard"))
-            for name, value in values.items():
-                self._board.add_scalar(f"{task}/{name}", value, step)
+                self._board = _Board(self._workdir / "tensorboard")
+            self._board.add({f"{task}/{name}": value for name, value in values.items()}, step)
 
     def event(self, task: str, step: int, content: Mapping) -> None:
         """Anything that happened at a step of a task: a line of `metrics.jsonl`."""
         if self._workdir is not None:
-            with (self._workdir / METRICS_FILE).open("a") as file:
-                file.write(json.dumps({"task": task, "step": step, **content}) + "\n")
+            line = json.dumps({"task": task, "step": step, **content})
+            append(self._workdir / METRICS_FILE, line + "\n")
 
     def rewind(self, task: str, step: int) -> None:
         """Forgets what a killed run wrote of this task after `step`, from where it goes on."""
@@ -66,18 +77,63 @@ class RunLog:
           total: pieces of work in all, or None where nobody knows.
           done: of them before.
         """
-        with tqdm(total=total, initial=done, desc=task, disable=None, leave=False) as bar:
+        hidden = self._silent or None  # None: unless there is a terminal
+        with tqdm(total=total, initial=done, desc=task, disable=hidden, leave=False) as bar:
             yield Progress(self, task, bar, total, done)
 
     def close(self) -> None:
-        """Writes out what is still held back."""
+        """Closes what is open."""
         if self._board is not None:
             self._board.close()
 
-    def _to_file(self, message: str) -> None:
+    def traceback(self, text: str) -> None:
+        """What led to a failure, into the log file, or into one of this process's own.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        if self._others is not None:
+            append(self._others, f"{text}\n")
+        self.to_file(text)
+
+    def to_file(self, message: str) -> None:
+        """One message, with the time, to the log file alone.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         if self._workdir is not None:
-            with (self._workdir / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            append(self._workdir / LOG_FILE, f"{now} {message}\n")
+
+
+class _Board:
+    """Scalars for TensorBoard.
+
+    Written by whoever calls: the thread that tensorboardX's own writer has for it dies of a full
+    disk with a traceback, and a queue that nobody empties any more then stops the run for good.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        with naming(folder):
+            self._writer = RecordWriter(str(folder / name))
+            self._write(file_version="brain.Event:2")
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        with naming(self._folder):
+            for name, value in values.items():
+                self._write(step=step, summary=scalar(name, value))
+            self._writer.flush()
+
+    def _write(self, **content) -> None:
+        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def close(self) -> None:
+        with suppress(OSError):  # all that was added is written, or `add` has said why not
+            self._writer.close()
 
 
 class Progress:
@@ -123,6 +179,6 @@ class Progress:
 def _is_later(line: str, task: str, step: int) -> bool:
     try:
         record = json.loads(line)
-    except ValueError:  # the last line of a killed run may be cut short
+        return record["task"] == task and record["step"] > step
+    except (ValueError, RecursionError, LookupError, TypeError):  # such as one cut short by a kill
         return True
-    return record["task"] == task and record["step"] > step

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from rfquant_jax import config as rules
@@ -19,10 +23,13 @@ from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.interrupt import StopSignal
+from rfquant_jax.lock import WorkdirLock
 from rfquant_jax.logging import RunLog
+from rfquant_jax.models import precision
 from rfquant_jax.models.pretrained import load_weights
 from rfquant_jax.models.weight_files import read_weights
 from rfquant_jax.quant.blueprint import Blueprint
+from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.search.budget import Budget, CostKind, parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
@@ -47,12 +54,36 @@ class Run:
         rules.validate(config)
         self.config, self.workdir = config, Path(workdir)
         self.stop = stop or StopSignal()
-        self.preprocess = normalizer(config.data.mean, config.data.std)
+        self.stop.agree = parallel.any_process
+        if config.deterministic:
+            parallel.compute_deterministically()
+        self._said: set[str] = set()
+        self._lock: WorkdirLock | None = None
+
+    @property
+    def compute_type(self) -> DTypeLike:
+        """What activations are held in, see `models.precision`."""
+        return precision.compute_type(self.config.precision)
+
+    def in_float32(self) -> Run:
+        """This run, but computing in float32: what exported models are held against."""
+        if self.compute_type == jnp.float32:
+            return self
+        config = copy.deepcopy(self.config)
+        config.precision = "float32"
+        other = Run(config, self.workdir, self.stop)
+        other.log, other.mesh, other.data = self.log, self.mesh, self.data
+        return other
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """From images uint8[N, H, W, C] to the network's input, in the compute type."""
+        return normalizer(self.config.data.mean, self.config.data.std, self.compute_type)
 
     @cached_property
     def log(self) -> RunLog:
         """Messages and metrics."""
-        return RunLog(self.workdir)
+        return RunLog(self.workdir, silent=not parallel.is_first_process())
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -111,20 +142,22 @@ class Run:
             threads=wanted.threads or len(os.sched_getaffinity(0)),
             shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,
-            say=self.log.info,
+            say=self._say_of_images,
             process=jax.process_index(),
             processes=jax.process_count(),
+            devices=self.mesh.local_mesh.size,
         )
 
     @property
     def _builder(self):
-        return models.builder(
+        build = models.builder(
             self.config.model.name,
             num_classes=self.num_classes,
             channels=self.image_shape[-1],
             seed=self.config.seed,
             options=self.config.model.options,
         )
+        return lambda: precision.compute_in(build(), self.compute_type)
 
     @cached_property
     def network(self) -> nnx.Module:
@@ -220,7 +253,12 @@ class Run:
         return self.blueprint.space.parse(text) if text else None
 
     def checkpoints(
-        self, stage: str, *, source: Path | None = None, write: bool = False
+        self,
+        stage: str,
+        *,
+        source: Path | None = None,
+        write: bool = False,
+        quiet: bool = False,
     ) -> Checkpoints:
         """The checkpoints of a stage, in this run's folder or in another run's.
 
@@ -231,6 +269,7 @@ class Run:
           stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
           source: another run's workdir.
           write: whether to save there.
+          quiet: whether the log is not told of damaged ones: before the workdir is this run's.
         """
         images = ("name", "search_fraction", "split_seed", "mean", "std")
         found = {
@@ -252,18 +291,45 @@ class Run:
         if stage != "pretrain":
             identity |= self.blueprint.identity()
         folder = stage_folder(source or self.workdir, stage)
-        return Checkpoints(folder, identity, write=write)
+        say = (lambda message: None) if quiet else self._say_once
+        keep = self.config.checkpoints.keep
+        return Checkpoints(folder, identity, write=write, keep=keep, say=say)
+
+    def _say_of_images(self, message: str) -> None:
+        """Each process reads its own images, and only the first one has a log."""
+        if parallel.is_first_process():
+            self.log.info(message)
+        else:
+            print(f"process {jax.process_index()}: {message}", file=sys.stderr)
+
+    def _say_once(self, message: str) -> None:
+        """Several tasks, one after the other, come across the same damaged checkpoint."""
+        if message not in self._said:
+            self._said.add(message)
+            self.log.info(message)
 
     def claim(self) -> None:
-        """Makes the workdir this run's; every task that writes there calls it first.
+        """Makes the workdir this run's until `close`; every task that writes there calls it first.
 
         Raises:
-          UserError: the folder cannot be written, or belongs to a run with another config.
+          UserError: the folder cannot be written, is in use by another process, or belongs to a run
+            with another config.
         """
-        claim(self.workdir, self.config)
+        written = copy.deepcopy(self.config)
+        # So that a run that began on GPUs does not go on in another type elsewhere.
+        written.precision = jnp.dtype(self.compute_type).name
+        claim(self.workdir, written, self._take_lock)
         if self.data.remark:
             self.log.info(self.data.remark)
 
+    def _take_lock(self, path: Path) -> None:
+        # The processes of one run share its folder: the first one keeps others out for all.
+        if self._lock is None and parallel.is_first_process():
+            self._lock = WorkdirLock(path, self.log.info)
+
     def close(self) -> None:
-        """Writes out what the log still holds back."""
+        """Closes the log and lets other processes use the workdir."""
         self.log.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

@@ -79,6 +79,7 @@ def pretrain_plan(config: ConfigDict) -> Plan:
     pretrain = config.pretrain
     return Plan(
         task="pretrain",
+        remedy=_remedy("pretrain.lr", pretrain.lr),
         epochs=pretrain.epochs,
         seed=derived_seed(config, "pretrain"),
         lr=pretrain.lr,
@@ -86,6 +87,9 @@ def pretrain_plan(config: ConfigDict) -> Plan:
         warmup_epochs=pretrain.warmup_epochs,
         eval_every=config.train.eval_every,
         log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
+        max_bad_steps=config.train.max_bad_steps,
     )
 
 
@@ -129,6 +133,7 @@ def coupled_plan(config: ConfigDict) -> Plan:
     )
     return Plan(
         task="train",
+        remedy=_remedy("optimizer.lr", optimizer.lr),
         epochs=config.train.epochs,
         steps_per_epoch=config.train.steps_per_epoch,
         seed=derived_seed(config, "train"),
@@ -137,12 +142,23 @@ def coupled_plan(config: ConfigDict) -> Plan:
         warmup_epochs=optimizer.warmup_epochs,
         eval_every=config.train.eval_every,
         log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
+        max_bad_steps=config.train.max_bad_steps,
         accumulate=config.train.accumulate,
         step_size_lr=optimizer.step_size_lr,
         damping=config.losses.damping,
         damping_start_epoch=config.losses.damping_start_epoch,
         scheduler=timing if scheduler.enabled else None,
         split_candidates=config.quant.split_candidates,
+    )
+
+
+def _remedy(field: str, rate: float) -> str:
+    """What helps against a training whose loss is not finite."""
+    return (
+        f"lower config.{field} = {rate:g} in a --workdir of its own, or compute with higher "
+        "precision (JAX_DEFAULT_MATMUL_PRECISION=highest)"
     )
 
 

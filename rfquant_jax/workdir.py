@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,25 +14,37 @@ from ml_collections import ConfigDict
 from rfquant_jax.config import to_plain
 from rfquant_jax.errors import UserError, listed
 from rfquant_jax.fields import flat
-from rfquant_jax.files import replacing
+from rfquant_jax.files import parse_json, read_text, replacing
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
-CONFIRMED_FILE = "confirmed.jsonl"
+CONFIRMED_FILE, LOCK_FILE = "confirmed.jsonl", "lock"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"
 EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
 
 # Fields that may differ between two starts of one run: they decide what is done now, or how fast,
-# or where the images are, but not what comes out.
+# or where the images are, but not what comes out - up to rounding and to which images a BatchNorm
+# sees together, where devices and micro-batches differ.
 FREE_FIELDS = (
     "tasks",
     "configuration",
     "devices",
+    "distributed.detect",
+    "distributed.coordinator",
+    "distributed.processes",
+    "distributed.process",
+    "distributed.start_timeout_seconds",
+    "distributed.heartbeat_timeout_seconds",
+    "checkpoints.every_steps",
+    "checkpoints.every_minutes",
     "data.path",
     "data.max_bad_fraction",
     "data.threads",
+    "train.accumulate",
     "train.log_every",
+    "train.max_bad_steps",
+    "checkpoints.keep",
     "search.starts",
     "predict.images",
     "predict.top",
@@ -45,22 +58,31 @@ FREE_FIELDS = (
 )
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: ConfigDict, lock: Callable[[Path], object] | None = None) -> None:
     """Makes `workdir` this run's: writes the resolved config, or compares it with the one there.
 
+    Args:
+      lock: is called with the path of the folder's lock before anything is written there, so that
+        of two runs that start at once one has the folder to itself.
+
     Raises:
-      UserError: the folder cannot be written, or belongs to a run with another config.
+      UserError: the folder cannot be written, or belongs to a run with another config; or what
+        `lock` raises.
     """
     wanted = to_plain(config)
     path = workdir / CONFIG_FILE
     if os.path.exists(path):
         _compare(read_json(path), wanted, workdir)
-        if not os.access(workdir, os.W_OK):
-            raise UserError(f"--workdir={workdir}: cannot be written (Permission denied)")
-        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if lock is not None:
+            lock(workdir / LOCK_FILE)
+        if os.path.exists(path):
+            _compare(read_json(path), wanted, workdir)  # it may have come in the meantime
+        else:
+            write_json(path, wanted)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
 
@@ -84,10 +106,10 @@ def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-      UserError: it cannot be read or is not JSON.
+      UserError: it cannot be read, is too large or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -1,9 +1,9 @@
-"""Four fake processor devices for every test, and a small network that has every kind of layer."""
+"""Eight fake processor devices for every test, and a small network that has every kind of layer."""
 
 import os
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

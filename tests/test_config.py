@@ -33,7 +33,7 @@ def test_the_default_recipe_has_the_published_constants():
     config = default.get_config()
     published = {
         "train.epochs": 150,
-        "train.batch_size": 128,
+        "train.batch_size": 512,  # 128 on each of 4 devices
         "train.random_passes": 3,
         "train.ema_decay": 0.9997,
         "optimizer.lr": 0.04,

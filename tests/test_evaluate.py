@@ -27,7 +27,7 @@ def recalibration():
 
 @pytest.fixture(scope="module")
 def evaluators(pure):
-    return {devices: Evaluator(pure, mesh_of(devices), identity) for devices in (1, 4)}
+    return {devices: Evaluator(pure, mesh_of(devices), identity) for devices in (1, 4, 8)}
 
 
 def on(evaluator, params):
@@ -71,7 +71,7 @@ def test_statistics_depend_on_the_configuration_and_not_on_the_devices(
 
 
 @pytest.mark.parametrize("batch_size", [5, 16])
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, 4, 8])
 def test_counts_are_exact_for_any_batch_size_and_devices(
     evaluators, params, pure, space, recalibration, batch_size, devices
 ):

@@ -1,6 +1,10 @@
 """What a run writes down, and what it forgets when it goes on from an earlier step."""
 
 import json
+import os
+from pathlib import Path
+
+import pytest
 
 from rfquant_jax.logging import LOG_FILE, METRICS_FILE, RunLog
 
@@ -69,3 +73,22 @@ def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
     log.rewind("train", 0)
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_terminal_obeys_is_written_out(tmp_path, capsys):
+    RunLog(tmp_path).info("a\x1b[2J\n\tb")
+    assert capsys.readouterr().out == "a\\x1b[2J\n\tb\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_under_tensorboard_is_an_error_and_no_standstill(tmp_path, capfd):
+    log = RunLog(tmp_path)
+    log.metrics("train", 0, {"loss": 1.0})
+    log._board._writer.close()
+    log._board._writer._writer = Path("/dev/full").open("wb")  # noqa: SIM115
+    for step in range(1, 30):
+        with pytest.raises(OSError, match="No space left") as error:
+            log.metrics("train", step, {"loss": 1.0})
+        assert error.value.filename == str(tmp_path / "tensorboard")
+    log.close()
+    assert capfd.readouterr() == ("", "")

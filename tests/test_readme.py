@@ -134,7 +134,10 @@ def check_fields(command):
     recipes.check_overrides(recipes.load(ROOT / recipe), command)
 
 
-@pytest.mark.parametrize("command", commands("python launch.py"), ids=" ".join)
+ON_A_CLUSTER = [command[command.index("python") :] for command in commands("srun")]
+
+
+@pytest.mark.parametrize("command", commands("python launch.py") + ON_A_CLUSTER, ids=" ".join)
 def test_the_fields_of_every_command_exist(command):
     check_fields(command)
     unknown = {word.split("=")[0] for word in command[2:]} - {"--workdir", "--config"}

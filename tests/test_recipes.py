@@ -90,7 +90,7 @@ def one_step(config, folder):
     teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
     masks = Masks(run.blueprint.space.full_mask, run.blueprint.space.full_mask)
     key = jax.random.key(0)
-    _, metrics = step(step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
+    _, metrics, _ = step(step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
     return jax.device_get(metrics)
 
 

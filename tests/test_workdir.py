@@ -1,14 +1,18 @@
 """The folder of a run: whose it is, and its JSON files."""
 
 import json
+import os
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import quickstart
 from rfquant_jax.errors import UserError
-from rfquant_jax.workdir import claim, read_json, write_json
+from rfquant_jax.run import Run
+from rfquant_jax.workdir import LOCK_FILE, claim, read_json, write_json
+from tests.test_lock import is_free
 
 JSON = st.recursive(
     st.none() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -60,3 +64,22 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         claim(tmp_path / "file" / "run", quickstart.get_config())
+
+
+def test_a_run_has_its_folder_from_its_first_claim_until_it_is_closed(tmp_path):
+    run = Run(quickstart.get_config(), tmp_path / "run")
+    run.claim()
+    run.claim()
+    content = (tmp_path / "run" / LOCK_FILE).read_text()
+    assert json.loads(content)["process"] == os.getpid()
+    assert not is_free(tmp_path / "run" / LOCK_FILE)
+    run.close()
+    assert is_free(tmp_path / "run" / LOCK_FILE)
+
+
+def test_of_the_processes_of_a_run_the_first_has_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    run = Run(quickstart.get_config(), tmp_path / "run")
+    run.claim()
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
+    run.close()

@@ -2,7 +2,7 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 73.2 % top-1 at 6.9 GBitOPs after the search; not run here.
-Hardware: 4 GPUs, 128 images each; on other numbers keep batch_size x accumulate x devices at 512.
+Hardware: 4 GPUs, 128 of a step's 512 images each; on fewer, train.accumulate keeps it at 128.
 Time: not measured.
 Weights: timm's efficientnet_lite0, which PyTorch trained. timm's tf_efficientnet_lite0 was trained
 with TensorFlow: --config.model.options.padding=SAME --config.model.options.epsilon=1e-3

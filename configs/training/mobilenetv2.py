@@ -2,7 +2,7 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 70.7 % top-1 at 5.5 GBitOPs after the search; not run here.
-Hardware: 4 GPUs, 128 images each; on other numbers keep batch_size x accumulate x devices at 512.
+Hardware: 4 GPUs, 128 of a step's 512 images each; on fewer, train.accumulate keeps it at 128.
 Time: not measured.
 Weights: torchvision's mobilenet_v2, timm's mobilenetv2_100. Weights trained with TensorFlow need
 --config.model.options.padding=SAME --config.model.options.epsilon=1e-3 and

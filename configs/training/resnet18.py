@@ -2,7 +2,7 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 71.0 % top-1 at 31.6 GBitOPs after the search; not run here.
-Hardware: 4 GPUs, 128 images each; on other numbers keep batch_size x accumulate x devices at 512.
+Hardware: 4 GPUs, 128 of a step's 512 images each; on fewer, train.accumulate keeps it at 128.
 Time: not measured.
 Weights: timm's gluon_resnet18_v1b or resnet18, torchvision's resnet18.
 Command: python launch.py --config=configs/training/resnet18.py --config.data.path=IMAGENET \

@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     config.data.search_fraction = 0.1
 
     # Full precision: the classifier is new, the rest starts from ImageNet.
-    config.pretrain.epochs, config.pretrain.warmup_epochs = 20, 1
+    config.pretrain.epochs, config.pretrain.batch_size, config.pretrain.warmup_epochs = 20, 128, 1
     config.pretrain.lr, config.pretrain.ema_decay = 0.01, 0.999
 
-    config.train.epochs = 30
+    config.train.epochs, config.train.batch_size = 30, 128
     config.train.ema_decay = 0.999
     config.optimizer.lr, config.optimizer.warmup_epochs = 0.02, 1
     config.scheduler.start_epoch, config.scheduler.late_period = 1, 3

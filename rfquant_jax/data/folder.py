@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rfquant_jax.data.sources import DataSet, Part, split
 from rfquant_jax.errors import ConfigError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
+MOST_BYTES = 2**29  # of an image's file
 
 
 class FolderSource:
@@ -41,6 +43,9 @@ class FolderSource:
         """
         path = self._root / self._files[index]
         try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+                raise BadImageError(f"is no file of at most {MOST_BYTES >> 20} MiB", str(path))
             content = path.read_bytes()
         except OSError as error:
             raise BadImageError(f"cannot be read ({error.strerror})", str(path)) from error

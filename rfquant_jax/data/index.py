@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rfquant_jax.npz import read_npz
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _VERSION = 1  # of the cache's content
 # Changes within this time of a scan may have escaped it: clocks of file systems are coarse.
@@ -124,14 +126,14 @@ def _save(
 
 def _load(cache: Path, root: Path) -> FolderIndex | None:
     try:
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            if kept["version"] != _VERSION or _unpacked(kept["root"]) != [str(root.resolve())]:
-                return None
-            folders = zip(_unpacked(kept["folders"]), kept["times"].tolist(), strict=True)
-            if any(os.stat(root / below).st_mtime_ns != then for below, then in folders):
-                return None
-            classes, files = tuple(_unpacked(kept["classes"])), _unpacked(kept["files"])
-            return FolderIndex(classes, files, kept["labels"].astype(np.int32))
+        kept = read_npz(cache)
+        if kept["version"] != _VERSION or _unpacked(kept["root"]) != [str(root.resolve())]:
+            return None
+        folders = zip(_unpacked(kept["folders"]), kept["times"].tolist(), strict=True)
+        if any(os.stat(root / below).st_mtime_ns != then for below, then in folders):
+            return None
+        classes, files = tuple(_unpacked(kept["classes"])), _unpacked(kept["files"])
+        return FolderIndex(classes, files, kept["labels"].astype(np.int32))
     except Exception:  # a damaged file can raise almost anything; the folder itself is there
         return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -50,6 +51,17 @@ class TrainingBatches:
             yield _checked(batch, self._report)
 
 
+@dataclass(frozen=True)
+class Filler:
+    """Stands where another process has a batch and this one has none: nothing of it counts.
+
+    Attributes:
+      batch: of the shapes that the others have.
+    """
+
+    batch: Any
+
+
 @dataclass
 class Pipeline:
     """How the images of a run become batches.
@@ -61,7 +73,8 @@ class Pipeline:
       threads: batches prepared side by side.
       max_bad_fraction: of the images of a source that may be unreadable.
       say: takes messages about those.
-      process, processes: this one's number, and how many share the batches for training.
+      process, processes: this one's number, and how many share the batches.
+      devices: of each process, which take a whole batch each where nothing is trained.
     """
 
     augmented: Transform
@@ -72,51 +85,81 @@ class Pipeline:
     say: Callable[[str], None]
     process: int = 0
     processes: int = 1
+    devices: int = 1
     _reports: dict[int, BadFiles] = field(default_factory=dict)
 
     def training(
-        self, source: Source, batch_size: int, *, seed: int, augment: bool = True
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        seed: int,
+        augment: bool = True,
+        whole: bool = False,
     ) -> TrainingBatches:
         """Shuffled batches; each process gets its share of every batch.
 
         Args:
           batch_size: of all processes together; a multiple of their number.
           seed: of the shuffling and the augmentation.
+          whole: every process gets whole batches, the same ones, instead of its share.
         """
+        process, processes = (0, 1) if whole else (self.process, self.processes)
         reader = Reader(source, self.augmented if augment else self.plain)
-        whole = len(source) // batch_size * batch_size
+        used = len(source) // batch_size * batch_size
         dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(reader)
-        batches = dataset[:whole].batch(batch_size // self.processes, batch_fn=_collate)
-        own = batches[self.process :: self.processes]
+        batches = dataset[:used].batch(batch_size // processes, batch_fn=_collate)
+        own = batches[process::processes]
         return TrainingBatches(own, batch_size, self._report(source), self._options)
 
-    def exact(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Every image once, in order; the last batch is filled up with images labelled -1."""
+    def exact(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray] | Filler]:
+        """Every image once, in order; the last batch is filled up with images labelled -1.
+
+        Of several processes each gets the batches of its devices, see `_shared`.
+        """
         reader = Reader(source, self.plain, blank=self.shape)
-        for batch in self._in_order(np.arange(len(source)), reader, batch_size, source):
-            yield fill_up(batch, batch_size)
+        for batch in self._shared(np.arange(len(source)), reader, batch_size, source):
+            yield batch if isinstance(batch, Filler) else fill_up(batch, batch_size)
 
     def full(
         self, source: Source, batch_size: int, limit: int, *, seed: int, augment: bool = False
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[np.ndarray | Filler]:
         """Full batches of images alone, over the first `limit` ones of a fixed random order.
 
         The last batch is completed with images from the beginning, so that the plain average over
-        the batches covers every image.
+        the batches covers every image. Of several processes each gets the batches of its devices.
         """
         count = min(limit, len(source))
         batch_size = min(batch_size, count)
         order = np.random.default_rng(seed).permutation(len(source))[:count]
         indices = np.resize(order, -(-count // batch_size) * batch_size)
         reader = Reader(source, self.augmented if augment else self.plain)
-        for batch in self._in_order(indices, reader, batch_size, source, seed):
-            yield batch["image"]
+        for batch in self._shared(indices, reader, batch_size, source, seed):
+            if isinstance(batch, Filler):
+                yield Filler(batch.batch["image"])
+            else:
+                yield batch["image"]
 
-    def _in_order(self, indices, reader, batch_size, source, seed=0) -> Iterator[dict]:
+    def _shared(self, indices, reader, batch_size, source, seed=0) -> Iterator[dict | Filler]:
+        """Batches in order; of several processes each gets those that its devices work on.
+
+        The first devices of all processes take the first batches, one each; then they take the
+        next ones. All processes get equally many: fillers stand for what is not there.
+        """
+        together = self.devices if self.processes > 1 else 1
         dataset = grain.MapDataset.source(indices.tolist()).seed(seed).random_map(reader)
-        batches = dataset.batch(batch_size, batch_fn=_collate).to_iter_dataset(self._options)
-        for batch in batches:
-            yield _checked(batch, self._report(source))
+        batches = dataset.batch(batch_size, batch_fn=_collate)
+        taken = batches.batch(together, batch_fn=list)[self.process :: self.processes]
+        missing = -(-len(batches) // (together * self.processes)) * together
+        for group in taken.to_iter_dataset(self._options):
+            for batch in group:
+                yield _checked(batch, self._report(source))
+            missing -= len(group)
+        blank = {
+            "image": np.zeros((batch_size, *self.shape), np.uint8),
+            "label": np.full(batch_size, PADDING_LABEL, np.int32),
+        }
+        yield from itertools.repeat(Filler(blank), missing)
 
     @property
     def _options(self) -> grain.ReadOptions:

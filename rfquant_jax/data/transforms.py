@@ -10,6 +10,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from PIL import Image
 
 from rfquant_jax.data.decode import decode, jpeg_size
@@ -169,16 +170,19 @@ def _to_pillow(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[jax.Array], jax.Array]:
-    """A function from uint8[N, H, W, C] images to the network's input, float32, on the device.
+def normalizer(
+    mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
+) -> Callable[[jax.Array], jax.Array]:
+    """A function from uint8[N, H, W, C] images to the network's input, on the device.
 
     Args:
       mean, std: of each channel, for images scaled to [0, 1].
+      dtype: of the result, which is computed in float32.
     """
     scale = np.asarray(std, np.float32) * 255
     offset = np.asarray(mean, np.float32) * 255
 
     def normalize(images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) - offset) / scale
+        return ((images.astype(jnp.float32) - offset) / scale).astype(dtype)
 
     return normalize

@@ -19,7 +19,8 @@ from rfquant_jax.export.graph import INPUT, Graph, Node
 from rfquant_jax.export.operations import AFFINE, CONVOLUTION, DENSE
 from rfquant_jax.export.translate import Translator, UnsupportedNetwork
 from rfquant_jax.models.pure import dotted, replace_module
-from rfquant_jax.quant.layers import QuantConv, QuantDense, SwitchableBatchNorm
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantConv, QuantDense
 
 _MARK = Primitive("rfquant_layer")
 _MARK.def_abstract_eval(lambda x, *, place, shape: x.update(shape=shape))

@@ -20,7 +20,8 @@ from flax import nnx
 
 from rfquant_jax.export.capture import Captured, Normalization, capture
 from rfquant_jax.export.model import FLOAT_BITS, IntegerModel, LayerData
-from rfquant_jax.quant.layers import QuantizedLayer, Quantizer, SwitchableBatchNorm
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantizedLayer, Quantizer
 
 
 def fold(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.model import FLOAT_BITS, IntegerModel, LayerData
@@ -51,7 +51,7 @@ def write(path: Path, models: Mapping[str, IntegerModel]) -> None:
     metadata = {"format": FORMAT, "version": VERSION, "description": description}
     metadata["sha256"] = digest(description, tensors)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file hides what the disk says
 
 
 def kernel_name(layer: str, bits: int) -> str:

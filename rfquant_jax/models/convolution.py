@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 def convolve(
@@ -17,14 +18,16 @@ def convolve(
     padding: str | Sequence[tuple[int, int]],
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
+    accumulator: DTypeLike | None = None,
 ) -> jax.Array:
     """2-D convolution of `x[N, H, W, C]` with `kernel[KH, KW, C / groups, O]`.
 
     Args:
       padding: "SAME", "VALID", or ((top, bottom), (left, right)) in pixels.
+      accumulator: dtype to sum in and to return, for operands that no gradient passes through.
 
     Returns:
-      `y[N, H', W', O]` in the operands' dtype; int32 for int8 operands.
+      `y[N, H', W', O]` in the operands' dtype, or in `accumulator`.
     """
     if groups == x.shape[-1] == kernel.shape[-1] and jax.default_backend() == "cpu":
         return _depthwise(x, kernel, strides, padding, dilation)
@@ -36,7 +39,7 @@ def convolve(
         rhs_dilation=dilation,
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=jnp.int32 if x.dtype == jnp.int8 else None,
+        preferred_element_type=accumulator,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.errors import UserError, listed
+from rfquant_jax.errors import UserError, listed, one_line
 from rfquant_jax.models.names import renamed
 from rfquant_jax.models.pure import dotted
 
@@ -54,7 +54,8 @@ def load_weights(
       names of what keeps its fresh values: the classifier's, where its number of classes differs.
 
     Raises:
-      UserError: tensors are missing, left over or of another shape; names them.
+      UserError: tensors are missing, left over, of another shape, not of floating-point numbers, or
+        not finite; names them.
     """
     slots = _slots(network)
     tensors = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
@@ -69,16 +70,42 @@ def load_weights(
         f"{found[name]} {list(tensors[found[name]].shape)} instead of {list(slots[name].shape)}"
         for name in sorted(set(misshapen) - set(fresh))
     ]
+    fitting = {
+        name: tensors[found[name]]
+        for name in slots
+        if name in found and name not in misshapen  # a huge one is not looked into
+    }
     problems = {"missing": missing, "left over": surplus, "of another shape": wrong}
+    problems |= _bad_values({found[name]: tensor for name, tensor in fitting.items()})
     if any(problems.values()):
         text = "; ".join(
-            f"{what}: {listed(names, SHOWN)}" for what, names in problems.items() if names
+            f"{what}: {one_line(listed(names, SHOWN), 2000)}"
+            for what, names in problems.items()
+            if names
         )
         raise UserError(f"config.pretrained does not fit {architecture}: {text}")
-    for name, slot in slots.items():
-        if name not in fresh:
-            slot.fill(np.asarray(tensors[found[name]]))
+    for name, tensor in fitting.items():
+        slots[name].fill(np.asarray(tensor))
     return fresh
+
+
+def _bad_values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """What cannot be weights, by what is wrong with it."""
+    strange = {name: t.dtype for name, t in sorted(tensors.items()) if not _is_float(t.dtype)}
+    floats = {name: t for name, t in sorted(tensors.items()) if name not in strange}
+    return {
+        "not of floating-point numbers": [f"{name} {dtype}" for name, dtype in strange.items()],
+        "not finite in float32": [name for name, t in floats.items() if not _is_finite(t)],
+    }
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)  # bfloat16 is one to JAX, but not to NumPy
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        return bool(np.isfinite(tensor.astype(np.float32)).all())
 
 
 def _slots(network: nnx.Module) -> dict[str, _Slot]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, one_line
+from rfquant_jax.npz import read_npz
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
 
@@ -25,7 +26,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     """
     if not os.path.isfile(path):  # unlike Path.is_file it has no opinion on permissions
         raise UserError(f"config.pretrained: {path}: there is no such file")
-    readers = {".safetensors": _safetensors, ".npz": _npz, ".pth": _torch, ".pt": _torch}
+    readers = {".safetensors": _safetensors, ".npz": read_npz, ".pth": _torch, ".pt": _torch}
     if path.suffix not in readers:
         raise UserError(f"config.pretrained: {path}: must be one of {', '.join(SUFFIXES)}")
     try:
@@ -33,7 +34,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # every library has its own for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error) if str(error) else type(error).__name__
         raise UserError(f"config.pretrained: {path}: cannot be read ({reason})") from error
 
 
@@ -41,11 +42,6 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     return load_file(path)
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:

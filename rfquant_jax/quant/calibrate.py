@@ -15,7 +15,7 @@ from rfquant_jax.bits import ACTIVATIONS, Space
 from rfquant_jax.errors import UserError
 from rfquant_jax.models.pure import Arrays, PureNetwork
 from rfquant_jax.models.tap import listening_to_inputs
-from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled, add_axis, replicate, split
+from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled, add_axis, fetch, replicate, split
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import assign, quantized_layers, slot
 
@@ -31,7 +31,7 @@ def find_signed(
 
     Args:
       network: the coupled network.
-      batches: images as `preprocess` takes them, their number a multiple of the mesh's devices.
+      batches: this process's images as `preprocess` takes them, as many for each of its devices.
       preprocess: turns a batch of images into the network's input.
     """
     pure = PureNetwork(network)
@@ -50,7 +50,7 @@ def find_signed(
     params, stats = replicate((pure.params, pure.stats), mesh)
     found: set[str] = set()
     for images in batches:
-        seen = jax.device_get(compiled(params, stats, split(images, mesh)))
+        seen = fetch(compiled(params, stats, split(images, mesh)))
         found |= {name for name, negative in seen.items() if negative.any()}
     return sorted(found)
 
@@ -104,7 +104,7 @@ def initialize_activation_steps(
         # never used unset; its own pass comes later and has the last word.
         fresh = configuration[:, ACTIVATIONS] <= bits
         passes = [
-            jax.device_get(
+            fetch(
                 measure(replicate(params, mesh), stats, split(images, mesh), configuration, fresh)
             )
             for images in batches

@@ -15,12 +15,12 @@ from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.pure import dotted, module_at, replace_module
 from rfquant_jax.models.tap import Tap
 from rfquant_jax.quant import lsq
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.describe import Layer, describe
 from rfquant_jax.quant.layers import (
     QuantConv,
     QuantDense,
     Quantizer,
-    SwitchableBatchNorm,
     quantized_layers,
 )
 

@@ -5,7 +5,9 @@
     dL/dx = g * inside,                         inside = (Qn <= v <= Qp)
     dL/ds = sum(g * where(inside, round(v) - v, clip(v, Qn, Qp)))
 
-The bit-width is traced: it enters through the bounds, as data.
+The bit-width is traced: it enters through the bounds, as data. v and its codes are float32 whatever
+the type of x (a bfloat16 number divided by a float32 one is one): in bfloat16 they would round
+to other codes near the middle between two.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def quantize(
     """Rounds `x` to the nearest multiple of `step` between `lower * step` and `upper * step`.
 
     Args:
-      x: float32 of any shape.
+      x: float32 or bfloat16 of any shape.
       step: float32[], positive.
       lower, upper: float32[], the smallest and largest code, see `bounds`.
       scale_gradient: multiplies the step's gradient by 1 / sqrt(x.size * upper); x.size is that of
@@ -55,7 +57,7 @@ def quantize(
     Returns:
       Values of x's shape and dtype on the quantizer's grid.
     """
-    return step * codes(x, step, lower, upper)
+    return (step * codes(x, step, lower, upper)).astype(x.dtype)
 
 
 def codes(x: jax.Array, step: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -64,12 +66,13 @@ def codes(x: jax.Array, step: jax.Array, lower: jax.Array, upper: jax.Array) -> 
 
 
 def _quantize_forward(x, step, lower, upper, scale_gradient):
-    v = x / step
-    return step * jnp.round(jnp.clip(v, lower, upper)), (v, lower, upper)
+    # x takes no more memory than v, and is there already where the operation before kept it.
+    return (step * codes(x, step, lower, upper)).astype(x.dtype), (x, step, lower, upper)
 
 
 def _quantize_backward(scale_gradient, residuals, g):
-    v, lower, upper = residuals
+    x, step, lower, upper = residuals
+    v = x / step
     inside = (v >= lower) & (v <= upper)
     step_slope = jnp.where(inside, jnp.round(v) - v, jnp.clip(v, lower, upper))
     d_step = jnp.sum(g * step_slope)
@@ -97,4 +100,4 @@ def weight_step_sizes(weights: np.ndarray, candidates: Sequence[int]) -> np.ndar
 
 def activation_step_size(x: jax.Array, upper: jax.Array) -> jax.Array:
     """Initial step of an activation quantizer, float32[]: 2 * mean(|x|) / sqrt(Qp)."""
-    return 2 * jnp.mean(jnp.abs(x)) / jnp.sqrt(upper)
+    return 2 * jnp.mean(jnp.abs(x.astype(jnp.float32))) / jnp.sqrt(upper)

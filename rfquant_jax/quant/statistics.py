@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from rfquant_jax.models.pure import Arrays, dotted
-from rfquant_jax.quant.layers import SwitchableBatchNorm
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 
 _KINDS = ("mean", "var")
 

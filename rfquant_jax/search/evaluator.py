@@ -120,9 +120,9 @@ class CandidateEvaluator:
         pending = []
         for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
             group = np.resize(group, self._mesh.size)
-            rows, places = parallel.split((configurations[group], starts[group]), self._mesh)
+            rows, places = parallel.spread((configurations[group], starts[group]), self._mesh)
             pending.append(self._measure(self._params, batch, reference, kept, rows, places))
-        found = np.concatenate(jax.device_get(pending))[: len(order), column]
+        found = np.concatenate(parallel.fetch(pending))[: len(order), column]
         return found[np.argsort(order)]
 
     # What follows runs per device.
@@ -155,7 +155,7 @@ class CandidateEvaluator:
         network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))
         evaluate_on_codes(network)
         assign(network, rows)
-        return network(self._preprocess(images))
+        return network(self._preprocess(images)).astype(jnp.float32)
 
 
 class _Upcoming:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.bits import Space
-from rfquant_jax.errors import UserError, listed
+from rfquant_jax.errors import UserError, listed, one_line
+from rfquant_jax.files import parse_json, read_text
 
 COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
 
@@ -65,7 +65,9 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
             fixed[layer] = value
             continue
         if layer not in space.names:
-            raise UserError(f"{path}: entry {number}: the network has no layer {layer!r}")
+            raise UserError(
+                f"{path}: entry {number}: the network has no layer {one_line(repr(layer))}"
+            )
         index = space.names.index(layer)
         if not {weight, activation} <= set(space.allowed(index)):
             continue  # a table may know more bit-widths than the network
@@ -80,7 +82,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
 
 def _rows(path: Path) -> list[Mapping]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # as spreadsheets write it, too
+        text = read_text(path, encoding="utf-8-sig")  # as spreadsheets write it, too
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"
         raise UserError(
@@ -89,8 +91,8 @@ def _rows(path: Path) -> list[Mapping]:
     try:
         if path.suffix.lower() == ".csv":
             return list(csv.DictReader(text.splitlines()))
-        rows = json.loads(text)
-    except (ValueError, RecursionError, csv.Error) as error:
+        rows = parse_json(text)
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is neither a .csv file nor JSON ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: must be a JSON list of objects with {', '.join(COLUMNS)}")
@@ -107,7 +109,9 @@ def _entry(row: Mapping, where: str) -> tuple[str, int, int, float]:
         weight, activation = map(int, bits)
         value = float(row["milliseconds"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: must hold whole bit-widths and a number ({error})") from error
+        raise UserError(
+            f"{where}: must hold whole bit-widths and a number ({one_line(error)})"
+        ) from error
     if not math.isfinite(value) or value < 0:
         raise UserError(f"{where}: milliseconds = {value}: must be finite and not negative")
     return str(row["layer"]).strip(), weight, activation, value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from rfquant_jax import config as rules
+from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
+from rfquant_jax.failures import explained
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import exporting, networks, training
 from rfquant_jax.tasks.evaluating import cost, evaluate
@@ -15,6 +18,7 @@ from rfquant_jax.tasks.proposing import search_batches
 from rfquant_jax.tasks.searching import search
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.training import pretrain, train
+from rfquant_jax.workdir import CONFIG_FILE
 
 TASKS: dict[str, Callable[[Run], object]] = {
     "pretrain": pretrain,
@@ -32,11 +36,16 @@ def perform(run: Run) -> None:
 
     Raises:
       UserError: something is wrong; found out, wherever possible, before any work starts.
+      RunFailure: the machine failed: a full disk, too small a memory.
       Interrupted: a signal came; what was done is saved.
     """
-    check(run)
-    for name in rules.tasks(run.config):
-        TASKS[name](run)
+    asked = rules.tasks(run.config)
+    with explained(run, asked[0]):
+        check(run)
+    for name in asked:
+        with explained(run, name):
+            TASKS[name](run)
+        parallel.barrier(name)  # what the first process wrote is there for the others
 
 
 def check(run: Run) -> None:
@@ -53,6 +62,8 @@ def check(run: Run) -> None:
         _ = run.blueprint
         return
     _ = run.mesh
+    if os.path.exists(run.workdir / CONFIG_FILE):
+        run.claim()  # before anything is read there that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.blueprint.check(run.network)
     if "pretrain" in asked and not training.check(run, PRETRAIN):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rfquant_jax import parallel
 from rfquant_jax.checkpoint import PRETRAIN, TRAIN
 from rfquant_jax.report import COSTS, results_table, table
 from rfquant_jax.run import Run
@@ -24,7 +25,8 @@ def cost(run: Run) -> None:
     else:
         rows = [run.costs_of(configuration) | {"configuration": run.config.configuration}]
     columns = {"configuration": "configuration"} | COSTS
-    print(table(rows, columns))
+    if parallel.is_first_process():
+        print(table(rows, columns))
 
 
 def evaluate(run: Run) -> dict:

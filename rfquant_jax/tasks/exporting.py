@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from rfquant_jax import config as rules
 from rfquant_jax.bits import Space
 from rfquant_jax.checkpoint import TRAIN, stage_folder
 from rfquant_jax.data.sources import Part
-from rfquant_jax.errors import UserError, listed
+from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files, format, reading
 from rfquant_jax.export.capture import capture
 from rfquant_jax.export.fold import fold
@@ -43,6 +44,7 @@ def export(run: Run) -> dict:
       Interrupted: a signal came.
     """
     run.claim()
+    run = run.in_float32()  # whatever it was trained in: that is what files are held against
     wanted = configurations(run)
     trained = networks.coupled(run)
     measure = Measure(run, trained.pure)
@@ -102,6 +104,9 @@ def check(run: Run, before: Container[str]) -> None:
     Raises:
       UserError: there is not, or it cannot.
     """
+    if jax.process_count() > 1:
+        rule = "the task export works in a run of one process: start it by itself"
+        raise ConfigError("tasks", rules.tasks(run.config), rule)
     network = run.blueprint.convert(run.network)
     network.eval()
     _ = capture(network, run.image_shape).graph.shapes  # reading them is a check

@@ -67,14 +67,17 @@ def _is_imported(run: Run, stage: str) -> bool:
 def origin(run: Run, stage: str) -> str:
     """What a stage's network is taken from: a path, relative to the workdir if inside it.
 
+    And the first digits of a checksum of what is taken: another network has another origin.
+
     Raises:
       CheckpointError: there is none, or none that was evaluated.
     """
     if _is_imported(run, stage):
         path = Path(run.config.pretrained)
-        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        with path.open("rb") as file:
+            return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
     with _opened(run, stage) as checkpoints:
-        return _origin(run, stage, _best(checkpoints, stage))
+        return _origin(run, stage, checkpoints, _best(checkpoints, stage))
 
 
 def check(run: Run, stage: str, *, field: str = "") -> None:
@@ -89,13 +92,13 @@ def check(run: Run, stage: str, *, field: str = "") -> None:
     if _is_imported(run, stage):
         _imported_network(run)
         return
-    with _opened(run, stage, field):
-        pass  # opening it is the check
+    with _opened(run, stage, field) as checkpoints:
+        _best(checkpoints, stage)  # which looks at what it finds
 
 
 @contextmanager
-def _opened(run: Run, stage: str, field: str = "") -> Iterator[Checkpoints]:
-    """The checkpoints a stage's network is taken from, of which the newest fits the run."""
+def _opened(run: Run, stage: str, field: str = "", *, quiet: bool = True) -> Iterator[Checkpoints]:
+    """The checkpoints a stage's network is taken from."""
     source = source_of(run, stage)
     if not has_checkpoints(source, stage):
         field = field or ("config.checkpoint" if source != run.workdir else "--workdir")
@@ -103,8 +106,7 @@ def _opened(run: Run, stage: str, field: str = "") -> Iterator[Checkpoints]:
             f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
             f"the task {stage}{_OTHERWISE.get(stage, '')}"
         )
-    with run.checkpoints(stage, source=source) as checkpoints:
-        checkpoints.about(checkpoints.latest)
+    with run.checkpoints(stage, source=source, quiet=quiet) as checkpoints:
         yield checkpoints
 
 
@@ -132,14 +134,15 @@ def coupled(run: Run) -> Trained:
 
 
 def _load(run: Run, stage: str, build) -> Trained:
-    with _opened(run, stage) as checkpoints:
+    with _opened(run, stage, quiet=False) as checkpoints:
         step = _best(checkpoints, stage)
         about = checkpoints.about(step)
         pure = PureNetwork(build(about))
         ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
+        origin = _origin(run, stage, checkpoints, step)
     params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
     masks = np.asarray(about["masks"], bool) if stage == TRAIN else None
-    return Trained(pure, params, stats, _origin(run, stage, step), masks)
+    return Trained(pure, params, stats, origin, masks)
 
 
 def _best(checkpoints: Checkpoints, stage: str) -> int:
@@ -152,10 +155,11 @@ def _best(checkpoints: Checkpoints, stage: str) -> int:
     return step
 
 
-def _origin(run: Run, stage: str, step: int) -> str:
+def _origin(run: Run, stage: str, checkpoints: Checkpoints, step: int) -> str:
     source = source_of(run, stage)
     outside = Path() if source == run.workdir else source
-    return str(stage_folder(outside, stage) / str(step))
+    # Training anew ends at the same step with another network.
+    return f"{stage_folder(outside, stage) / str(step)} sha256:{checkpoints.digest(step)[:16]}"
 
 
 def _imported_network(run: Run) -> nnx.Module:

@@ -54,7 +54,7 @@ def search_batches(run: Run) -> TrainingBatches:
         )
         raise ConfigError("search.batch_size", size, rule)
     seed = settings.derived_seed(run.config, "search")
-    return run.pipeline.training(proposal, size, seed=seed, augment=False)
+    return run.pipeline.training(proposal, size, seed=seed, augment=False, whole=True)
 
 
 def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> CandidateEvaluator:

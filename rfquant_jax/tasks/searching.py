@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax import settings
+from rfquant_jax import parallel, settings
 from rfquant_jax.checkpoint import TRAIN
 from rfquant_jax.evaluate import Accuracy
 from rfquant_jax.run import Run
@@ -42,6 +42,7 @@ def search(run: Run) -> list[dict]:
         run.log.info(f"search: finished before, for {len(found)} budgets")
         return found
     _search(run)
+    parallel.barrier("results")
     return [read_json(result_file(run, budget)) for budget in run.budgets]
 
 

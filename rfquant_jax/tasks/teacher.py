@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rfquant_jax.checkpoint import PRETRAIN
@@ -56,7 +57,7 @@ def load_teacher(run: Run) -> Teacher | None:
     def logits(params, stats, images):
         network = trained.pure.merge(params, stats)
         network.eval()
-        return network(other.preprocess(images))
+        return network(other.preprocess(images)).astype(jnp.float32)
 
     specs = (REPLICATED, REPLICATED, SHARDED)
     compiled = Compiled(logits, run.mesh, specs, SHARDED)

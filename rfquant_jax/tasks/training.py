@@ -31,6 +31,7 @@ def pretrain(run: Run) -> None:
 
     Raises:
       UserError: those weights cannot be read or do not fit.
+      RunFailure: a checkpoint cannot be written.
       Interrupted: a signal came; the state is saved.
     """
     _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
@@ -80,6 +81,7 @@ def train(run: Run) -> None:
 
     Raises:
       CheckpointError: there is no full-precision network.
+      RunFailure: a checkpoint cannot be written.
       Interrupted: a signal came; the state is saved.
     """
     _go_on(run, TRAIN, settings.coupled_plan(run.config), _train)
@@ -129,7 +131,7 @@ def _coupled_start(
         run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
-    run.log.info(f"step sizes: from {count} batches of {len(images[0])} training images")
+    run.log.info(f"step sizes: from {count} batches of {batches.batch_size} training images")
     pure, params, signed = run.blueprint.start(plain, images, run.preprocess, run.mesh)
     run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
     return pure, params, signed
@@ -142,17 +144,23 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
       section: of the config, "pretrain" or "train".
 
     Raises:
-      ConfigError: a batch is larger than the training part.
+      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
     """
-    size = run.config[section].batch_size * run.mesh.size * plan.accumulate
-    images = len(run.data.train)
-    if size > images:
-        rule = (
-            f"times {run.mesh.size} devices and {plan.accumulate} micro-batches makes batches of "
-            f"{size}, but there are only {images} training images"
-        )
-        raise ConfigError(f"{section}.batch_size", run.config[section].batch_size, rule)
-    return run.pipeline.training(run.data.train, size, seed=plan.seed)
+    field, size, images = f"{section}.batch_size", run.config[section].batch_size, run.data.train
+    parts = run.mesh.size * plan.accumulate
+    if size % parts:
+        lower, upper = size // parts * parts, -(-size // parts) * parts
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        micro = f" in {plan.accumulate} micro-batches each" if plan.accumulate > 1 else ""
+        rule = f"cannot be divided evenly over {_counted(run.mesh.size)}{micro}; {nearest} can"
+        raise ConfigError(field, size, rule)
+    if size > len(images):
+        raise ConfigError(field, size, f"there are only {len(images)} training images")
+    return run.pipeline.training(images, size, seed=plan.seed)
+
+
+def _counted(devices: int) -> str:
+    return f"{devices} device{'s' * (devices > 1)}"
 
 
 def check(run: Run, section: str) -> bool:
@@ -165,14 +173,14 @@ def check(run: Run, section: str) -> bool:
       whether it is finished already.
 
     Raises:
-      ConfigError: a batch is larger than the training part.
+      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
       CheckpointError: the checkpoint is of another network, or of batches of another size.
     """
     plans = {"pretrain": settings.pretrain_plan, "train": settings.coupled_plan}
     batches = training_batches(run, section, plans[section](run.config))
     if not networks.has_checkpoints(run.workdir, section):
         return False
-    with run.checkpoints(section) as checkpoints:
+    with run.checkpoints(section, quiet=True) as checkpoints:
         return _finished(batches, checkpoints)
 
 
@@ -187,8 +195,7 @@ def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
     if about["images_per_step"] != batches.batch_size:
         raise CheckpointError(
             f"checkpoint {checkpoints.path(step)} was trained with {about['images_per_step']} "
-            f"images a step; batch_size, accumulate and devices now make {batches.batch_size}: "
-            "go on with as many devices as before"
+            f"images a step, and batch_size is now {batches.batch_size}"
         )
     return False
 

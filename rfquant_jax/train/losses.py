@@ -35,12 +35,13 @@ def information_distortion(
     """Sum over layers at their smallest weight bit-width of MSE(F, F_max), float32[].
 
     Args:
-      features, features_max: by layer name, of this pass and of the max pass.
+      features, features_max: by layer name, of this pass and of the max pass, in any float type.
       names: the searched layers in the order of `at_smallest`.
       at_smallest: bool[L], traced.
     """
     total = jnp.zeros(())
     for index, name in enumerate(names):
-        error = jnp.mean(jnp.square(features[name] - features_max[name]))
+        own, of_max = (held[name].astype(jnp.float32) for held in (features, features_max))
+        error = jnp.mean(jnp.square(own - of_max))
         total = total + jnp.where(at_smallest[index], error, 0.0)
     return total

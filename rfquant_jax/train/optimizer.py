@@ -62,15 +62,25 @@ def convolution_kernels(pure: PureNetwork) -> frozenset[str]:
 
 def descend(
     params: Arrays, directions: Arrays, steps: frozenset[str], rate: jax.Array, step_rate: jax.Array
-) -> Arrays:
-    """`params - rate * directions`; step sizes have a rate of their own and stay positive."""
-    moved = {}
+) -> tuple[Arrays, jax.Array]:
+    """`params - rate * directions`; step sizes have a rate of their own and stay positive.
+
+    A direction that is NaN gives a NaN, for step sizes, too: the floor is none for it. `Update`
+    leaves such an update out.
+
+    Returns:
+      the new parameters, and how many elements of step sizes the floor kept from falling below
+      `MIN_STEP`, int32[].
+    """
+    moved, floored = {}, jnp.zeros((), jnp.int32)
     for name, value in params.items():
         if name in steps:
-            moved[name] = jnp.maximum(value - step_rate * directions[name], MIN_STEP)
+            step = value - step_rate * directions[name]
+            floored = floored + jnp.sum(step < MIN_STEP)
+            moved[name] = jnp.maximum(step, MIN_STEP)
         else:
             moved[name] = value - rate * directions[name]
-    return moved
+    return moved, floored
 
 
 def move_ema(ema: Arrays, values: Arrays, decay: float) -> Arrays:

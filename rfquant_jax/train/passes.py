@@ -70,12 +70,9 @@ class CoupledPass:
         configuration = inputs.configurations[number % len(inputs.configurations)]
 
         def loss(params):
-            network = self.pure.merge(params, carry.stats)
-            network.train()
-            reseed(network, jax.random.fold_in(inputs.key, number))
-            assign(network, configuration)
+            network = self.network(params, carry.stats, inputs, number)
             with recording_features() as features:
-                logits = network(self.preprocess(batch["image"]))
+                logits = network(self.preprocess(batch["image"])).astype(jnp.float32)
             searched = searched_layers(network)
             own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
             terms = self._output_terms(logits, batch["label"], reference)
@@ -91,6 +88,16 @@ class CoupledPass:
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
         gradients = jax.tree.map(jnp.add, carry.gradients, slopes)
         return Carry(stats, gradients), own, terms | {"loss": total, "accuracy": accuracy}
+
+    def network(
+        self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
+    ) -> nnx.Module:
+        """The network as a pass runs it: in training, with the pass's configuration and dropout."""
+        network = self.pure.merge(params, stats)
+        network.train()
+        reseed(network, jax.random.fold_in(inputs.key, number))
+        assign(network, inputs.configurations[number % len(inputs.configurations)])
+        return network
 
     def _output_terms(self, logits, labels, reference: Reference | None) -> Arrays:
         entropy = losses.cross_entropy(logits, labels, self.weights.label_smoothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -40,8 +41,10 @@ class Reference(NamedTuple):
     """What a pass is distilled from.
 
     Attributes:
-      logits: [N, classes], of the max pass, or of an external teacher for the max pass itself.
-      features: by layer name, of the max pass; empty where nothing is compared with them.
+      logits: float32[N, classes], of the max pass, or of an external teacher for the max pass
+        itself.
+      features: by layer name, of the max pass, in the compute type; empty where nothing is compared
+        with them.
     """
 
     logits: jax.Array
@@ -72,8 +75,46 @@ class Rates(NamedTuple):
     damping: np.float32
 
 
+# What may fail in a step, in the order of `StepReport.failed`.
+FAILURES = ("loss", "gradients", "statistics", "update")
+
+
+class StepReport(NamedTuple):
+    """What became of a step's update; replicated.
+
+    Attributes:
+      failed: bool[4], whether `FAILURES` were not finite: the losses, the mean gradients, the new
+        BatchNorm statistics, the new parameters and the optimizer's state. With any of them the
+        update was left out: nothing of the state has changed.
+      floored: int32[], elements of step sizes that the update would have taken below
+        `lsq.MIN_STEP`, to zero or beyond it, and that were kept there.
+    """
+
+    failed: jax.Array | np.ndarray
+    floored: jax.Array | np.ndarray
+
+
 class Masks(NamedTuple):
     """Candidate masks, bool[L, |B|]: the bit-widths that may be sampled now."""
 
     weights: np.ndarray
     activations: np.ndarray
+
+
+class Taken(NamedTuple):
+    """A step as it was taken: enough to repeat its passes as long as the state is the same.
+
+    Attributes:
+      number: of the step, counted from 1.
+      parts, masks, rates, key, teachers: what the step was called with.
+      metrics, report: what it gave.
+    """
+
+    number: int
+    parts: Sequence[Arrays]
+    masks: Masks
+    rates: Rates
+    key: jax.Array
+    teachers: Sequence[jax.Array] | None
+    metrics: list[Arrays]
+    report: StepReport

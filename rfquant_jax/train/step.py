@@ -19,8 +19,8 @@ from rfquant_jax import bits, parallel
 from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
 from rfquant_jax.parallel import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess
-from rfquant_jax.quant.layers import StepSize
-from rfquant_jax.train import optimizer
+from rfquant_jax.train.diagnose import Finding, diagnose
+from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import (
     Carry,
@@ -28,8 +28,11 @@ from rfquant_jax.train.state import (
     Rates,
     Reference,
     StepInputs,
+    StepReport,
+    Taken,
     TrainState,
 )
+from rfquant_jax.train.update import Update
 
 STRATEGIES = ("loop", "unroll", "scan")
 
@@ -60,7 +63,7 @@ class StepSettings:
     strategy: str
     ema_decay: float
     loss: LossWeights
-    optimizer: optimizer.OptimizerSettings
+    optimizer: OptimizerSettings
 
 
 class CoupledStep:
@@ -74,22 +77,21 @@ class CoupledStep:
     ):
         self.pure, self.mesh, self.settings = pure, mesh, settings
         self._pass = CoupledPass(pure, preprocess, settings.loss)
-        self._optimizer = optimizer.make_optimizer(pure, settings.optimizer)
-        self._steps = pure.names_of(StepSize)
+        self._step_update = Update(pure, settings.optimizer, settings.ema_decay)
         self._gradients: Arrays | None = None  # zero accumulators, kept from step to step
 
         rep, shard = REPLICATED, SHARDED
         state = TrainState(rep, shard, rep, rep, rep)
-        of_pass = (rep, shard, shard, shard, rep, rep)
         self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
-        self._max = Compiled(self._max_pass, mesh, of_pass, shard, donate=(1,))
-        self._random = Compiled(self._random_pass, mesh, of_pass, shard, donate=(1,))
-        self._update = Compiled(
-            self._apply_update, mesh, (state, shard, rep, rep), (state, shard), donate=(0, 1)
-        )
-        self._whole = Compiled(
-            self._whole_step, mesh, (state, shard, shard, rep, rep), (state, shard), donate=(0,)
-        )
+        # The first pass leaves the statistics alone: an update that fails needs them again.
+        of_max = (rep, shard, shard, shard, shard, rep, rep)
+        self._max = Compiled(self._max_pass, mesh, of_max, shard, donate=(2,))
+        of_random = (rep, shard, shard, shard, rep, rep)
+        self._random = Compiled(self._random_pass, mesh, of_random, shard, donate=(1,))
+        of_update, updated = (state, shard, shard, shard, rep, rep), (state, shard, rep)
+        self._update = Compiled(self._step_update, mesh, of_update, updated, donate=(0, 2))
+        of_whole = (state, shard, shard, rep, rep)
+        self._whole = Compiled(self._whole_step, mesh, of_whole, updated, donate=(0,))
 
     def init(self, params: Arrays) -> TrainState:
         """The state to start from; the EMA starts as a copy."""
@@ -100,7 +102,7 @@ class CoupledStep:
         return TrainState(
             params=replicate(copies[0]),
             stats=parallel.per_device(stats[0], self.mesh),
-            optimizer=replicate(self._optimizer.init(params)),
+            optimizer=replicate(self._step_update.init(params)),
             ema_params=replicate(copies[1]),
             ema_stats=replicate(stats[1]),
         )
@@ -113,7 +115,7 @@ class CoupledStep:
         rates: Rates,
         key: jax.Array,
         teachers: Sequence[jax.Array] | None = None,
-    ) -> tuple[TrainState, Arrays]:
+    ) -> tuple[TrainState, list[Arrays], StepReport]:
         """One update from one batch, given as one or more micro-batches.
 
         Args:
@@ -125,24 +127,38 @@ class CoupledStep:
           teachers: an external teacher's logits for each micro-batch.
 
         Returns:
-          the new state, and the metrics of each pass in order, a list of {name: float32[devices]}.
+          the new state, which is the old one where something was not finite; the metrics of each
+          pass in order, {name: float32[devices]}; what became of the update.
         """
+        inputs = self.inputs(masks, rates, key)
+        references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
+        if self.settings.strategy == "loop":
+            result = self._host_loop(state, batches, references, inputs, rates)
+        else:
+            result = self._whole(state, tuple(batches), tuple(references), inputs, rates)
+        if self.mesh.size > 1 and jax.default_backend() == "cpu":
+            # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
+            jax.block_until_ready(result)
+        return result
+
+    def inputs(self, masks: Masks, rates: Rates, key: jax.Array) -> StepInputs:
+        """What the passes of a step with these arguments share."""
         sample_key, dropout_key = jax.random.split(key)
-        inputs = StepInputs(
+        return StepInputs(
             configurations=self._sample(sample_key, masks.weights, masks.activations),
             smallest=bits.smallest(masks.weights, self.settings.candidates),
             damping=rates.damping,
             key=dropout_key,
         )
-        references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
-        if self.settings.strategy == "loop":
-            state, metrics = self._host_loop(state, batches, references, inputs, rates)
-        else:
-            state, metrics = self._whole(state, tuple(batches), tuple(references), inputs, rates)
-        if self.mesh.size > 1 and jax.default_backend() == "cpu":
-            # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
-            jax.block_until_ready((state, metrics))
-        return state, metrics
+
+    def diagnose(self, state: TrainState, taken: Taken) -> Finding:
+        """Where a step failed.
+
+        Args:
+          state: what it started from; as a failed step changes nothing, also what it gave.
+        """
+        inputs = self.inputs(taken.masks, taken.rates, taken.key)
+        return diagnose(self._pass, state, taken, inputs)
 
     @property
     def traces(self) -> dict[str, int]:
@@ -154,21 +170,18 @@ class CoupledStep:
         gradients, self._gradients = self._gradients, None
         if gradients is None:
             gradients = parallel.per_device(zeros_like(self.pure.params), self.mesh)
-        carry = Carry(state.stats, gradients)
-        metrics, number = [], 0
+        carry, metrics = Carry(state.stats, gradients), []
         for batch, reference in zip(batches, references, strict=True):
-            for is_max in [True] + [False] * self.settings.random_passes:
-                run = self._max if is_max else self._random
-                carry, own, measured = run(
-                    state.params, carry, batch, reference, inputs, np.int32(number)
-                )
-                reference = own if is_max else reference
+            shared = batch, reference, inputs, np.int32(len(metrics))
+            carry, own, measured = self._max(state.params, *carry, *shared)
+            metrics.append(measured)
+            for _ in range(self.settings.random_passes):
+                shared = batch, own, inputs, np.int32(len(metrics))
+                carry, _, measured = self._random(state.params, carry, *shared)
                 metrics.append(measured)
-                number += 1
-        state, self._gradients = self._update(
-            state._replace(stats=carry.stats), carry.gradients, rates, np.float32(len(batches))
-        )
-        return state, metrics
+        losses, count = [measured["loss"] for measured in metrics], np.float32(len(batches))
+        state, self._gradients, report = self._update(state, *carry, losses, rates, count)
+        return state, metrics, report
 
     # What follows runs per device.
 
@@ -176,7 +189,8 @@ class CoupledStep:
         candidates, count = self.settings.candidates, self.settings.random_passes
         return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
 
-    def _max_pass(self, params, carry, batch, reference, inputs, number):
+    def _max_pass(self, params, stats, gradients, batch, reference, inputs, number):
+        carry = Carry(stats, gradients)
         return self._run(params, carry, batch, reference, inputs, number, is_max=True)
 
     def _random_pass(self, params, carry, batch, reference, inputs, number):
@@ -196,31 +210,13 @@ class CoupledStep:
         )
         return parallel.add_axis(carry), own, parallel.add_axis(metrics)
 
-    def _apply_update(self, state: TrainState, gradients: Arrays, rates: Rates, count):
-        """The one all-reduce, and the update."""
-        mean, stats = jax.lax.pmean((parallel.drop_axis((gradients, state.stats))), AXIS)
-        mean = {name: value / count for name, value in mean.items()}
-        directions, moments = self._optimizer.update(mean, state.optimizer, state.params)
-        params = optimizer.descend(
-            state.params, directions, self._steps, rates.learning, rates.step_size
-        )
-        decay = self.settings.ema_decay
-        new = TrainState(
-            params=params,
-            stats=parallel.add_axis(stats),
-            optimizer=moments,
-            ema_params=optimizer.move_ema(state.ema_params, params, decay),
-            ema_stats=optimizer.move_ema(state.ema_stats, stats, decay),
-        )
-        return new, zeros_like(gradients)
-
     def _whole_step(self, state, batches, references, inputs, rates):
         gradients = parallel.add_axis(zeros_like(state.params))
         carry, metrics, number = Carry(state.stats, gradients), [], 0
         for batch, reference in zip(batches, references, strict=True):
             run = partial(self._random_pass, state.params)
             carry, own, measured = self._max_pass(
-                state.params, carry, batch, reference, inputs, number
+                state.params, *carry, batch, reference, inputs, number
             )
             metrics.append(measured)
             numbers = range(number + 1, number + 1 + self.settings.random_passes)
@@ -237,7 +233,6 @@ class CoupledStep:
 
                 carry, stacked = jax.lax.scan(body, carry, jnp.asarray(numbers))
                 metrics += [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(numbers))]
-        new, _ = self._apply_update(
-            state._replace(stats=carry.stats), carry.gradients, rates, len(batches)
-        )
-        return new, metrics
+        losses = [measured["loss"] for measured in metrics]
+        state, _, report = self._step_update(state, *carry, losses, rates, len(batches))
+        return state, metrics, report

@@ -5,7 +5,7 @@ import pytest
 
 from configs import default, quickstart
 from rfquant_jax import data
-from rfquant_jax.data.loader import ahead
+from rfquant_jax.data.loader import Filler, ahead
 from rfquant_jax.data.sources import ArraySource, split
 from rfquant_jax.data.transforms import PadAndCrop
 from rfquant_jax.errors import ConfigError
@@ -108,6 +108,40 @@ def test_processes_share_every_batch(processes):
         for name, values in whole[step].items():
             together = np.concatenate([share[step][name] for share in shares])
             np.testing.assert_array_equal(together, values)
+
+
+def labels_of(batch):
+    return batch if isinstance(batch, Filler) else batch["label"]
+
+
+@pytest.mark.parametrize(("images", "fillers"), [(27, 1), (17, 3), (1, 3)])
+def test_processes_share_whole_batches(images, fillers):
+    """Two processes of two devices: batches 0 1 | 2 3, then 4 5 | 6 and so on."""
+    crop = PadAndCrop(1, flip=True)
+    alone = pipeline(augmented=crop)
+    both = [pipeline(augmented=crop, process=p, processes=2, devices=2) for p in range(2)]
+    for of in (
+        lambda p: [
+            b if isinstance(b, Filler) else b["label"] for b in p.exact(numbered(images), 4)
+        ],
+        lambda p: list(p.full(numbered(images), 4, limit=99, seed=3, augment=True)),
+    ):
+        whole, shares = of(alone), [of(p) for p in both]
+        assert len(shares[0]) == len(shares[1])
+        assert len(shares[0]) % 2 == 0
+        pairs = [share[i : i + 2] for i in range(0, len(shares[0]), 2) for share in shares]
+        together = [batch for pair in pairs for batch in pair]
+        real = [batch for batch in together if not isinstance(batch, Filler)]
+        assert not any(isinstance(batch, Filler) for batch in together[: len(real)])
+        assert len(together) - len(real) == fillers
+        np.testing.assert_array_equal(np.stack(real), np.stack(whole))
+
+
+def test_every_process_may_have_whole_batches():
+    shared = pipeline(process=1, processes=2).training(numbered(9), 4, seed=2, whole=True)
+    np.testing.assert_array_equal(
+        shared[3]["label"], pipeline().training(numbered(9), 4, seed=2)[3]["label"]
+    )
 
 
 def test_the_seed_changes_the_order():

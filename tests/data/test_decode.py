@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -162,3 +163,18 @@ def test_the_size_of_a_jpeg_is_read_from_its_header():
     assert jpeg_size(content) == (40, 30)
     assert jpeg_size(content[:10]) is None
     assert jpeg_size(encoded(Image.fromarray(smooth()), "PNG")) is None
+
+
+@pytest.mark.parametrize("side", [12_000, 40_000])
+def test_a_small_file_of_a_huge_image_is_a_bad_image(side):
+    """Whether Pillow would warn of it or refuse it."""
+    file = io.BytesIO()
+    Image.new("1", (100, 100)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    tracemalloc.start()
+    with pytest.raises(BadImageError):
+        decode(bytes(content))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

@@ -11,6 +11,8 @@ from PIL import Image
 from configs import default
 from rfquant_jax import data
 from rfquant_jax.data import index as indexing
+from rfquant_jax.data.decode import BadImageError
+from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.index import default_cache, index_folder
 from rfquant_jax.errors import ConfigError
 
@@ -225,3 +227,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path):
 
 def test_two_folders_have_two_caches(root):
     assert default_cache(root / "train") != default_cache(root / "val")
+
+
+def test_what_is_no_file_or_too_large_a_one_is_a_bad_image(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**40)  # takes no room
+    source = FolderSource(tmp_path, ["pipe.png", "large.png"], np.zeros(2, np.int32))
+    for index in range(2):
+        with pytest.raises(BadImageError, match="is no file of at most 512 MiB"):
+            source[index]

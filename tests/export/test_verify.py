@@ -58,7 +58,7 @@ def test_the_reference_computes_on_codes_where_the_evaluation_does(rng):
     ((_, expected),) = evaluator.probabilities(pure.params, statistics, configuration, [one])
     network = fixed_network(pure, pure.params, statistics, configuration)
     simulated = nnx.clone(network)
-    simulated.set_attributes(QuantConv, on_codes=False)
+    simulated.set_attributes(QuantConv, codes_dtype=None)
     found, other = (Reference(n).logits(one["image"]) for n in (network, simulated))
     ours, simulation = (
         np.abs(jax.nn.softmax(logits) - expected).max() for logits in (found, other)

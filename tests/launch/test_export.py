@@ -78,6 +78,19 @@ def test_the_files_are_what_their_formats_say(exported, finished):
         assert artifact.call(np.zeros((3, 8, 8, 1), np.float32)).shape == (3, 10)
 
 
+def test_the_compute_type_changes_nothing_of_what_is_exported(exported, finished, tmp_path):
+    config = ConfigDict(read(finished[0] / "config.json"))
+    config.precision, config.devices, config.tasks = "bfloat16", 1, ("export",)
+    config.checkpoint, config.export.formats = str(finished[0]), ("integer",)
+    config.export.images = config.export.code_images = 16
+    found = tasks.export(Run(config, tmp_path))
+    for written in found["configurations"].values():
+        assert written["verified"] is True
+        file = written["formats"]["integer"]["file"]
+        one, other = (reading.read(w / file).model() for w in (tmp_path, exported[0]))
+        assert one.equals(other)
+
+
 def test_models_are_verified_on_images_of_every_class():
     """Files lie class by class: the first ones would be of a few classes only."""
     held_out = [

@@ -118,7 +118,7 @@ def test_two_devices_micro_batches_and_a_teacher(launch, finished, tmp_path):
         *SHRUNK,
         f"--config.checkpoint={finished[0]}",
         f"--config.distillation.teacher={finished[0]}",
-        "--config.train.batch_size=16",
+        "--config.train.batch_size=64",
         "--config.train.accumulate=2",
         "--config.train.epochs=2",
         f"--workdir={tmp_path}",

@@ -87,17 +87,19 @@ def test_a_budget_in_milliseconds_with_pins_and_groups(launch, finished, tmp_pat
         f"--config.search.latency_table={table}",
         f"--config.search.pins=(('{layers[1]}', (4, 3)),)",
         f"--config.search.groups=(('both', '{layers[2]}', '{layers[3]}'),)",
-        f"--workdir={tmp_path / 'run'}",
     ]
     # Everything but the first layer's weights costs 1 a layer, whatever the bits.
-    done = launch(*arguments, f"--config.search.budgets={len(layers) - 1}ms")
+    reached = f"--config.search.budgets={len(layers) - 1}ms"
+    done = launch(*arguments, reached, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     found = read(tmp_path / "run" / "search" / f"{len(layers) - 1}ms.json")
     assert found["layers"][layers[0]][0] == 2
     assert found["layers"][layers[1]] == [4, 3]
     assert found["layers"][layers[2]] == found["layers"][layers[3]]
     assert found["budget_ms"] == len(layers) - 1
-    refused = launch(*arguments, f"--config.search.budgets={len(layers) - 2}ms")
+    refused = launch(
+        *arguments, f"--config.search.budgets={len(layers) - 2}ms", f"--workdir={tmp_path / 'no'}"
+    )
     assert_one_line(refused, f"cost from {len(layers) - 1} ms to {len(layers) - 1 + 36} ms")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,20 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
-from tests.launch.conftest import LAUNCH, SHRUNK, assert_one_line, read
+from tests.launch.conftest import LAUNCH, SHRUNK, read
 
 
 def trained_arrays(workdir):
     run = Run(ConfigDict(read(workdir / "config.json")), workdir)
     trained = networks.coupled(run)
     return {k: np.asarray(v) for k, v in (trained.params | trained.stats).items()}
+
+
+def steps_of_training(workdir):
+    """The steps that `metrics.jsonl` has a line of."""
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    return [line["step"] for line in lines if line["task"] == "train" and "loss" in line]
 
 
 @pytest.mark.parametrize(("number", "task"), [(signal.SIGTERM, "train"), (signal.SIGINT, "search")])
@@ -42,27 +50,61 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     assert not (tmp_path / "results.json").exists()
 
     if task == "train":
+        copy = tmp_path.with_name("two_devices")
+        shutil.copytree(tmp_path, copy)
         two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-        other = launch(*SHRUNK, f"--workdir={tmp_path}", **two)
-        assert_one_line(other, "was trained with 64 images a step; batch_size, accumulate and devi")
+        done = launch(*SHRUNK, "--config.tasks=pretrain,train", f"--workdir={copy}", **two)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"train: goes on after step \d+", done.stdout)
+        assert steps_of_training(copy) == list(range(5, 61, 5))
     done = launch(*SHRUNK, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     if task == "train":
         assert re.search(r"train: goes on after step \d+", done.stdout)
     else:
         assert re.search(r"search: goes on after [1-9]\d* recorded iterations", done.stdout)
-    assert read(tmp_path / "results.json") == read(finished[0] / "results.json")
+    assert_equals_undisturbed(tmp_path, finished[0])
+    assert steps_of_training(tmp_path) == list(range(5, 61, 5)), (
+        "no line is missing and none stands twice"
+    )
+
+
+def test_a_training_that_is_killed_ends_as_if_nothing_had_happened(
+    environment, launch, finished, tmp_path
+):
+    """Killed twice: while it writes a checkpoint, and at some other moment; then left alone."""
+    saving = [*SHRUNK, "--config.checkpoints.every_steps=10", f"--workdir={tmp_path}"]
+    folder, command = tmp_path / "checkpoints" / "train", [sys.executable, str(LAUNCH), *saving]
+
+    def kill_when(ready):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not ready():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.kill()
+        process.wait()
+
+    def whole():
+        return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+
+    kill_when(lambda: any(folder.glob("*.orbax-checkpoint-tmp")))
+    assert not whole() or max(whole()) < 60
+    kill_when(lambda: whole() and max(whole()) >= 30)
+    assert not (tmp_path / "results.json").exists()
+    done = launch(*saving)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"train: goes on after step [345]0", done.stdout)
+    assert_equals_undisturbed(tmp_path, finished[0])
+
+
+def assert_equals_undisturbed(workdir, undisturbed):
+    assert read(workdir / "results.json") == read(undisturbed / "results.json")
     for name in ("1.05xw4a4.json", "1.05xw2a2.json"):
-        assert read(tmp_path / "search" / name) == read(finished[0] / "search" / name)
-    undisturbed = trained_arrays(finished[0])
-    for name, values in trained_arrays(tmp_path).items():
-        np.testing.assert_array_equal(values, undisturbed[name], err_msg=name)
-    steps = [
-        json.loads(text)["step"]
-        for text in metrics.read_text().splitlines()
-        if '"train"' in text and '"loss"' in text
-    ]
-    assert steps == list(range(5, 61, 5)), "no line is missing and none stands twice"
+        assert read(workdir / "search" / name) == read(undisturbed / "search" / name)
+    expected = trained_arrays(undisturbed)
+    for name, values in trained_arrays(workdir).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
 def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(

@@ -101,6 +101,30 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(weights):
         np.testing.assert_array_equal(values, before[name])
 
 
+def test_what_cannot_be_weights_is_named(weights):
+    network = small()
+    before = state(network)
+    weights["bn1.bias"] = np.asarray([1.0, np.nan], np.float32)
+    weights["bn1.weight"] = np.asarray([1e300, 1.0])  # infinite in float32
+    weights["layer1.0.bn1.weight"] = weights["layer1.0.bn1.weight"].astype(np.complex64)
+    weights["linear.bias"] = np.arange(3)
+    with pytest.raises(UserError) as error:
+        load_weights(network, "cifar_resnet8", weights)
+    assert str(error.value) == (
+        "config.pretrained does not fit cifar_resnet8: not of floating-point numbers: "
+        "layer1.0.bn1.weight complex64, linear.bias int64; "
+        "not finite in float32: bn1.bias, bn1.weight"
+    )
+    for name, values in state(network).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_names_cannot_write_to_the_terminal(weights):
+    weights["\x1b[2J\n"] = np.zeros(1)
+    with pytest.raises(UserError, match=r"left over: \\x1b\[2J\\n$"):
+        load_weights(small(), "cifar_resnet8", weights)
+
+
 def test_with_other_classes_the_classifier_alone_is_new(weights):
     network = small(classes=7)
     before = np.asarray(network.linear.kernel[...])

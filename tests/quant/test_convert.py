@@ -9,7 +9,8 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import Tap
 from rfquant_jax.quant import convert, lsq
-from rfquant_jax.quant.layers import QuantConv, QuantDense, SwitchableBatchNorm, quantized_layers
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantConv, QuantDense, quantized_layers
 from tests.conftest import IMAGE_SHAPE, SEARCHED, images
 
 

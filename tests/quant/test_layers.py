@@ -8,12 +8,12 @@ from flax import nnx
 
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import listening_to_inputs, recording_features
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import (
     QuantConv,
     QuantDense,
     Quantizer,
     StepSize,
-    SwitchableBatchNorm,
     assign,
     evaluate_on_codes,
     searched_layers,
@@ -196,9 +196,20 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
     kernel = numpy_quantize(layer.kernel[...], s_w, -(2 ** (w - 1)), 2 ** (w - 1) - 1)
     expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
     expected += np.linspace(-1, 1, 8)
-    for on_codes in (False, True):
-        layer.on_codes = on_codes
+    for dtype in (None, jnp.int8, jnp.bfloat16):
+        layer.codes_dtype = dtype
         np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
+    layer.dtype = jnp.bfloat16  # whose numbers x is made of now
+    x = jnp.asarray(x, jnp.bfloat16)
+    expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
+    expected += np.linspace(-1, 1, 8)
+    for dtype in (jnp.int8, jnp.bfloat16):
+        layer.codes_dtype = dtype
+        found = layer(x)
+        assert found.dtype == jnp.bfloat16
+        # The sum is rounded twice, before the bias is added and after.
+        reach = np.abs(expected).max()
+        np.testing.assert_allclose(np.float64(found), expected, rtol=2**-8, atol=reach * 2**-8)
 
 
 def operand_dtypes(layer, x):
@@ -229,6 +240,11 @@ def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch
     elsewhere = make_conv(False)
     evaluate_on_codes(elsewhere)
     assert operand_dtypes(elsewhere, x) == {"float32"}
+    narrow = make_conv(False)  # another one: traces are remembered
+    narrow.dtype = jnp.bfloat16
+    evaluate_on_codes(narrow)
+    assert operand_dtypes(narrow, x) == {"bfloat16"}
+    assert "preferred_element_type=float32" in str(jax.make_jaxpr(narrow)(x))
 
 
 def test_codes_do_not_hide_what_is_not_a_number():

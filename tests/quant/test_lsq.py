@@ -52,6 +52,33 @@ def test_value_and_gradients_equal_float64(bits, signed, scale_gradient, rng):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("scale_gradient", [True, False])
+def test_bfloat16_inputs_have_the_codes_and_gradients_of_float64(bits, signed, scale_gradient, rng):
+    s = np.float32(0.2971)  # no bfloat16 number is a middle between two codes
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    near_ties = (np.arange(low - 2, high + 2) + 0.5)[:, None] * (1 + np.asarray([-1, 0, 1]) / 256)
+    v = np.concatenate([near_ties.ravel(), rng.uniform(low - 2, high + 2, 3000)])
+    x, g = (jnp.asarray(a, jnp.bfloat16) for a in (v * s, rng.normal(size=v.shape)))
+    lower, upper = lsq.bounds(bits, signed)
+
+    @jax.jit
+    def run(x, s, g):
+        value, back = jax.vjp(lambda x, s: lsq.quantize(x, s, lower, upper, scale_gradient), x, s)
+        return lsq.codes(x, s, lower, upper), value, *back(g)
+
+    codes, value, dx, ds = run(x, s, g)
+    types = [a.dtype.name for a in (codes, value, dx, ds)]
+    assert types == ["float32", "bfloat16", "bfloat16", "float32"]
+    wanted, wanted_dx, wanted_ds = reference(x, np.float64(s), bits, signed, g, scale_gradient)
+    np.testing.assert_array_equal(codes, np.rint(wanted / np.float64(s)))
+    np.testing.assert_array_equal(value, jnp.asarray(wanted, jnp.bfloat16))
+    np.testing.assert_array_equal(np.asarray(dx, np.float64), wanted_dx)
+    # Every product is summed as it is: less than any bfloat16 sum would leave of it.
+    assert ds == pytest.approx(wanted_ds, rel=1e-4)
+
+
 def test_literal_codes_of_a_signed_three_bit_quantizer():
     x = jnp.asarray([-5.0, -2.0, -0.75, -0.25, 0.25, 0.75, 1.25, 1.5, 9.0])
     low, high = lsq.bounds(3, signed=True)

@@ -1,5 +1,8 @@
 """The training loop around a step that only writes down what it is given."""
 
+import contextlib
+import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -11,9 +14,11 @@ from rfquant_jax.bits import Space
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import Interrupted
 from rfquant_jax.logging import RunLog
-from rfquant_jax.train.loop import Plan, Trainer, split_batch, summarize
+from rfquant_jax.train import loop
+from rfquant_jax.train.diagnose import Finding
+from rfquant_jax.train.loop import Plan, SaveClock, Trainer, split_batch, summarize
 from rfquant_jax.train.scheduler import Timing
-from rfquant_jax.train.state import TrainState
+from rfquant_jax.train.state import StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
 
 CANDIDATES = (4, 3, 2)
@@ -35,11 +40,17 @@ PLAN = Plan(
 
 
 class WritingStep:
-    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments."""
+    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments.
 
-    def __init__(self):
+    Args:
+      bad: numbers of the steps, from 1, whose second loss is not finite.
+      floored: step sizes that each step keeps at the floor.
+    """
+
+    def __init__(self, bad=(), floored=0):
         self.mesh, self.settings = mesh_of(1), SimpleNamespace(random_passes=1)
-        self.calls = []
+        self.calls, self.diagnosed = [], []
+        self._bad, self._floored = bad, floored
 
     def init(self, params):
         return TrainState(params, {"s": jnp.zeros((1, 1))}, {}, params, {"s": jnp.zeros(1)})
@@ -49,9 +60,17 @@ class WritingStep:
         weights = np.asarray(masks.weights).copy()
         key = tuple(jax.random.key_data(key).tolist())
         self.calls.append((labels, weights, rates, key, len(parts), teachers))
+        bad = len(self.calls) in self._bad
+        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([np.nan if bad else 3.0])}]
+        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored))
+        if bad:
+            return state, metrics, report
         params = {"count": state.params["count"] + 1}
-        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([3.0])}]
-        return state._replace(params=params, ema_params=params), metrics
+        return state._replace(params=params, ema_params=params), metrics, report
+
+    def diagnose(self, state, taken):
+        self.diagnosed.append((float(state.params["count"]), taken.number))
+        return Finding(1, 0, np.asarray([[4, 3], [2, 4]], np.int32), "the kernel of b")
 
 
 class MemoryCheckpoints:
@@ -63,7 +82,7 @@ class MemoryCheckpoints:
     latest = property(lambda self: max(self.saved, default=None))
 
     def save(self, step, **content):
-        self.saved[step] = content
+        self.saved.setdefault(step, content)
 
     def about(self, step):
         return self.saved[step]["about"]
@@ -91,24 +110,26 @@ class StopAt:
             raise Interrupted
 
 
-def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None):
+def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None, step=None):
     """Trains two layers, of which the second is the more turbulent; returns the step's calls."""
     source = ArraySource(np.zeros((IMAGES, 1, 1, 1), np.uint8), np.arange(IMAGES))
     batches = pipeline().training(source, BATCH, seed=plan.seed)
-    step = WritingStep()
+    step = step or WritingStep()
+    log = RunLog(folder)
     trainer = Trainer(
         plan,
         step,
         batches,
         Space(("a", "b"), CANDIDATES, np.ones((2, 3), bool)),
         checkpoints=checkpoints,
-        log=RunLog(folder),
+        log=log,
         stop=StopAt(step, stop_at),
         score=lambda params, stats: {"x": float(params["count"]), "y": 0.0},
         meter=lambda params, mask: np.asarray([0.0, 1.0]),
         teacher=teacher,
     )
-    trainer.run({"count": jnp.zeros(())})
+    with contextlib.closing(log):
+        trainer.run({"count": jnp.zeros(())})
     return step.calls
 
 
@@ -156,6 +177,31 @@ def test_what_is_evaluated_and_saved_when(undisturbed):
     assert [record["epoch"] for record in about["history"]] == [1, 3]
     assert about["images_per_step"] == BATCH
     assert about["total_steps"] == 18
+
+
+def test_checkpoints_by_steps_come_between_those_of_evaluations(tmp_path):
+    checkpoints = MemoryCheckpoints()
+    train(tmp_path, checkpoints, plan=replace(PLAN, save_every_steps=4))
+    scores = {step: saved["score"] for step, saved in checkpoints.saved.items()}
+    assert scores == {4: None, 8: None, 12: 6.0, 16: None, 18: 9.0}
+
+
+def test_checkpoints_by_time_count_from_the_last_one(tmp_path, monkeypatch):
+    """The clock moves on by 40 seconds whenever it is looked at after a step."""
+    now = itertools.count(0, 40)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    clock = SaveClock(minutes=1.0)  # starts at 0
+    assert not clock.due  # 40
+    assert clock.due  # 80
+    clock.restart()  # 120
+    assert [clock.due, clock.due] == [False, True]
+    assert not SaveClock(minutes=0.0).due
+
+    checkpoints = MemoryCheckpoints()
+    train(tmp_path, checkpoints, plan=replace(PLAN, save_every_minutes=1.0))
+    scores = {step: saved["score"] for step, saved in checkpoints.saved.items()}
+    assert scores[12] == 6.0
+    assert [step for step in scores if step < 12] == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 12])

@@ -50,7 +50,19 @@ def test_step_sizes_take_adam_on_clipped_gradients(directions, name):
 
 
 def test_groups_have_rates_of_their_own_and_steps_stay_positive():
-    params = {"w": jnp.asarray([1.0]), "s": jnp.asarray([0.5, 1e-3])}
-    moved = descend(params, {"w": jnp.ones(1), "s": jnp.ones(2)}, frozenset({"s"}), 0.25, 0.01)
+    # Of the step sizes: one stays, one reaches zero, one changes sign, one lies at the floor
+    # already and rests, one lies there and would sink.
+    params = {"w": jnp.asarray([1.0]), "s": jnp.asarray([0.5, 0.01, 1e-3, MIN_STEP, MIN_STEP])}
+    directions = {"w": jnp.ones(1), "s": jnp.asarray([1.0, 1.0, 1.0, 0.0, 1e-7])}
+    moved, floored = descend(params, directions, frozenset({"s"}), 0.25, 0.01)
     np.testing.assert_allclose(moved["w"], [0.75])
-    np.testing.assert_allclose(moved["s"], [0.49, MIN_STEP])
+    np.testing.assert_allclose(moved["s"], [0.49] + [MIN_STEP] * 4)
+    assert floored == 3
+
+
+def test_the_floor_is_none_for_a_direction_that_is_no_number():
+    moved, floored = descend(
+        {"s": jnp.ones(2)}, {"s": jnp.asarray([jnp.nan, 0.0])}, frozenset({"s"}), 0.1, 0.1
+    )
+    np.testing.assert_array_equal(moved["s"], [np.nan, 1.0])
+    assert floored == 0

@@ -20,6 +20,7 @@ from tests.conftest import TinyNet, batch, identity, mesh_of
 WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
 RATES = Rates(np.float32(0.05), np.float32(1e-3), np.float32(0.1))
 KEY = jax.random.key(5)
+DEVICES = 8
 
 
 def settings(strategy="loop", **changes):
@@ -43,9 +44,9 @@ def masks(space):
 
 
 @pytest.fixture(scope="module")
-def step4(pure):
-    """A coupled step on four devices; the tests of this file share its compiled functions."""
-    return CoupledStep(pure, mesh_of(4), identity, settings())
+def on_all(pure):
+    """A coupled step on eight devices; the tests of this file share its compiled functions."""
+    return CoupledStep(pure, mesh_of(DEVICES), identity, settings())
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +57,19 @@ def data():
 def run(step, params, data, masks, micro=1, key=KEY):
     parts = np.split(np.arange(len(data["label"])), micro)
     batches = [parallel.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
-    state, metrics = step(step.init(params), batches, masks, RATES, key)
+    state, metrics, report = step(step.init(params), batches, masks, RATES, key)
+    assert not np.any(report.failed)
     return jax.device_get(state), jax.device_get(metrics)
 
 
 @pytest.fixture(scope="module")
-def after(step4, pure, data, masks):
-    return run(step4, pure.params, data, masks)
+def after(on_all, pure, data, masks):
+    return run(on_all, pure.params, data, masks)
 
 
 @pytest.fixture(scope="module")
 def by_hand(pure, data, masks, space):
-    """Gradients and statistics of each of the four shards, every pass called alone."""
+    """Gradients and statistics of each of the eight shards, every pass called alone."""
     sample_key, _ = jax.random.split(KEY)
     configurations = bits.sample_step(sample_key, *masks, convert.CANDIDATES, 3)
     inputs = StepInputs(
@@ -75,8 +77,9 @@ def by_hand(pure, data, masks, space):
     )
     one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
     shards = []
-    for i in range(4):
-        shard = {name: values[4 * i : 4 * i + 4] for name, values in data.items()}
+    each = 16 // DEVICES
+    for i in range(DEVICES):
+        shard = {name: values[each * i : each * (i + 1)] for name, values in data.items()}
         carry, own, _ = one(
             pure.params,
             Carry(pure.stats, zeros_like(pure.params)),
@@ -92,7 +95,7 @@ def by_hand(pure, data, masks, space):
     return shards
 
 
-def test_one_step_on_four_devices_is_the_update_from_the_mean_gradient(after, by_hand, pure):
+def test_one_step_on_eight_devices_is_the_update_from_the_mean_gradient(after, by_hand, pure):
     state, _ = after
     kernels = convolution_kernels(pure)
     assert "conv.kernel" in kernels
@@ -128,7 +131,7 @@ def test_running_statistics_are_averaged_over_devices(after, by_hand):
     state, _ = after
     for name, values in state.stats.items():
         expected = np.mean([s.stats[name] for s in by_hand], axis=0)
-        for device in range(4):
+        for device in range(DEVICES):
             np.testing.assert_allclose(values[device], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -150,12 +153,12 @@ def test_metrics_tell_the_passes_apart(after):
     for of_pass in metrics:
         terms = sum(v for k, v in of_pass.items() if k not in ("loss", "accuracy"))
         np.testing.assert_allclose(of_pass["loss"], terms, rtol=1e-6)
-        assert of_pass["loss"].shape == (4,)
+        assert of_pass["loss"].shape == (DEVICES,)
 
 
 @pytest.mark.parametrize("strategy", ["unroll", "scan"])
 def test_all_ways_to_string_the_passes_together_agree(strategy, after, pure, data, masks):
-    step = CoupledStep(pure, mesh_of(4), identity, settings(strategy))
+    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(strategy))
     state, metrics = run(step, pure.params, data, masks)
     reference, reference_metrics = after
     for name, expected in reference.params.items():
@@ -168,8 +171,8 @@ def test_all_ways_to_string_the_passes_together_agree(strategy, after, pure, dat
 def test_micro_batches_on_one_device_average_like_devices(pure, data, masks, after):
     """Their gradients are those of devices, but running statistics move on from one to the next."""
     step = CoupledStep(pure, mesh_of(1), identity, settings())
-    state, metrics = run(step, pure.params, data, masks, micro=4)
-    assert len(metrics) == 16
+    state, metrics = run(step, pure.params, data, masks, micro=DEVICES)
+    assert len(metrics) == 4 * DEVICES
     for name, expected in after[0].params.items():
         if not name.endswith("step"):
             np.testing.assert_allclose(state.params[name], expected, rtol=1e-3, atol=1e-5)
@@ -181,34 +184,33 @@ def collectives(compiled, *args):
     return re.findall(rf"({kinds})(?:-start)?\(", text)
 
 
-def test_one_all_reduce_a_step_and_none_in_a_pass(step4, pure, data, masks):
-    state = step4.init(pure.params)
-    sharded = parallel.split(data, step4.mesh)
-    configurations = step4._sample(KEY, *masks)
+def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
+    state = on_all.init(pure.params)
+    sharded = parallel.split(data, on_all.mesh)
+    configurations = on_all._sample(KEY, *masks)
     inputs = StepInputs(configurations, np.full(4, 2, np.int32), RATES.damping, KEY)
-    gradients = parallel.per_device(zeros_like(pure.params), step4.mesh)
+    gradients = parallel.per_device(zeros_like(pure.params), on_all.mesh)
     carry = Carry(state.stats, gradients)
     number = np.int32(0)
-    assert collectives(step4._max, state.params, carry, sharded, None, inputs, number) == []
-    _, own, _ = step4._max(state.params, carry, sharded, None, inputs, number)
-    state = step4.init(pure.params)
-    carry = Carry(state.stats, parallel.per_device(zeros_like(pure.params), step4.mesh))
-    assert collectives(step4._random, state.params, carry, sharded, own, inputs, number) == []
-    update = collectives(step4._update, state, carry.gradients, RATES, np.float32(1))
+    assert collectives(on_all._max, state.params, *carry, sharded, None, inputs, number) == []
+    carry, own, metrics = on_all._max(state.params, *carry, sharded, None, inputs, number)
+    assert collectives(on_all._random, state.params, carry, sharded, own, inputs, number) == []
+    losses = [metrics["loss"]] * 4
+    update = collectives(on_all._update, state, *carry, losses, RATES, np.float32(1))
     assert update == ["all-reduce"]
 
 
-def test_nothing_is_traced_again_when_bits_masks_and_rates_change(step4, pure, data, space, rng):
-    state = step4.init(pure.params)
-    sharded = parallel.split(data, step4.mesh)
-    run(step4, pure.params, data, Masks(space.full_mask, space.full_mask))
-    before = dict(step4.traces)
+def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, data, space, rng):
+    state = on_all.init(pure.params)
+    sharded = parallel.split(data, on_all.mesh)
+    run(on_all, pure.params, data, Masks(space.full_mask, space.full_mask))
+    before = dict(on_all.traces)
     for i in range(4):
         masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
         rates = Rates(*(np.float32(0.01 * i) for _ in range(3)))
-        state, _ = step4(state, [sharded], masks, rates, jax.random.key(i))
-    assert before == step4.traces
-    assert step4.traces == {"sample": 1, "max": 1, "random": 1, "update": 1, "whole": 0}
+        state, *_ = on_all(state, [sharded], masks, rates, jax.random.key(i))
+    assert before == on_all.traces
+    assert on_all.traces == {"sample": 1, "max": 1, "random": 1, "update": 1, "whole": 0}
 
 
 def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, space, masks):
@@ -228,8 +230,8 @@ def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
     step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
     sharded = parallel.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
-    _, metrics = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
     assert float(metrics[0]["cross_entropy"][0]) == pytest.approx(
         float(alone[0]["cross_entropy"][0]) / 2, rel=1e-5
     )

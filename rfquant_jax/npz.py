@@ -1,0 +1,84 @@
+"""Arrays from `.npz` files that somebody else may have made.
+
+NumPy's own reader makes an array as large as the file claims and fills it with whatever comes out
+of the archive, however much that is. Here everything a file claims is compared with what is there,
+and an array only begins to take memory afterwards.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from rfquant_jax.errors import one_line
+
+MOST_BYTES = 2**34  # of all arrays of a file
+# Weights hardly shrink; who packs more than this into a file wants to fill the memory.
+MOST_RATIO, ALWAYS_ALLOWED = 100, 2**26
+_MOST_HEADER = 2**14  # bytes; NumPy's are of 128
+_CHUNK = 2**20
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_SUFFIX = ".npy"
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name.
+
+    Raises:
+      ValueError: it is not what `np.savez` makes of arrays of numbers; the text is of one line.
+      Exception: what `zipfile` and NumPy raise for other damage.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_sizes(members, path.stat().st_size)
+        names = [one_line(member.filename.removesuffix(_SUFFIX)) for member in members]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{max(names, key=names.count)} is there twice")
+        return {
+            name: _read(archive, member, name) for name, member in zip(names, members, strict=True)
+        }
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], there: int) -> None:
+    claimed = sum(member.file_size for member in members)
+    if claimed > min(MOST_BYTES, max(ALWAYS_ALLOWED, MOST_RATIO * there)):
+        raise ValueError(f"claims to hold {claimed} bytes in a file of {there}")
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{one_line(member.filename)} is packed in a way NumPy never uses")
+        if not member.filename.endswith(_SUFFIX):
+            raise ValueError(f"{one_line(member.filename)} is no array")
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.ndarray:
+    with archive.open(member) as stream:
+        start = stream.read(_MOST_HEADER)
+        header = io.BytesIO(start)
+        try:
+            shape, by_columns, dtype = _HEADERS[npy.read_magic(header)](header)
+        except Exception as error:  # of the parser of literals, which can raise almost anything
+            raise ValueError(f"{name} does not begin as NumPy's arrays do") from error
+        if dtype.hasobject or dtype.kind not in "biufc":
+            raise ValueError(f"{name} is of {one_line(dtype, 60)}, not of numbers")
+        there = member.file_size - header.tell()
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != there:
+            raise ValueError(f"{name} claims to be {dtype}{list(shape)} but holds {there} bytes")
+        content = _fill(np.empty(there, np.uint8), start[header.tell() :], stream)
+    return content.view(dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def _fill(content: np.ndarray, first: bytes, stream: IO[bytes]) -> np.ndarray:
+    done, chunk = 0, first
+    while chunk:
+        content[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        done += len(chunk)
+        chunk = stream.read(_CHUNK)  # at the end it compares the checksum
+    if done != len(content):
+        raise ValueError(f"ends after {done} of {len(content)} bytes")
+    return content

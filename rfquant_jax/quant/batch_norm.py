@@ -1,0 +1,56 @@
+"""The counterpart of `nnx.BatchNorm` behind a layer whose bit-widths change."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.models import norm
+from rfquant_jax.models.tap import mark_feature
+from rfquant_jax.quant.layers import Bits, slot
+
+
+class SwitchableBatchNorm(nnx.Module):
+    """BatchNorm with its own parameters and statistics for each (weight, activation) bit-widths.
+
+    All arrays are float32[|B|, |B|, C]; every bank starts as a copy of the plain BatchNorm's.
+    """
+
+    def __init__(self, plain: nnx.BatchNorm, *, layer: str, index: int, candidates, bits):
+        self.layer, self.index, self.candidates = layer, index, candidates
+        self.epsilon, self.momentum = plain.epsilon, plain.momentum
+        self.use_running_average = False
+        self.bits = Bits(jnp.asarray(bits, jnp.int32))
+
+        def banks(kind: type[nnx.Variable], values: nnx.Variable | None):
+            if values is None:
+                return None
+            shape = (len(candidates), len(candidates), plain.num_features)
+            return kind(jnp.broadcast_to(values[...], shape).astype(jnp.float32))
+
+        self.scale, self.bias = banks(nnx.Param, plain.scale), banks(nnx.Param, plain.bias)
+        self.mean, self.var = banks(nnx.BatchStat, plain.mean), banks(nnx.BatchStat, plain.var)
+
+    def bank(self) -> tuple[jax.Array, jax.Array]:
+        """Indices of the bank in use, int32[] each."""
+        weight_bits, input_bits = self.bits[...]
+        return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bank = self.bank()
+        if self.use_running_average:
+            mean, variance = self.mean[...][bank], self.var[...][bank]
+        else:
+            mean, variance = norm.batch_moments(x)
+            self._move(self.mean, bank, mean)
+            self._move(self.var, bank, norm.unbiased(variance, x))
+        scale = None if self.scale is None else self.scale[...][bank]
+        bias = None if self.bias is None else self.bias[...][bank]
+        y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
+        mark_feature(self.layer, y)
+        return y
+
+    def _move(self, banks: nnx.BatchStat, bank: tuple, batch: jax.Array) -> None:
+        moved = norm.move_average(banks[...][bank], batch, self.momentum)
+        banks.set_value(banks[...].at[bank].set(moved))

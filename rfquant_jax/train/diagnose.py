@@ -1,0 +1,187 @@
+"""Where in a step a number first is not finite: its passes, repeated one by one and watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rfquant_jax import parallel
+from rfquant_jax.models.pure import Arrays, dotted, replace_module, zeros_like
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantizedLayer
+from rfquant_jax.train.passes import CoupledPass
+from rfquant_jax.train.state import Carry, Reference, StepInputs, Taken, TrainState
+from rfquant_jax.train.update import all_finite
+
+IMAGES = "the images"
+_LAYERS = QuantizedLayer | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.BatchNorm
+
+# tell(place, numbers): `numbers` are what there is at `place` ("the kernel of conv1")
+Tell = Callable[[str, jax.Array], None]
+
+
+class Finding(NamedTuple):
+    """What came of a diagnosis.
+
+    Attributes:
+      number: of the pass, counted from 0 over all micro-batches; None where no pass failed by
+        itself.
+      device: whose part of the batch it was.
+      configuration: int32[L, 2], the pass's; None where no pass failed by itself.
+      place: what was not finite first, such as "the kernel of conv1"; None where all of it was
+        finite when the pass was repeated.
+    """
+
+    number: int | None
+    device: int
+    configuration: np.ndarray | None
+    place: str | None
+
+
+def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInputs) -> Finding:
+    """Repeats the passes of a step that failed, outside of the mesh, until one fails again.
+
+    These are the passes whose loss was not finite, or all of them if every loss was.
+
+    Args:
+      one: the pass.
+      state: what the step started from.
+      taken: the step.
+      inputs: what its passes shared.
+    """
+    repeat = _Repeater(one, state, taken, jax.device_get(inputs._replace(key=())), inputs.key)
+    losses = np.stack([of_pass["loss"] for of_pass in parallel.fetch(taken.metrics)])
+    failed = ~np.isfinite(losses)
+    suspects = np.argwhere(failed if failed.any() else np.ones_like(failed)).tolist()
+    for number, device in suspects:
+        if place := repeat(number, device):
+            return Finding(number, device, repeat.configuration(number), place)
+    if not failed.any():
+        return Finding(None, 0, None, None)
+    number, device = suspects[0]
+    return Finding(number, device, repeat.configuration(number), None)
+
+
+class _Repeater:
+    """Repeats single passes of a step on one device; see `diagnose` for the arguments."""
+
+    def __init__(
+        self, one: CoupledPass, state: TrainState, taken: Taken, shared: StepInputs, key: jax.Array
+    ):
+        self._one, self._taken, self._shared, self._key = one, taken, shared, key
+        # By way of the host: what lies on several devices cannot be mixed with what lies on one.
+        self._params = jax.device_get(state.params)
+        self._stats = parallel.first_copy(state.stats)
+        self._devices = len(taken.metrics[0]["loss"])
+        self._every = len(shared.configurations)
+        self._places: list[str] = []
+        self._observe = jax.jit(self._finite_places)
+        self._pass = jax.jit(one, static_argnames="is_max")
+
+    def configuration(self, number: int) -> np.ndarray:
+        """That of a pass."""
+        return self._shared.configurations[number % self._every]
+
+    def __call__(self, number: int, device: int) -> str | None:
+        """The first place of a pass that is not finite: forward, then in the loss, then backward.
+
+        Args:
+          number: of the pass.
+          device: whose part of the batch it takes.
+        """
+        micro, of_micro = divmod(number, self._every)
+        batch = {n: self._part(v, device) for n, v in self._taken.parts[micro].items()}
+        inputs = self._shared._replace(key=jax.random.fold_in(self._key, device))
+        flags = self._observe(self._params, self._stats, batch["image"], inputs, number)
+        if place := _first_false(zip(self._places, flags, strict=True)):
+            return place
+        reference = None
+        if self._taken.teachers is not None:
+            reference = Reference(self._part(self._taken.teachers[micro], device), {})
+            if not np.all(np.isfinite(reference.logits)):
+                return "the logits of the external teacher"
+        start = self._params, Carry(self._stats, zeros_like(self._params)), batch
+        if of_micro:
+            first = number - of_micro
+            _, reference, _ = self._pass(*start, reference, inputs, first, is_max=True)
+        carry, _, terms = self._pass(*start, reference, inputs, number, is_max=not of_micro)
+        named = {f"the loss term {n}": bool(np.isfinite(v)) for n, v in terms.items()}
+        return _first_false(named.items()) or self._last_gradient(carry.gradients)
+
+    def _part(self, values: jax.Array, device: int) -> np.ndarray:
+        """A device's part of an array that is split over devices."""
+        return np.split(parallel.fetch(values), self._devices)[device]
+
+    def _last_gradient(self, gradients: Arrays) -> str | None:
+        """The parameter furthest back in the network whose gradient is not finite.
+
+        Gradients come in from behind: it is the first one that the backward pass meets.
+        """
+        order = {place.rpartition(" of ")[2]: i for i, place in enumerate(self._places)}
+        failed = [n for n, g in gradients.items() if not np.all(np.isfinite(g))]
+
+        def depth(name: str) -> int:
+            parts = name.split(".")
+            return max(order.get(".".join(parts[:i]), -1) for i in range(len(parts) + 1))
+
+        return f"the gradient of {max(failed, key=depth)}" if failed else None
+
+    def _finite_places(self, params, stats, images, inputs, number):
+        """Whether the numbers at each place of the forward pass are finite, in its order."""
+        self._places, flags = [], []
+
+        def tell(place, values):
+            self._places.append(place)
+            flags.append(all_finite(values))
+
+        network = self._one.network(params, stats, inputs, number)
+        for path, module in list(nnx.iter_modules(network)):
+            if isinstance(module, _LAYERS):
+                replace_module(network, path, _Watched(module, dotted(path), tell))
+        images = self._one.preprocess(images)
+        tell(IMAGES, images)
+        tell("the logits", network(images))
+        return jnp.stack(flags)
+
+
+class _Watched(nnx.Module):
+    """A layer that tells of what goes in, what it computes with, and what comes out."""
+
+    def __init__(self, inner: nnx.Module, name: str, tell: Tell):
+        self.inner, self.name, self.tell = inner, name, tell
+
+    def __call__(self, x: jax.Array, *args, **options) -> jax.Array:
+        self.tell(f"the input of {self.name}", x)
+        for what, values in _operands(self.inner):
+            self.tell(f"the {what} of {self.name}", values)
+        y = self.inner(x, *args, **options)
+        self.tell(f"the output of {self.name}", y)
+        # A variance may overflow where the output does not: dividing by infinity makes zeros.
+        if isinstance(self.inner, nnx.BatchNorm | SwitchableBatchNorm):
+            for what in ("mean", "var"):
+                self.tell(f"the running {what} of {self.name}", getattr(self.inner, what)[...])
+        return y
+
+
+def _operands(layer: nnx.Module) -> Iterator[tuple[str, jax.Array]]:
+    """What a layer computes with at its bit-widths: those of its numbers that are in use."""
+    bank = layer.bank() if isinstance(layer, SwitchableBatchNorm) else ...
+    for name in ("kernel", "bias", "scale"):
+        if getattr(layer, name, None) is not None:
+            yield name, getattr(layer, name)[...][bank]
+    if isinstance(layer, QuantizedLayer):
+        quantizers = layer.weight_quantizer, layer.input_quantizer
+        for what, quantizer, bits in zip(
+            ("weights", "input"), quantizers, layer.bits[...], strict=True
+        ):
+            if quantizer is not None:
+                yield f"step size of the {what}", quantizer.step_size(bits)
+
+
+def _first_false(named) -> str | None:
+    return next((name for name, finite in named if not finite), None)

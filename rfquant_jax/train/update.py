@@ -1,0 +1,92 @@
+"""The update of a step: the one all-reduce, and all that it changes (method, section 4).
+
+Runs per device. An update with a number that is not finite is left out as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rfquant_jax import parallel
+from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
+from rfquant_jax.parallel import AXIS
+from rfquant_jax.quant.layers import StepSize
+from rfquant_jax.train import optimizer
+from rfquant_jax.train.state import Rates, StepReport, TrainState
+
+
+class Update:
+    """The update of one network as a pure function.
+
+    Args:
+      pure: the network.
+      settings: of the optimizer.
+      ema_decay: decay of the moving average of all parameters and statistics.
+    """
+
+    def __init__(self, pure: PureNetwork, settings: optimizer.OptimizerSettings, ema_decay: float):
+        self._optimizer = optimizer.make_optimizer(pure, settings)
+        self._steps, self._decay = pure.names_of(StepSize), ema_decay
+
+    def init(self, params: Arrays) -> Any:
+        """The optimizer's state to start from."""
+        return self._optimizer.init(params)
+
+    def __call__(
+        self,
+        state: TrainState,
+        stats: Arrays,
+        gradients: Arrays,
+        losses: list[jax.Array],
+        rates: Rates,
+        count: jax.Array | int,
+    ) -> tuple[TrainState, Arrays, StepReport]:
+        """One update.
+
+        Args:
+          state: as the step found it, its statistics included.
+          stats: the statistics after the last pass, with a leading device axis.
+          gradients: sums over this device's passes, with a leading device axis.
+          losses: of this device's passes, float32[1] each.
+          rates: of this epoch.
+          count: micro-batches that the gradients are sums over.
+
+        Returns:
+          the new state, or the old one where the report tells of a failure; zeros of the gradients'
+          shapes; the report, the same on all devices.
+        """
+        failed = 1.0 - all_finite(losses)
+        mean, stats, failed = jax.lax.pmean((*parallel.drop_axis((gradients, stats)), failed), AXIS)
+        mean = {name: value / count for name, value in mean.items()}
+        new, floored = self._moved(state, stats, mean, rates)
+        finite = (failed == 0, *map(all_finite, (mean, stats, (new.params, new.optimizer))))
+        good = jnp.all(jnp.stack(finite))
+        # Selected, not multiplied: a NaN times zero is a NaN.
+        new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+        report = StepReport(~jnp.stack(finite), jnp.where(good, floored, 0))
+        return new, zeros_like(gradients), report
+
+    def _moved(
+        self, state: TrainState, stats: Arrays, mean: Arrays, rates: Rates
+    ) -> tuple[TrainState, jax.Array]:
+        directions, moments = self._optimizer.update(mean, state.optimizer, state.params)
+        params, floored = optimizer.descend(
+            state.params, directions, self._steps, rates.learning, rates.step_size
+        )
+        new = TrainState(
+            params=params,
+            stats=parallel.add_axis(stats),
+            optimizer=moments,
+            ema_params=optimizer.move_ema(state.ema_params, params, self._decay),
+            ema_stats=optimizer.move_ema(state.ema_stats, stats, self._decay),
+        )
+        return new, floored
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number of a tree is neither NaN nor infinite, bool[]."""
+    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
