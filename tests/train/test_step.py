@@ -200,6 +200,31 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     assert update == ["all-reduce"]
 
 
+@pytest.fixture(scope="module")
+def update(on_all, pure):
+    """The update as XLA gets it and as it compiles it."""
+    state = on_all.init(pure.params)
+    gradients = parallel.per_device(zeros_like(pure.params), on_all.mesh)
+    losses = [jnp.ones(DEVICES)] * 4
+    lowered = on_all._update.jitted.lower(
+        state, state.stats, gradients, losses, RATES, np.float32(1)
+    )
+    return lowered.as_text(), lowered.compile().as_text()
+
+
+def test_little_is_reduced_but_gradients_and_statistics(update, pure):
+    (reduced,) = re.findall(r"= \(?(.*?)\)? all-reduce(?:-start)?\(", update[1])
+    shapes = re.findall(r"f32\[([\d,]*)\]", reduced)
+    sent = sum(4 * np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes)
+    needed = sum(4 * x.size for x in (*pure.params.values(), *pure.stats.values()))
+    assert needed < sent <= 1.01 * needed  # a flag is sent with them
+
+
+def test_the_check_for_finite_numbers_is_not_computed_for_each_parameter_anew(update):
+    lowered, compiled = (text.count("\n") for text in update)
+    assert compiled < 4 * lowered  # 2.6 times; 17 times where XLA fuses it into every selection
+
+
 def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, data, space, rng):
     state = on_all.init(pure.params)
     sharded = parallel.split(data, on_all.mesh)
