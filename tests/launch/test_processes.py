@@ -140,6 +140,23 @@ def test_one_device_finds_and_counts_the_same_in_the_same_network(
         assert mine["1.05xw2a2.json"][of] == theirs["1.05xw2a2.json"][of]
 
 
+def test_a_training_that_explodes_ends_in_all_processes(environment, undisturbed, tmp_path):
+    exploding = [
+        "--config.tasks=train",
+        f"--config.checkpoint={undisturbed[0]}",
+        "--config.optimizer.lr=1e30",
+        "--config.optimizer.warmup_epochs=0",
+        "--config.train.max_bad_steps=2",
+    ]
+    with both(environment, tmp_path, *exploding) as processes:
+        codes, outputs = finish(processes, WHOLE_RUN)
+    assert codes == [1, 1], outputs
+    for _, error in outputs:
+        assert error.count("\n") == 1, error
+        assert error.startswith("error: train: step ")
+        assert "no update was made in 2 steps in a row" in error
+
+
 def test_a_process_that_never_comes_is_missed(environment, tmp_path):
     with both(environment, tmp_path, "--config.distributed.start_timeout_seconds=5") as processes:
         os.kill(processes[0].pid, signal.SIGKILL)
