@@ -37,6 +37,13 @@ def _caches(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """Programs for eight devices are large: those of a file end with it."""
+    yield
+    jax.clear_caches()
+
+
 class TinyNet(nnx.Module):
     """A stem, a residual block with a projection, a linear bottleneck, a depthwise layer."""
 

@@ -25,13 +25,6 @@ CLASSES, SIZE, IMAGES = 3, 32, 12
 _done: dict[str, dict] = {}  # what recipes that only differ in data or schedule have in common
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forgotten_when_done():
-    """A dozen networks' programs take gigabytes."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture(autouse=True)
 def _quick_to_compile():
     """What the steps compute is not looked at closely: compiling them takes all the time."""

@@ -1,0 +1,84 @@
+"""What crosses devices in a coupled step, read off the compiled programs.
+
+    python -m benchmarks.communication --network=resnet18 --devices=8
+
+The devices are fake ones of the processor. What is needed is one exchange of the gradients and of
+the running statistics; bytes are those that one device contributes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.timing import machine
+from benchmarks.train_step import RATES, coupled_step, images
+from rfquant_jax import parallel
+from rfquant_jax.models.pure import zeros_like
+from rfquant_jax.report import table
+from rfquant_jax.train.state import Carry, Masks
+from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.workdir import write_json
+
+_DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
+
+KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    count = _DEVICES.value
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+    step, space = coupled_step("loop")
+    rows = [
+        {"program": name, "collectives": len(found), "bytes": sum(found)}
+        for name, text in programs(step, Masks(space.full_mask, space.full_mask))
+        for found in [exchanged(text)]
+    ]
+    needed = sum(4 * x.size for x in (*step.pure.params.values(), *step.pure.stats.values()))
+    ratio = sum(row["bytes"] for row in rows) / needed
+    print(table(rows, {name: name for name in rows[0]}))
+    print(f"gradients and statistics: {needed} bytes; exchanged over needed: {ratio:.6f}")
+    if out := flags.FLAGS.out:
+        asked = {"network": flags.FLAGS.network, "devices": count}
+        content = {"machine": machine(), "asked": asked, "rows": rows, "needed_bytes": needed}
+        write_json(Path(out), content)
+
+
+def programs(step: CoupledStep, masks: Masks) -> Iterator[tuple[str, str]]:
+    """Every program of a step, compiled: its name and text."""
+    state, inputs = step.init(step.pure.params), step.inputs(masks, RATES, jax.random.key(0))
+    batch = parallel.split(next(iter(images(step.mesh.size))), step.mesh)
+    gradients = parallel.per_device(zeros_like(step.pure.params), step.mesh)
+    carry, number = Carry(state.stats, gradients), np.int32(0)
+    of_max = (state.params, *carry, batch, None, inputs, number)
+    _, own, metrics = jax.eval_shape(step._max.jitted, *of_max)
+    of_random = (state.params, carry, batch, own, inputs, number)
+    losses = [metrics["loss"]] * (1 + step.settings.random_passes)
+    of_update = (state, *carry, losses, RATES, np.float32(1))
+    arguments = {"max": of_max, "random": of_random, "update": of_update}
+    for name, values in arguments.items():
+        yield name, getattr(step, f"_{name}").jitted.lower(*values).compile().as_text()
+
+
+def exchanged(text: str) -> list[int]:
+    """Bytes of each collective operation in the text of a compiled program."""
+    found = re.findall(rf"= (.*?) (?:{KINDS})(?:-start)?\(", text)
+    widths = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "f64": 8}
+    return [
+        sum(
+            widths[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
+            for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", types)
+        )
+        for types in found
+    ]
+
+
+if __name__ == "__main__":
+    app.run(main)
