@@ -27,6 +27,8 @@ _COUNTS = {
     "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 # What the libraries beneath JAX say when a process does not answer any more.
+# Process 0 takes all others along: those that fail for the same reason can say so before.
+_LAST_WORDS = 5  # seconds
 _LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection closed by peer")
 
 
@@ -182,4 +184,6 @@ def leave(code: int) -> None:
     if code == 1 or (several and code not in (0, 75)):
         sys.stdout.flush()
         sys.stderr.flush()
+        if several and jax.process_index() == 0:
+            time.sleep(_LAST_WORDS)
         os._exit(code)

@@ -129,6 +129,7 @@ class Watch:
             named = json.dumps(record["configuration"])
             self._log.info(f"{self._task}: the configuration of pass {found.number + 1}: {named}")
         self._log.event(self._task, taken.number, record)
+        parallel.barrier("failure")  # who looked faster does not take the others along
         remedy = "look at the data and at config.data.std" if found.place == IMAGES else None
         return (
             f"{self._task}: step {taken.number}: {what} is not finite, and no update was made in "
