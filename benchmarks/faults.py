@@ -234,7 +234,9 @@ FAULTS: dict[str, Callable[[Path], tuple[int, str]]] = {
     "half written": half_written,
     "every checkpoint damaged": all_damaged,
     "another network": of_another("--config.model.options.width=16"),
-    "other bit-widths": of_another("--config.quant.candidates=(6,5,4,3)"),
+    "other bit-widths": of_another(
+        "--config.quant.candidates=(6,5,4,3)", "--config.search.budgets=1.05*w4a4"
+    ),
     "disk full": full_disk,
     "no larger files": fewer_bytes,
     "workdir that cannot be written": lambda workdir: run(Path("/proc/run")),
