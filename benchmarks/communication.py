@@ -27,6 +27,8 @@ from rfquant_jax.train.step import CoupledStep
 from rfquant_jax.workdir import write_json
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
+for _name in ("network", "size", "out"):  # those of the benchmark of the step that count here
+    flags.declare_key_flag(_name)
 
 KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
 
