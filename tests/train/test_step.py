@@ -201,14 +201,14 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
 
 
 @pytest.fixture(scope="module")
-def update(on_all, pure):
+def update(pure):
     """The update as XLA gets it and as it compiles it."""
-    state = on_all.init(pure.params)
-    gradients = parallel.per_device(zeros_like(pure.params), on_all.mesh)
+    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings())
+    state = step.init(pure.params)
+    gradients = parallel.per_device(zeros_like(pure.params), step.mesh)
     losses = [jnp.ones(DEVICES)] * 4
-    lowered = on_all._update.jitted.lower(
-        state, state.stats, gradients, losses, RATES, np.float32(1)
-    )
+    arguments = (state, state.stats, gradients, losses, RATES, np.float32(1))
+    lowered = step._update.jitted.lower(*arguments)
     return lowered.as_text(), lowered.compile().as_text()
 
 
