@@ -27,9 +27,9 @@ _COUNTS = {
     "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 # What the libraries beneath JAX say when a process does not answer any more.
+_LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection closed by peer")
 # Process 0 takes all others along: those that fail for the same reason can say so before.
 _LAST_WORDS = 5  # seconds
-_LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection closed by peer")
 
 
 @contextmanager
@@ -178,7 +178,8 @@ def leave(code: int) -> None:
     """Ends this process at once after a failure, whoever waits for what.
 
     On a usual way out the threads of libraries would wait for what failed, and one of several
-    processes for the others, which wait for it in the middle of their work: now they notice.
+    processes for the others, which wait for it in the middle of their work: now they notice. Of
+    several, process 0 ends a few seconds later than it could.
     """
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if code == 1 or (several and code not in (0, 75)):
