@@ -26,7 +26,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rfquant_jax import recipes
+from rfquant_jax import memory, recipes
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.interrupt import EXIT_CODE, StopSignal
 
@@ -36,6 +36,7 @@ QUICKSTART = CONFIGS / "quickstart.py"
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
+    memory.keep_freed_memory()
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:

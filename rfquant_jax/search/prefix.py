@@ -15,7 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+
+from rfquant_jax.models.traced import evaluate, needed, read, variables
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class CutProgram:
 
     def base(self, shared: Any, configuration: jax.Array) -> list[jax.Array]:
         """All values that candidates near this configuration int32[L, 2] start from."""
-        equations = _needed(self._program.jaxpr.eqns, self._kept)
+        equations = needed(self._program.jaxpr.eqns, self._kept)
         values = self._inputs(shared, configuration)
-        _evaluate(equations, values)
+        evaluate(equations, values)
         return [values[var] for var in self._kept]
 
     def candidate(
@@ -84,8 +86,8 @@ class CutProgram:
             def run(kept, shared, configuration):
                 values = self._inputs(shared, configuration)
                 values |= dict(zip(self._kept, kept, strict=True))
-                _evaluate(suffix.equations, values)
-                return _read(values, self._program.jaxpr.outvars[0])
+                evaluate(suffix.equations, values)
+                return read(values, self._program.jaxpr.outvars[0])
 
             return run
 
@@ -108,7 +110,7 @@ class CutProgram:
         changed, constant = set(self._rows[start:]), set(jaxpr.constvars)
         again = []
         for equation in jaxpr.eqns:
-            used = _variables(equation.invars)
+            used = variables(equation.invars)
             # A constant is cheaper to make again than to keep.
             if used <= constant:
                 constant.update(equation.outvars)
@@ -117,39 +119,11 @@ class CutProgram:
             else:
                 continue
             again.append(equation)
-        results = _variables(jaxpr.outvars)
-        equations = _needed(again, results)
+        results = variables(jaxpr.outvars)
+        equations = needed(again, results)
         made = {var for equation in equations for var in equation.outvars}
-        used = {var for equation in equations for var in _variables(equation.invars)}
+        used = {var for equation in equations for var in variables(equation.invars)}
         return _Suffix(equations, frozenset((used | results) - made - given))
-
-
-def _needed(equations: Sequence[JaxprEqn], wanted: Iterable[Var]) -> tuple[JaxprEqn, ...]:
-    """Those of the equations that the wanted values come from."""
-    wanted, kept = set(wanted), []
-    for equation in reversed(equations):
-        if wanted & set(equation.outvars):
-            kept.append(equation)
-            wanted |= _variables(equation.invars)
-    return tuple(reversed(kept))
-
-
-def _variables(atoms: Iterable) -> set[Var]:
-    return {atom for atom in atoms if not isinstance(atom, Literal)}
-
-
-def _read(values: dict[Var, jax.Array], atom) -> jax.Array:
-    return atom.val if isinstance(atom, Literal) else values[atom]
-
-
-def _evaluate(equations: Iterable[JaxprEqn], values: dict[Var, jax.Array]) -> None:
-    """Adds to `values` what the equations compute."""
-    for equation in equations:
-        primitive = equation.primitive
-        operands = [_read(values, atom) for atom in equation.invars]
-        found = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
-        found = found if primitive.multiple_results else [found]
-        values.update(zip(equation.outvars, found, strict=True))
 
 
 def choose_starts(work: Sequence[float], most: int) -> tuple[int, ...]:

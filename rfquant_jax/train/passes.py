@@ -18,6 +18,7 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import assign, searched_layers
 from rfquant_jax.train import damping, losses
 from rfquant_jax.train.state import Carry, Reference, StepInputs
+from rfquant_jax.train.stem import Start, Stem
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class CoupledPass:
 
     def __init__(self, pure: PureNetwork, preprocess: Preprocess, weights: LossWeights):
         self.pure, self.preprocess, self.weights = pure, preprocess, weights
+        self.stem: Stem | None = None
 
     def __call__(
         self,
@@ -52,6 +54,7 @@ class CoupledPass:
         number: jax.Array,
         *,
         is_max: bool,
+        start: Start | None = None,
     ) -> tuple[Carry, Reference, Arrays]:
         """One forward and backward pass.
 
@@ -62,19 +65,27 @@ class CoupledPass:
           reference: of the max pass; for the max pass itself the external teacher's or None.
           inputs: what all passes of the step share.
           number: int32[], counts the passes of the step.
-          is_max: whether this is the max pass; static.
+          is_max: whether this is the max pass, the first one to add to `carry.start`; static.
+          start: what the passes of this batch have in common; None: from the images on. The
+            statistics of the stem are then those after all passes, and stay.
 
         Returns:
           the carry after it, what later passes are distilled from, and scalar metrics.
         """
         configuration = inputs.configurations[number % len(inputs.configurations)]
+        key = jax.random.fold_in(inputs.key, number)
 
-        def loss(params):
-            network = self.network(params, carry.stats, inputs, number)
-            with recording_features() as features:
-                logits = network(self.preprocess(batch["image"])).astype(jnp.float32)
+        def loss(params, learned):
+            if start is None:
+                outputs, stats = self.forward(
+                    params, carry.stats, batch["image"], configuration, key
+                )
+            else:
+                given = start._replace(learned=learned)
+                outputs, stats = self.stem.rest(params, carry.stats, given, configuration, key)
+            logits, own = outputs
+            network = self._configured(params, carry.stats, configuration)
             searched = searched_layers(network)
-            own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
             terms = self._output_terms(logits, batch["label"], reference)
             if not is_max:
                 terms |= self._coupling_terms(own, reference, searched, inputs, configuration)
@@ -82,21 +93,57 @@ class CoupledPass:
                 terms["region"] = self.weights.region * _sum_layers(
                     searched, lambda kernel, step, bits, _: damping.region(kernel, step, bits)
                 )
-            return sum(terms.values()), (self.pure.stats_in(network), Reference(logits, own), terms)
+            return sum(terms.values()), (stats, Reference(logits, own), terms)
 
-        (total, (stats, own, terms)), slopes = jax.value_and_grad(loss, has_aux=True)(params)
+        learned = () if start is None else start.learned
+        differentiated = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (total, (stats, own, terms)), (slopes, of_start) = differentiated(params, learned)
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
         gradients = jax.tree.map(jnp.add, carry.gradients, slopes)
-        return Carry(stats, gradients), own, terms | {"loss": total, "accuracy": accuracy}
+        if not is_max:
+            of_start = jax.tree.map(jnp.add, carry.start, of_start)
+        carry = Carry(stats, gradients, of_start)
+        return carry, own, terms | {"loss": total, "accuracy": accuracy}
+
+    def trace_stem(self, images: jax.ShapeDtypeStruct, layers: int, *, passes: int) -> None:
+        """Finds what all passes of a step have in common; see `stem`.
+
+        Args:
+          images: one device's part of a micro-batch.
+          layers: L.
+          passes: 1 + K.
+        """
+        configuration = jax.ShapeDtypeStruct((layers, 2), jnp.int32)
+        of_network = self.pure.params, self.pure.stats
+        key = jax.eval_shape(jax.random.key, 0)
+        arguments = (*of_network, images, configuration, key)
+        self.stem = Stem(self.forward, *arguments, passes=passes)
+
+    def forward(
+        self, params: Arrays, stats: Arrays, images: jax.Array, configuration: jax.Array, key
+    ) -> tuple[tuple[jax.Array, Arrays], Arrays]:
+        """Logits and features of the network, and its statistics after it."""
+        network = self._configured(params, stats, configuration)
+        reseed(network, key)
+        with recording_features() as features:
+            logits = network(self.preprocess(images)).astype(jnp.float32)
+        searched = searched_layers(network)
+        own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
+        return (logits, own), self.pure.stats_in(network)
 
     def network(
         self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
     ) -> nnx.Module:
         """The network as a pass runs it: in training, with the pass's configuration and dropout."""
+        configuration = inputs.configurations[number % len(inputs.configurations)]
+        network = self._configured(params, stats, configuration)
+        reseed(network, jax.random.fold_in(inputs.key, number))
+        return network
+
+    def _configured(self, params: Arrays, stats: Arrays, configuration: jax.Array) -> nnx.Module:
         network = self.pure.merge(params, stats)
         network.train()
-        reseed(network, jax.random.fold_in(inputs.key, number))
-        assign(network, inputs.configurations[number % len(inputs.configurations)])
+        assign(network, configuration)
         return network
 
     def _output_terms(self, logits, labels, reference: Reference | None) -> Arrays:

@@ -28,13 +28,18 @@ class TrainState(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What one pass hands to the next: statistics and gradient accumulators.
+    """What one pass hands to the next; between compiled functions with a leading device axis.
 
-    Between compiled functions both carry a leading device axis.
+    Attributes:
+      stats: statistics.
+      gradients: accumulators.
+      start: sums of the gradients with respect to what the passes of a batch start from, see
+        `stem.Start`; empty before the first of them.
     """
 
     stats: Arrays
     gradients: Arrays
+    start: tuple[jax.Array, ...] = ()
 
 
 class Reference(NamedTuple):

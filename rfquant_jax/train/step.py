@@ -83,11 +83,14 @@ class CoupledStep:
         rep, shard = REPLICATED, SHARDED
         state = TrainState(rep, shard, rep, rep, rep)
         self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
+        self._stem = Compiled(self._stem_forward, mesh, (rep, shard, shard), shard)
         # The first pass leaves the statistics alone: an update that fails needs them again.
-        of_max = (rep, shard, shard, shard, shard, rep, rep)
+        of_max = (rep, *(shard,) * 5, rep, rep)
         self._max = Compiled(self._max_pass, mesh, of_max, shard, donate=(2,))
-        of_random = (rep, shard, shard, shard, rep, rep)
+        of_random = (rep, *(shard,) * 4, rep, rep)
         self._random = Compiled(self._random_pass, mesh, of_random, shard, donate=(1,))
+        of_back = (rep, *(shard,) * 4)
+        self._stem_back = Compiled(self._stem_backward, mesh, of_back, shard, donate=(1,))
         of_update, updated = (state, shard, shard, shard, rep, rep), (state, shard, rep)
         self._update = Compiled(self._step_update, mesh, of_update, updated, donate=(0, 2))
         of_whole = (state, shard, shard, rep, rep)
@@ -131,6 +134,7 @@ class CoupledStep:
           pass in order, {name: float32[devices]}; what became of the update.
         """
         inputs = self.inputs(masks, rates, key)
+        self._prepare(batches[0]["image"], inputs)
         references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
         if self.settings.strategy == "loop":
             result = self._host_loop(state, batches, references, inputs, rates)
@@ -140,6 +144,17 @@ class CoupledStep:
             # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
             jax.block_until_ready(result)
         return result
+
+    def _prepare(self, images: jax.Array, inputs: StepInputs) -> None:
+        """Traces what the passes have in common, before the first step; a single pass has none."""
+        if self.settings.random_passes and self._pass.stem is None:
+            shape = (images.shape[0] // self.mesh.size, *images.shape[1:])
+            _, layers, _ = inputs.configurations.shape
+            self._pass.trace_stem(
+                jax.ShapeDtypeStruct(shape, images.dtype),
+                layers,
+                passes=1 + self.settings.random_passes,
+            )
 
     def inputs(self, masks: Masks, rates: Rates, key: jax.Array) -> StepInputs:
         """What the passes of a step with these arguments share."""
@@ -163,7 +178,7 @@ class CoupledStep:
     @property
     def traces(self) -> dict[str, int]:
         """How often each compiled function was traced."""
-        names = ("sample", "max", "random", "update", "whole")
+        names = ("sample", "stem", "max", "random", "stem_back", "update", "whole")
         return {name: getattr(self, f"_{name}").traces for name in names}
 
     def _host_loop(self, state, batches, references, inputs, rates):
@@ -172,15 +187,20 @@ class CoupledStep:
             gradients = parallel.per_device(zeros_like(self.pure.params), self.mesh)
         carry, metrics = Carry(state.stats, gradients), []
         for batch, reference in zip(batches, references, strict=True):
-            shared = batch, reference, inputs, np.int32(len(metrics))
-            carry, own, measured = self._max(state.params, *carry, *shared)
+            start = self._stem(state.params, carry.stats, batch) if self._pass.stem else None
+            shared = start, batch, reference, inputs, np.int32(len(metrics))
+            carry, own, measured = self._max(state.params, *carry[:2], *shared)
             metrics.append(measured)
             for _ in range(self.settings.random_passes):
-                shared = batch, own, inputs, np.int32(len(metrics))
+                shared = start, batch, own, inputs, np.int32(len(metrics))
                 carry, _, measured = self._random(state.params, carry, *shared)
                 metrics.append(measured)
+            if self._pass.stem:
+                stats, gradients, slopes = carry
+                gradients = self._stem_back(state.params, gradients, stats, slopes, batch)
+                carry = Carry(stats, gradients)
         losses, count = [measured["loss"] for measured in metrics], np.float32(len(batches))
-        state, self._gradients, report = self._update(state, *carry, losses, rates, count)
+        state, self._gradients, report = self._update(state, *carry[:2], losses, rates, count)
         return state, metrics, report
 
     # What follows runs per device.
@@ -189,24 +209,39 @@ class CoupledStep:
         candidates, count = self.settings.candidates, self.settings.random_passes
         return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
 
-    def _max_pass(self, params, stats, gradients, batch, reference, inputs, number):
-        carry = Carry(stats, gradients)
-        return self._run(params, carry, batch, reference, inputs, number, is_max=True)
+    def _stem_forward(self, params, stats, batch):
+        """What the passes of a batch start from: None where there is only one."""
+        if self._pass.stem is None:
+            return None
+        start, moved = self._pass.stem.start(params, parallel.drop_axis(stats), batch["image"])
+        return parallel.add_axis((start, moved))
 
-    def _random_pass(self, params, carry, batch, reference, inputs, number):
-        carry, _, metrics = self._run(params, carry, batch, reference, inputs, number, is_max=False)
+    def _stem_backward(self, params, gradients, stats, slopes, batch):
+        """The gradients with those of the stem added."""
+        if self._pass.stem is None:
+            return gradients
+        gradients, stats, slopes = parallel.drop_axis((gradients, stats, slopes))
+        own = self._pass.stem.backward(params, stats, batch["image"], slopes)
+        gradients |= {name: gradients[name] + slope for name, slope in own.items()}
+        return parallel.add_axis(gradients)
+
+    def _max_pass(self, params, stats, gradients, start, batch, reference, inputs, number):
+        if start is not None:
+            start, moved = start
+            stats = stats | moved
+        carry = Carry(stats, gradients)
+        return self._run(params, carry, start, batch, reference, inputs, number, is_max=True)
+
+    def _random_pass(self, params, carry, start, batch, reference, inputs, number):
+        rest = (start[0], batch, reference, inputs, number)
+        carry, _, metrics = self._run(params, carry, *rest, is_max=False)
         return carry, None, metrics
 
-    def _run(self, params, carry, batch, reference, inputs, number, *, is_max):
+    def _run(self, params, carry, start, batch, reference, inputs, number, *, is_max):
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
+        carry, start = parallel.drop_axis((carry, start))
         carry, own, metrics = self._pass(
-            params,
-            parallel.drop_axis(carry),
-            batch,
-            reference,
-            inputs,
-            number,
-            is_max=is_max,
+            params, carry, batch, reference, inputs, number, is_max=is_max, start=start
         )
         return parallel.add_axis(carry), own, parallel.add_axis(metrics)
 
@@ -214,25 +249,29 @@ class CoupledStep:
         gradients = parallel.add_axis(zeros_like(state.params))
         carry, metrics, number = Carry(state.stats, gradients), [], 0
         for batch, reference in zip(batches, references, strict=True):
-            run = partial(self._random_pass, state.params)
+            start = self._stem_forward(state.params, carry.stats, batch)
             carry, own, measured = self._max_pass(
-                state.params, *carry, batch, reference, inputs, number
+                state.params, *carry[:2], start, batch, reference, inputs, number
             )
             metrics.append(measured)
             numbers = range(number + 1, number + 1 + self.settings.random_passes)
             number += 1 + self.settings.random_passes
+
+            def run(carry, n, start=start, batch=batch, own=own):
+                shared = (start, batch, own, inputs, n)
+                carry, _, measured = self._random_pass(state.params, carry, *shared)
+                return carry, measured
+
             if self.settings.strategy == "unroll":
                 for n in numbers:
-                    carry, _, measured = run(carry, batch, own, inputs, n)
+                    carry, measured = run(carry, n)
                     metrics.append(measured)
             elif numbers:
-
-                def body(carry, n, batch=batch, own=own, run=run):
-                    carry, _, measured = run(carry, batch, own, inputs, n)
-                    return carry, measured
-
-                carry, stacked = jax.lax.scan(body, carry, jnp.asarray(numbers))
+                carry, stacked = jax.lax.scan(run, carry, jnp.asarray(numbers))
                 metrics += [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(numbers))]
+            stats, gradients, slopes = carry
+            gradients = self._stem_backward(state.params, gradients, stats, slopes, batch)
+            carry = Carry(stats, gradients)
         losses = [measured["loss"] for measured in metrics]
-        state, _, report = self._step_update(state, *carry, losses, rates, len(batches))
+        state, _, report = self._step_update(state, *carry[:2], losses, rates, len(batches))
         return state, metrics, report

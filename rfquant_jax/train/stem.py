@@ -1,0 +1,138 @@
+"""What all passes of a step have in common: the network up to its first searched layer.
+
+All passes see the same images, and until a value depends on a bit-width (or on a key: dropout) it
+is the same in all of them. It is computed once a step, and its backward pass is made once, on the
+sum of what the passes hand back: a gradient is linear in it. Where the values come from is found in
+the traced program; a network need not know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from rfquant_jax.models.pure import Arrays
+from rfquant_jax.models.traced import evaluate, needed, reached, read, variables
+
+
+class Start(NamedTuple):
+    """What a pass starts from.
+
+    Attributes:
+      learned: values that depend on parameters; a pass gives the gradients with respect to them.
+      fixed: the other values, such as images that go straight into a searched layer.
+    """
+
+    learned: tuple[jax.Array, ...]
+    fixed: tuple[jax.Array, ...]
+
+
+class Stem:
+    """A forward pass, split where it begins to depend on the configuration.
+
+    Its methods can be traced, inside `jax.jit` and `jax.shard_map`.
+
+    Args:
+      forward: `forward(params, stats, images, configuration, key) -> (outputs, stats)`.
+      params, stats, images, configuration, key: its arguments, or their shapes and dtypes.
+      passes: how many there are in a step (from the same images).
+    """
+
+    def __init__(
+        self, forward: Callable, params, stats, images, configuration, key, *, passes: int
+    ):
+        arguments = (params, stats, images, configuration, key)
+        self._program, shapes = jax.make_jaxpr(forward, return_shape=True)(*arguments)
+        self._passes, self._outputs = passes, jax.tree.structure(shapes[0])
+        variable = jax.tree.unflatten(jax.tree.structure(arguments), self._program.jaxpr.invars)
+        self._params, self._stats, images, *differing = variable
+        outputs = self._program.jaxpr.outvars
+        self._results = outputs[: self._outputs.num_leaves]
+        after = dict(zip(sorted(stats), outputs[self._outputs.num_leaves :], strict=True))
+        differing = jax.tree.leaves(differing)
+        while feedback := self._split(images, differing, after):
+            differing += feedback
+
+    def _split(self, images, differing: list, after: dict) -> list:
+        """Splits the program; gives statistics that are read before the next pass would move them.
+
+        What depends on those differs from pass to pass, too.
+        """
+        equations = self._program.jaxpr.eqns
+        differs = reached(equations, differing)
+        # What does not come from the images is cheaper to make again than to keep.
+        common = reached(equations, [images]) - differs
+        learned = reached(equations, self._params.values())
+        # Only these are moved by the stem; what a pass gives for the others is its own.
+        self._moved = {name: var for name, var in after.items() if variables([var]) & common}
+        self._after = {name: var for name, var in after.items() if name not in self._moved}
+        self._rest = needed(equations, [*self._results, *self._after.values()], common)
+        used = variables(atom for equation in self._rest for atom in equation.invars)
+        used = (used | variables(self._results)) & common
+        defined = [images, *(var for equation in equations for var in equation.outvars)]
+        self._learned = [var for var in defined if var in used & learned]
+        self._fixed = [var for var in defined if var in used - learned]
+        moved = [self._stats[name] for name in self._moved]
+        return [var for var in moved if used & reached(equations, [var])]
+
+    def start(self, params: Arrays, stats: Arrays, images: jax.Array) -> tuple[Start, Arrays]:
+        """What passes start from, and the stem's BatchNorm statistics after all passes.
+
+        `r <- m^n r + (1 - m^n) batch` is what n passes with the same batch make of a running
+        statistic; it is computed as they would, one after the other.
+        """
+        values = self._given(params, stats, images)
+        wanted = [*self._learned, *self._fixed, *self._moved.values()]
+        equations = needed(self._program.jaxpr.eqns, wanted)
+        evaluate(equations, values)
+        moving = reached(equations, [self._stats[name] for name in self._moved])
+        again = [e for e in equations if moving & variables(e.invars)]
+        for _ in range(self._passes - 1):
+            values |= {self._stats[name]: values[var] for name, var in self._moved.items()}
+            evaluate(needed(again, self._moved.values()), values)
+        moved = {name: values[var] for name, var in self._moved.items()}
+        return self._read_start(values), moved
+
+    def rest(
+        self, params: Arrays, stats: Arrays, start: Start, configuration: jax.Array, key: jax.Array
+    ) -> tuple[Any, Arrays]:
+        """The outputs of `forward`, and the statistics after it; those of the stem are as given."""
+        values = self._given(params, stats, None)
+        jaxpr = self._program.jaxpr
+        values |= dict(zip(jaxpr.invars[-2:], (configuration, key), strict=True))
+        values |= dict(zip(self._learned, start.learned, strict=True))
+        values |= dict(zip(self._fixed, start.fixed, strict=True))
+        evaluate(self._rest, values)
+        outputs = jax.tree.unflatten(self._outputs, [read(values, v) for v in self._results])
+        return outputs, stats | {name: read(values, var) for name, var in self._after.items()}
+
+    def backward(
+        self, params: Arrays, stats: Arrays, images: jax.Array, slopes: tuple[jax.Array, ...]
+    ) -> Arrays:
+        """Gradients with respect to the parameters of the stem alone, by name.
+
+        Args:
+          slopes: gradients with respect to `Start.learned`, summed over the passes.
+        """
+        equations = needed(self._program.jaxpr.eqns, self._learned)
+        used = variables(atom for equation in equations for atom in equation.invars)
+        own = {name: params[name] for name, var in self._params.items() if var in used}
+
+        def learned(own):
+            values = self._given(params | own, stats, images)
+            evaluate(equations, values)
+            return tuple(values[var] for var in self._learned)
+
+        return jax.vjp(learned, own)[1](slopes)[0]
+
+    def _given(self, params: Arrays, stats: Arrays, images: jax.Array | None) -> dict:
+        """Values of the program's inputs but the last two."""
+        jaxpr = self._program.jaxpr
+        given = [*jax.tree.leaves((params, stats)), images]
+        constants = zip(jaxpr.constvars, self._program.consts, strict=True)
+        return dict(constants) | dict(zip(jaxpr.invars[:-2], given, strict=True))
+
+    def _read_start(self, values: dict) -> Start:
+        return Start(*(tuple(values[v] for v in part) for part in (self._learned, self._fixed)))

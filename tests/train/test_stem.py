@@ -1,0 +1,169 @@
+"""What the passes of a step have in common, against the same passes made whole, one by one."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rfquant_jax import bits
+from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.pure import PureNetwork, zeros_like
+from rfquant_jax.quant import convert
+from rfquant_jax.quant.describe import describe
+from rfquant_jax.train.passes import CoupledPass, LossWeights
+from rfquant_jax.train.state import Carry, StepInputs
+from tests.conftest import IMAGE_SHAPE, SEARCHED, TinyNet, batch, identity
+
+PASSES = 4
+# From 32 bits on nothing is quantized: no code can differ because something rounds differently.
+CANDIDATES = (34, 33, 32, 6)
+WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
+
+
+def shapes_of(images):
+    return jax.ShapeDtypeStruct(images.shape, images.dtype)
+
+
+def prepared(pure, images, preprocess=identity):
+    one = CoupledPass(pure, preprocess, WEIGHTS)
+    one.trace_stem(shapes_of(images), len(SEARCHED), passes=PASSES)
+    return one
+
+
+@pytest.fixture(scope="module")
+def data():
+    return batch(np.random.default_rng(3), 8)
+
+
+@pytest.fixture(scope="module")
+def pure(plain):
+    layers = convert.plan(plain, IMAGE_SHAPE, candidates=CANDIDATES)
+    return PureNetwork(convert.quantize(plain, layers, candidates=CANDIDATES))
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    mask = np.tile([True, True, True, False], (len(SEARCHED), 1))
+    configurations = bits.sample_step(jax.random.key(2), mask, mask, CANDIDATES, PASSES - 1)
+    smallest = bits.smallest(mask, CANDIDATES)
+    return StepInputs(configurations, smallest, np.float32(0.1), jax.random.key(7))
+
+
+@pytest.fixture(scope="module")
+def whole(pure, data, inputs):
+    """Statistics and gradients after all passes, each from the images on."""
+    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
+    carry = Carry(pure.stats, zeros_like(pure.params))
+    carry, own, _ = one(pure.params, carry, data, None, inputs, 0, is_max=True)
+    for number in range(1, PASSES):
+        carry, _, _ = one(pure.params, carry, data, own, inputs, number, is_max=False)
+    return carry
+
+
+@pytest.fixture(scope="module")
+def shared(pure, data, inputs):
+    one = prepared(pure, data["image"])
+    call = jax.jit(one, static_argnames="is_max")
+    start, moved = jax.jit(one.stem.start)(pure.params, pure.stats, data["image"])
+    carry = Carry(pure.stats | moved, zeros_like(pure.params))
+    common = (data, None, inputs, 0)
+    carry, own, _ = call(pure.params, carry, *common, is_max=True, start=start)
+    for number in range(1, PASSES):
+        common = (data, own, inputs, number)
+        carry, _, _ = call(pure.params, carry, *common, is_max=False, start=start)
+    own = jax.jit(one.stem.backward)(pure.params, pure.stats, data["image"], carry.start)
+    return one, start, moved, own, carry
+
+
+def test_gradients_of_the_stem_are_the_sums_over_whole_passes(whole, shared):
+    _, _, _, own, carry = shared
+    assert set(own) >= {"stem.kernel", "stem_bn.scale", "stem_bn.bias"}
+    assert not any(name.startswith(SEARCHED) for name in own)
+    for name, slope in own.items():
+        assert not np.any(carry.gradients[name])
+        largest = np.abs(whole.gradients[name]).max()
+        np.testing.assert_allclose(
+            slope, whole.gradients[name], rtol=1e-4, atol=1e-5 * largest, err_msg=name
+        )
+
+
+def test_all_other_gradients_are_those_of_whole_passes(whole, shared):
+    _, _, _, own, carry = shared
+    for name in set(whole.gradients) - set(own):
+        np.testing.assert_allclose(
+            carry.gradients[name], whole.gradients[name], rtol=1e-5, atol=1e-7, err_msg=name
+        )
+
+
+def test_statistics_are_moved_as_often_as_there_are_passes(whole, shared, pure, data):
+    _, _, moved, _, carry = shared
+    assert set(moved) == {"stem_bn.mean", "stem_bn.var"}
+    for name, expected in whole.stats.items():
+        np.testing.assert_allclose(carry.stats[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+    network = pure.merge(pure.params, pure.stats)
+    y = np.asarray(network.stem(data["image"]), np.float64)
+    left = 0.9**PASSES
+    expected = left * np.asarray(pure.stats["stem_bn.mean"]) + (1 - left) * y.mean((0, 1, 2))
+    np.testing.assert_allclose(moved["stem_bn.mean"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_passes_start_from_the_activation_before_the_first_searched_layer(shared, pure, data):
+    _, start, *_ = shared
+    network = pure.merge(pure.params, pure.stats)
+    network.train()
+    expected = nnx.relu(network.stem_bn(network.stem(data["image"])))
+    assert start.fixed == ()
+    (value,) = start.learned
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+class Bare(nnx.Module):
+    """Its first convolution is searched: pixels go straight into it."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 5, (3, 3), use_bias=False, rngs=rngs)
+        self.bn = BatchNorm(5, rngs=rngs)
+        self.fc = nnx.Linear(5, 5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(nnx.relu(self.bn(self.conv(x))).mean((1, 2)))
+
+
+def test_without_a_stem_no_gradient_reaches_the_images(data):
+    plain = Bare(nnx.Rngs(0))
+    first, last = describe(plain, IMAGE_SHAPE)
+    first = replace(first, candidates=(4, 2), quantize_input=True)
+    pure = PureNetwork(convert.quantize(plain, (first, last), candidates=(4, 2)))
+    one = CoupledPass(pure, lambda x: 2.0 * x, WEIGHTS)
+    one.trace_stem(shapes_of(data["image"]), 1, passes=PASSES)
+    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    assert start.learned == ()
+    np.testing.assert_array_equal(start.fixed[0], 2 * data["image"])
+    assert moved == {}
+    assert one.stem.backward(pure.params, pure.stats, data["image"], ()) == {}
+
+
+class Remembering(BatchNorm):
+    """Subtracts a running statistic that it has just moved: no two passes are alike."""
+
+    def __call__(self, x):
+        return super().__call__(x) - self.mean[...]
+
+
+def test_what_depends_on_statistics_that_passes_move_is_not_shared(data):
+    plain = TinyNet(nnx.Rngs(0))
+    network = convert.quantize(plain, convert.plan(plain, IMAGE_SHAPE))
+    network.stem_bn = Remembering.like(plain.stem_bn)
+    pure = PureNetwork(network)
+    one = prepared(pure, data["image"])
+    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    configuration, key = jnp.full((4, 2), 4, jnp.int32), jax.random.key(0)
+    (logits, _), stats = one.stem.rest(pure.params, pure.stats | moved, start, configuration, key)
+    (expected, _), after = one.forward(pure.params, pure.stats, data["image"], configuration, key)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    for name in set(after) - set(moved):
+        np.testing.assert_allclose(stats[name], after[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert "stem_bn.mean" not in moved
