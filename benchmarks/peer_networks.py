@@ -190,11 +190,14 @@ NETWORKS = {
 }
 
 
+def check(name: str) -> None:
+    """Refuses a network that is not among `NETWORKS`."""
+    if name not in NETWORKS:
+        raise SystemExit(f"--network={name}: --peer has only {', '.join(NETWORKS)}")
+
+
 def create(name: str, classes: int, *, coupled: bool) -> nn.Module:
     """A network in training, freshly initialised; a key of `NETWORKS`."""
-    if name not in NETWORKS:
-        known = ", ".join(NETWORKS)
-        raise SystemExit(f"--network={name}: the PyTorch peer has only {known}")
     return NETWORKS[name](Maker(coupled), classes).to(memory_format=torch.channels_last)
 
 

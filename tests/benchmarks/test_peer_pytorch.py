@@ -5,9 +5,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-torch = pytest.importorskip("torch")
-
-from benchmarks import peer_layers, peer_networks, peer_pytorch
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.models.pure import PureNetwork, dotted, zeros_like
@@ -15,6 +12,11 @@ from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
+
+torch = pytest.importorskip("torch")
+peer_layers, peer_networks, peer_pytorch = (
+    pytest.importorskip(f"benchmarks.peer_{name}") for name in ("layers", "networks", "pytorch")
+)
 
 CLASSES = 10
 PREPROCESS = normalizer((0.5,), (0.25,))
