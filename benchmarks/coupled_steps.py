@@ -27,7 +27,7 @@ def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
     candidates = QuantSettings().candidates
     empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
     chosen = _settings("loop", 0, LossWeights(idm=0.0))
-    return CoupledStep(PureNetwork(_network(task)), _mesh(), _preprocess(), chosen), empty
+    return CoupledStep(PureNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
 
 
 def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[CoupledStep, Space]:
@@ -37,7 +37,7 @@ def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[Co
     loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
     pure = PureNetwork(blueprint.convert(plain))
     chosen = _settings(strategy, task.random_passes, loss)
-    return CoupledStep(pure, _mesh(), _preprocess(), chosen), blueprint.space
+    return CoupledStep(pure, _mesh(), _preprocess(task), chosen), blueprint.space
 
 
 def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], None]:
@@ -81,6 +81,6 @@ def _mesh() -> jax.sharding.Mesh:
     return parallel.make_mesh(0)
 
 
-def _preprocess():
-    """Images to the network's input."""
-    return normalizer((0.5,), (0.25,))
+def _preprocess(task: StepTask):
+    """Images to the network's input, in the compute type."""
+    return normalizer((0.5,), (0.25,), compute_type(task.precision))

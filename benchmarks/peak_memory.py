@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from pathlib import Path
 
@@ -20,10 +21,8 @@ class HostPeak:
 
     def restart(self) -> None:
         """Gives back what is free and counts from here on."""
-        try:
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
             ctypes.CDLL(None).malloc_trim(0)
-        except (OSError, AttributeError):
-            pass  # another C library: its free memory counts
         try:
             _CLEAR.write_text("5")  # resets VmHWM, see proc_pid_clear_refs(5)
             self._restarted = True

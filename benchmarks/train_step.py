@@ -5,7 +5,8 @@
 A coupled step of 1 + K passes is compared with 1 + K plain full-precision steps of the same
 network, batch and optimizer: 1 is the price of the passes' arithmetic. --peer compares with the
 same steps in PyTorch (benchmarks/requirements.txt), run as usual ("eager") or through
-torch.compile ("compiled"). Every kind of step has a process of its own; they step in turns.
+torch.compile ("compiled"). Every kind of step has a process of its own; they step in turns. Beside
+other work the comparison with PyTorch means little: its threads wait for each other at every layer.
 
 On real images, with their classes: --folder=DIR, laid out as DIR/<class>/*.
 """

@@ -137,27 +137,27 @@ def configurations_of(pair):
 
 
 def test_passes_agree():
-    pair, batch = Pair("cifar_resnet8", 32), batch_of(32)
+    # Of few pixels, none is near enough to the middle of two codes to round differently.
+    pair, batch = Pair("cifar_resnet8", 16), batch_of(16)
     configurations = configurations_of(pair)
     expected, stats = ours(pair, batch, configurations)
     losses, found = theirs(pair, batch, configurations)
     for number, (metrics, gradients) in enumerate(expected):
         loss = float(metrics["loss"])
-        np.testing.assert_allclose(losses[number].item(), loss, rtol=1e-4)
+        np.testing.assert_allclose(losses[number].item(), loss, rtol=1e-5)
         for name in ("damping", "idm", "region") if number else ():
             assert abs(metrics[name]) > 1e-3 * loss  # otherwise nobody would miss it
         for theirs_named, ours_named in pair.names.items():
             own = found[number][theirs_named]
             wanted = arranged(gradients[ours_named], own)
-            # A code that rounds to the other side moves a few elements, or a step's sum.
             error = np.linalg.norm(own - wanted) / np.linalg.norm(wanted)
-            assert error < 0.05, (number, ours_named, error)
+            assert error < 1e-3, (number, ours_named, error)
     held = dict(pair.network.named_buffers())
     for unit, layer in zip(pair.units, pair.blueprint.layers, strict=False):
         for kind, named in (("mean", "running_mean"), ("var", "running_var")):
             own = held[f"{pair.places[unit.norm]}.{named}"]
             wanted = arranged(stats[f"{dotted(layer.batch_norm)}.{kind}"], own)
-            np.testing.assert_allclose(own.numpy(), wanted, rtol=1e-2, atol=1e-4)
+            np.testing.assert_allclose(own.numpy(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_mobilenetv2_gives_the_same_logits():
