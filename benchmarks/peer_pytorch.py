@@ -70,9 +70,8 @@ def oscillation(unit: SearchedUnit, bits, clipped: torch.Tensor, step: torch.Ten
     error = (clipped - codes * step).square()
     if isinstance(bits, torch.Tensor) or bits > smallest:
         coarse = codes / (1 << (bits - smallest))
-        lower, upper = bounds(smallest, signed=True)
-        takes_part = (coarse == coarse.round()) & (coarse >= lower) & (coarse <= upper)
-        error = torch.where(takes_part, error, 0.0)
+        on_grid = coarse.round().clamp_(*bounds(smallest, signed=True)).eq_(coarse)
+        error = error * on_grid
     return error.sum() * (len(codes) / codes.numel())
 
 
