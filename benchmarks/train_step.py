@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ COLUMNS = {
     "images_per_s": "images/s",
     "peak_mib": "peak (MiB)",
     "compile_s": "compiling (s)",
+    "compile_over_plain": "over plain's",
 }
 
 
@@ -73,7 +75,10 @@ def main(_: list[str]) -> None:
         precision=_PRECISION.value,
         folder=_FOLDER.value,
     )
-    content = {"date": datetime.date.today().isoformat(), "asked": asdict(task)}
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"other work runs beside this (load {load:.1f}): the numbers will mean little")
+    content = {"date": datetime.date.today().isoformat(), "load": load, "asked": asdict(task)}
     kinds = chosen()
     content |= started(kinds, task) if _STARTS.value else compared(kinds, task)
     if _OUT.value:
@@ -128,6 +133,7 @@ def rows_of(kinds: Sequence[Kind], told: Sequence[dict], passes: int) -> list[di
             {"step": kind.name, **asdict(kind), "seconds": own["seconds"], "median_s": median}
             | {"images_per_s": own["images"] / median}
             | {name: own[name] for name in ("peak_bytes", "first_s", "compile_s")}
+            | ({"compile_s": None} if kind.way == "eager" else {})
         )
     for kind, row in zip(kinds, rows, strict=True):
         row |= ratios(kind, row, dict(zip(kinds, rows, strict=True)), passes)
@@ -140,7 +146,8 @@ def ratios(kind: Kind, row: dict, rows: dict[Kind, dict], passes: int) -> dict:
     plain = rows.get(Kind(kind.library, False, kind.way if kind.library == "torch" else ""))
     if kind.coupled and plain:
         found["over_plain"] = row["median_s"] / (passes * plain["median_s"])
-        found["compile_over_plain"] = row["compile_s"] / max(plain["compile_s"], 1e-9)
+        if plain["compile_s"]:
+            found["compile_over_plain"] = row["compile_s"] / plain["compile_s"]
     ways = (_STRATEGIES.value or [""]) if kind.coupled else [""]
     ours = rows.get(Kind("jax", kind.coupled, ways[0], kind.idm))
     if kind.library == "torch" and ours:
