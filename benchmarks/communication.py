@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.coupled_steps import RATES, coupled_step
+from benchmarks.step_settings import StepTask, images
 from benchmarks.timing import machine
-from benchmarks.train_step import RATES, coupled_step, images
 from rfquant_jax import parallel
 from rfquant_jax.models.pure import zeros_like
 from rfquant_jax.report import table
@@ -27,8 +28,9 @@ from rfquant_jax.train.step import CoupledStep
 from rfquant_jax.workdir import write_json
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
-for _name in ("network", "size", "out"):  # those of the benchmark of the step that count here
-    flags.declare_key_flag(_name)
+_NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
+_SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
 
@@ -37,26 +39,27 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     count = _DEVICES.value
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
-    step, space = coupled_step("loop")
+    task = StepTask(_NETWORK.value, _SIZE.value)
+    step, space = coupled_step(task, "loop")
     rows = [
         {"program": name, "collectives": len(found), "bytes": sum(found)}
-        for name, text in programs(step, Masks(space.full_mask, space.full_mask))
+        for name, text in programs(step, Masks(space.full_mask, space.full_mask), task)
         for found in [exchanged(text)]
     ]
     needed = sum(4 * x.size for x in (*step.pure.params.values(), *step.pure.stats.values()))
     ratio = sum(row["bytes"] for row in rows) / needed
     print(table(rows, {name: name for name in rows[0]}))
     print(f"gradients and statistics: {needed} bytes; exchanged over needed: {ratio:.6f}")
-    if out := flags.FLAGS.out:
-        asked = {"network": flags.FLAGS.network, "devices": count}
+    if _OUT.value:
+        asked = {"network": task.network, "devices": count}
         content = {"machine": machine(), "asked": asked, "rows": rows, "needed_bytes": needed}
-        write_json(Path(out), content)
+        write_json(Path(_OUT.value), content)
 
 
-def programs(step: CoupledStep, masks: Masks) -> Iterator[tuple[str, str]]:
+def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
     """Every program of a step, compiled: its name and text."""
     state, inputs = step.init(step.pure.params), step.inputs(masks, RATES, jax.random.key(0))
-    batch = parallel.split(next(iter(images(step.mesh.size))), step.mesh)
+    batch = parallel.split(next(iter(images(task, step.mesh.size))), step.mesh)
     gradients = parallel.per_device(zeros_like(step.pure.params), step.mesh)
     carry, number = Carry(state.stats, gradients), np.int32(0)
     of_max = (state.params, *carry, batch, None, inputs, number)

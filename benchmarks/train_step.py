@@ -1,169 +1,181 @@
-"""Seconds of a coupled step against plain full-precision steps, for each way to string its passes.
+"""Seconds and memory of a coupled step against plain steps, and against PyTorch.
 
-    python -m benchmarks.train_step --network=cifar_resnet20 --batch=64
+    python -m benchmarks.train_step --network=cifar_resnet20 --batch=64 --peer=eager
 
-The ratio is that of medians measured in turn in one run: a coupled step of 1 + K passes over 1 + K
-plain steps of the same network, batch and optimizer. 1 is the price of the passes' arithmetic.
+A coupled step of 1 + K passes is compared with 1 + K plain full-precision steps of the same
+network, batch and optimizer: 1 is the price of the passes' arithmetic. --peer compares with the
+same steps in PyTorch (benchmarks/requirements.txt), run as usual ("eager") or through
+torch.compile ("compiled"). Every kind of step has a process of its own; they step in turns. Beside
+other work the comparison with PyTorch means little: its threads wait for each other at every layer.
 
-On real images, with their classes: --folder=DIR, laid out as DIR/<class>/*. The peak of the
-process's memory is that of the whole run: to compare ways, measure one a run.
+On real images, with their classes: --folder=DIR, laid out as DIR/<class>/*.
 """
 
 from __future__ import annotations
 
-import itertools
-import resource
-from collections.abc import Callable, Iterator
+import datetime
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
-from benchmarks.timing import machine, timed
-from rfquant_jax import models, parallel
-from rfquant_jax.bits import Space
-from rfquant_jax.data.folder import FolderSource
-from rfquant_jax.data.index import index_folder
-from rfquant_jax.data.loader import Pipeline
-from rfquant_jax.data.transforms import Centre, RandomResizedCrop, normalizer
-from rfquant_jax.models.pure import PureNetwork
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from benchmarks import workers
+from benchmarks.step_settings import StepTask
+from benchmarks.step_worker import Kind
+from rfquant_jax.models import REGISTRY
+from rfquant_jax.models.precision import TYPES
 from rfquant_jax.report import table
-from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.passes import LossWeights
-from rfquant_jax.train.state import Masks, Rates
-from rfquant_jax.train.step import STRATEGIES, CoupledStep, StepSettings
+from rfquant_jax.train.step import STRATEGIES
 from rfquant_jax.workdir import write_json
 
-_NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
-_SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
-_BATCH = flags.DEFINE_integer("batch", 64, "images a device")
-_PASSES = flags.DEFINE_integer("random_passes", 3, "K")
+PEERS = ("eager", "compiled")
+KINDS = ("plain", "coupled", "coupled_noidm", "peer_plain", "peer_coupled")
+
+_NETWORK = flags.DEFINE_enum("network", "cifar_resnet20", sorted(REGISTRY), "to train")
+_SIZE = flags.DEFINE_integer("size", 32, "height and width of the images", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 64, "images a device", lower_bound=2)
+_PRECISION = flags.DEFINE_enum("precision", "float32", list(TYPES), "compute type")
+_PASSES = flags.DEFINE_integer("random_passes", 3, "K", lower_bound=0)
 _IDM = flags.DEFINE_bool("idm", True, "information distortion mitigation")
-_STRATEGIES = flags.DEFINE_list("strategies", list(STRATEGIES), "to compare")
-_ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind")
+_STRATEGIES = flags.DEFINE_list("strategies", [], "to compare; empty: the backend's default one")
+_PEER = flags.DEFINE_list("peer", [], f"PyTorch, of {', '.join(PEERS)}; empty: without it")
+_KINDS = flags.DEFINE_list("kinds", [], f"to measure, of {', '.join(KINDS)}; empty: all")
+_ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind", lower_bound=1)
+_STARTS = flags.DEFINE_bool("second_start", False, "the start with and without a compile cache")
 _FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
-RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
-CLASSES = 10  # of random images
+COLUMNS = {
+    "step": "step",
+    "median_ms": "median (ms)",
+    "over_plain": "over plain",
+    "over_ours": "over ours",
+    "images_per_s": "images/s",
+    "peak_mib": "peak (MiB)",
+    "compile_s": "compiling (s)",
+    "compile_over_plain": "over plain's",
+}
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
-    steps = {"plain": stepper(plain_step())}
-    for strategy in _STRATEGIES.value:
-        steps[strategy] = stepper(coupled_step(strategy))
-    compiling = {name: timed(step) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(_ROUNDS.value):
-        for name, step in steps.items():
-            step()  # not timed: it pays for the memory that the kind before it took
-            seconds[name].append(timed(step))
-    floor = (1 + _PASSES.value) * float(np.median(seconds["plain"]))
-    rows = []
-    for name, values in seconds.items():
-        median = float(np.median(values))
-        ratio = None if name == "plain" else median / floor
-        row = {"step": name, "first_s": compiling[name], "median_ms": 1000 * median}
-        rows.append(row | {"ratio": ratio})
-    columns = {"step": "step", "median_ms": "median (ms)", "first_s": "first, compiling (s)"}
-    columns["ratio"] = f"over {1 + _PASSES.value} plain steps"
-    shown = [{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
-    print(table(shown, columns))
-    # Kilobytes, on Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"peak of the process's memory: {peak / 2**30:.1f} GiB")
+    check(_STRATEGIES, STRATEGIES)
+    check(_PEER, PEERS)
+    check(_KINDS, KINDS)
+    if _PEER.value:
+        check_peer()
+    task = StepTask(
+        network=_NETWORK.value,
+        size=_SIZE.value,
+        batch=_BATCH.value,
+        random_passes=_PASSES.value,
+        precision=_PRECISION.value,
+        folder=_FOLDER.value,
+    )
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"other work runs beside this (load {load:.1f}): the numbers will mean little")
+    content = {"date": datetime.date.today().isoformat(), "load": load, "asked": asdict(task)}
+    kinds = chosen()
+    content |= started(kinds, task) if _STARTS.value else compared(kinds, task)
     if _OUT.value:
-        asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
-        asked |= {"random_passes": _PASSES.value, "idm": _IDM.value}
-        content = {"machine": machine(), "asked": asked, "rows": rows, "peak_bytes": peak}
         write_json(Path(_OUT.value), content)
 
 
-def network():
-    """The plain network, freshly initialised."""
-    count = len(index_folder(Path(_FOLDER.value)).classes) if _FOLDER.value else CLASSES
-    return models.create(_NETWORK.value, num_classes=count, channels=3, seed=0)
+def check(flag: flags.FlagHolder, known: Sequence[str]) -> None:
+    """Refuses what a list flag does not know."""
+    for value in flag.value:
+        if value not in known:
+            raise app.UsageError(f"--{flag.name}={value}: must be of {', '.join(known)}")
 
 
-def settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSettings:
-    """The paper's step."""
-    return StepSettings(
-        candidates=QuantSettings().candidates,
-        random_passes=random_passes,
-        strategy=strategy,
-        ema_decay=0.9997,
-        loss=loss,
-        optimizer=OptimizerSettings(weight_decay=2.5e-5),
-    )
+def check_peer() -> None:
+    """Refuses a comparison with PyTorch that cannot be made, before any work."""
+    if importlib.util.find_spec("torch") is None:
+        raise SystemExit("--peer needs PyTorch: pip install -r benchmarks/requirements.txt")
+    importlib.import_module("benchmarks.peer_networks").check(_NETWORK.value)
 
 
-def plain_step() -> tuple[CoupledStep, Space]:
-    """A full-precision step: one plain pass and the update."""
-    candidates = QuantSettings().candidates
-    empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
-    chosen = settings("loop", 0, LossWeights(idm=0.0))
-    return CoupledStep(PureNetwork(network()), mesh(), preprocess(), chosen), empty
+def chosen() -> list[Kind]:
+    """The kinds to measure, plain ones first."""
+    idm, ways = _IDM.value, _STRATEGIES.value or [""]
+    found = {
+        "plain": [Kind("jax", coupled=False)],
+        "coupled": [Kind("jax", True, way, idm) for way in ways],
+        "coupled_noidm": [Kind("jax", True, ways[0], idm=False)] if idm else [],
+        "peer_plain": [Kind("torch", False, way) for way in _PEER.value],
+        "peer_coupled": [Kind("torch", True, way, idm) for way in _PEER.value],
+    }
+    return [kind for name in KINDS if name in (_KINDS.value or KINDS) for kind in found[name]]
 
 
-def coupled_step(strategy: str) -> tuple[CoupledStep, Space]:
-    """A coupled step with every ingredient on."""
-    plain = network()
-    blueprint = Blueprint.of(plain, image_shape(), QuantSettings())
-    loss = LossWeights(idm=0.01 if _IDM.value else 0.0, region=-2.5e-5)
-    pure = PureNetwork(blueprint.convert(plain))
-    chosen = settings(strategy, _PASSES.value, loss)
-    return CoupledStep(pure, mesh(), preprocess(), chosen), blueprint.space
+def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
+    """Measures the kinds in turns and prints the table."""
+    told = workers.measured(kinds, task, _ROUNDS.value)
+    rows = rows_of(kinds, told, 1 + task.random_passes)
+    print(table([_shown(row) for row in rows], COLUMNS))
+    print(f"over plain: a coupled step over {1 + task.random_passes} plain ones, also of PyTorch's")
+    if any(row["peak_bytes"] is None for row in rows):
+        print("the peak of memory needs Linux and a writable /proc/self/clear_refs")
+    machine = {name: value for own in told for name, value in own["machine"].items()}
+    return {"machine": machine, "rows": rows}
 
 
-def stepper(made: tuple[CoupledStep, Space]) -> Callable[[], None]:
-    """A function that takes the next step and waits for it."""
-    step, space = made
-    masks = Masks(space.full_mask, space.full_mask)
-    batches = images(_BATCH.value * step.mesh.size)
-
-    def states() -> Iterator[None]:
-        state = step.init(step.pure.params)
-        for number, batch in enumerate(batches):
-            parts = [parallel.split(batch, step.mesh)]
-            state, *_ = step(state, parts, masks, RATES, jax.random.key(number))
-            jax.block_until_ready(state)
-            yield
-
-    running = states()
-    return lambda: next(running)
+def rows_of(kinds: Sequence[Kind], told: Sequence[dict], passes: int) -> list[dict]:
+    """The figures of each kind, and its ratios to others where those were measured."""
+    rows = []
+    for kind, own in zip(kinds, told, strict=True):
+        median = float(np.median(own["seconds"]))
+        rows.append(
+            {"step": kind.name, **asdict(kind), "seconds": own["seconds"], "median_s": median}
+            | {"images_per_s": own["images"] / median}
+            | {name: own[name] for name in ("peak_bytes", "first_s", "compile_s")}
+            | ({"compile_s": None} if kind.way == "eager" else {})
+        )
+    for kind, row in zip(kinds, rows, strict=True):
+        row |= ratios(kind, row, dict(zip(kinds, rows, strict=True)), passes)
+    return rows
 
 
-def images(count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches without end: the same random pixels, or a folder's images, cropped at random."""
-    if _FOLDER.value:
-        root = Path(_FOLDER.value)
-        index = index_folder(root)
-        source = FolderSource(root, index.files, index.labels)
-        crop, shape = RandomResizedCrop(_SIZE.value), image_shape()
-        pipeline = Pipeline(crop, Centre(_SIZE.value), shape, 1, max_bad_fraction=0.1, say=print)
-        return pipeline.training(source, count, seed=0).starting_at(0)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (count, *image_shape()), dtype=np.uint8)
-    labels = rng.integers(0, CLASSES, count).astype(np.int32)
-    return itertools.repeat({"image": pixels, "label": labels})
+def ratios(kind: Kind, row: dict, rows: dict[Kind, dict], passes: int) -> dict:
+    """A coupled step over its library's plain ones; a step of PyTorch over ours."""
+    found = {}
+    plain = rows.get(Kind(kind.library, False, kind.way if kind.library == "torch" else ""))
+    if kind.coupled and plain:
+        found["over_plain"] = row["median_s"] / (passes * plain["median_s"])
+        if plain["compile_s"]:
+            found["compile_over_plain"] = row["compile_s"] / plain["compile_s"]
+    ways = (_STRATEGIES.value or [""]) if kind.coupled else [""]
+    ours = rows.get(Kind("jax", kind.coupled, ways[0], kind.idm))
+    if kind.library == "torch" and ours:
+        # By images: ours may run on several devices.
+        found["over_ours"] = ours["images_per_s"] / row["images_per_s"]
+    return found
 
 
-def mesh() -> jax.sharding.Mesh:
-    """All devices."""
-    return parallel.make_mesh(0)
+def started(kinds: Sequence[Kind], task: StepTask) -> dict:
+    """Measures how long our own kinds need from their process's start to their first step."""
+    rows = []
+    for kind in kinds:
+        if kind.library == "jax":
+            rows.append({"step": kind.name, **workers.starts(kind, task)})
+            print(f"{kind.name}: done", flush=True)
+    columns = {"first_start_s": "empty cache (s)", "second_start_s": "full cache (s)"}
+    print(table([_rounded(row) for row in rows], {"step": "until the first step"} | columns))
+    return {"starts": rows}
 
 
-def preprocess():
-    """Images to the network's input."""
-    return normalizer((0.5,), (0.25,))
+def _shown(row: dict) -> dict:
+    peak = row["peak_bytes"]
+    figures = {"median_ms": 1000 * row["median_s"], "peak_mib": peak and peak / 2**20}
+    return _rounded(row | figures)
 
 
-def image_shape() -> tuple[int, int, int]:
-    """Height, width, channels."""
-    return _SIZE.value, _SIZE.value, 3
+def _rounded(row: dict) -> dict:
+    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The steps that train_step.py measures: coupled ones and their floor, plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from benchmarks.step_settings import StepTask, images
+from rfquant_jax import models, parallel
+from rfquant_jax.bits import Space
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.models.precision import compute_in, compute_type
+from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.train.optimizer import OptimizerSettings
+from rfquant_jax.train.passes import LossWeights
+from rfquant_jax.train.state import Masks, Rates
+from rfquant_jax.train.step import CoupledStep, StepSettings
+
+RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
+
+
+def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
+    """A full-precision step: one plain pass and the update."""
+    candidates = QuantSettings().candidates
+    empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
+    chosen = _settings("loop", 0, LossWeights(idm=0.0))
+    return CoupledStep(PureNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
+
+
+def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[CoupledStep, Space]:
+    """A coupled step with every ingredient on; information distortion mitigation may be off."""
+    plain = _network(task)
+    blueprint = Blueprint.of(plain, task.image_shape, QuantSettings())
+    loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
+    pure = PureNetwork(blueprint.convert(plain))
+    chosen = _settings(strategy, task.random_passes, loss)
+    return CoupledStep(pure, _mesh(), _preprocess(task), chosen), blueprint.space
+
+
+def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], None]:
+    """A function that takes the next step and waits for it."""
+    step, space = made
+    masks = Masks(space.full_mask, space.full_mask)
+    batches = images(task, task.batch * step.mesh.size)
+
+    def states() -> Iterator[None]:
+        state = step.init(step.pure.params)
+        for number, batch in enumerate(batches):
+            parts = [parallel.split(batch, step.mesh)]
+            state, *_ = step(state, parts, masks, RATES, jax.random.key(number))
+            jax.block_until_ready(state)
+            yield
+
+    running = states()
+    return lambda: next(running)
+
+
+def _network(task: StepTask):
+    """The plain network, freshly initialised."""
+    plain = models.create(task.network, num_classes=task.classes, channels=3, seed=0)
+    return compute_in(plain, compute_type(task.precision))
+
+
+def _settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSettings:
+    """The paper's step."""
+    return StepSettings(
+        candidates=QuantSettings().candidates,
+        random_passes=random_passes,
+        strategy=strategy,
+        ema_decay=0.9997,
+        loss=loss,
+        optimizer=OptimizerSettings(weight_decay=2.5e-5),
+    )
+
+
+def _mesh() -> jax.sharding.Mesh:
+    """All devices."""
+    return parallel.make_mesh(0)
+
+
+def _preprocess(task: StepTask):
+    """Images to the network's input, in the compute type."""
+    return normalizer((0.5,), (0.25,), compute_type(task.precision))

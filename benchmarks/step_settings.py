@@ -1,0 +1,61 @@
+"""What a measured training step trains, as its processes tell each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.data.folder import FolderSource
+from rfquant_jax.data.index import index_folder
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.transforms import Centre, RandomResizedCrop
+
+CLASSES = 10  # of random images
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """The network, its images and what does not differ between the steps that are compared.
+
+    Attributes:
+      size: height and width of the images.
+      batch: images a device.
+      precision: of `rfquant_jax.models.precision.TYPES`.
+      folder: of class folders of images; empty: random pixels.
+    """
+
+    network: str = "cifar_resnet20"
+    size: int = 32
+    batch: int = 64
+    random_passes: int = 3
+    precision: str = "float32"
+    folder: str = ""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.size, self.size, 3
+
+    @property
+    def classes(self) -> int:
+        """Length of the logits."""
+        return len(index_folder(Path(self.folder)).classes) if self.folder else CLASSES
+
+
+def images(task: StepTask, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches without end: the same random pixels, or a folder's images, cropped at random."""
+    if task.folder:
+        root = Path(task.folder)
+        index = index_folder(root)
+        source = FolderSource(root, index.files, index.labels)
+        crop, shape = RandomResizedCrop(task.size), task.image_shape
+        pipeline = Pipeline(crop, Centre(task.size), shape, 1, max_bad_fraction=0.1, say=print)
+        return pipeline.training(source, count, seed=0).starting_at(0)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, *task.image_shape), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    return itertools.repeat({"image": pixels, "label": labels})
