@@ -23,7 +23,7 @@ from benchmarks.timing import machine
 from rfquant_jax import parallel
 from rfquant_jax.models.pure import zeros_like
 from rfquant_jax.report import table
-from rfquant_jax.train.state import Carry, Masks
+from rfquant_jax.train.state import Masks
 from rfquant_jax.train.step import CoupledStep
 from rfquant_jax.workdir import write_json
 
@@ -61,13 +61,17 @@ def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[
     state, inputs = step.init(step.pure.params), step.inputs(masks, RATES, jax.random.key(0))
     batch = parallel.split(next(iter(images(task, step.mesh.size))), step.mesh)
     gradients = parallel.per_device(zeros_like(step.pure.params), step.mesh)
-    carry, number = Carry(state.stats, gradients), np.int32(0)
-    of_max = (state.params, *carry, batch, None, inputs, number)
-    _, own, metrics = jax.eval_shape(step._max.jitted, *of_max)
-    of_random = (state.params, carry, batch, own, inputs, number)
+    step._prepare(batch["image"], inputs)
+    number, of_stem = np.int32(0), (state.params, state.stats, batch)
+    start = jax.eval_shape(step._stem.jitted, *of_stem)
+    of_max = (state.params, state.stats, gradients, start, batch, None, inputs, number)
+    carry, own, metrics = jax.eval_shape(step._max.jitted, *of_max)
+    of_random = (state.params, carry, start, batch, own, inputs, number)
+    of_back = (state.params, carry.gradients, carry.stats, carry.start, batch)
     losses = [metrics["loss"]] * (1 + step.settings.random_passes)
-    of_update = (state, *carry, losses, RATES, np.float32(1))
-    arguments = {"max": of_max, "random": of_random, "update": of_update}
+    of_update = (state, state.stats, gradients, losses, RATES, np.float32(1))
+    arguments = {"stem": of_stem, "max": of_max, "random": of_random, "stem_back": of_back}
+    arguments |= {"update": of_update}
     for name, values in arguments.items():
         yield name, getattr(step, f"_{name}").jitted.lower(*values).compile().as_text()
 

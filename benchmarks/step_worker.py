@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.step_settings import StepTask
+from rfquant_jax import memory
 
 WARM_STEPS = 3  # the first compiles, the last tells how much of it was compiling
 
@@ -72,6 +73,8 @@ def main(argument: str) -> None:
     def answer(**content) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
+    if kind.library == "jax":
+        memory.keep_freed_memory()  # as launch.py does, before JAX is there
     make = importlib.import_module(f"benchmarks.{kind.library}_stepper").make
     stepper = make(kind, task, asked["cache"])
     first = _seconds(stepper.step)
