@@ -31,13 +31,9 @@ SHRUNK = [
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Processes of one device that share what they compile."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+def environment():
+    """Processes of one device."""
+    return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
 
 @pytest.fixture(scope="session")
