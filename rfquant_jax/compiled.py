@@ -17,9 +17,9 @@ import jax
 
 from rfquant_jax.files import user_cache
 
-# Of our programs most take between 0.2 and 1 s to compile, JAX's own bound: those of a search, or
-# of an evaluation, would be compiled at every start. Loading one takes some milliseconds.
-LEAST_SECONDS = 0.2
+# Everything is kept. JAX's own bound, a second, leaves out most programs of a search or evaluation;
+# and the hundred smallest of a run take some seconds together, but half a megabyte.
+LEAST_SECONDS = 0.0
 # JAX's own bound needs a package, `filelock`, which every reading then waits for.
 MOST_BYTES = 2 * 2**30
 
