@@ -85,7 +85,8 @@ def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dic
     params = parallel.replicate(steps, mesh)
     evaluator = Evaluator(pure, mesh, PREPROCESS)
     chosen = blueprint.space.uniform(_BITS.value, _BITS.value)
-    statistics = evaluator.recalibrate(params, chosen, images)
+    stats = parallel.replicate(pure.stats, mesh)
+    statistics = evaluator.running_statistics(params, stats, chosen)
     return {
         "recalibration": lambda: evaluator.recalibrate(params, chosen, images),
         "exact evaluation": lambda: evaluator.accuracy(params, statistics, chosen, batches),
