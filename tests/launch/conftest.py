@@ -27,7 +27,10 @@ SHRUNK = [
     "--config.search.algorithm=greedy",
     "--config.search.confirm_margin=0.0",
     "--config.search.max_iterations_per_layer=2",
+    "--config.search.starts=3",  # each of them is a program to compile
 ]
+# Where a program is compiled for one test alone, that takes most of the time.
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture(scope="session")
