@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # decides initial weights, data order, sampled configurations
     config.devices = 0  # devices to use, of all processes together; 0: all there are
     config.deterministic = False  # on GPUs: repeat a run bit for bit, slower; processors always do
+    config.compilation_cache = "auto"  # folder; auto: one of the user's cache; empty: none
     config.precision = "auto"  # compute type: float32, bfloat16; auto: bfloat16 on GPUs only
     config.checkpoint = ""  # workdir of another run to take the trained networks from
     config.pretrained = ""  # file of PyTorch-named weights to start from; see pretrain.epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,11 @@ from rfquant_jax.parallel import is_first_process
 
 MOST_TEXT = 2**26  # bytes of a file of text; tables of the largest networks have a hundredth
 MOST_LEVELS = 100  # of JSON inside JSON; Python itself gives up, or crashes, at some thousand
+
+
+def user_cache(name: str) -> Path:
+    """A folder for what can be made again: below `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfquant_jax" / name
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rfquant_jax import config as rules
 from rfquant_jax import data, models, parallel, settings
 from rfquant_jax.checkpoint import Checkpoints, stage_folder
+from rfquant_jax.compiled import keep_compiled
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
@@ -41,6 +42,8 @@ from rfquant_jax.workdir import claim
 class Run:
     """What all tasks of a run share. Nothing is computed or written before it is asked for.
 
+    Where programs are kept that this process compiles (`compiled`) is decided by its first run.
+
     Args:
       config: see `configs/default.py`; validated here.
       workdir: where results go.
@@ -57,6 +60,7 @@ class Run:
         self.stop.agree = parallel.any_process
         if config.deterministic:
             parallel.compute_deterministically()
+        self._cache_remark = keep_compiled(config.compilation_cache)
         self._said: set[str] = set()
         self._lock: WorkdirLock | None = None
 
@@ -321,6 +325,8 @@ class Run:
         claim(self.workdir, written, self._take_lock)
         if self.data.remark:
             self.log.info(self.data.remark)
+        if self._cache_remark:
+            self._say_once(self._cache_remark)
 
     def _take_lock(self, path: Path) -> None:
         # The processes of one run share its folder: the first one keeps others out for all.

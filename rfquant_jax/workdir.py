@@ -30,6 +30,7 @@ FREE_FIELDS = (
     "tasks",
     "configuration",
     "devices",
+    "compilation_cache",
     "distributed.detect",
     "distributed.coordinator",
     "distributed.processes",

@@ -1,11 +1,20 @@
 """Eight fake processor devices for every test, and a small network that has every kind of layer."""
 
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# The same programs are compiled again and again, by several files and the processes they start:
+# all of them share what was compiled, also by the tests of another day, and not with the user.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# An entry that another process is still writing is compiled a second time, that is all.
+os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache:UserWarning"
 
 import jax
 import numpy as np
@@ -15,6 +24,7 @@ from hypothesis import settings
 
 from rfquant_jax import parallel
 from rfquant_jax.bits import Space
+from rfquant_jax.compiled import prune
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre
 from rfquant_jax.models.norm import BatchNorm
@@ -27,6 +37,11 @@ settings.load_profile("project")
 
 IMAGE_SHAPE = (6, 6, 2)
 CLASSES = 5
+
+
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):  # once, before the workers begin
+        prune(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
 @pytest.fixture(scope="session", autouse=True)

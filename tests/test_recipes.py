@@ -79,8 +79,8 @@ def filled(abstract):
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(value, state))
 
 
-def one_step(config, folder):
-    """The metrics of a coupled step, by pass."""
+def first_step(config, folder):
+    """A coupled step and its arguments."""
     run = Run(config, folder)
     pure = PureNetwork(run.blueprint.convert(filled(run.abstract_network)))
     step = CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(config))
@@ -90,8 +90,7 @@ def one_step(config, folder):
     teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
     masks = Masks(run.blueprint.space.full_mask, run.blueprint.space.full_mask)
     key = jax.random.key(0)
-    _, metrics, _ = step(step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
-    return jax.device_get(metrics)
+    return step, (step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
 
 
 def essence(config):
@@ -150,19 +149,58 @@ def test_no_two_commands_share_a_folder_that_is_not_theirs():
     assert len(named) == len(set(named))
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=ident)
+def in_full_precision(path):
+    config = recipes.load(path)
+    return config.tasks == ("evaluate",) and not config.configuration
+
+
+FULL_PRECISION = [path for path in PUBLISHED if in_full_precision(path)]
+COUPLED = [path for path in PUBLISHED if not in_full_precision(path)]
+# Those whose step is compiled within half a minute; the programs of the others are traced.
+QUICK = ("quickstart", "cifar10_resnet20")
+
+
+def once_for_equal_programs(kind, config, compute):
+    key = kind + essence(config)
+    if key not in _done:
+        _done[key] = compute()
+    return _done[key]
+
+
+@pytest.mark.parametrize("path", FULL_PRECISION, ids=ident)
+def test_a_recipe_in_full_precision_runs_forward(path, tmp_path):
+    network = filled(Run(shrunk(path), tmp_path).abstract_network)
+    logits = nnx.jit(lambda net, x: net(x))(network, jnp.ones((2, SIZE, SIZE, 3)))
+    assert logits.shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("path", COUPLED, ids=ident)
+def test_the_step_of_a_recipe_can_be_traced(path, tmp_path):
+    config = shrunk(path)
+
+    def trace():
+        step, (state, batches, *rest) = first_step(config, tmp_path)
+        return jax.eval_shape(lambda state, batches: step(state, batches, *rest), state, batches)
+
+    _, metrics, _ = once_for_equal_programs("trace", config, trace)
+    assert len(metrics) == 2
+    assert all(measured["loss"].shape == (1,) for measured in metrics)
+    assert ("idm" in metrics[1]) == config.losses.information_distortion_mitigation
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if ident(p) in QUICK else pytest.mark.slow) for p in COUPLED],
+    ids=ident,
+)
 def test_a_recipe_runs_a_step(path, tmp_path):
     config = shrunk(path)
-    if config.tasks == ("evaluate",) and not config.configuration:  # in full precision: a forward
-        run = Run(config, tmp_path)
-        network = filled(run.abstract_network)
-        logits = nnx.jit(lambda net, x: net(x))(network, jnp.ones((2, SIZE, SIZE, 3)))
-        assert logits.shape == (2, CLASSES)
-        return
-    key = essence(config)
-    if key not in _done:
-        _done[key] = one_step(config, tmp_path)
-    metrics = _done[key]
+
+    def run():
+        step, arguments = first_step(config, tmp_path)
+        return jax.device_get(step(*arguments)[1])
+
+    metrics = once_for_equal_programs("run", config, run)
     assert len(metrics) == 2
     for measured in metrics:
         assert all(np.isfinite(value).all() for value in measured.values())

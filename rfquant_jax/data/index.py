@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfquant_jax.files import user_cache
 from rfquant_jax.npz import read_npz
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -74,10 +75,9 @@ def image_files(root: Path) -> list[str]:
 
 
 def default_cache(root: Path) -> Path:
-    """Where the index of a folder is kept: below `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where the index of a folder is kept."""
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-    return Path(base) / "rfquant_jax" / "index" / f"{name}.npz"
+    return user_cache("index") / f"{name}.npz"
 
 
 def _subfolders(root: Path, below: str, folders: dict[str, int]) -> list[str]:

@@ -27,17 +27,16 @@ SHRUNK = [
     "--config.search.algorithm=greedy",
     "--config.search.confirm_margin=0.0",
     "--config.search.max_iterations_per_layer=2",
+    "--config.search.starts=3",  # each of them is a program to compile
 ]
+# Where a program is compiled for one test alone, that takes most of the time.
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Processes of one device that share what they compile."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+def environment():
+    """Processes of one device."""
+    return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
 
 @pytest.fixture(scope="session")

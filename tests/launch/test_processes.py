@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.launch.conftest import LAUNCH, SHRUNK, read
+from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, read
 from tests.launch.test_stopping import steps_of_training, trained_arrays
 
 SMALL = [
@@ -26,8 +26,6 @@ SMALL = [
     "--config.search.frontier_points=2",
     "--config.distributed.heartbeat_timeout_seconds=15",
 ]
-# Compiling, in both at once, takes most of the time.
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", **QUICK_TO_COMPILE}
 WHOLE_RUN, LOST = 300, 60  # seconds at most: for all tasks, and until a lost process is noticed
 

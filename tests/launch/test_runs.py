@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.run import Run
-from tests.launch.conftest import SHRUNK, read, save_as_pytorch, table_of
+from tests.launch.conftest import QUICK_TO_COMPILE, SHRUNK, read, save_as_pytorch, table_of
 
 
 def test_a_run_leaves_everything_in_its_workdir(finished):
@@ -123,14 +123,14 @@ def test_two_devices_micro_batches_and_a_teacher(launch, finished, tmp_path):
         "--config.train.epochs=2",
         f"--workdir={tmp_path}",
     ]
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | QUICK_TO_COMPILE
     done = launch(*arguments, "--config.tasks=train,evaluate", **two)
     assert done.returncode == 0, done.stderr
     # Nothing was searched: every uniform configuration is evaluated, and nothing is final.
     assert [f"uniform w{b}a{b}" in done.stdout for b in (6, 5, 4, 3, 2)] == [True] * 5
     assert not (tmp_path / "results.json").exists()
     # What two devices trained, one device evaluates.
-    one = launch(*arguments, "--config.tasks=train,evaluate")
+    one = launch(*arguments, "--config.tasks=train,evaluate", **QUICK_TO_COMPILE)
     assert "train: finished before, at step 30" in one.stdout
     assert one.returncode == 0, one.stderr
     assert table_of(one.stdout) == table_of(done.stdout)

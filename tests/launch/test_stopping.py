@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
-from tests.launch.conftest import LAUNCH, SHRUNK, read
+from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, read
 
 
 def trained_arrays(workdir):
@@ -52,7 +52,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     if task == "train":
         copy = tmp_path.with_name("two_devices")
         shutil.copytree(tmp_path, copy)
-        two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | QUICK_TO_COMPILE
         done = launch(*SHRUNK, "--config.tasks=pretrain,train", f"--workdir={copy}", **two)
         assert done.returncode == 0, done.stderr
         assert re.search(r"train: goes on after step \d+", done.stdout)

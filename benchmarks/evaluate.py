@@ -1,0 +1,109 @@
+"""Seconds an image of the task `evaluate` against a plain full-precision forward pass.
+
+    python -m benchmarks.evaluate --network=resnet18 --size=224 --batch=16
+
+One uniform configuration, evaluated as the task does it: a pass over images that recalibrates
+BatchNorm, and a pass over others that counts what is right, both with their way from the host and
+back. The plain pass is a jitted float32 forward pass with running statistics over as many images.
+All figures are medians measured in turn in one run, compiling apart; pixels are random, and so are
+weights: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.timing import machine, medians, timed
+from rfquant_jax import models, parallel
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.evaluate import Evaluator
+from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.quant.calibrate import initialize_activation_steps
+from rfquant_jax.report import table
+from rfquant_jax.workdir import write_json
+
+_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
+_BATCH = flags.DEFINE_integer("batch", 16, "images of a batch")
+_BATCHES = flags.DEFINE_integer("batches", 2, "batches of each pass")
+_CLASSES = flags.DEFINE_integer("classes", 1000, "length of the logits")
+_BITS = flags.DEFINE_integer("bits", 4, "of the uniform configuration")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "timed passes of each kind")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
+
+PREPROCESS = normalizer((0.5,), (0.25,))
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    shape = (_SIZE.value, _SIZE.value, 3)
+    plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
+    batches = random_batches(shape)
+    runs = {"plain forward pass": forward(PureNetwork(plain), batches)}
+    runs |= evaluation(plain, shape, batches)
+    compiling = {name: timed(run) for name, run in runs.items()}
+    found = medians(runs, _ROUNDS.value)
+    images, base = _BATCH.value * _BATCHES.value, found["plain forward pass"]
+    rows = [
+        {"pass": n, "image_ms": 1000 * s / images, "ratio": s / base, "first_s": compiling[n]}
+        for n, s in found.items()
+    ]
+    columns = {"pass": "pass", "image_ms": "ms an image", "ratio": "over the plain pass"}
+    columns["first_s"] = "first, compiling (s)"
+    shown = [{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    print(table(shown, columns))
+    if _OUT.value:
+        asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
+        asked |= {"batches": _BATCHES.value, "bits": _BITS.value}
+        write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": rows})
+
+
+def forward(pure: PureNetwork, batches: list[Arrays]) -> Callable[[], object]:
+    """The plain network's logits of all batches."""
+
+    @jax.jit
+    def logits(params, stats, images):
+        network = pure.merge(params, stats)
+        network.eval()
+        return network(PREPROCESS(images))
+
+    arrays = jax.device_put((pure.params, pure.stats))
+    return lambda: [np.asarray(logits(*arrays, batch["image"])) for batch in batches]
+
+
+def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dict[str, Callable]:
+    """The two passes of the task, on one device."""
+    blueprint, mesh = Blueprint.of(plain, shape, QuantSettings()), parallel.make_mesh(1)
+    pure, images = PureNetwork(blueprint.convert(plain)), [batch["image"] for batch in batches]
+    steps = initialize_activation_steps(pure, blueprint.space, images[:1], PREPROCESS, mesh)
+    params = parallel.replicate(steps, mesh)
+    evaluator = Evaluator(pure, mesh, PREPROCESS)
+    chosen = blueprint.space.uniform(_BITS.value, _BITS.value)
+    stats = parallel.replicate(pure.stats, mesh)
+    statistics = evaluator.running_statistics(params, stats, chosen)
+    return {
+        "recalibration": lambda: evaluator.recalibrate(params, chosen, images),
+        "exact evaluation": lambda: evaluator.accuracy(params, statistics, chosen, batches),
+    }
+
+
+def random_batches(shape: tuple[int, int, int]) -> list[Arrays]:
+    """Random pixels and classes."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.integers(0, 256, (_BATCH.value, *shape), dtype=np.uint8),
+            "label": rng.integers(0, _CLASSES.value, _BATCH.value).astype(np.int32),
+        }
+        for _ in range(_BATCHES.value)
+    ]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,63 @@
+"""Seconds of one firing of the bit-width scheduler against one coupled step.
+
+    python -m benchmarks.scheduler --network=resnet18 --size=224 --batch=8
+
+A firing measures the instability of every layer at every bit-width and decides which bit-widths are
+frozen. Medians measured in turn in one run, compiling apart. The step is that of
+`benchmarks.train_step`, on random images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from benchmarks import train_step
+from benchmarks.timing import machine, medians, timed
+from configs import default
+from rfquant_jax.bits import Space
+from rfquant_jax.report import table
+from rfquant_jax.train.scheduler import InstabilityMeter, freeze
+from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.workdir import write_json
+
+FLAGS = flags.FLAGS
+for _name in ("network", "size", "batch", "rounds", "out"):  # those of `benchmarks.train_step`
+    flags.declare_key_flag(_name)
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    made = train_step.coupled_step("loop")
+    runs = {"coupled step": train_step.stepper(made), "firing": firing(*made)}
+    compiling = {name: timed(run) for name, run in runs.items()}
+    found = medians(runs, FLAGS.rounds)
+    ratio = found["firing"] / found["coupled step"]
+    rows = [{"what": n, "median_s": found[n], "first_s": compiling[n]} for n in runs]
+    columns = {"what": "what", "median_s": "median (s)", "first_s": "first, compiling (s)"}
+    shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    print(table(shown, columns))
+    print(f"a firing takes {ratio:.3f} of a coupled step")
+    if FLAGS.out:
+        asked = {"network": FLAGS.network, "size": FLAGS.size, "batch": FLAGS.batch}
+        write_json(Path(FLAGS.out), {"machine": machine(), **asked, "rows": rows, "ratio": ratio})
+
+
+def firing(step: CoupledStep, space: Space) -> Callable[[], object]:
+    """The metric of the network's parameters and the masks that follow from it."""
+    config = default.get_config().scheduler
+    meter = InstabilityMeter(step.pure, config.boundary)
+    params = jax.block_until_ready(jax.device_put(step.pure.params))
+    mask, ratio = space.full_mask, config.ratio_min + 2 * config.ratio_amplitude
+
+    def fire():
+        return freeze(meter(params, mask), space, ratio, split_candidates=False)
+
+    return fire
+
+
+if __name__ == "__main__":
+    app.run(main)
