@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.timing import machine, medians, timed
-from rfquant_jax import models, parallel
+from rfquant_jax import memory, models, parallel
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.evaluate import Evaluator
 from rfquant_jax.models.pure import Arrays, PureNetwork
@@ -42,6 +42,7 @@ PREPROCESS = normalizer((0.5,), (0.25,))
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
+    memory.keep_freed_memory()
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
     batches = random_batches(shape)

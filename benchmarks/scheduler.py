@@ -15,35 +15,41 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from benchmarks import train_step
+from benchmarks.coupled_steps import coupled_step, stepper
+from benchmarks.step_settings import StepTask
 from benchmarks.timing import machine, medians, timed
 from configs import default
+from rfquant_jax import memory
 from rfquant_jax.bits import Space
 from rfquant_jax.report import table
 from rfquant_jax.train.scheduler import InstabilityMeter, freeze
 from rfquant_jax.train.step import CoupledStep
 from rfquant_jax.workdir import write_json
 
-FLAGS = flags.FLAGS
-for _name in ("network", "size", "batch", "rounds", "out"):  # those of `benchmarks.train_step`
-    flags.declare_key_flag(_name)
+_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
+_BATCH = flags.DEFINE_integer("batch", 8, "images")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "timed runs of each", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    made = train_step.coupled_step("loop")
-    runs = {"coupled step": train_step.stepper(made), "firing": firing(*made)}
+    memory.keep_freed_memory()
+    task = StepTask(network=_NETWORK.value, size=_SIZE.value, batch=_BATCH.value)
+    made = coupled_step(task, "loop")
+    runs = {"coupled step": stepper(made, task), "firing": firing(*made)}
     compiling = {name: timed(run) for name, run in runs.items()}
-    found = medians(runs, FLAGS.rounds)
+    found = medians(runs, _ROUNDS.value)
     ratio = found["firing"] / found["coupled step"]
     rows = [{"what": n, "median_s": found[n], "first_s": compiling[n]} for n in runs]
     columns = {"what": "what", "median_s": "median (s)", "first_s": "first, compiling (s)"}
     shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     print(table(shown, columns))
     print(f"a firing takes {ratio:.3f} of a coupled step")
-    if FLAGS.out:
-        asked = {"network": FLAGS.network, "size": FLAGS.size, "batch": FLAGS.batch}
-        write_json(Path(FLAGS.out), {"machine": machine(), **asked, "rows": rows, "ratio": ratio})
+    if _OUT.value:
+        asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
+        write_json(Path(_OUT.value), {"machine": machine(), **asked, "rows": rows, "ratio": ratio})
 
 
 def firing(step: CoupledStep, space: Space) -> Callable[[], object]:

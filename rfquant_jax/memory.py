@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
     next call: writing an array of 39 MB took 13 times as long (2 cores). Peaks do not change, but
     what a process has used once it holds until it ends.
 
-    Call it before JAX is imported: threads that have memory pools of their own keep them. Where an
-    accelerator's plugin is installed, many threads may be decoding images, which pools of their own
-    suit better: nothing is done.
+    Call it before JAX is first asked for its devices and starts its threads: those that have memory
+    pools of their own keep them. Where an accelerator's plugin is installed, many threads may be
+    decoding images, which pools of their own suit better: nothing is done.
 
     Returns:
       whether it was done; with another C library than glibc nothing is, either.
