@@ -114,7 +114,10 @@ class CoupledPass:
           passes: 1 + K.
         """
         configuration = jax.ShapeDtypeStruct((layers, 2), jnp.int32)
-        of_network = self.pure.params, self.pure.stats
+        # Shapes alone: what is traced here runs per device, wherever these arrays lie.
+        of_network = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.pure.params, self.pure.stats)
+        )
         key = jax.eval_shape(jax.random.key, 0)
         arguments = (*of_network, images, configuration, key)
         self.stem = Stem(self.forward, *arguments, passes=passes)
