@@ -72,8 +72,8 @@ def passes(networks):
 
 
 def test_nothing_but_activations_is_narrow(passes):
-    (stats, gradients), own, *metrics = passes["bfloat16"]
-    for name, value in (stats | gradients).items():
+    carry, own, *metrics = passes["bfloat16"]
+    for name, value in (carry.stats | carry.gradients).items():
         assert value.dtype == jnp.float32, name
     assert own.logits.dtype == jnp.float32
     assert {f.dtype for f in own.features.values()} == {jnp.dtype(jnp.bfloat16)}

@@ -100,6 +100,8 @@ class CoupledPass:
         (total, (stats, own, terms)), (slopes, of_start) = differentiated(params, learned)
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
         gradients = jax.tree.map(jnp.add, carry.gradients, slopes)
+        # A sum over passes; in the compute type it would be rounded with each of them.
+        of_start = jax.tree.map(lambda slope: slope.astype(jnp.float32), of_start)
         if not is_max:
             of_start = jax.tree.map(jnp.add, carry.start, of_start)
         carry = Carry(stats, gradients, of_start)

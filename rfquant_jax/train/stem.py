@@ -114,7 +114,7 @@ class Stem:
         """Gradients with respect to the parameters of the stem alone, by name.
 
         Args:
-          slopes: gradients with respect to `Start.learned`, summed over the passes.
+          slopes: gradients with respect to `Start.learned`, summed over the passes, float32.
         """
         equations = needed(self._program.jaxpr.eqns, self._learned)
         used = variables(atom for equation in equations for atom in equation.invars)
@@ -125,7 +125,9 @@ class Stem:
             evaluate(equations, values)
             return tuple(values[var] for var in self._learned)
 
-        return jax.vjp(learned, own)[1](slopes)[0]
+        values, transposed = jax.vjp(learned, own)
+        slopes = tuple(s.astype(v.dtype) for s, v in zip(slopes, values, strict=True))
+        return transposed(slopes)[0]
 
     def _given(self, params: Arrays, stats: Arrays, images: jax.Array | None) -> dict:
         """Values of the program's inputs but the last two."""

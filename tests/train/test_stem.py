@@ -10,6 +10,7 @@ from flax import nnx
 
 from rfquant_jax import bits
 from rfquant_jax.models.norm import BatchNorm
+from rfquant_jax.models.precision import compute_in
 from rfquant_jax.models.pure import PureNetwork, zeros_like
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.describe import describe
@@ -96,6 +97,22 @@ def test_all_other_gradients_are_those_of_whole_passes(whole, shared):
         np.testing.assert_allclose(
             carry.gradients[name], whole.gradients[name], rtol=1e-5, atol=1e-7, err_msg=name
         )
+
+
+def test_sums_over_passes_are_not_rounded_to_the_compute_type(plain, inputs, data):
+    network = compute_in(nnx.clone(plain), jnp.bfloat16)
+    layers = convert.plan(network, IMAGE_SHAPE, candidates=CANDIDATES)
+    pure = PureNetwork(convert.quantize(network, layers, candidates=CANDIDATES))
+    one = prepared(pure, data["image"])
+    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    assert [value.dtype for value in start.learned] == [jnp.bfloat16]
+    carry = Carry(pure.stats | moved, zeros_like(pure.params))
+    given = (pure.params, carry, data, None, inputs, 0)
+    carry, _, _ = jax.eval_shape(lambda *args: one(*args, is_max=True, start=start), *given)
+    assert [slope.dtype for slope in carry.start] == [jnp.float32]
+    slopes = tuple(jnp.ones(slope.shape) for slope in carry.start)
+    own = one.stem.backward(pure.params, pure.stats, data["image"], slopes)
+    assert {slope.dtype for slope in own.values()} == {jnp.dtype(jnp.float32)}
 
 
 def test_statistics_are_moved_as_often_as_there_are_passes(whole, shared, pure, data):

@@ -247,6 +247,15 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, 
     assert on_all.traces == {name: int(name != "whole") for name in on_all.traces}
 
 
+def test_a_network_that_lies_on_the_mesh_already_can_be_trained(coupled, data, masks):
+    mesh = mesh_of(1)
+    pure = PureNetwork(coupled)
+    pure.params, pure.stats = parallel.replicate((pure.params, pure.stats), mesh)
+    step = CoupledStep(pure, mesh, identity, settings(random_passes=1))
+    state, _ = run(step, pure.params, data, masks)
+    assert all(np.all(np.isfinite(value)) for value in state.params.values())
+
+
 def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, space, masks):
     from flax import nnx
 
