@@ -1,4 +1,4 @@
-"""Depthwise convolutions as sums of shifted images, against XLA's own."""
+"""Convolutions in other ways than XLA's own, against it."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,16 @@ from rfquant_jax.models.convolution import convolve
 from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
 
 
-def by_xla(x, kernel, *, strides, padding, dilation):
+def by_xla(x, kernel, *, strides, padding, dilation, groups=None, accumulator=None):
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=strides,
         padding=padding,
         rhs_dilation=dilation,
-        feature_group_count=x.shape[-1],
+        feature_group_count=groups or x.shape[-1],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=accumulator,
     )
 
 
@@ -82,3 +83,39 @@ def test_plain_layers_compute_the_same(padding):
 def test_an_unknown_padding_is_refused():
     with pytest.raises(ConfigError, match="padding = 'same': must be symmetric or SAME"):
         conv(6, 6, 3, 2, nnx.Rngs(0), padding="same")
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 0), (0, 0))])
+def test_a_kernel_of_one_pixel_gives_what_xla_gives_and_its_gradients(strides, padding):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(1, 1, 4, 5)), jnp.float32)
+    options = {"strides": strides, "padding": padding, "dilation": (1, 1), "groups": 1}
+
+    def loss(function):
+        return lambda x, k: jnp.sum(jnp.sin(function(x, k, **options)))
+
+    expected, slopes = jax.value_and_grad(loss(by_xla), (0, 1))(x, kernel)
+    got, found = jax.value_and_grad(loss(convolve), (0, 1))(x, kernel)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    for one, other in zip(found, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(loss(convolve))(x, kernel))
+
+
+def test_whole_numbers_of_one_pixel_are_summed_as_whole_numbers():
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 127, (2, 5, 5, 300)).astype(np.int8)
+    weights = rng.integers(-127, 127, (1, 1, 300, 7)).astype(np.int8)
+    options = {"strides": (2, 2), "padding": "SAME", "accumulator": jnp.int32}
+    got = convolve(jnp.asarray(codes), jnp.asarray(weights), **options)
+    expected = codes[:, ::2, ::2].astype(np.int64) @ weights[0, 0].astype(np.int64)
+    assert got.dtype == jnp.int32
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_padded_kernel_of_one_pixel_sees_its_padding():
+    x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 2))
+    y = convolve(x, kernel, strides=(1, 1), padding=((1, 0), (0, 0)))
+    np.testing.assert_array_equal(y[0, :, :, 0], [[0, 0], [1, 1], [1, 1]])
