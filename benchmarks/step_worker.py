@@ -12,11 +12,11 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.step_settings import StepTask
+from benchmarks.timing import timed
 from rfquant_jax import memory
 
 WARM_STEPS = 3  # the first compiles, the last tells how much of it was compiling
@@ -74,27 +74,21 @@ def main(argument: str) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     if kind.library == "jax":
-        memory.keep_freed_memory()  # as launch.py does, before JAX is there
+        memory.keep_freed_memory()  # as launch.py does, before JAX starts its threads
     make = importlib.import_module(f"benchmarks.{kind.library}_stepper").make
     stepper = make(kind, task, asked["cache"])
-    first = _seconds(stepper.step)
+    first = timed(stepper.step)
     answer(first_s=first)
-    later = [_seconds(stepper.step) for _ in range(WARM_STEPS - 1)]
+    later = [timed(stepper.step) for _ in range(WARM_STEPS - 1)]
     stepper.restart_peak()
     stepper.step()  # pays for the memory that was just given back
     compiling = max(first - later[-1], 0.0)
     answer(compile_s=compiling, images=stepper.images, machine=stepper.machine)
     for line in sys.stdin:
         if line.strip() == "step":
-            answer(seconds=_seconds(stepper.step))
+            answer(seconds=timed(stepper.step))
         else:
             answer(peak_bytes=stepper.peak())
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
+def host() -> dict:
+    """The machine, whatever library computes on it."""
+    return {"cores": os.cpu_count(), "machine": platform.machine()}
+
+
 def machine() -> dict:
     """What the numbers were measured on."""
-    device = jax.devices()[0].device_kind
-    cores = {"cores": os.cpu_count(), "machine": platform.machine()}
-    return cores | {"device": device, "jax": jax.__version__}
+    return host() | {"device": jax.devices()[0].device_kind, "jax": jax.__version__}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-
 import torch
 
 from benchmarks import peer_networks, peer_pytorch
 from benchmarks.peak_memory import HostPeak
 from benchmarks.step_settings import StepTask, images
 from benchmarks.step_worker import Kind, Stepper
+from benchmarks.timing import host as host_machine
 
 
 def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
@@ -46,8 +44,7 @@ def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
 
 
 def _machine(on_gpu: bool) -> dict:
-    cores = {"cores": os.cpu_count(), "machine": platform.machine()}
-    return cores | {
+    return host_machine() | {
         "torch": torch.__version__,
         "torch_device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }

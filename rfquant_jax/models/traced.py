@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import jax
-from jax.extend.core import JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 
 def variables(atoms: Iterable) -> set[Var]:
@@ -32,6 +32,13 @@ def needed(
             kept.append(equation)
             wanted |= variables(equation.invars) - set(given)
     return tuple(reversed(kept))
+
+
+def bound(program: ClosedJaxpr, given: Iterable) -> dict[Var, jax.Array]:
+    """The values to evaluate a program's equations from: its constants and its inputs, in order."""
+    jaxpr = program.jaxpr
+    constants = zip(jaxpr.constvars, program.consts, strict=True)
+    return dict(constants) | dict(zip(jaxpr.invars, given, strict=True))
 
 
 def read(values: dict[Var, jax.Array], atom) -> jax.Array:

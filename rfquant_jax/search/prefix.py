@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
-from rfquant_jax.models.traced import evaluate, needed, read, variables
+from rfquant_jax.models.traced import bound, evaluate, needed, read, variables
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,8 @@ class CutProgram:
         return jax.lax.switch(start, branches, kept, shared, configuration)
 
     def _inputs(self, shared: Any, configuration: jax.Array) -> dict[Var, jax.Array]:
-        jaxpr = self._program.jaxpr
-        given = [*jax.tree.leaves(shared), *(configuration[i] for i in range(len(self._rows)))]
-        constants = zip(jaxpr.constvars, self._program.consts, strict=True)
-        return dict(constants) | dict(zip(jaxpr.invars, given, strict=True))
+        rows = (configuration[i] for i in range(len(self._rows)))
+        return bound(self._program, [*jax.tree.leaves(shared), *rows])
 
     def _defined(self) -> Iterable[Var]:
         return (var for equation in self._program.jaxpr.eqns for var in equation.outvars)

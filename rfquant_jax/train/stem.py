@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rfquant_jax.models.pure import Arrays
-from rfquant_jax.models.traced import evaluate, needed, reached, read, variables
+from rfquant_jax.models.traced import bound, evaluate, needed, reached, read, variables
 
 
 class Start(NamedTuple):
@@ -89,19 +89,19 @@ class Stem:
         evaluate(equations, values)
         moving = reached(equations, [self._stats[name] for name in self._moved])
         again = [e for e in equations if moving & variables(e.invars)]
+        again = needed(again, self._moved.values())
         for _ in range(self._passes - 1):
             values |= {self._stats[name]: values[var] for name, var in self._moved.items()}
-            evaluate(needed(again, self._moved.values()), values)
+            evaluate(again, values)
         moved = {name: values[var] for name, var in self._moved.items()}
-        return self._read_start(values), moved
+        parts = (tuple(values[var] for var in part) for part in (self._learned, self._fixed))
+        return Start(*parts), moved
 
     def rest(
         self, params: Arrays, stats: Arrays, start: Start, configuration: jax.Array, key: jax.Array
     ) -> tuple[Any, Arrays]:
         """The outputs of `forward`, and the statistics after it; those of the stem are as given."""
-        values = self._given(params, stats, None)
-        jaxpr = self._program.jaxpr
-        values |= dict(zip(jaxpr.invars[-2:], (configuration, key), strict=True))
+        values = self._given(params, stats, None, configuration, key)
         values |= dict(zip(self._learned, start.learned, strict=True))
         values |= dict(zip(self._fixed, start.fixed, strict=True))
         evaluate(self._rest, values)
@@ -129,12 +129,9 @@ class Stem:
         slopes = tuple(s.astype(v.dtype) for s, v in zip(slopes, values, strict=True))
         return transposed(slopes)[0]
 
-    def _given(self, params: Arrays, stats: Arrays, images: jax.Array | None) -> dict:
-        """Values of the program's inputs but the last two."""
-        jaxpr = self._program.jaxpr
-        given = [*jax.tree.leaves((params, stats)), images]
-        constants = zip(jaxpr.constvars, self._program.consts, strict=True)
-        return dict(constants) | dict(zip(jaxpr.invars[:-2], given, strict=True))
-
-    def _read_start(self, values: dict) -> Start:
-        return Start(*(tuple(values[v] for v in part) for part in (self._learned, self._fixed)))
+    def _given(
+        self, params: Arrays, stats: Arrays, images=None, configuration=None, key=None
+    ) -> dict:
+        """Values of the program's inputs; None where no equation that is evaluated reads one."""
+        leaves = jax.tree.leaves((params, stats))
+        return bound(self._program, [*leaves, images, configuration, key])
