@@ -7,11 +7,14 @@ variance, hence this subclass. Statistics are always float32 and per device.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from rfquant_jax.models.late import after
 
 
 def batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,6 +41,46 @@ def normalize(
     if bias is not None:
         y = y + bias
     return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`normalize` by the moments of `x[..., C]` itself.
+
+    The backward pass (Ioffe & Szegedy, ICML 2015, section 3) needs x and its moments alone:
+
+        dL/dx = factor * (g - mean(g) - x' * mean(g * x')),    x' = (x - mean) / deviation
+
+    Returns:
+      y[..., C] in x's dtype, and the mean and biased variance of each channel, float32[C], which
+      pass no gradient on.
+    """
+    mean, variance = batch_moments(x)
+    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+
+
+def _normalize_batch_forward(x, scale, bias, epsilon):
+    y, mean, variance = normalize_batch(x, scale, bias, epsilon)
+    return (y, mean, variance), (x, mean, variance, scale, bias)
+
+
+def _normalize_batch_backward(epsilon, residuals, slopes):
+    x, mean, variance, scale, bias = residuals
+    g, axes = slopes[0].astype(jnp.float32), tuple(range(x.ndim - 1))
+    root = jax.lax.rsqrt(variance + epsilon)
+    # The differences of the forward pass would be kept for this.
+    centred = (x.astype(jnp.float32) - after(mean, slopes[0])) * root
+    d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * centred, axes)
+    count = math.prod(x.shape[:-1])
+    factor = root if scale is None else root * scale
+    d_x = factor * (g - d_bias / count - centred * (d_scale / count))
+    d_scale, d_bias = (d if p is not None else None for d, p in ((d_scale, scale), (d_bias, bias)))
+    return d_x.astype(x.dtype), d_scale, d_bias
+
+
+normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
 
 
 def move_average(running: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
@@ -76,12 +119,11 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         """Normalizes `x[..., C]`; with batch statistics, moves the running ones."""
         running = self.use_running_average if use_running_average is None else use_running_average
-        if running:
-            mean, variance = self.mean[...], self.var[...]
-        else:
-            mean, variance = batch_moments(x)
-            self.mean.set_value(move_average(self.mean[...], mean, self.momentum))
-            self.var.set_value(move_average(self.var[...], unbiased(variance, x), self.momentum))
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]
-        return normalize(x, mean, variance, scale, bias, self.epsilon)
+        if running:
+            return normalize(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
+        y, mean, variance = normalize_batch(x, scale, bias, self.epsilon)
+        self.mean.set_value(move_average(self.mean[...], mean, self.momentum))
+        self.var.set_value(move_average(self.var[...], unbiased(variance, x), self.momentum))
+        return y

@@ -39,15 +39,15 @@ class SwitchableBatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         bank = self.bank()
-        if self.use_running_average:
-            mean, variance = self.mean[...][bank], self.var[...][bank]
-        else:
-            mean, variance = norm.batch_moments(x)
-            self._move(self.mean, bank, mean)
-            self._move(self.var, bank, norm.unbiased(variance, x))
         scale = None if self.scale is None else self.scale[...][bank]
         bias = None if self.bias is None else self.bias[...][bank]
-        y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
+        if self.use_running_average:
+            mean, variance = self.mean[...][bank], self.var[...][bank]
+            y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
+        else:
+            y, mean, variance = norm.normalize_batch(x, scale, bias, self.epsilon)
+            self._move(self.mean, bank, mean)
+            self._move(self.var, bank, norm.unbiased(variance, x))
         mark_feature(self.layer, y)
         return y
 

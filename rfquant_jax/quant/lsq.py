@@ -4,6 +4,7 @@
 
     dL/dx = g * inside,                         inside = (Qn <= v <= Qp)
     dL/ds = sum(g * where(inside, round(v) - v, clip(v, Qn, Qp)))
+          = sum(g * where(inside, q - x, q)) / s
 
 The bit-width is traced: it enters through the bounds, as data. v and its codes are float32 whatever
 the type of x (a bfloat16 number divided by a float32 one is one): in bfloat16 they would round
@@ -66,18 +67,19 @@ def codes(x: jax.Array, step: jax.Array, lower: jax.Array, upper: jax.Array) -> 
 
 
 def _quantize_forward(x, step, lower, upper, scale_gradient):
-    # x takes no more memory than v, and is there already where the operation before kept it.
+    # x is there already where the operation before kept it, and q(x) where the one behind does.
     return (step * codes(x, step, lower, upper)).astype(x.dtype), (x, step, lower, upper)
 
 
 def _quantize_backward(scale_gradient, residuals, g):
+    # Without v: a division is dear enough for compilers to keep its result from the forward pass
+    # rather than divide again, which would be one more copy of every activation.
     x, step, lower, upper = residuals
-    v = x / step
-    inside = (v >= lower) & (v <= upper)
-    step_slope = jnp.where(inside, jnp.round(v) - v, jnp.clip(v, lower, upper))
-    d_step = jnp.sum(g * step_slope)
+    quantized = step * codes(x, step, lower, upper)
+    inside = (x >= lower * step) & (x <= upper * step)
+    d_step = jnp.sum(g * jnp.where(inside, quantized - x, quantized)) / step
     if scale_gradient:
-        d_step = d_step * jax.lax.rsqrt(v.size * upper)
+        d_step = d_step * jax.lax.rsqrt(x.size * upper)
     return jnp.where(inside, g, 0), d_step, jnp.zeros_like(lower), jnp.zeros_like(upper)
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rfquant_jax.models.late import after
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """Mean cross-entropy, float32[], of logits[N, C] against int labels[N].
@@ -41,7 +43,29 @@ def information_distortion(
     """
     total = jnp.zeros(())
     for index, name in enumerate(names):
-        own, of_max = (held[name].astype(jnp.float32) for held in (features, features_max))
-        error = jnp.mean(jnp.square(own - of_max))
+        error = _mean_square(features[name], features_max[name])
         total = total + jnp.where(at_smallest[index], error, 0.0)
     return total
+
+
+@jax.custom_vjp
+def _mean_square(own: jax.Array, of_max: jax.Array) -> jax.Array:
+    """Mean of (F - F_max)^2, float32[]; F_max is a constant.
+
+    Its gradient is made of both features, which are there in any case. Their difference would
+    otherwise be kept until then, one more copy of every feature.
+    """
+    return jnp.mean(jnp.square(own.astype(jnp.float32) - of_max.astype(jnp.float32)))
+
+
+def _mean_square_forward(own, of_max):
+    return _mean_square(own, of_max), (own, of_max)
+
+
+def _mean_square_backward(features, g):
+    own, of_max = (feature.astype(jnp.float32) for feature in features)
+    slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
+    return slope.astype(features[0].dtype), jnp.zeros_like(features[1])
+
+
+_mean_square.defvjp(_mean_square_forward, _mean_square_backward)

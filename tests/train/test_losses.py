@@ -42,6 +42,25 @@ def test_information_distortion_counts_layers_at_their_smallest_bits():
     assert got == pytest.approx((1 + 4) / 2 + 9)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_information_distortion_moves_a_layers_own_feature_alone(dtype, rng):
+    own, of_max = (jnp.asarray(rng.normal(size=(3, 4)), dtype) for _ in range(2))
+
+    def loss(own, of_max):
+        features, reference = {"a": own, "b": own}, {"a": of_max, "b": of_max}
+        return 0.5 * losses.information_distortion(
+            features, reference, ["a", "b"], jnp.asarray([True, False])
+        )
+
+    slope, of_reference = jax.jit(jax.grad(loss, (0, 1)))(own, of_max)
+    expected = 0.5 * 2 / 12 * (np.float64(own) - np.float64(of_max))
+    assert slope.dtype == dtype
+    np.testing.assert_allclose(
+        np.float64(slope), expected, rtol=1e-6 if dtype == jnp.float32 else 4e-3
+    )
+    assert not np.any(of_reference)
+
+
 def test_clipped_weights_pass_gradients_on_the_bounds():
     # 2 bits, step 0.5: bounds -1 and 0.5
     kernel = jnp.asarray([-1.0, 0.5, -1.01, 0.51, 0.2])

@@ -1,0 +1,47 @@
+"""Values that wait for others: what a backward pass makes again instead of keeping it.
+
+A compiler that finds the same expression in the forward and in the backward pass computes it once
+and keeps the result; and it computes early what can be computed early. XLA's optimization barriers
+(and with them `jax.checkpoint`) prevent that on accelerators, but on processors they are gone
+before it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def after(value: jax.Array, event: jax.Array) -> jax.Array:
+    """The same numbers, bit for bit, but not before `event` is known.
+
+    Args:
+      value: of any shape and float type; best a small array that the later computation begins with.
+      event: of any float type and shape, with at least one element.
+    """
+    return value * _one(event).astype(value.dtype)
+
+
+def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
+    """`make()`, on processors not before `event` and merged with nothing before or behind it.
+
+    XLA merges a chain of operations into one loop, also where that repeats the chain for each of
+    several readers, or in an order that suits the last of them alone. It leaves a branch be.
+
+    Args:
+      make: a function of what it has closed over, differentiated by nobody.
+      event: as for `after`.
+    """
+    if jax.default_backend() != "cpu":
+        return make()
+    made = jax.eval_shape(make)
+    return jax.lax.cond(_one(event) > 0, make, lambda: jnp.zeros(made.shape, made.dtype))
+
+
+def _one(event: jax.Array) -> jax.Array:
+    """1, whatever the event is, NaN included, which no compiler pass finds out; an integer[]."""
+    whole = jnp.dtype(f"uint{8 * event.dtype.itemsize}")
+    pattern = jax.lax.bitcast_convert_type(event[(0,) * event.ndim], whole)
+    return (pattern | 1) & 1

@@ -1,0 +1,51 @@
+"""What is made late is what it would have been."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfquant_jax.models.late import after, alone
+
+EVENTS = [0.0, -0.0, 1.5, -3e38, 1e-40, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("event", EVENTS)
+def test_no_event_changes_a_bit(event, dtype):
+    values = jnp.asarray([0.1, -0.0, 1e-40, 3e38, np.inf, np.nan], jnp.float32)
+    given = jnp.full((2, 3), event, dtype)
+    got = jax.jit(after)(values, given)
+    np.testing.assert_array_equal(got, values)
+    assert np.signbit(got[1])
+    made = jax.jit(lambda values, event: alone(lambda: values + 1, event))(values, given)
+    np.testing.assert_array_equal(made, values + 1)
+
+
+def test_float64_events_are_known_too():
+    with jax.enable_x64(True):
+        value, event = jnp.asarray(0.1), jnp.asarray([np.nan])
+        assert after(value, event) == 0.1
+        assert alone(lambda: 2 * value, event) == 0.2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_compiler_makes_it_again_where_it_is_late(late):
+    def twice(x, event):
+        one = jnp.tanh(x)
+        return one, jnp.tanh(after(x, event) if late else x)
+
+    x = jnp.ones(8)
+    program = jax.jit(lambda x: twice(x, jnp.sin(x))).lower(x).compile().as_text()
+    assert program.count(" tanh(") == (2 if late else 1)
+
+
+def test_a_processor_merges_nothing_with_what_is_made_alone(monkeypatch):
+    x = jnp.ones((4, 4))
+
+    def program():
+        return str(jax.make_jaxpr(lambda x: alone(lambda: x / 3, x).T)(x))
+
+    assert "cond" in program()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "cond" not in program()
