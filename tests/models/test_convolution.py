@@ -45,19 +45,37 @@ def test_shifted_images_give_what_xla_gives(size, window, strides, padding, dila
     np.testing.assert_allclose(convolve(x, kernel, groups=3, **options), expected, atol=1e-5)
 
 
-def test_gradients_are_xlas_too():
+@pytest.mark.parametrize(
+    ("count", "strides", "padding", "dilation"),
+    [
+        (2, (2, 2), "SAME", (1, 1)),
+        (1, (1, 1), ((2, 0), (1, 3)), (1, 1)),
+        (8, (1, 1), "VALID", (2, 1)),
+        (11, (2, 1), "SAME", (1, 1)),  # of a prime number of images none are taken together
+        (12, (3, 2), "VALID", (1, 2)),
+    ],
+)
+def test_gradients_are_xlas_too(count, strides, padding, dilation):
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(count, 9, 8, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
-    options = {"strides": (2, 2), "padding": "SAME", "dilation": (1, 1)}
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
 
     def loss(function, **more):
         return lambda x, k: jnp.sum(jnp.sin(function(x, k, **options, **more)))
 
     expected = jax.grad(loss(by_xla), (0, 1))(x, kernel)
-    got = jax.grad(loss(convolve, groups=4), (0, 1))(x, kernel)
+    got = jax.jit(jax.grad(loss(convolve, groups=4), (0, 1)))(x, kernel)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sums_of_a_bfloat16_kernels_gradient_are_not_rounded():
+    x, kernel = jnp.ones((16, 9, 9, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    options = {"strides": (1, 1), "padding": "SAME", "groups": 1}
+    slopes = jax.grad(lambda k: jnp.sum(convolve(x, k, **options).astype(jnp.float32)))(kernel)
+    assert slopes.dtype == jnp.bfloat16
+    assert slopes[1, 1, 0, 0] == 16 * 81  # in bfloat16 sums end at 256
 
 
 def test_processors_take_no_grouped_convolution():
