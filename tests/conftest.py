@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import settings
+from jax.extend.core import jaxprs_in_params
 
 from rfquant_jax import parallel
 from rfquant_jax.bits import Space
@@ -140,6 +141,14 @@ def mesh_of(devices):
 def identity(x: jax.Array) -> jax.Array:
     """The preprocessing of images that are the network's input already."""
     return x
+
+
+def equations(jaxpr):
+    """All equations of a traced program, inner ones included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def pipeline(**changes):

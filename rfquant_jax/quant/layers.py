@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from rfquant_jax.models.convolution import convolve
 from rfquant_jax.models.tap import announce_input, mark_feature
 from rfquant_jax.quant import lsq
+from rfquant_jax.quant.requantize import Operation, on_quantized
 
 
 class StepSize(nnx.Param):
@@ -60,7 +61,11 @@ class Quantizer(nnx.Module):
         return lsq.codes(x, self.step_size(bits), *self.bounds(bits))
 
     def __call__(self, x: jax.Array, bits: jax.Array) -> jax.Array:
-        y = lsq.quantize(x, self.step_size(bits), *self.bounds(bits), self.scale_gradient)
+        return self.quantize(x, self.step_size(bits), bits)
+
+    def quantize(self, x: jax.Array, step: jax.Array, bits: jax.Array) -> jax.Array:
+        """x at this bit-width, with a step size of the caller's."""
+        y = lsq.quantize(x, step, *self.bounds(bits), self.scale_gradient)
         if max(self.candidates) < lsq.FULL_PRECISION:
             return y
         return jnp.where(bits >= lsq.FULL_PRECISION, x, y)
@@ -101,16 +106,18 @@ class QuantizedLayer(nnx.Module):
         announce_input(self, x)
         return x
 
-    def quantized(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The quantized input and kernel, in the compute type."""
+    def apply(self, operation: Operation, x: jax.Array) -> jax.Array:
+        """`operation(x, kernel)` of the quantized input and kernel, in the compute type."""
         weight_bits, input_bits = self.bits[...]
         kernel = self.kernel[...]
         x = self.received(x)
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x, input_bits)
         if self.weight_quantizer is not None:
             kernel = self.weight_quantizer(kernel, weight_bits)
-        return x, kernel.astype(x.dtype)
+        kernel = kernel.astype(x.dtype)
+        if self.input_quantizer is None:
+            return operation(x, kernel)
+        step = self.input_quantizer.step_size(input_bits)
+        return on_quantized(self.input_quantizer.quantize, operation)(x, step, input_bits, kernel)
 
     def finish(self, y: jax.Array) -> jax.Array:
         """Adds the bias and marks the output, for networks with neither Tap nor BatchNorm here."""
@@ -139,7 +146,7 @@ class QuantConv(QuantizedLayer):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.codes_dtype is not None and self._has_int8_codes:
             return self.finish(self._from_codes(x))
-        return self.finish(self._convolve(*self.quantized(x)))
+        return self.finish(self.apply(self._convolve, x))
 
     @property
     def _has_int8_codes(self) -> bool:
@@ -179,8 +186,7 @@ class QuantDense(QuantizedLayer):
     """A dense layer with quantized input and kernel; `x[..., C] -> y[..., O]`."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, kernel = self.quantized(x)
-        return self.finish(x @ kernel)
+        return self.finish(self.apply(jnp.matmul, x))
 
 
 def searched_layers(network: nnx.Module) -> list[QuantizedLayer]:

@@ -18,7 +18,7 @@ from rfquant_jax.quant.layers import (
     evaluate_on_codes,
     searched_layers,
 )
-from tests.conftest import IMAGE_SHAPE, SEARCHED, images
+from tests.conftest import IMAGE_SHAPE, SEARCHED, equations, images
 
 
 def numpy_quantize(x, s, low, high):
@@ -213,10 +213,9 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
 
 
 def operand_dtypes(layer, x):
-    jaxpr = jax.make_jaxpr(layer)(x)
     return {
         str(variable.aval.dtype)
-        for equation in jaxpr.eqns
+        for equation in equations(jax.make_jaxpr(layer)(x).jaxpr)
         if equation.primitive.name == "conv_general_dilated"
         for variable in equation.invars
     }
