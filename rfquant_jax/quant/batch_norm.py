@@ -8,7 +8,7 @@ from flax import nnx
 
 from rfquant_jax.models import norm
 from rfquant_jax.models.tap import mark_feature
-from rfquant_jax.quant.layers import Bits, slot
+from rfquant_jax.quant.layers import Bits, pick, slot
 
 
 class SwitchableBatchNorm(nnx.Module):
@@ -38,19 +38,32 @@ class SwitchableBatchNorm(nnx.Module):
         return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        bank = self.bank()
-        scale = None if self.scale is None else self.scale[...][bank]
-        bias = None if self.bias is None else self.bias[...][bank]
+        weights, activations = self.bank()
+        row = weights * len(self.candidates) + activations
+
+        def own(banks: nnx.Variable | None) -> jax.Array | None:
+            return None if banks is None else pick(_rows(banks), row)
+
+        scale, bias = own(self.scale), own(self.bias)
         if self.use_running_average:
-            mean, variance = self.mean[...][bank], self.var[...][bank]
+            mean, variance = own(self.mean), own(self.var)
             y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
         else:
             y, mean, variance = norm.normalize_batch(x, scale, bias, self.epsilon)
-            self._move(self.mean, bank, mean)
-            self._move(self.var, bank, norm.unbiased(variance, x))
+            self._move(self.mean, row, mean)
+            self._move(self.var, row, norm.unbiased(variance, x))
         mark_feature(self.layer, y)
         return y
 
-    def _move(self, banks: nnx.BatchStat, bank: tuple, batch: jax.Array) -> None:
-        moved = norm.move_average(banks[...][bank], batch, self.momentum)
-        banks.set_value(banks[...].at[bank].set(moved))
+    def _move(self, banks: nnx.BatchStat, row: jax.Array, batch: jax.Array) -> None:
+        rows = _rows(banks)
+        moved = norm.move_average(pick(rows, row), batch, self.momentum)
+        rows = jax.lax.dynamic_update_index_in_dim(
+            rows, moved, row, axis=0, allow_negative_indices=False
+        )
+        banks.set_value(rows.reshape(banks.shape))
+
+
+def _rows(banks: nnx.Variable) -> jax.Array:
+    """All banks in a row, float32[|B| |B|, C]: one index is one slice, two are a search for it."""
+    return banks[...].reshape(-1, banks.shape[-1])

@@ -30,6 +30,11 @@ def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
     return jnp.argmax(jnp.asarray(candidates) == bits)
 
 
+def pick(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """`rows[index]` of a traced index that is one: without what would make others one."""
+    return jax.lax.dynamic_index_in_dim(rows, index, keepdims=False, allow_negative_indices=False)
+
+
 class Quantizer(nnx.Module):
     """LSQ with a learned step size for each candidate bit-width.
 
@@ -45,7 +50,7 @@ class Quantizer(nnx.Module):
 
     def step_size(self, bits: jax.Array) -> jax.Array:
         """The step size in use at this bit-width, float32[]."""
-        return self.step[...][slot(bits, self.candidates)]
+        return pick(self.step[...], slot(bits, self.candidates))
 
     def bounds(self, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Smallest and largest code at this bit-width, float32[]."""

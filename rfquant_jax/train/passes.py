@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.bits import WEIGHTS
+from rfquant_jax.models.late import alone
 from rfquant_jax.models.pure import Arrays, PureNetwork, reseed
 from rfquant_jax.models.tap import recording_features
 from rfquant_jax.quant.calibrate import Preprocess
@@ -72,7 +73,9 @@ class CoupledPass:
         Returns:
           the carry after it, what later passes are distilled from, and scalar metrics.
         """
-        configuration = inputs.configurations[number % len(inputs.configurations)]
+        configuration = alone(
+            lambda: inputs.configurations[number % len(inputs.configurations)], inputs.damping
+        )
         key = jax.random.fold_in(inputs.key, number)
 
         def loss(params, learned):
