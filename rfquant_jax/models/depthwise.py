@@ -27,12 +27,13 @@ def depthwise(
     dilation: Pair,
 ) -> jax.Array:
     """One kernel a channel: `x[N, H, W, C]` with `kernel[KH, KW, 1, C]` to `y[N, H', W', C]`."""
-    return alone(lambda: _sum_shifted(x, kernel, strides, padding, dilation), x)
+    padded = _padded(x, kernel.shape[:2], strides, padding, dilation)
+    # By itself: how a kernel is quantized would be repeated for every pixel and place.
+    return alone(lambda: _sum_shifted(padded, kernel, strides, dilation), x)
 
 
-def _sum_shifted(x, kernel, strides, padding, dilation) -> jax.Array:
+def _sum_shifted(x, kernel, strides, dilation) -> jax.Array:
     window = kernel.shape[:2]
-    x = _padded(x, window, strides, padding, dilation)
     total = None
     for (i, j), part in _shifted(x, window, strides, dilation):
         product = part * kernel[i, j, 0]
@@ -46,7 +47,13 @@ def _forward(x, kernel, *options):
 
 def _backward(*given):
     *options, (x, kernel), g = given
-    to_input = jax.linear_transpose(lambda x: _sum_shifted(x, kernel, *options), x)
+    strides, padding, dilation = options
+
+    def run(x):
+        padded = _padded(x, kernel.shape[:2], strides, padding, dilation)
+        return _sum_shifted(padded, kernel, strides, dilation)
+
+    to_input = jax.linear_transpose(run, x)
     # Each by itself: what g is made by would be repeated for every place of the window.
     d_x = alone(lambda: to_input(g)[0], g)
     return d_x, alone(lambda: _kernel_gradient(x, kernel, g, *options), g)

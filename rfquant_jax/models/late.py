@@ -40,6 +40,15 @@ def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
     return jax.lax.cond(_one(event) > 0, make, lambda: jnp.zeros(made.shape, made.dtype))
 
 
+def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
+    """`make()` where `wanted`, a bool[], holds, else zeros; on processors without making it."""
+    if jax.default_backend() != "cpu":
+        # A branch would wait there for the host to learn which one to take.
+        return jnp.where(wanted, make(), 0)
+    made = jax.eval_shape(make)
+    return jax.lax.cond(wanted, make, lambda: jnp.zeros(made.shape, made.dtype))
+
+
 def _one(event: jax.Array) -> jax.Array:
     """1, whatever the event is, NaN included, which no compiler pass finds out; an integer[]."""
     whole = jnp.dtype(f"uint{8 * event.dtype.itemsize}")

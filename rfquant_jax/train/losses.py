@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rfquant_jax.models.late import after
+from rfquant_jax.models.late import after, unless_skipped
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -41,31 +41,36 @@ def information_distortion(
       names: the searched layers in the order of `at_smallest`.
       at_smallest: bool[L], traced.
     """
-    total = jnp.zeros(())
-    for index, name in enumerate(names):
-        error = _mean_square(features[name], features_max[name])
-        total = total + jnp.where(at_smallest[index], error, 0.0)
-    return total
+    errors = (
+        _mean_square(features[name], features_max[name], at_smallest[index])
+        for index, name in enumerate(names)
+    )
+    return sum(errors, jnp.zeros(()))
 
 
 @jax.custom_vjp
-def _mean_square(own: jax.Array, of_max: jax.Array) -> jax.Array:
-    """Mean of (F - F_max)^2, float32[]; F_max is a constant.
+def _mean_square(own: jax.Array, of_max: jax.Array, counts: jax.Array) -> jax.Array:
+    """Mean of (F - F_max)^2, float32[], where `counts`, a bool[], holds; F_max is a constant.
 
     Its gradient is made of both features, which are there in any case. Their difference would
     otherwise be kept until then, one more copy of every feature.
     """
-    return jnp.mean(jnp.square(own.astype(jnp.float32) - of_max.astype(jnp.float32)))
+
+    def made():
+        return jnp.mean(jnp.square(own.astype(jnp.float32) - of_max.astype(jnp.float32)))
+
+    return unless_skipped(counts, made)
 
 
-def _mean_square_forward(own, of_max):
-    return _mean_square(own, of_max), (own, of_max)
+def _mean_square_forward(*arguments):
+    return _mean_square(*arguments), arguments
 
 
-def _mean_square_backward(features, g):
-    own, of_max = (feature.astype(jnp.float32) for feature in features)
-    slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
-    return slope.astype(features[0].dtype), jnp.zeros_like(features[1])
+def _mean_square_backward(arguments, g):
+    (own, of_max), counts = (a.astype(jnp.float32) for a in arguments[:2]), arguments[2]
+    factor = jnp.where(counts, g, 0) * (2 / own.size)
+    slope = factor * (own - of_max * after(jnp.ones(()), g))
+    return slope.astype(arguments[0].dtype), jnp.zeros_like(arguments[1]), None
 
 
 _mean_square.defvjp(_mean_square_forward, _mean_square_backward)

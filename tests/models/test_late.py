@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.models.late import after, alone
+from rfquant_jax.models.late import after, alone, unless_skipped
 
 EVENTS = [0.0, -0.0, 1.5, -3e38, 1e-40, np.inf, -np.inf, np.nan]
 
@@ -49,3 +49,16 @@ def test_a_processor_merges_nothing_with_what_is_made_alone(monkeypatch):
     assert "cond" in program()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "cond" not in program()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_is_skipped_is_zero_even_where_it_would_be_no_number(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+    @jax.jit
+    def made(wanted, x):
+        return unless_skipped(wanted, lambda: 1 / x)
+
+    x = jnp.asarray([0.0, 4.0])
+    np.testing.assert_array_equal(made(True, x), [np.inf, 0.25])
+    np.testing.assert_array_equal(made(False, x), [0, 0])
