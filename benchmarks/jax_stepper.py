@@ -24,7 +24,7 @@ def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     device = jax.devices()[0]
-    host = HostPeak()
+    host = HostPeak(lambda: sum(array.nbytes for array in jax.live_arrays()))
     if kind.coupled:
         strategy = kind.way or default_strategy(jax.default_backend())
         made = coupled_steps.coupled_step(task, strategy, idm=kind.idm)
