@@ -190,11 +190,11 @@ class CoupledStep:
             start = self._stem(state.params, carry.stats, batch) if self._pass.stem else None
             shared = start, batch, reference, inputs, np.int32(len(metrics))
             carry, own, measured = self._max(state.params, *carry[:2], *shared)
-            metrics.append(measured)
+            metrics.append(_finished(measured))
             for _ in range(self.settings.random_passes):
                 shared = start, batch, own, inputs, np.int32(len(metrics))
                 carry, _, measured = self._random(state.params, carry, *shared)
-                metrics.append(measured)
+                metrics.append(_finished(measured))
             if self._pass.stem:
                 stats, gradients, slopes = carry
                 gradients = self._stem_back(state.params, gradients, stats, slopes, batch)
@@ -275,3 +275,11 @@ class CoupledStep:
         losses = [measured["loss"] for measured in metrics]
         state, _, report = self._step_update(state, *carry[:2], losses, rates, len(batches))
         return state, metrics, report
+
+
+def _finished(measured: Arrays) -> Arrays:
+    """What a pass measured, on processors when it is over.
+
+    A pass that waits for the one before it holds its temporary memory there already.
+    """
+    return jax.block_until_ready(measured) if jax.default_backend() == "cpu" else measured
