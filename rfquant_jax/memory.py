@@ -16,10 +16,11 @@ def keep_freed_memory() -> bool:
 
     XLA on processors allocates the arrays of a program anew in every call. glibc gives blocks of
     32 MB and more back to the system at once, which has to map and clear every page again in the
-    next call: writing an array of 39 MB took 13 times as long (2 cores). Peaks do not change, but
-    what a process has used once it holds until it ends. Three
-    memory pools remain: with a single one a compiler's threads wait for each other, for 20 to 30 %
-    of its time; a step takes the same with either.
+    next call: writing an array of 39 MB took 13 times as long (2 cores). What a process has used
+    once it holds until it ends, with the gaps between blocks of different sizes.
+
+    Two memory pools remain: with a single one a compiler's threads wait for each other, for 20 to
+    30 % of its time; a step takes the same with either.
 
     Call it before JAX is first asked for its devices and starts its threads: those that have memory
     pools of their own keep them. Where an accelerator's plugin is installed, many threads may be
