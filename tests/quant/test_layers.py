@@ -157,8 +157,10 @@ def test_the_scaling_of_step_gradients_reaches_the_quantizer(rng):
     assert slope(True) == pytest.approx(slope(False) / np.sqrt(35 * 7), rel=1e-5)
 
 
-def make_conv(signed, candidates=(4, 2), groups=1):
-    plain = nnx.Conv(4, 8, (3, 3), feature_group_count=groups, use_bias=True, rngs=nnx.Rngs(0))
+def make_conv(signed, candidates=(4, 2), groups=1, channels=4, window=(3, 3)):
+    plain = nnx.Conv(
+        channels, 8, window, feature_group_count=groups, use_bias=True, rngs=nnx.Rngs(0)
+    )
     plain.bias.set_value(jnp.linspace(-1, 1, 8))
     return QuantConv(
         plain,
@@ -196,14 +198,14 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
     kernel = numpy_quantize(layer.kernel[...], s_w, -(2 ** (w - 1)), 2 ** (w - 1) - 1)
     expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
     expected += np.linspace(-1, 1, 8)
-    for dtype in (None, jnp.int8, jnp.bfloat16):
+    for dtype in (None, jnp.int8, jnp.bfloat16, jnp.float32):
         layer.codes_dtype = dtype
         np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
     layer.dtype = jnp.bfloat16  # whose numbers x is made of now
     x = jnp.asarray(x, jnp.bfloat16)
     expected = convolve_by_hand(numpy_quantize(x, s_a, low, high), kernel, (2, 1), ((1, 0), (1, 1)))
     expected += np.linspace(-1, 1, 8)
-    for dtype in (jnp.int8, jnp.bfloat16):
+    for dtype in (jnp.int8, jnp.bfloat16, jnp.float32):
         layer.codes_dtype = dtype
         found = layer(x)
         assert found.dtype == jnp.bfloat16
@@ -222,16 +224,25 @@ def operand_dtypes(layer, x):
 
 
 def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch):
-    x = jnp.ones((1, 6, 5, 4))
-    assert operand_dtypes(make_conv(False), x) == {"float32"}
+    def wide(signed, candidates=(4, 2)):
+        return make_conv(signed, candidates, channels=32)
+
+    many = jnp.ones((1, 6, 5, 32))
+    assert operand_dtypes(wide(False), many) == {"float32"}
     asked = {
-        "int8": [make_conv(False), make_conv(True, candidates=(8, 2))],
-        "float32": [make_conv(False, candidates=(8, 2)), make_conv(True, candidates=(32, 2))],
+        "int8": [wide(False), wide(True, candidates=(8, 2))],
+        "float32": [wide(False, candidates=(8, 2)), wide(True, candidates=(32, 2))],
     }
     for dtype, layers in asked.items():
         for layer in layers:
             evaluate_on_codes(layer)
-            assert operand_dtypes(layer, x) == {dtype}
+            assert operand_dtypes(layer, many) == {dtype}
+    x = jnp.ones((1, 6, 5, 4))
+    few, single = make_conv(False), make_conv(False, channels=32, window=(1, 1))
+    for layer in few, single:
+        evaluate_on_codes(layer)
+        assert layer.codes_dtype == jnp.float32
+    assert operand_dtypes(few, x) == {"float32"}
     grouped = make_conv(False, groups=2)
     evaluate_on_codes(grouped)
     assert operand_dtypes(grouped, x) == {"float32"}
