@@ -70,13 +70,15 @@ def _kernel_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
     takes nine. 2 to 3 times as fast.
     """
     window, images = kernel.shape[:2], g.shape[0]
-    x = _padded(x, window, strides, padding, dilation)
+    # Summed in float32 from the first product on.
+    g = g.astype(jnp.float32)
+    x = _padded(x.astype(jnp.float32), window, strides, padding, dilation)
     together = max(n for n in range(1, 9) if images % n == 0)
     parts = []
     for _, part in _shifted(x, window, strides, dilation):
         pairs = zip(jnp.split(part, together), jnp.split(g, together), strict=True)
         parts.append(functools.reduce(jnp.add, (a * b for a, b in pairs)))
-    sums = jnp.sum(jnp.stack(parts, axis=2), axis=(0, 1, 3), dtype=jnp.float32)
+    sums = jnp.sum(jnp.stack(parts, axis=2), axis=(0, 1, 3))
     return sums.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -65,5 +65,5 @@ class SwitchableBatchNorm(nnx.Module):
 
 
 def _rows(banks: nnx.Variable) -> jax.Array:
-    """All banks in a row, float32[|B| |B|, C]: one index is one slice, two are a search for it."""
+    """All banks in a row, float32[|B| |B|, C]: with one index, not two, reading is a slice."""
     return banks[...].reshape(-1, banks.shape[-1])

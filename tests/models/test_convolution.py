@@ -71,11 +71,14 @@ def test_gradients_are_xlas_too(count, strides, padding, dilation):
 
 
 def test_the_sums_of_a_bfloat16_kernels_gradient_are_not_rounded():
-    x, kernel = jnp.ones((16, 9, 9, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    x = jnp.full((16, 9, 9, 1), 1.0625, jnp.bfloat16)  # its square is no bfloat16 number
+    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
     options = {"strides": (1, 1), "padding": "SAME", "groups": 1}
-    slopes = jax.grad(lambda k: jnp.sum(convolve(x, k, **options).astype(jnp.float32)))(kernel)
+    _, back = jax.vjp(lambda k: convolve(x, k, **options), kernel)
+    [slopes] = back(x)
     assert slopes.dtype == jnp.bfloat16
-    assert slopes[1, 1, 0, 0] == 16 * 81  # in bfloat16 sums end at 256
+    # The bfloat16 number next to 16 * 81 * 1.0625^2 = 1463.06; of rounded products it is 1456.
+    assert slopes[1, 1, 0, 0] == 1464
 
 
 def test_processors_take_no_grouped_convolution():
