@@ -36,8 +36,7 @@ def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
     """
     if jax.default_backend() != "cpu":
         return make()
-    made = jax.eval_shape(make)
-    return jax.lax.cond(_one(event) > 0, make, lambda: jnp.zeros(made.shape, made.dtype))
+    return _made_where(_one(event) > 0, make)
 
 
 def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
@@ -45,6 +44,11 @@ def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Arra
     if jax.default_backend() != "cpu":
         # A branch would wait there for the host to learn which one to take.
         return jnp.where(wanted, make(), 0)
+    return _made_where(wanted, make)
+
+
+def _made_where(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
+    """A branch that makes it, else zeros."""
     made = jax.eval_shape(make)
     return jax.lax.cond(wanted, make, lambda: jnp.zeros(made.shape, made.dtype))
 

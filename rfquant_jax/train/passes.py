@@ -73,9 +73,8 @@ class CoupledPass:
         Returns:
           the carry after it, what later passes are distilled from, and scalar metrics.
         """
-        configuration = alone(
-            lambda: inputs.configurations[number % len(inputs.configurations)], inputs.damping
-        )
+        # By itself: the loops of every layer would look it up again, and be longer to compile.
+        configuration = alone(lambda: _configuration(inputs, number), inputs.damping)
         key = jax.random.fold_in(inputs.key, number)
 
         def loss(params, learned):
@@ -143,8 +142,7 @@ class CoupledPass:
         self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
     ) -> nnx.Module:
         """The network as a pass runs it: in training, with the pass's configuration and dropout."""
-        configuration = inputs.configurations[number % len(inputs.configurations)]
-        network = self._configured(params, stats, configuration)
+        network = self._configured(params, stats, _configuration(inputs, number))
         reseed(network, jax.random.fold_in(inputs.key, number))
         return network
 
@@ -174,6 +172,11 @@ class CoupledPass:
                 own, reference.features, list(own), at_smallest
             )
         return terms
+
+
+def _configuration(inputs: StepInputs, number: jax.Array) -> jax.Array:
+    """The pass's own, int32[L, 2]; every micro-batch goes through all of the step's."""
+    return inputs.configurations[number % len(inputs.configurations)]
 
 
 def _sum_layers(searched: list[nnx.Module], term) -> jax.Array:
