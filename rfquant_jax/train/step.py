@@ -190,11 +190,11 @@ class CoupledStep:
             start = self._stem(state.params, carry.stats, batch) if self._pass.stem else None
             shared = start, batch, reference, inputs, np.int32(len(metrics))
             carry, own, measured = self._max(state.params, *carry[:2], *shared)
-            metrics.append(_finished(measured))
+            metrics.append(self._finished(measured))
             for _ in range(self.settings.random_passes):
                 shared = start, batch, own, inputs, np.int32(len(metrics))
                 carry, _, measured = self._random(state.params, carry, *shared)
-                metrics.append(_finished(measured))
+                metrics.append(self._finished(measured))
             if self._pass.stem:
                 stats, gradients, slopes = carry
                 gradients = self._stem_back(state.params, gradients, stats, slopes, batch)
@@ -202,6 +202,16 @@ class CoupledStep:
         losses, count = [measured["loss"] for measured in metrics], np.float32(len(batches))
         state, self._gradients, report = self._update(state, *carry[:2], losses, rates, count)
         return state, metrics, report
+
+    def _finished(self, measured: Arrays) -> Arrays:
+        """What a pass measured, on a processor when it is over.
+
+        A pass that waits for the one before it holds its temporary memory there already. Several
+        devices that wait so all enter the update at once; a sum that a lost process breaks off
+        then met another one, and Gloo aborted the process.
+        """
+        alone = self.mesh.size == 1 and jax.default_backend() == "cpu"
+        return jax.block_until_ready(measured) if alone else measured
 
     # What follows runs per device.
 
@@ -275,11 +285,3 @@ class CoupledStep:
         losses = [measured["loss"] for measured in metrics]
         state, _, report = self._step_update(state, *carry[:2], losses, rates, len(batches))
         return state, metrics, report
-
-
-def _finished(measured: Arrays) -> Arrays:
-    """What a pass measured, on processors when it is over.
-
-    A pass that waits for the one before it holds its temporary memory there already.
-    """
-    return jax.block_until_ready(measured) if jax.default_backend() == "cpu" else measured
