@@ -23,7 +23,7 @@ from benchmarks.timing import machine
 from rfquant_jax import parallel
 from rfquant_jax.models.pure import zeros_like
 from rfquant_jax.report import table
-from rfquant_jax.train.state import Masks
+from rfquant_jax.train.state import Masks, Turn
 from rfquant_jax.train.step import CoupledStep
 from rfquant_jax.workdir import write_json
 
@@ -62,15 +62,16 @@ def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[
     batch = parallel.split(next(iter(images(task, step.mesh.size))), step.mesh)
     gradients = parallel.per_device(zeros_like(step.pure.params), step.mesh)
     step._prepare(batch["image"], inputs)
-    number, of_stem = np.int32(0), (state.params, state.stats, batch)
-    start = jax.eval_shape(step._stem.jitted, *of_stem)
-    of_max = (state.params, state.stats, gradients, start, batch, None, inputs, number)
-    carry, own, metrics = jax.eval_shape(step._max.jitted, *of_max)
-    of_random = (state.params, carry, start, batch, own, inputs, number)
-    of_back = (state.params, carry.gradients, carry.stats, carry.start, batch)
+    of_stem = (state.params, state.stats, batch)
+    start, moved, sums = jax.eval_shape(step._stem.jitted, *of_stem)
+    turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
+    shared = start, batch, step._blank(), inputs, turn
+    of_pass = (state.params, state.stats | moved, (gradients, sums), *shared)
+    carry, _, metrics = jax.eval_shape(step._one_pass.jitted, *of_pass)
+    of_back = (state.params, *carry, batch)
     losses = [metrics["loss"]] * (1 + step.settings.random_passes)
     of_update = (state, state.stats, gradients, losses, RATES, np.float32(1))
-    arguments = {"stem": of_stem, "max": of_max, "random": of_random, "stem_back": of_back}
+    arguments = {"stem": of_stem, "one_pass": of_pass, "stem_back": of_back}
     arguments |= {"update": of_update}
     for name, values in arguments.items():
         yield name, getattr(step, f"_{name}").jitted.lower(*values).compile().as_text()

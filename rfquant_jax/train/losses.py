@@ -68,8 +68,9 @@ def _mean_square_forward(*arguments):
 
 def _mean_square_backward(arguments, g):
     (own, of_max), counts = (a.astype(jnp.float32) for a in arguments[:2]), arguments[2]
-    factor = jnp.where(counts, g, 0) * (2 / own.size)
-    slope = factor * (own - of_max * after(jnp.ones(()), g))
+    slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
+    # Selected, not multiplied: where nothing counts the features may be no numbers.
+    slope = jnp.where(counts, slope, 0)
     return slope.astype(arguments[0].dtype), jnp.zeros_like(arguments[1]), None
 
 

@@ -21,6 +21,8 @@ from rfquant_jax.train import damping, losses
 from rfquant_jax.train.state import Carry, Reference, StepInputs
 from rfquant_jax.train.stem import Start, Stem
 
+COUPLING = ("damping", "idm")  # the loss terms that only random passes have
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -54,19 +56,25 @@ class CoupledPass:
         inputs: StepInputs,
         number: jax.Array,
         *,
-        is_max: bool,
+        is_max: bool | jax.Array,
+        taught: bool | jax.Array = True,
         start: Start | None = None,
     ) -> tuple[Carry, Reference, Arrays]:
         """One forward and backward pass.
+
+        The max pass may be compiled by itself or, with `is_max` as data, as the same program that
+        the random passes are: then it gives their loss terms too, as zeros.
 
         Args:
           params: of the network.
           carry: this device's statistics and gradient accumulators.
           batch: {"image": [N, H, W, C], "label": int32[N]}, this device's part.
-          reference: of the max pass; for the max pass itself the external teacher's or None.
+          reference: of the max pass; for the max pass itself the external teacher's or None. Where
+            `is_max` is data it has features in any case, which then count for nothing.
           inputs: what all passes of the step share.
           number: int32[], counts the passes of the step.
-          is_max: whether this is the max pass, the first one to add to `carry.start`; static.
+          is_max: whether this is the max pass; static, or a bool[].
+          taught: whether the reference's logits are somebody's, not mere numbers; likewise.
           start: what the passes of this batch have in common; None: from the images on. The
             statistics of the stem are then those after all passes, and stay.
 
@@ -88,9 +96,11 @@ class CoupledPass:
             logits, own = outputs
             network = self._configured(params, carry.stats, configuration)
             searched = searched_layers(network)
-            terms = self._output_terms(logits, batch["label"], reference)
-            if not is_max:
-                terms |= self._coupling_terms(own, reference, searched, inputs, configuration)
+            terms = self._output_terms(logits, batch["label"], reference, taught)
+            if is_max is not True:
+                coupled = jnp.logical_not(is_max)
+                shared = searched, inputs, configuration
+                terms |= self._coupling_terms(own, reference, coupled, *shared)
             if self.weights.region:
                 terms["region"] = self.weights.region * _sum_layers(
                     searched, lambda kernel, step, bits, _: damping.region(kernel, step, bits)
@@ -104,7 +114,7 @@ class CoupledPass:
         gradients = jax.tree.map(jnp.add, carry.gradients, slopes)
         # A sum over passes; in the compute type it would be rounded with each of them.
         of_start = jax.tree.map(lambda slope: slope.astype(jnp.float32), of_start)
-        if not is_max:
+        if carry.start:
             of_start = jax.tree.map(jnp.add, carry.start, of_start)
         carry = Carry(stats, gradients, of_start)
         return carry, own, terms | {"loss": total, "accuracy": accuracy}
@@ -152,21 +162,24 @@ class CoupledPass:
         assign(network, configuration)
         return network
 
-    def _output_terms(self, logits, labels, reference: Reference | None) -> Arrays:
+    def _output_terms(self, logits, labels, reference: Reference | None, taught) -> Arrays:
         entropy = losses.cross_entropy(logits, labels, self.weights.label_smoothing)
         if reference is None:
             return {"cross_entropy": entropy}
-        divergence = losses.distillation(reference.logits, logits)
-        share = self.weights.distillation
+        # Selected, not multiplied: zero times what is no number is none either.
+        teacher = jnp.where(taught, reference.logits, 0)
+        divergence = losses.distillation(teacher, logits)
+        share = jnp.where(taught, self.weights.distillation, 0)
         return {"cross_entropy": (1 - share) * entropy, "distillation": share * divergence}
 
-    def _coupling_terms(self, own, reference, searched, inputs, configuration) -> Arrays:
-        at_smallest = configuration[:, WEIGHTS] == inputs.smallest
+    def _coupling_terms(self, own, reference, coupled, searched, inputs, configuration) -> Arrays:
+        at_smallest = (configuration[:, WEIGHTS] == inputs.smallest) & coupled
 
         def oscillation(kernel, step, bits, index):
             return damping.oscillation(kernel, step, bits, inputs.smallest[index])
 
-        terms = {"damping": inputs.damping * _sum_layers(searched, oscillation)}
+        factor = jnp.where(coupled, inputs.damping, 0)
+        terms = {"damping": factor * _sum_layers(searched, oscillation)}
         if self.weights.idm:
             terms["idm"] = self.weights.idm * losses.information_distortion(
                 own, reference.features, list(own), at_smallest

@@ -72,6 +72,20 @@ class StepInputs(NamedTuple):
     key: jax.Array
 
 
+class Turn(NamedTuple):
+    """Which pass of a step it is: replicated, and data, as one program serves all.
+
+    Attributes:
+      number: int32[], counts the passes of the step.
+      is_max: bool[], whether it is a max pass.
+      taught: bool[], whether there is anybody to distill from.
+    """
+
+    number: jax.Array | np.int32
+    is_max: jax.Array | np.bool_
+    taught: jax.Array | np.bool_
+
+
 class Rates(NamedTuple):
     """What the epoch decides."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rfquant_jax.models.pure import Arrays
 from rfquant_jax.models.traced import bound, evaluate, needed, reached, read, variables
@@ -45,7 +46,8 @@ class Stem:
     ):
         arguments = (params, stats, images, configuration, key)
         self._program, shapes = jax.make_jaxpr(forward, return_shape=True)(*arguments)
-        self._passes, self._outputs = passes, jax.tree.structure(shapes[0])
+        self._passes, self._shapes = passes, shapes[0]
+        self._outputs = jax.tree.structure(self._shapes)
         variable = jax.tree.unflatten(jax.tree.structure(arguments), self._program.jaxpr.invars)
         self._params, self._stats, images, *differing = variable
         outputs = self._program.jaxpr.outvars
@@ -107,6 +109,10 @@ class Stem:
         evaluate(self._rest, values)
         outputs = jax.tree.unflatten(self._outputs, [read(values, v) for v in self._results])
         return outputs, stats | {name: read(values, var) for name, var in self._after.items()}
+
+    def zeros(self) -> Any:
+        """Zeros of the shapes and dtypes of the outputs of `forward`."""
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._shapes)
 
     def backward(
         self, params: Arrays, stats: Arrays, images: jax.Array, slopes: tuple[jax.Array, ...]

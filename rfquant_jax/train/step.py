@@ -21,7 +21,7 @@ from rfquant_jax.parallel import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.train.diagnose import Finding, diagnose
 from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.passes import CoupledPass, LossWeights
+from rfquant_jax.train.passes import COUPLING, CoupledPass, LossWeights
 from rfquant_jax.train.state import (
     Carry,
     Masks,
@@ -31,6 +31,7 @@ from rfquant_jax.train.state import (
     StepReport,
     Taken,
     TrainState,
+    Turn,
 )
 from rfquant_jax.train.update import Update
 
@@ -78,19 +79,21 @@ class CoupledStep:
         self.pure, self.mesh, self.settings = pure, mesh, settings
         self._pass = CoupledPass(pure, preprocess, settings.loss)
         self._step_update = Update(pure, settings.optimizer, settings.ema_decay)
-        self._gradients: Arrays | None = None  # zero accumulators, kept from step to step
+        # Kept from step to step: zero accumulators, and what the last pass was distilled from.
+        self._gradients: Arrays | None = None
+        self._reference: Reference | None = None
 
         rep, shard = REPLICATED, SHARDED
         state = TrainState(rep, shard, rep, rep, rep)
         self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
         self._stem = Compiled(self._stem_forward, mesh, (rep, shard, shard), shard)
-        # The first pass leaves the statistics alone: an update that fails needs them again.
-        of_max = (rep, *(shard,) * 5, rep, rep)
-        self._max = Compiled(self._max_pass, mesh, of_max, shard, donate=(2,))
-        of_random = (rep, *(shard,) * 4, rep, rep)
-        self._random = Compiled(self._random_pass, mesh, of_random, shard, donate=(1,))
+        # One program for all passes: it is most of what there is to compile. It leaves the
+        # statistics alone: an update that fails needs them again.
+        of_pass = (rep, *(shard,) * 5, rep, rep)
+        self._one_pass = Compiled(self._run, mesh, of_pass, shard, donate=(2,))
+        self._blank = Compiled(self._blank_reference, mesh, (), shard)
         of_back = (rep, *(shard,) * 4)
-        self._stem_back = Compiled(self._stem_backward, mesh, of_back, shard, donate=(1,))
+        self._stem_back = Compiled(self._stem_backward, mesh, of_back, shard, donate=(2,))
         of_update, updated = (state, shard, shard, shard, rep, rep), (state, shard, rep)
         self._update = Compiled(self._step_update, mesh, of_update, updated, donate=(0, 2))
         of_whole = (state, shard, shard, rep, rep)
@@ -178,30 +181,46 @@ class CoupledStep:
     @property
     def traces(self) -> dict[str, int]:
         """How often each compiled function was traced."""
-        names = ("sample", "stem", "max", "random", "stem_back", "update", "whole")
+        names = ("sample", "stem", "blank", "one_pass", "stem_back", "update", "whole")
         return {name: getattr(self, f"_{name}").traces for name in names}
 
     def _host_loop(self, state, batches, references, inputs, rates):
         gradients, self._gradients = self._gradients, None
         if gradients is None:
             gradients = parallel.per_device(zeros_like(self.pure.params), self.mesh)
-        carry, metrics = Carry(state.stats, gradients), []
+        carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, reference in zip(batches, references, strict=True):
-            start = self._stem(state.params, carry.stats, batch) if self._pass.stem else None
-            shared = start, batch, reference, inputs, np.int32(len(metrics))
-            carry, own, measured = self._max(state.params, *carry[:2], *shared)
-            metrics.append(self._finished(measured))
-            for _ in range(self.settings.random_passes):
-                shared = start, batch, own, inputs, np.int32(len(metrics))
-                carry, _, measured = self._random(state.params, carry, *shared)
-                metrics.append(self._finished(measured))
             if self._pass.stem:
-                stats, gradients, slopes = carry
-                gradients = self._stem_back(state.params, gradients, stats, slopes, batch)
-                carry = Carry(stats, gradients)
+                start, moved, sums = self._stem(state.params, carry.stats, batch)
+                carry = Carry(carry.stats | moved, carry.gradients, sums)
+            shared = start, batch, reference, inputs, len(metrics)
+            carry, measured = self._passes(state.params, carry, *shared)
+            metrics += measured
+            if self._pass.stem:
+                gradients = self._stem_back(state.params, *carry, batch)
+                carry = Carry(carry.stats, gradients)
         losses, count = [measured["loss"] for measured in metrics], np.float32(len(batches))
         state, self._gradients, report = self._update(state, *carry[:2], losses, rates, count)
         return state, metrics, report
+
+    def _passes(self, params, carry, start, batch, teacher, inputs, first):
+        """The passes of one batch, of which the first one is number `first` of the step."""
+        reference, metrics = teacher, []
+        if self._pass.stem:
+            # The max pass takes features, too; whose they are does not matter.
+            reference = self._reference or self._blank()
+            if teacher is not None:
+                reference = reference._replace(logits=teacher.logits)
+        for number in range(first, first + 1 + self.settings.random_passes):
+            is_max = number == first
+            taught = not is_max or teacher is not None
+            turn = Turn(np.int32(number), np.bool_(is_max), np.bool_(taught))
+            shared = start, batch, reference, inputs, turn
+            carry, own, measured = self._one_pass(params, carry.stats, carry[1:], *shared)
+            metrics.append(self._finished(_with_meaning(measured, turn)))
+            if is_max and self._pass.stem:
+                self._reference = reference = own
+        return carry, metrics
 
     def _finished(self, measured: Arrays) -> Arrays:
         """What a pass measured, on a processor when it is over.
@@ -220,68 +239,78 @@ class CoupledStep:
         return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
 
     def _stem_forward(self, params, stats, batch):
-        """What the passes of a batch start from: None where there is only one."""
-        if self._pass.stem is None:
-            return None
+        """What the passes of a batch start from, the statistics it moves, and sums to add to."""
         start, moved = self._pass.stem.start(params, parallel.drop_axis(stats), batch["image"])
-        return parallel.add_axis((start, moved))
+        sums = tuple(jnp.zeros(value.shape, jnp.float32) for value in start.learned)
+        return parallel.add_axis((start, moved, sums))
 
-    def _stem_backward(self, params, gradients, stats, slopes, batch):
+    def _stem_backward(self, params, stats, gradients, slopes, batch):
         """The gradients with those of the stem added."""
-        if self._pass.stem is None:
-            return gradients
-        gradients, stats, slopes = parallel.drop_axis((gradients, stats, slopes))
+        stats, gradients, slopes = parallel.drop_axis((stats, gradients, slopes))
         own = self._pass.stem.backward(params, stats, batch["image"], slopes)
         gradients |= {name: gradients[name] + slope for name, slope in own.items()}
         return parallel.add_axis(gradients)
 
-    def _max_pass(self, params, stats, gradients, start, batch, reference, inputs, number):
-        if start is not None:
-            start, moved = start
-            stats = stats | moved
-        carry = Carry(stats, gradients)
-        return self._run(params, carry, start, batch, reference, inputs, number, is_max=True)
+    def _blank_reference(self):
+        """One to begin with: zeros."""
+        return Reference(*self._pass.stem.zeros())
 
-    def _random_pass(self, params, carry, start, batch, reference, inputs, number):
-        rest = (start[0], batch, reference, inputs, number)
-        carry, _, metrics = self._run(params, carry, *rest, is_max=False)
-        return carry, None, metrics
-
-    def _run(self, params, carry, start, batch, reference, inputs, number, *, is_max):
+    def _run(self, params, stats, sums, start, batch, reference, inputs, turn):
+        if self._pass.stem is None:
+            turn = turn._replace(is_max=True, taught=True)  # there is no other pass
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
-        carry, start = parallel.drop_axis((carry, start))
+        carry, start = parallel.drop_axis((Carry(stats, *sums), start))
         carry, own, metrics = self._pass(
-            params, carry, batch, reference, inputs, number, is_max=is_max, start=start
+            params,
+            carry,
+            batch,
+            reference,
+            inputs,
+            turn.number,
+            is_max=turn.is_max,
+            taught=turn.taught,
+            start=start,
         )
         return parallel.add_axis(carry), own, parallel.add_axis(metrics)
 
     def _whole_step(self, state, batches, references, inputs, rates):
         gradients = parallel.add_axis(zeros_like(state.params))
-        carry, metrics, number = Carry(state.stats, gradients), [], 0
+        carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, reference in zip(batches, references, strict=True):
-            start = self._stem_forward(state.params, carry.stats, batch)
-            carry, own, measured = self._max_pass(
-                state.params, *carry[:2], start, batch, reference, inputs, number
-            )
+            if self._pass.stem:
+                start, moved, sums = self._stem_forward(state.params, carry.stats, batch)
+                carry = Carry(carry.stats | moved, carry.gradients, sums)
+            first = len(metrics)
+
+            def run(carry, number, reference, is_max=False, start=start, batch=batch):
+                shared = start, batch, reference, inputs, Turn(number, is_max, True)
+                return self._run(state.params, carry.stats, carry[1:], *shared)
+
+            carry, own, measured = run(carry, first, reference, is_max=True)
             metrics.append(measured)
-            numbers = range(number + 1, number + 1 + self.settings.random_passes)
-            number += 1 + self.settings.random_passes
-
-            def run(carry, n, start=start, batch=batch, own=own):
-                shared = (start, batch, own, inputs, n)
-                carry, _, measured = self._random_pass(state.params, carry, *shared)
-                return carry, measured
-
+            numbers = range(first + 1, first + 1 + self.settings.random_passes)
             if self.settings.strategy == "unroll":
-                for n in numbers:
-                    carry, measured = run(carry, n)
+                for number in numbers:
+                    carry, _, measured = run(carry, number, own)
                     metrics.append(measured)
             elif numbers:
-                carry, stacked = jax.lax.scan(run, carry, jnp.asarray(numbers))
+
+                def scanned(carry, number, run=run, own=own):
+                    carry, _, measured = run(carry, number, own)
+                    return carry, measured
+
+                carry, stacked = jax.lax.scan(scanned, carry, jnp.asarray(numbers))
                 metrics += [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(numbers))]
-            stats, gradients, slopes = carry
-            gradients = self._stem_backward(state.params, gradients, stats, slopes, batch)
-            carry = Carry(stats, gradients)
+            if self._pass.stem:
+                gradients = self._stem_backward(state.params, *carry, batch)
+                carry = Carry(carry.stats, gradients)
         losses = [measured["loss"] for measured in metrics]
         state, _, report = self._step_update(state, *carry[:2], losses, rates, len(batches))
         return state, metrics, report
+
+
+def _with_meaning(measured: Arrays, turn: Turn) -> Arrays:
+    """What a pass measured, without the loss terms that it does not have."""
+    without = () if turn.taught else ("distillation",)
+    without += COUPLING if turn.is_max else ()
+    return {name: value for name, value in measured.items() if name not in without}

@@ -61,6 +61,16 @@ def test_information_distortion_moves_a_layers_own_feature_alone(dtype, rng):
     assert not np.any(of_reference)
 
 
+def test_features_that_do_not_count_may_be_anything():
+    def loss(own):
+        reference = {"a": jnp.full(3, np.nan)}
+        return losses.information_distortion({"a": own}, reference, ["a"], jnp.asarray([False]))
+
+    value, slope = jax.value_and_grad(loss)(jnp.ones(3))
+    assert value == 0
+    assert slope.tolist() == [0, 0, 0]
+
+
 def test_clipped_weights_pass_gradients_on_the_bounds():
     # 2 bits, step 0.5: bounds -1 and 0.5
     kernel = jnp.asarray([-1.0, 0.5, -1.01, 0.51, 0.2])

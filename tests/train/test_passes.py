@@ -1,6 +1,7 @@
 """The loss of a whole random pass against NumPy float64, on random weights and images."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,6 +35,35 @@ def passes(pure):
     _, _, mixed = one(pure.params, carry, data, own, inputs, 1, is_max=False)
     outputs = [forward(pure, data["image"], bits) for bits in configurations]
     return largest, mixed, outputs, data["label"]
+
+
+def test_max_and_random_passes_may_be_one_program(pure):
+    """Which takes a reference in any case: the max pass must not depend on it, not even on NaNs."""
+    data, configurations = batch(np.random.default_rng(0), 8), np.asarray([LARGEST, MIXED])
+    # In part the smallest of both: the max pass would have random passes' terms, too.
+    smallest = np.asarray([6, 2, 4, 6], np.int32)
+    inputs = StepInputs(configurations, smallest, np.float32(DAMPING), jax.random.key(0))
+    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
+    both = jax.jit(CoupledPass(pure, identity, WEIGHTS))
+    start = pure.params, Carry(pure.stats, zeros_like(pure.params)), data
+    carry, own, terms = one(*start, None, inputs, 0, is_max=True)
+    nothing = jax.tree.map(lambda x: jnp.full_like(x, np.nan), own)
+    same, own_too, without = both(*start, nothing, inputs, 0, is_max=True, taught=False)
+    compare(same.gradients, carry.gradients)
+    compare(own_too.features, own.features)
+    assert float(without["loss"]) == pytest.approx(float(terms["loss"]), rel=1e-6)
+    assert {float(without[name]) for name in ("distillation", "damping", "idm")} == {0}
+    carry, _, terms = one(*start, own, inputs, 1, is_max=False)
+    same, _, coupled = both(*start, own, inputs, 1, is_max=False, taught=True)
+    compare(same.gradients, carry.gradients)
+    compare(coupled, terms)
+    assert coupled["idm"] > 0
+
+
+def compare(got, expected):
+    assert set(got) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def forward(pure, images, configuration):

@@ -13,7 +13,7 @@ from rfquant_jax.quant import convert
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.scheduler import freeze
-from rfquant_jax.train.state import Carry, Masks, Rates, Reference, StepInputs
+from rfquant_jax.train.state import Carry, Masks, Rates, Reference, StepInputs, Turn
 from rfquant_jax.train.step import CoupledStep, StepSettings, default_strategy
 from tests.conftest import TinyNet, batch, identity, mesh_of
 
@@ -196,13 +196,13 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     gradients = parallel.per_device(zeros_like(pure.params), on_all.mesh)
     on_all._prepare(sharded["image"], inputs)
     assert collectives(on_all._stem, state.params, state.stats, sharded) == []
-    start = on_all._stem(state.params, state.stats, sharded)
-    of_max = (state.params, state.stats, gradients, start, sharded, None, inputs, np.int32(0))
-    assert collectives(on_all._max, *of_max) == []
-    carry, own, metrics = on_all._max(*of_max)
-    of_random = (state.params, carry, start, sharded, own, inputs, np.int32(1))
-    assert collectives(on_all._random, *of_random) == []
-    of_back = (state.params, carry.gradients, carry.stats, carry.start, sharded)
+    start, moved, sums = on_all._stem(state.params, state.stats, sharded)
+    turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
+    shared = start, sharded, on_all._blank(), inputs, turn
+    of_pass = (state.params, state.stats | moved, (gradients, sums), *shared)
+    assert collectives(on_all._one_pass, *of_pass) == []
+    carry, _, metrics = on_all._one_pass(*of_pass)
+    of_back = (state.params, *carry, sharded)
     assert collectives(on_all._stem_back, *of_back) == []
     losses = [metrics["loss"]] * 4
     update = collectives(on_all._update, state, *carry[:2], losses, RATES, np.float32(1))
@@ -280,6 +280,20 @@ def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
     )
     assert float(metrics[0]["distillation"][0]) > 0
     assert "distillation" not in alone[0]
+
+
+def test_an_external_teacher_teaches_the_max_pass_alone(pure, data, masks):
+    step = CoupledStep(pure, mesh_of(1), identity, settings())
+    sharded = parallel.split(data, step.mesh)
+    teacher = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
+    teacher = parallel.split(teacher, step.mesh)
+    _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    assert set(metrics[0]) == {*alone[0], "distillation"}
+    assert float(metrics[0]["cross_entropy"][0]) < float(alone[0]["cross_entropy"][0])
+    for taught, untaught in zip(metrics[1:], alone[1:], strict=True):
+        assert jax.device_get(taught) == jax.device_get(untaught)
+    assert step.traces["one_pass"] == 1
 
 
 def test_information_distortion_mitigation_can_be_left_out(pure, data, masks):
