@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 from jax.typing import DTypeLike
 
+from rfquant_jax.models.dense import dense
 from rfquant_jax.models.depthwise import depthwise
 
 
@@ -31,10 +32,11 @@ def convolve(
     """
     if jax.default_backend() == "cpu":
         if groups == x.shape[-1] == kernel.shape[-1]:
-            sides = padding if isinstance(padding, str) else tuple(map(tuple, padding))
-            return depthwise(x, kernel, tuple(strides), sides, tuple(dilation))
+            return depthwise(x, kernel, tuple(strides), _static(padding), tuple(dilation))
         if groups == 1 and kernel.shape[:2] == (1, 1) and _pads_nothing(padding):
             return _pointwise(x, kernel, strides, accumulator)
+        if groups == 1 and accumulator is None:
+            return dense(x, kernel, tuple(strides), _static(padding), tuple(dilation))
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -67,6 +69,11 @@ def general_dilated(
         dilation=tuple(rhs_dilation),
         groups=feature_group_count,
     )
+
+
+def _static(padding: str | Sequence[tuple[int, int]]) -> str | tuple[tuple[int, int], ...]:
+    """The padding as a static argument, which has to have a hash."""
+    return padding if isinstance(padding, str) else tuple(map(tuple, padding))
 
 
 def _pads_nothing(padding: str | Sequence[tuple[int, int]]) -> bool:

@@ -7,15 +7,12 @@ XLA has no fast path for it there: by `conv_general_dilated` the layers of a Mob
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from rfquant_jax.models.late import alone
-
-Pair = tuple[int, int]
+from rfquant_jax.models.window import Pair, padded, shifted
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -27,15 +24,15 @@ def depthwise(
     dilation: Pair,
 ) -> jax.Array:
     """One kernel a channel: `x[N, H, W, C]` with `kernel[KH, KW, 1, C]` to `y[N, H', W', C]`."""
-    padded = _padded(x, kernel.shape[:2], strides, padding, dilation)
+    images = padded(x, kernel.shape[:2], strides, padding, dilation)
     # By itself: how a kernel is quantized would be repeated for every pixel and place.
-    return alone(lambda: _sum_shifted(padded, kernel, strides, dilation), x)
+    return alone(lambda: _sum_shifted(images, kernel, strides, dilation), x)
 
 
 def _sum_shifted(x, kernel, strides, dilation) -> jax.Array:
     window = kernel.shape[:2]
     total = None
-    for (i, j), part in _shifted(x, window, strides, dilation):
+    for (i, j), part in shifted(x, window, strides, dilation):
         product = part * kernel[i, j, 0]
         total = product if total is None else total + product
     return total
@@ -50,8 +47,8 @@ def _backward(*given):
     strides, padding, dilation = options
 
     def run(x):
-        padded = _padded(x, kernel.shape[:2], strides, padding, dilation)
-        return _sum_shifted(padded, kernel, strides, dilation)
+        images = padded(x, kernel.shape[:2], strides, padding, dilation)
+        return _sum_shifted(images, kernel, strides, dilation)
 
     to_input = jax.linear_transpose(run, x)
     # Each by itself: what g is made by would be repeated for every place of the window.
@@ -72,37 +69,11 @@ def _kernel_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
     window, images = kernel.shape[:2], g.shape[0]
     # Summed in float32 from the first product on.
     g = g.astype(jnp.float32)
-    x = _padded(x.astype(jnp.float32), window, strides, padding, dilation)
+    x = padded(x.astype(jnp.float32), window, strides, padding, dilation)
     together = max(n for n in range(1, 9) if images % n == 0)
     parts = []
-    for _, part in _shifted(x, window, strides, dilation):
+    for _, part in shifted(x, window, strides, dilation):
         pairs = zip(jnp.split(part, together), jnp.split(g, together), strict=True)
         parts.append(functools.reduce(jnp.add, (a * b for a, b in pairs)))
     sums = jnp.sum(jnp.stack(parts, axis=2), axis=(0, 1, 3))
     return sums.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _padded(x, window: Pair, strides: Pair, padding, dilation: Pair) -> jax.Array:
-    if isinstance(padding, str):
-        spans = _spans(window, dilation)
-        padding = jax.lax.padtype_to_pads(x.shape[1:3], spans, strides, padding)
-    return jnp.pad(x, [(0, 0), *padding, (0, 0)])
-
-
-def _spans(window: Pair, dilation: Pair) -> list[int]:
-    return [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-
-
-def _shifted(
-    x: jax.Array, window: Pair, strides: Pair, dilation: Pair
-) -> Iterator[tuple[Pair, jax.Array]]:
-    """What each place of the window sees of padded images, of the output's height and width."""
-    spans = _spans(window, dilation)
-    rows, columns = (
-        (size - span) // stride + 1
-        for size, span, stride in zip(x.shape[1:3], spans, strides, strict=True)
-    )
-    for i, j in itertools.product(*map(range, window)):
-        top, left = i * dilation[0], j * dilation[1]
-        bottom, right = top + (rows - 1) * strides[0] + 1, left + (columns - 1) * strides[1] + 1
-        yield (i, j), x[:, top : bottom : strides[0], left : right : strides[1]]

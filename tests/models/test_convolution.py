@@ -56,26 +56,64 @@ def test_shifted_images_give_what_xla_gives(size, window, strides, padding, dila
     ],
 )
 def test_gradients_are_xlas_too(count, strides, padding, dilation):
-    rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(count, 9, 8, 4)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
     options = {"strides": strides, "padding": padding, "dilation": dilation}
+    compare_gradients((count, 9, 8, 4), (3, 3, 1, 4), groups=4, **options)
 
-    def loss(function, **more):
-        return lambda x, k: jnp.sum(jnp.sin(function(x, k, **options, **more)))
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides", "padding", "dilation"),
+    [
+        ((6, 7), (3, 3), (1, 1), "SAME", (1, 1)),
+        ((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+        ((7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+        ((9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1)),
+        ((9, 8), (2, 4), (1, 1), "VALID", (1, 1)),
+        ((9, 8), (3, 2), (3, 1), "SAME", (1, 1)),
+        ((8, 9), (2, 3), (1, 3), "SAME", (2, 1)),
+        ((9, 8), (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)),
+        ((9, 8), (2, 3), (1, 1), ((0, 3), (5, 0)), (1, 2)),
+        ((5, 1), (3, 3), (1, 1), "SAME", (1, 1)),
+        ((5, 6), (1, 1), (1, 1), ((1, 0), (0, 2)), (1, 1)),
+    ],
+)
+def test_gradients_across_all_channels_are_xlas(size, window, strides, padding, dilation):
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    compare_gradients((3, *size, 4), (*window, 4, 5), groups=1, **options)
+
+
+def compare_gradients(of_images, of_kernel, *, groups, **options):
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=of_images), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=of_kernel), jnp.float32)
+
+    def loss(function):
+        return lambda x, k: jnp.sum(jnp.sin(function(x, k, groups=groups, **options)))
 
     expected = jax.grad(loss(by_xla), (0, 1))(x, kernel)
-    got = jax.jit(jax.grad(loss(convolve, groups=4), (0, 1)))(x, kernel)
+    got = jax.jit(jax.grad(loss(convolve), (0, 1)))(x, kernel)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_sums_of_a_bfloat16_kernels_gradient_are_not_rounded():
+def test_processors_make_a_kernels_gradient_without_a_convolution():
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 5))
+    options = {"strides": (1, 1), "padding": "SAME"}
+
+    def convolutions(function, **more):
+        gradient = jax.grad(lambda x, k: jnp.sum(function(x, k, **options, **more)), 1)
+        return jax.jit(gradient).lower(x, kernel).compile().as_text().count(" convolution(")
+
+    # That of the forward pass is not needed for the gradient of a sum.
+    assert (convolutions(convolve), convolutions(by_xla, groups=1, dilation=(1, 1))) == (0, 1)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 1, 1), (3, 3, 1, 2)])
+def test_the_sums_of_a_bfloat16_kernels_gradient_are_not_rounded(kernel):
     x = jnp.full((16, 9, 9, 1), 1.0625, jnp.bfloat16)  # its square is no bfloat16 number
-    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    kernel = jnp.ones(kernel, jnp.bfloat16)
     options = {"strides": (1, 1), "padding": "SAME", "groups": 1}
-    _, back = jax.vjp(lambda k: convolve(x, k, **options), kernel)
-    [slopes] = back(x)
+    y, back = jax.vjp(lambda k: convolve(x, k, **options), kernel)
+    [slopes] = back(jnp.full(y.shape, 1.0625, jnp.bfloat16))
     assert slopes.dtype == jnp.bfloat16
     # The bfloat16 number next to 16 * 81 * 1.0625^2 = 1463.06; of rounded products it is 1456.
     assert slopes[1, 1, 0, 0] == 1464
