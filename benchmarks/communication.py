@@ -65,8 +65,9 @@ def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[
     of_stem = (state.params, state.stats, batch)
     start, moved, sums = jax.eval_shape(step._stem.jitted, *of_stem)
     turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
-    shared = start, batch, step._blank(), inputs, turn
-    of_pass = (state.params, state.stats | moved, (gradients, sums), *shared)
+    logits, features = step._blank()
+    shared = start, batch, logits, inputs, turn
+    of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
     carry, _, metrics = jax.eval_shape(step._one_pass.jitted, *of_pass)
     of_back = (state.params, *carry, batch)
     losses = [metrics["loss"]] * (1 + step.settings.random_passes)

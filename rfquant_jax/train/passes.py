@@ -6,6 +6,7 @@ Runs per device. Gradients are added to accumulators; nothing crosses devices he
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +64,15 @@ class CoupledPass:
         """One forward and backward pass.
 
         The max pass may be compiled by itself or, with `is_max` as data, as the same program that
-        the random passes are: then it gives their loss terms too, as zeros.
+        the random passes are: then it gives their loss terms too, as zeros, and takes features,
+        which it replaces by its own; a random pass gives them back.
 
         Args:
           params: of the network.
           carry: this device's statistics and gradient accumulators.
           batch: {"image": [N, H, W, C], "label": int32[N]}, this device's part.
           reference: of the max pass; for the max pass itself the external teacher's or None. Where
-            `is_max` is data it has features in any case, which then count for nothing.
+            `is_max` is data it has features in any case.
           inputs: what all passes of the step share.
           number: int32[], counts the passes of the step.
           is_max: whether this is the max pass; static, or a bool[].
@@ -97,15 +99,16 @@ class CoupledPass:
             network = self._configured(params, carry.stats, configuration)
             searched = searched_layers(network)
             terms = self._output_terms(logits, batch["label"], reference, taught)
+            kept = own
             if is_max is not True:
+                kept = _of_max(own, reference.features, is_max)
                 coupled = jnp.logical_not(is_max)
-                shared = searched, inputs, configuration
-                terms |= self._coupling_terms(own, reference, coupled, *shared)
+                terms |= self._coupling_terms(own, kept, coupled, searched, inputs, configuration)
             if self.weights.region:
                 terms["region"] = self.weights.region * _sum_layers(
                     searched, lambda kernel, step, bits, _: damping.region(kernel, step, bits)
                 )
-            return sum(terms.values()), (stats, Reference(logits, own), terms)
+            return sum(terms.values()), (stats, Reference(logits, kept), terms)
 
         learned = () if start is None else start.learned
         differentiated = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
@@ -172,7 +175,7 @@ class CoupledPass:
         share = jnp.where(taught, self.weights.distillation, 0)
         return {"cross_entropy": (1 - share) * entropy, "distillation": share * divergence}
 
-    def _coupling_terms(self, own, reference, coupled, searched, inputs, configuration) -> Arrays:
+    def _coupling_terms(self, own, of_max, coupled, searched, inputs, configuration) -> Arrays:
         at_smallest = (configuration[:, WEIGHTS] == inputs.smallest) & coupled
 
         def oscillation(kernel, step, bits, index):
@@ -182,9 +185,21 @@ class CoupledPass:
         terms = {"damping": factor * _sum_layers(searched, oscillation)}
         if self.weights.idm:
             terms["idm"] = self.weights.idm * losses.information_distortion(
-                own, reference.features, list(own), at_smallest
+                own, of_max, list(own), at_smallest
             )
         return terms
+
+
+def _of_max(own: Arrays, given: Arrays, is_max: bool | jax.Array) -> Arrays:
+    """The features of the max pass: a pass's own where it is that, else those it was given.
+
+    Where the given ones are donated a random pass leaves them where they are.
+    """
+    if is_max is False:
+        return given
+    own = jax.lax.stop_gradient(own)
+    pick = partial(jax.lax.cond, is_max, lambda own, given: own, lambda own, given: given)
+    return {name: pick(own[name], given[name]) for name in own}
 
 
 def _configuration(inputs: StepInputs, number: jax.Array) -> jax.Array:

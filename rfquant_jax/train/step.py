@@ -205,21 +205,26 @@ class CoupledStep:
 
     def _passes(self, params, carry, start, batch, teacher, inputs, first):
         """The passes of one batch, of which the first one is number `first` of the step."""
-        reference, metrics = teacher, []
-        if self._pass.stem:
-            # The max pass takes features, too; whose they are does not matter.
-            reference = self._reference or self._blank()
-            if teacher is not None:
-                reference = reference._replace(logits=teacher.logits)
+        # The max pass takes features, too; whose they are does not matter.
+        reference, self._reference = self._reference, None
+        if self._pass.stem is None:
+            reference = Reference(None, {})
+        elif reference is None:
+            reference = self._blank()
+        (logits, features), metrics = reference, []
+        if teacher is not None:
+            logits = teacher.logits
         for number in range(first, first + 1 + self.settings.random_passes):
             is_max = number == first
             taught = not is_max or teacher is not None
             turn = Turn(np.int32(number), np.bool_(is_max), np.bool_(taught))
-            shared = start, batch, reference, inputs, turn
-            carry, own, measured = self._one_pass(params, carry.stats, carry[1:], *shared)
+            donated = (*carry[1:], features)
+            shared = start, batch, logits, inputs, turn
+            carry, (own, features), measured = self._one_pass(params, carry.stats, donated, *shared)
             metrics.append(self._finished(_with_meaning(measured, turn)))
-            if is_max and self._pass.stem:
-                self._reference = reference = own
+            logits = own if is_max else logits
+        if self._pass.stem:
+            self._reference = Reference(logits, features)
         return carry, metrics
 
     def _finished(self, measured: Arrays) -> Arrays:
@@ -255,22 +260,17 @@ class CoupledStep:
         """One to begin with: zeros."""
         return Reference(*self._pass.stem.zeros())
 
-    def _run(self, params, stats, sums, start, batch, reference, inputs, turn):
+    def _run(self, params, stats, donated, start, batch, logits, inputs, turn):
+        """A pass; `donated` are the sums of the carry and the features of the max pass."""
+        *sums, features = donated
+        reference = None if logits is None else Reference(logits, features)
         if self._pass.stem is None:
             turn = turn._replace(is_max=True, taught=True)  # there is no other pass
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
         carry, start = parallel.drop_axis((Carry(stats, *sums), start))
-        carry, own, metrics = self._pass(
-            params,
-            carry,
-            batch,
-            reference,
-            inputs,
-            turn.number,
-            is_max=turn.is_max,
-            taught=turn.taught,
-            start=start,
-        )
+        kind = {"is_max": turn.is_max, "taught": turn.taught}
+        shared = batch, reference, inputs, turn.number
+        carry, own, metrics = self._pass(params, carry, *shared, start=start, **kind)
         return parallel.add_axis(carry), own, parallel.add_axis(metrics)
 
     def _whole_step(self, state, batches, references, inputs, rates):
@@ -283,8 +283,9 @@ class CoupledStep:
             first = len(metrics)
 
             def run(carry, number, reference, is_max=False, start=start, batch=batch):
-                shared = start, batch, reference, inputs, Turn(number, is_max, True)
-                return self._run(state.params, carry.stats, carry[1:], *shared)
+                logits, features = reference or (None, {})
+                shared = start, batch, logits, inputs, Turn(number, is_max, True)
+                return self._run(state.params, carry.stats, (*carry[1:], features), *shared)
 
             carry, own, measured = run(carry, first, reference, is_max=True)
             metrics.append(measured)

@@ -15,7 +15,7 @@ from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.scheduler import freeze
 from rfquant_jax.train.state import Carry, Masks, Rates, Reference, StepInputs, Turn
 from rfquant_jax.train.step import CoupledStep, StepSettings, default_strategy
-from tests.conftest import TinyNet, batch, identity, mesh_of
+from tests.conftest import SEARCHED, TinyNet, batch, identity, mesh_of
 
 WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
 RATES = Rates(np.float32(0.05), np.float32(1e-3), np.float32(0.1))
@@ -198,8 +198,9 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     assert collectives(on_all._stem, state.params, state.stats, sharded) == []
     start, moved, sums = on_all._stem(state.params, state.stats, sharded)
     turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
-    shared = start, sharded, on_all._blank(), inputs, turn
-    of_pass = (state.params, state.stats | moved, (gradients, sums), *shared)
+    logits, features = on_all._blank()
+    shared = start, sharded, logits, inputs, turn
+    of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
     assert collectives(on_all._one_pass, *of_pass) == []
     carry, _, metrics = on_all._one_pass(*of_pass)
     of_back = (state.params, *carry, sharded)
@@ -207,6 +208,23 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     losses = [metrics["loss"]] * 4
     update = collectives(on_all._update, state, *carry[:2], losses, RATES, np.float32(1))
     assert update == ["all-reduce"]
+
+
+def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(pure, data, masks):
+    step = CoupledStep(pure, mesh_of(1), identity, settings())
+    sharded, state = parallel.split(data, step.mesh), step.init(pure.params)
+    inputs = step.inputs(masks, RATES, KEY)
+    step._prepare(sharded["image"], inputs)
+    start, moved, sums = step._stem(state.params, state.stats, sharded)
+    logits, features = step._blank()
+    gradients = parallel.per_device(zeros_like(pure.params), step.mesh)
+    donated, turn = (gradients, sums, features), Turn(*map(np.asarray, (1, False, True)))
+    shared = start, sharded, logits, inputs, turn
+    given = (state.params, state.stats | moved, donated, *shared)
+    compiled = step._one_pass.jitted.lower(*given).compile()
+    taken_over = sum(x.nbytes for x in jax.tree.leaves(donated))
+    assert compiled.memory_analysis().alias_size_in_bytes == taken_over
+    assert set(features) == set(SEARCHED)
 
 
 @pytest.fixture(scope="module")
