@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.peak_memory import return_what_is_freed
 from benchmarks.step_settings import StepTask
 from benchmarks.timing import timed
 from rfquant_jax import memory
@@ -88,7 +89,18 @@ def main(argument: str) -> None:
         if line.strip() == "step":
             answer(seconds=timed(stepper.step))
         else:
-            answer(peak_bytes=stepper.peak())
+            answer(**_memory(stepper))
+
+
+def _memory(stepper: Stepper) -> dict[str, int | None]:
+    """The peak of what was held in the steps until now, and of what a step uses."""
+    held = stepper.peak()
+    return_what_is_freed()
+    stepper.step()  # gives back what it finds
+    stepper.restart_peak()
+    for _ in range(2):
+        stepper.step()
+    return {"held_bytes": held, "peak_bytes": stepper.peak()}
 
 
 if __name__ == "__main__":
