@@ -59,7 +59,9 @@ class Update:
           shapes; the report, the same on all devices.
         """
         failed = 1.0 - all_finite(losses)
-        mean, stats, failed = jax.lax.pmean((*parallel.drop_axis((gradients, stats)), failed), AXIS)
+        own = *parallel.drop_axis((gradients, stats)), failed
+        # One device would copy everything to itself.
+        mean, stats, failed = own if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(own, AXIS)
         mean = {name: value / count for name, value in mean.items()}
         new, floored = self._moved(state, stats, mean, rates)
         finite = (failed == 0, *map(all_finite, (mean, stats, (new.params, new.optimizer))))

@@ -81,16 +81,43 @@ def test_gradients_across_all_channels_are_xlas(size, window, strides, padding, 
     compare_gradients((3, *size, 4), (*window, 4, 5), groups=1, **options)
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "padding", "dilation"),
+    [
+        ((7, 7), (3, 3), "SAME", (1, 1)),
+        ((4, 5), (3, 3), ((1, 1), (1, 1)), (1, 1)),
+        ((4, 5), (3, 3), ((2, 0), (0, 2)), (1, 1)),
+        ((6, 5), (2, 4), "SAME", (1, 1)),
+        ((6, 5), (3, 3), ((2, 2), (2, 2)), (2, 2)),
+    ],
+)
+def test_small_images_of_many_channels_give_what_xla_gives(size, window, padding, dilation):
+    """They take matrix products for everything."""
+    options = {"strides": (1, 1), "padding": padding, "dilation": dilation}
+    x, kernel = jnp.ones((3, *size, 129)), jnp.ones((*window, 129, 130))
+    text = jax.jit(lambda *a: convolve(*a, **options)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text
+    compare_gradients(x.shape, kernel.shape, groups=1, **options)
+
+
 def compare_gradients(of_images, of_kernel, *, groups, **options):
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.normal(size=of_images), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=of_kernel), jnp.float32)
+    # Outputs of about 1 for any number of channels.
+    scale = np.sqrt(np.prod(of_kernel[:3]))
+    kernel = jnp.asarray(rng.normal(size=of_kernel) / scale, jnp.float32)
 
     def loss(function):
         return lambda x, k: jnp.sum(jnp.sin(function(x, k, groups=groups, **options)))
 
-    expected = jax.grad(loss(by_xla), (0, 1))(x, kernel)
-    got = jax.jit(jax.grad(loss(convolve), (0, 1)))(x, kernel)
+    expected = (
+        by_xla(x, kernel, groups=groups, **options),
+        *jax.grad(loss(by_xla), (0, 1))(x, kernel),
+    )
+    got = (
+        convolve(x, kernel, groups=groups, **options),
+        *jax.jit(jax.grad(loss(convolve), (0, 1)))(x, kernel),
+    )
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
