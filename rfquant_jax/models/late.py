@@ -47,6 +47,16 @@ def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Arra
     return _made_where(wanted, make)
 
 
+def replaced(wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` where `wanted`, a bool[], holds, else `old`; on processors without copying the old one.
+
+    If that is donated for the result, it stays where it is.
+    """
+    if jax.default_backend() != "cpu":
+        return jnp.where(wanted, new, old)
+    return jax.lax.cond(wanted, lambda new, old: new, lambda new, old: old, new, old)
+
+
 def _made_where(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
     """A branch that makes it, else zeros."""
     made = jax.eval_shape(make)

@@ -6,14 +6,13 @@ Runs per device. Gradients are added to accumulators; nothing crosses devices he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.bits import WEIGHTS
-from rfquant_jax.models.late import alone
+from rfquant_jax.models.late import alone, replaced
 from rfquant_jax.models.pure import Arrays, PureNetwork, reseed
 from rfquant_jax.models.tap import recording_features
 from rfquant_jax.quant.calibrate import Preprocess
@@ -198,8 +197,7 @@ def _of_max(own: Arrays, given: Arrays, is_max: bool | jax.Array) -> Arrays:
     if is_max is False:
         return given
     own = jax.lax.stop_gradient(own)
-    pick = partial(jax.lax.cond, is_max, lambda own, given: own, lambda own, given: given)
-    return {name: pick(own[name], given[name]) for name in own}
+    return {name: replaced(is_max, own[name], given[name]) for name in own}
 
 
 def _configuration(inputs: StepInputs, number: jax.Array) -> jax.Array:

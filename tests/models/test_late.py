@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.models.late import after, alone, unless_skipped
+from rfquant_jax.models.late import after, alone, replaced, unless_skipped
 
 EVENTS = [0.0, -0.0, 1.5, -3e38, 1e-40, np.inf, -np.inf, np.nan]
 
@@ -62,3 +62,20 @@ def test_what_is_skipped_is_zero_even_where_it_would_be_no_number(backend, monke
     x = jnp.asarray([0.0, 4.0])
     np.testing.assert_array_equal(made(True, x), [np.inf, 0.25])
     np.testing.assert_array_equal(made(False, x), [0, 0])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_new_array_replaces_the_old_one_where_it_is_wanted(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    new, old = jnp.asarray([1.0, 2.0]), jnp.asarray([np.nan, 4.0])
+    pick = jax.jit(lambda wanted: replaced(wanted, new, old))
+    np.testing.assert_array_equal(pick(True), new)
+    np.testing.assert_array_equal(pick(False), old)
+
+
+def test_an_old_array_that_is_donated_stays_where_it_is():
+    new, old = jnp.ones(10_000), jnp.arange(10_000.0)
+    place = old.unsafe_buffer_pointer()
+    kept = jax.jit(replaced, donate_argnums=2)(False, new, old)
+    assert kept.unsafe_buffer_pointer() == place
+    np.testing.assert_array_equal(kept, np.arange(10_000.0))
