@@ -81,26 +81,23 @@ def main(argument: str) -> None:
     first = timed(stepper.step)
     answer(first_s=first)
     later = [timed(stepper.step) for _ in range(WARM_STEPS - 1)]
-    stepper.restart_peak()
-    stepper.step()  # pays for the memory that was just given back
     compiling = max(first - later[-1], 0.0)
     answer(compile_s=compiling, images=stepper.images, machine=stepper.machine)
     for line in sys.stdin:
         if line.strip() == "step":
             answer(seconds=timed(stepper.step))
         else:
-            answer(**_memory(stepper))
+            answer(peak_bytes=_peak(stepper))
 
 
-def _memory(stepper: Stepper) -> dict[str, int | None]:
-    """The peak of what was held in the steps until now, and of what a step uses."""
-    held = stepper.peak()
+def _peak(stepper: Stepper) -> int | None:
+    """Of the memory in use; after the steps that are timed, which it makes slower."""
     return_what_is_freed()
     stepper.step()  # gives back what it finds
     stepper.restart_peak()
     for _ in range(2):
         stepper.step()
-    return {"held_bytes": held, "peak_bytes": stepper.peak()}
+    return stepper.peak()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ COLUMNS = {
     "images_per_s": "images/s",
     "peak_mib": "peak (MiB)",
     "peak_over_plain": "over plain's",
-    "held_mib": "held (MiB)",
     "compile_s": "compiling (s)",
     "compile_over_plain": "over plain's",
 }
@@ -120,7 +119,7 @@ def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
     rows = rows_of(kinds, told, 1 + task.random_passes)
     print(table([_shown(row) for row in rows], COLUMNS))
     print(f"over plain: a coupled step over {1 + task.random_passes} plain ones, also of PyTorch's")
-    print("peak: memory in use; held: with what a process keeps of what it freed, when it is timed")
+    print("peak: of memory in use; a process on processors holds more, see rfquant_jax/memory.py")
     if any(row["peak_bytes"] is None for row in rows):
         print("the peak of memory needs Linux and a writable /proc/self/clear_refs")
     machine = {name: value for own in told for name, value in own["machine"].items()}
@@ -135,7 +134,7 @@ def rows_of(kinds: Sequence[Kind], told: Sequence[dict], passes: int) -> list[di
         rows.append(
             {"step": kind.name, **asdict(kind), "seconds": own["seconds"], "median_s": median}
             | {"images_per_s": own["images"] / median}
-            | {name: own[name] for name in ("peak_bytes", "held_bytes", "first_s", "compile_s")}
+            | {name: own[name] for name in ("peak_bytes", "first_s", "compile_s")}
             | ({"compile_s": None} if kind.way == "eager" else {})
         )
     for kind, row in zip(kinds, rows, strict=True):
@@ -174,9 +173,9 @@ def started(kinds: Sequence[Kind], task: StepTask) -> dict:
 
 
 def _shown(row: dict) -> dict:
-    sizes = {n: row[f"{n}_bytes"] for n in ("peak", "held")}
-    figures = {f"{n}_mib": size and size / 2**20 for n, size in sizes.items()}
-    return _rounded(row | figures | {"median_ms": 1000 * row["median_s"]})
+    peak = row["peak_bytes"]
+    figures = {"median_ms": 1000 * row["median_s"], "peak_mib": peak and peak / 2**20}
+    return _rounded(row | figures)
 
 
 def _rounded(row: dict) -> dict:
