@@ -1,8 +1,8 @@
 """Convolution across all channels for processors: the gradient of its kernel as matrix products.
 
 XLA computes that gradient there as a convolution whose window is the whole image, from copies of
-both operands with the images innermost. It takes 1.2 to 2.8 times as long as products of the
-operands as they lie (the layers of a ResNet, 2 cores).
+both operands with the images innermost. It takes 1.1 to 2.2 times as long as products of the
+operands as they lie (the layers of a ResNet, 2 cores; of one, 8 x 7 x 7 x 512, 0.9 times).
 """
 
 from __future__ import annotations
