@@ -33,7 +33,6 @@ class HostPeak:
     Args:
       arrays: tells the bytes of all arrays alive. With it compiled programs do not count, either,
         as they do not on an accelerator; without it all counts that libraries did not take at once.
-
     """
 
     def __init__(self, arrays: Callable[[], int] | None = None):
