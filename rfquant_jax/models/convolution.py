@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 from jax.typing import DTypeLike
 
+from rfquant_jax.models import strip
 from rfquant_jax.models.dense import dense
 from rfquant_jax.models.depthwise import depthwise
 
@@ -30,13 +31,16 @@ def convolve(
     Returns:
       `y[N, H', W', O]` in the operands' dtype, or in `accumulator`.
     """
+    options = tuple(strides), _static(padding), tuple(dilation)
     if jax.default_backend() == "cpu":
         if groups == x.shape[-1] == kernel.shape[-1]:
-            return depthwise(x, kernel, tuple(strides), _static(padding), tuple(dilation))
+            return depthwise(x, kernel, *options)
         if groups == 1 and kernel.shape[:2] == (1, 1) and _pads_nothing(padding):
             return _pointwise(x, kernel, strides, accumulator)
         if groups == 1 and accumulator is None:
-            return dense(x, kernel, tuple(strides), _static(padding), tuple(dilation))
+            return dense(x, kernel, *options)
+        if groups == 1 and strip.pays(x, kernel, *options):
+            return strip.convolve_strip(x, kernel, *options, accumulator)
     return jax.lax.conv_general_dilated(
         x,
         kernel,

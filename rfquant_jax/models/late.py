@@ -32,7 +32,7 @@ def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
 
     Args:
       make: a function of what it has closed over, differentiated by nobody.
-      event: as for `after`.
+      event: as for `after`, or of an integer type.
     """
     if jax.default_backend() != "cpu":
         return make()
@@ -65,6 +65,7 @@ def _made_where(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
 
 def _one(event: jax.Array) -> jax.Array:
     """1, whatever the event is, NaN included, which no compiler pass finds out; an integer[]."""
-    whole = jnp.dtype(f"uint{8 * event.dtype.itemsize}")
-    pattern = jax.lax.bitcast_convert_type(event[(0,) * event.ndim], whole)
-    return (pattern | 1) & 1
+    first = event[(0,) * event.ndim]
+    if not jnp.issubdtype(event.dtype, jnp.integer):
+        first = jax.lax.bitcast_convert_type(first, f"uint{8 * event.dtype.itemsize}")
+    return (first | 1) & 1

@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.models import strip
 from rfquant_jax.models.convolution import convolve
 from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
+from rfquant_jax.models.strip import convolve_strip
 
 
 def by_xla(x, kernel, *, strides, padding, dilation, groups=None, accumulator=None):
@@ -98,6 +100,73 @@ def test_small_images_of_many_channels_give_what_xla_gives(size, window, padding
     text = jax.jit(lambda *a: convolve(*a, **options)).lower(x, kernel).as_text()
     assert "stablehlo.convolution" not in text
     compare_gradients(x.shape, kernel.shape, groups=1, **options)
+
+
+STRIPS = [
+    ((7, 9), (3, 3), (1, 1), "SAME", (1, 1)),
+    ((8, 9), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    ((9, 8), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1)),
+    ((9, 8), (3, 3), (1, 1), "VALID", (1, 1)),
+    ((9, 10), (3, 3), (1, 3), ((2, 0), (0, 2)), (1, 2)),
+    ((9, 8), (3, 4), (1, 1), ((2, 0), (3, 5)), (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("size", "window", "strides", "padding", "dilation"), STRIPS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_images_in_a_strip_give_what_xla_gives(size, window, strides, padding, dilation, dtype):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.integers(0, 127, (3, *size, 4)), dtype)
+    kernel = jnp.asarray(rng.integers(-127, 127, (*window, 4, 5)), dtype)
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    options["accumulator"] = jnp.int32 if dtype == jnp.int8 else jnp.float32
+    # Whole numbers, exact in both types in any order.
+    expected = by_xla(x, kernel, groups=1, **options)
+    np.testing.assert_array_equal(convolve_strip(x, kernel, **options), expected)
+
+
+@pytest.mark.parametrize(("size", "window", "strides", "padding", "dilation"), STRIPS)
+def test_gradients_in_a_strip_are_xlas(monkeypatch, size, window, strides, padding, dilation):
+    monkeypatch.setattr(strip, "FEWEST", 1)
+    monkeypatch.setattr(strip, "LONG", 1)
+    monkeypatch.setattr(strip, "MANY", 1)
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    x, kernel = jnp.ones((3, *size, 4)), jnp.ones((*window, 4, 5))
+    text = jax.jit(lambda *a: convolve(*a, **options)).lower(x, kernel).as_text()
+    assert f"<1x{size[0]}x" in text
+    compare_gradients(x.shape, kernel.shape, groups=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("of_images", "of_kernel", "dtype", "expected"),
+    [
+        ((64, 16, 16, 32), (3, 3, 32, 32), jnp.float32, True),
+        ((64, 16, 16, 16), (3, 3, 16, 16), jnp.float32, False),
+        ((8, 28, 28, 64), (3, 3, 64, 128), jnp.float32, True),
+        ((8, 28, 28, 128), (3, 3, 128, 128), jnp.float32, False),
+        ((8, 28, 28, 128), (3, 3, 128, 128), jnp.int8, True),
+        ((8, 28, 28, 64), (3, 3, 64, 256), jnp.int8, False),
+        ((8, 28, 28, 64), (3, 3, 64, 64), jnp.bfloat16, False),
+        ((1, 56, 56, 64), (3, 3, 64, 64), jnp.float32, False),
+        ((8, 4, 4, 64), (3, 3, 64, 64), jnp.float32, False),
+        ((8, 112, 112, 3), (3, 3, 3, 32), jnp.float32, False),
+    ],
+)
+def test_a_strip_is_for_few_channels_and_much_work(of_images, of_kernel, dtype, expected):
+    x, kernel = jax.ShapeDtypeStruct(of_images, dtype), jax.ShapeDtypeStruct(of_kernel, dtype)
+    assert strip.pays(x, kernel, (1, 1), "SAME", (1, 1)) == expected
+
+
+def test_no_strip_takes_a_padding_that_xla_gets_wrong():
+    x = jax.ShapeDtypeStruct((64, 16, 16, 32), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 32, 32), jnp.float32)
+    for padding, expected in (
+        (((0, 1), (0, 1)), True),
+        (((-1, 1), (1, 1)), False),
+        (((1, 1), (-1, 1)), False),
+        (((1, 1), (3, 0)), False),  # what is left of it on the other side is negative
+    ):
+        assert strip.pays(x, kernel, (1, 1), padding, (1, 1)) == expected
 
 
 def compare_gradients(of_images, of_kernel, *, groups, **options):
