@@ -36,10 +36,10 @@ QUICKSTART = CONFIGS / "quickstart.py"
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
-    memory.keep_freed_memory()
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:
+        memory.keep_freed_memory()
         from rfquant_jax import distributed, tasks  # takes seconds, in which a signal may come
         from rfquant_jax.run import Run
 
