@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
     once it holds until it ends, with the gaps between blocks of different sizes.
 
     Two memory pools remain: with a single one a compiler's threads wait for each other, for 20 to
-    30 % of its time; a step takes the same with either.
+    30 % of its time, and so do those that compute a step of many small operations (ResNet-20).
 
     Programs of one device then run in the thread that calls them: the main thread's pool holds
     blocks of any size. JAX's own threads got one of the two by chance, and where it was the other,
