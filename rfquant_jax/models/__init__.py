@@ -11,7 +11,7 @@ from flax import nnx
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.cifar_resnet import CifarResNet
 from rfquant_jax.models.efficientnet_lite import EfficientNetLite
-from rfquant_jax.models.mobilenetv2 import MobileNetV2
+from rfquant_jax.models.mobilenetv2 import TINY, MobileNetV2
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.resnet import ResNet
 from rfquant_jax.models.tap import Tap
@@ -42,7 +42,8 @@ REGISTRY: dict[str, Architecture] = {
     "resnet101": Architecture(
         functools.partial(ResNet, (3, 4, 23, 3), bottleneck=True), ("small_images",)
     ),
-    "mobilenetv2": Architecture(MobileNetV2, _MOBILE_OPTIONS),
+    "mobilenetv2": Architecture(MobileNetV2, (*_MOBILE_OPTIONS, "width", "small_images")),
+    "mobilenetv2_tiny": Architecture(functools.partial(MobileNetV2, TINY), _MOBILE_OPTIONS),
     "efficientnet_lite0": Architecture(EfficientNetLite, _MOBILE_OPTIONS),
 }
 

@@ -9,6 +9,7 @@ from rfquant_jax.models.inverted import (
     HEAD,
     STEM,
     BlockShape,
+    Layout,
     Maker,
     block_shapes,
     run_network,
@@ -77,7 +78,7 @@ class EfficientNetLite(nnx.Module):
         make = Maker(rngs, **options)
         self.conv_stem, self.bn1 = make(channels, STEM, 3, 2)
         stages: list[list[Block]] = [[] for _ in STAGES]
-        for stage, index, shape in block_shapes(STAGES):
+        for stage, index, shape in block_shapes(Layout(STAGES)):
             stages[stage].append(Block(f"blocks.{stage}.{index}", shape, make))
         self.blocks = nnx.List([nnx.List(stage) for stage in stages])
         self.conv_head, self.bn2 = make(STAGES[-1][1], HEAD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rfquant_jax.models.layers import SYMMETRIC, conv
 from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.tap import Tap
 
-STEM, HEAD = 32, 1280  # channels of the first and the last convolution
+STEM, HEAD = 32, 1280  # channels of the first and the last convolution at width 1
 ConvNorm = tuple[nnx.Conv, BatchNorm]
 
 
@@ -63,14 +63,45 @@ class BlockShape:
         return [*expansion, depthwise, make(hidden, self.width)]
 
 
-def block_shapes(stages: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int, BlockShape]]:
-    """Every block of a network with its stage and its place in it, both counted from 0.
+@dataclass(frozen=True)
+class Layout:
+    """Channels and strides of a network.
 
-    Args:
+    Attributes:
       stages: (expansion, channels, blocks, stride of the first block, kernel size) of each.
+      stem, head: channels of the first and of the last convolution.
+      stem_stride: of the first convolution.
     """
-    width_in = STEM
-    for stage, (expansion, width, blocks, stride, size) in enumerate(stages):
+
+    stages: tuple[tuple[int, ...], ...]
+    stem: int = STEM
+    head: int = HEAD
+    stem_stride: int = 2
+
+    def widened(self, width: float) -> Layout:
+        """The same with `width` times the channels, rounded as in the paper's own program.
+
+        The head is never narrower than at width 1.
+        """
+        stages = tuple((e, _rounded(c * width), *rest) for e, c, *rest in self.stages)
+        head = _rounded(self.head * max(width, 1.0))
+        return replace(self, stages=stages, stem=_rounded(self.stem * width), head=head)
+
+    def for_small_images(self) -> Layout:
+        """The same with stride 1 in the stem."""
+        return replace(self, stem_stride=1)
+
+
+def _rounded(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of 8 that is not more than 10 % below, at least 8."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest
+
+
+def block_shapes(layout: Layout) -> Iterator[tuple[int, int, BlockShape]]:
+    """Every block of a network with its stage and its place in it, both counted from 0."""
+    width_in = layout.stem
+    for stage, (expansion, width, blocks, stride, size) in enumerate(layout.stages):
         for index in range(blocks):
             step = stride if index == 0 else 1
             yield stage, index, BlockShape(width_in, width, step, expansion, size)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018), width 1.0, with names as in PyTorch ports."""
+"""MobileNetV2 (Sandler et al., CVPR 2018), with names as in PyTorch ports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import jax
 from flax import nnx
 
 from rfquant_jax.models.inverted import (
-    HEAD,
-    STEM,
     BlockShape,
+    Layout,
     Maker,
     block_shapes,
     run_network,
@@ -17,14 +16,20 @@ from rfquant_jax.models.inverted import (
 from rfquant_jax.models.tap import Tap
 
 # expansion, channels, blocks, stride of the first block, kernel size (table 2 of the paper)
-STAGES = (
-    (1, 16, 1, 1, 3),
-    (6, 24, 2, 2, 3),
-    (6, 32, 3, 2, 3),
-    (6, 64, 4, 2, 3),
-    (6, 96, 3, 1, 3),
-    (6, 160, 3, 2, 3),
-    (6, 320, 1, 1, 3),
+PUBLISHED = Layout(
+    stages=(
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 32, 3, 2, 3),
+        (6, 64, 4, 2, 3),
+        (6, 96, 3, 1, 3),
+        (6, 160, 3, 2, 3),
+        (6, 320, 1, 1, 3),
+    )
+)
+# For images of 8 to 16 pixels, which it halves twice.
+TINY = Layout(
+    stages=((1, 8, 1, 1, 3), (4, 12, 2, 2, 3), (4, 20, 2, 2, 3)), stem=16, head=96, stem_stride=1
 )
 
 
@@ -56,33 +61,42 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """17 blocks between a 3x3 stem of stride 2 and a 1x1 head.
+    """Inverted residuals between a 3x3 stem and a 1x1 head.
 
     Args:
+      layout: channels and strides at width 1.
       num_classes: length of the logits.
       channels: channels of the image.
       dropout: share of the classifier's inputs that training drops.
+      width: factor of the channels, see `Layout.widened`.
+      small_images: stride 1 in the stem, for images of 32 pixels.
       options: padding and epsilon, see `inverted.Maker`.
     """
 
     def __init__(
         self,
+        layout: Layout = PUBLISHED,
         *,
         num_classes: int = 1000,
         channels: int = 3,
         dropout: float = 0.0,
+        width: float = 1.0,
+        small_images: bool = False,
         rngs: nnx.Rngs,
         **options,
     ):
         make = Maker(rngs, **options)
-        features: list[nnx.Module] = [nnx.List(make(channels, STEM, 3, 2))]
-        for _, _, shape in block_shapes(STAGES):
+        layout = layout if width == 1.0 else layout.widened(width)
+        layout = layout.for_small_images() if small_images else layout
+        stem = make(channels, layout.stem, 3, layout.stem_stride)
+        features: list[nnx.Module] = [nnx.List(stem)]
+        for _, _, shape in block_shapes(layout):
             features.append(InvertedResidual(f"features.{len(features)}", shape, make))
         self.head_tap = Tap(f"features.{len(features)}.0")
-        features.append(nnx.List(make(STAGES[-1][1], HEAD)))
+        features.append(nnx.List(make(layout.stages[-1][1], layout.head)))
         self.features = nnx.List(features)
         self.classifier = nnx.List(
-            [nnx.Dropout(dropout, rngs=rngs), nnx.Linear(HEAD, num_classes, rngs=rngs)]
+            [nnx.Dropout(dropout, rngs=rngs), nnx.Linear(layout.head, num_classes, rngs=rngs)]
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -121,3 +121,34 @@ def test_reseeding_decides_dropout():
         outputs.append(np.asarray(network(x)))
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert np.any(outputs[0] != outputs[2])
+
+
+def test_mobilenetv2_for_small_images_by_hand():
+    build = models.builder(
+        "mobilenetv2",
+        num_classes=10,
+        channels=3,
+        seed=0,
+        options={"width": 0.25, "small_images": True},
+    )
+    layers = convert.plan(nnx.eval_shape(build), (32, 32, 3))
+    # 32 * 0.25 = 8; 16 * 0.25 = 4 becomes 8, the least; 96 * 0.25 = 24; the head stays 1280.
+    shapes = {layer.name: layer.weights for layer in layers}
+    assert shapes["features.0.0"] == 9 * 3 * 8
+    assert shapes["features.1.conv.3"] == 8 * 8
+    assert shapes["features.2.conv.0"] == 8 * 48
+    assert shapes["features.11.conv.6"] == 16 * 6 * 24
+    assert shapes["features.18.0"] == 80 * 1280
+    stem = next(layer for layer in layers if layer.name == "features.0.0")
+    assert stem.macs == 9 * 3 * 8 * 32**2
+    last = next(layer for layer in layers if layer.name == "features.18.0")
+    assert last.macs == 80 * 1280 * 2**2
+
+
+def test_the_tiny_mobilenetv2_by_hand():
+    build = models.builder("mobilenetv2_tiny", num_classes=10, channels=1, seed=0)
+    layers = convert.plan(nnx.eval_shape(build), (8, 8, 1))
+    expected = [9 * 16, 9 * 16, 16 * 8]  # stem, depthwise, bottleneck
+    for width_in, width in ((8, 12), (12, 12), (12, 20), (20, 20)):
+        expected += [width_in * 4 * width_in, 9 * 4 * width_in, 4 * width_in * width]
+    assert [layer.weights for layer in layers] == expected + [20 * 96, 96 * 10]
