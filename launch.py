@@ -26,9 +26,10 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rfquant_jax import memory, recipes
+from rfquant_jax.config import recipes
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
-from rfquant_jax.interrupt import EXIT_CODE, StopSignal
+from rfquant_jax.runtime import host_memory
+from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 QUICKSTART = CONFIGS / "quickstart.py"
@@ -39,9 +40,12 @@ def main(_: list[str]) -> int:
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:
-        memory.keep_freed_memory()
-        from rfquant_jax import distributed, tasks  # takes seconds, in which a signal may come
-        from rfquant_jax.run import Run
+        host_memory.keep_freed_memory()
+        from rfquant_jax import tasks
+        from rfquant_jax.runtime import (
+            processes as distributed,  # takes seconds, in which a signal may come
+        )
+        from rfquant_jax.tasks.context import Run
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop)

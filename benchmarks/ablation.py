@@ -21,8 +21,8 @@ import numpy as np
 from absl import app, flags
 from scipy import stats
 
-from rfquant_jax.report import table
-from rfquant_jax.workdir import read_json, write_json
+from rfquant_jax.report.tables import table
+from rfquant_jax.tasks.workdir import read_json, write_json
 
 _SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds, from 0 on", lower_bound=2)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder for all of it")

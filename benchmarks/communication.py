@@ -20,12 +20,12 @@ from absl import app, flags, logging
 from benchmarks.coupled_steps import RATES, coupled_step
 from benchmarks.step_settings import StepTask, images
 from benchmarks.timing import machine
-from rfquant_jax import parallel
-from rfquant_jax.models.pure import zeros_like
-from rfquant_jax.report import table
+from rfquant_jax.nn.functional import zeros_like
+from rfquant_jax.report.tables import table
+from rfquant_jax.runtime import devices
+from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.state import Masks, Turn
 from rfquant_jax.train.step import CoupledStep
-from rfquant_jax.workdir import write_json
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
@@ -59,8 +59,8 @@ def main(_: list[str]) -> None:
 def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
     """Every program of a step, compiled: its name and text."""
     state, inputs = step.init(step.pure.params), step.inputs(masks, RATES, jax.random.key(0))
-    batch = parallel.split(next(iter(images(task, step.mesh.size))), step.mesh)
-    gradients = parallel.per_device(zeros_like(step.pure.params), step.mesh)
+    batch = devices.split(next(iter(images(task, step.mesh.size))), step.mesh)
+    gradients = devices.per_device(zeros_like(step.pure.params), step.mesh)
     step._prepare(batch["image"], inputs)
     of_stem = (state.params, state.stats, batch)
     start, moved, sums = jax.eval_shape(step._stem.jitted, *of_stem)

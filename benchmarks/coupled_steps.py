@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from benchmarks.step_settings import StepTask, images
-from rfquant_jax import models, parallel
-from rfquant_jax.bits import Space
+from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.models.precision import compute_in, compute_type
-from rfquant_jax.models.pure import PureNetwork
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.precision import compute_in, compute_type
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.state import Masks, Rates
@@ -49,7 +50,7 @@ def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], Non
     def states() -> Iterator[None]:
         state = step.init(step.pure.params)
         for number, batch in enumerate(batches):
-            parts = [parallel.split(batch, step.mesh)]
+            parts = [devices.split(batch, step.mesh)]
             state, *_ = step(state, parts, masks, RATES, jax.random.key(number))
             jax.block_until_ready(state)
             yield
@@ -78,7 +79,7 @@ def _settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSetti
 
 def _mesh() -> jax.sharding.Mesh:
     """All devices."""
-    return parallel.make_mesh(0)
+    return devices.make_mesh(0)
 
 
 def _preprocess(task: StepTask):

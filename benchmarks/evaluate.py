@@ -19,14 +19,15 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.timing import machine, medians, timed
-from rfquant_jax import memory, models, parallel
+from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.evaluate import Evaluator
-from rfquant_jax.models.pure import Arrays, PureNetwork
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.evaluate.evaluator import Evaluator
+from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from rfquant_jax.report import table
-from rfquant_jax.workdir import write_json
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.report.tables import table
+from rfquant_jax.runtime import devices, host_memory
+from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
@@ -42,7 +43,7 @@ PREPROCESS = normalizer((0.5,), (0.25,))
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    memory.keep_freed_memory()
+    host_memory.keep_freed_memory()
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
     batches = random_batches(shape)
@@ -80,13 +81,13 @@ def forward(pure: PureNetwork, batches: list[Arrays]) -> Callable[[], object]:
 
 def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dict[str, Callable]:
     """The two passes of the task, on one device."""
-    blueprint, mesh = Blueprint.of(plain, shape, QuantSettings()), parallel.make_mesh(1)
+    blueprint, mesh = Blueprint.of(plain, shape, QuantSettings()), devices.make_mesh(1)
     pure, images = PureNetwork(blueprint.convert(plain)), [batch["image"] for batch in batches]
     steps = initialize_activation_steps(pure, blueprint.space, images[:1], PREPROCESS, mesh)
-    params = parallel.replicate(steps, mesh)
+    params = devices.replicate(steps, mesh)
     evaluator = Evaluator(pure, mesh, PREPROCESS)
     chosen = blueprint.space.uniform(_BITS.value, _BITS.value)
-    stats = parallel.replicate(pure.stats, mesh)
+    stats = devices.replicate(pure.stats, mesh)
     statistics = evaluator.running_statistics(params, stats, chosen)
     return {
         "recalibration": lambda: evaluator.recalibrate(params, chosen, images),

@@ -23,22 +23,25 @@ import onnx
 import onnxruntime
 from absl import app, flags, logging
 
-from rfquant_jax import models, parallel
-from rfquant_jax.bits import Space
+from rfquant_jax import models
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.index import index_folder
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre, normalizer
-from rfquant_jax.evaluate import Evaluator
-from rfquant_jax.export import files, onnx_model, reading
-from rfquant_jax.export.fold import fold
-from rfquant_jax.export.model import FLOAT_BITS, IntegerModel
-from rfquant_jax.export.reference import Reference, fixed_network
-from rfquant_jax.export.verify import compare_codes, compare_predictions
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
-from rfquant_jax.report import table
+from rfquant_jax.evaluate.evaluator import Evaluator
+from rfquant_jax.export import files
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import onnx as onnx_model
+from rfquant_jax.export.ir.fold import fold
+from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel
+from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
+from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.space import Space
+from rfquant_jax.report.tables import table
+from rfquant_jax.runtime import devices
 from rfquant_jax.search.cost import CostModel
-from rfquant_jax.workdir import write_json
+from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
@@ -117,9 +120,9 @@ def random_bits(space: Space) -> np.ndarray:
 
 def calibrated(plain, blueprint: Blueprint, configuration: np.ndarray, images: Sequence):
     """The coupled network in evaluation at a configuration, steps and statistics from images."""
-    mesh = parallel.make_mesh(1)
+    mesh = devices.make_mesh(1)
     pure, params, _ = blueprint.start(plain, images, preprocess(), mesh)
-    params = parallel.replicate(params, mesh)
+    params = devices.replicate(params, mesh)
     evaluator = Evaluator(pure, mesh, preprocess())
     statistics = evaluator.recalibrate(params, configuration, images)
     return fixed_network(pure, params, statistics, configuration)

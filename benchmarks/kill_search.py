@@ -19,8 +19,8 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.runs import finish, launched
-from rfquant_jax.report import table
-from rfquant_jax.workdir import FRONTIER_FILE, SEARCH_FOLDER, SENSITIVITY_FILE, TRACE_FILE
+from rfquant_jax.report.tables import table
+from rfquant_jax.tasks.workdir import FRONTIER_FILE, SEARCH_FOLDER, SENSITIVITY_FILE, TRACE_FILE
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run", required=True)
 _KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from benchmarks.runs import SMALL, finish, launched, outcome, share_compilation
-from rfquant_jax.report import table
+from rfquant_jax.report.tables import table
 
 _KILLS = flags.DEFINE_integer("kills", 20, "trainings to kill")
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from rfquant_jax.report import table
-from rfquant_jax.workdir import write_json
+from rfquant_jax.report.tables import table
+from rfquant_jax.tasks.workdir import write_json
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds to run")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart-seeds", "folder for all of it")

@@ -19,12 +19,12 @@ from benchmarks.coupled_steps import coupled_step, stepper
 from benchmarks.step_settings import StepTask
 from benchmarks.timing import machine, medians, timed
 from configs import default
-from rfquant_jax import memory
-from rfquant_jax.bits import Space
-from rfquant_jax.report import table
+from rfquant_jax.quant.space import Space
+from rfquant_jax.report.tables import table
+from rfquant_jax.runtime import host_memory
+from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.scheduler import InstabilityMeter, freeze
 from rfquant_jax.train.step import CoupledStep
-from rfquant_jax.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
@@ -35,7 +35,7 @@ _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    memory.keep_freed_memory()
+    host_memory.keep_freed_memory()
     task = StepTask(network=_NETWORK.value, size=_SIZE.value, batch=_BATCH.value)
     made = coupled_step(task, "loop")
     runs = {"coupled step": stepper(made, task), "firing": firing(*made)}

@@ -24,21 +24,23 @@ from absl import app, flags, logging
 
 from benchmarks.timing import machine, medians, timed
 from configs import default
-from rfquant_jax import models, parallel, settings
-from rfquant_jax.bits import WEIGHTS, Space
+from rfquant_jax import models
+from rfquant_jax.config import settings
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.data.transforms import Centre, normalizer
-from rfquant_jax.models.pure import PureNetwork
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
-from rfquant_jax.report import table
+from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.space import WEIGHTS, Space
+from rfquant_jax.report.tables import table
+from rfquant_jax.runtime import devices
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
-from rfquant_jax.workdir import write_json
+from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
@@ -57,7 +59,7 @@ def main(_: list[str]) -> None:
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
     blueprint = Blueprint.of(plain, shape, QuantSettings())
-    batches, mesh = random_batches(shape), parallel.make_mesh(1)
+    batches, mesh = random_batches(shape), devices.make_mesh(1)
     preprocess = normalizer((0.5,), (0.25,))
     pure, params, _ = blueprint.start(plain, [batches[0]["image"]], preprocess, mesh)
     configurations, largest = one_iteration(blueprint.space), blueprint.space.largest

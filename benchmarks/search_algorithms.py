@@ -22,17 +22,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from scipy import stats
 
-from rfquant_jax import settings
-from rfquant_jax.evaluate import Accuracy
-from rfquant_jax.report import table
-from rfquant_jax.run import Run
+from rfquant_jax.config import settings
+from rfquant_jax.evaluate.evaluator import Accuracy
+from rfquant_jax.report.tables import table
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirming import search_parts
+from rfquant_jax.tasks.confirm import search_parts
+from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.proposing import candidate_evaluator
-from rfquant_jax.workdir import CONFIG_FILE, read_json, write_json
+from rfquant_jax.tasks.propose import candidate_evaluator
+from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
 _RULES = flags.DEFINE_list("rules", [], "numbers of the rules to compare, from 1; none: all")

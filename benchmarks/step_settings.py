@@ -24,7 +24,7 @@ class StepTask:
     Attributes:
       size: height and width of the images.
       batch: images a device.
-      precision: of `rfquant_jax.models.precision.TYPES`.
+      precision: of `rfquant_jax.nn.precision.TYPES`.
       folder: of class folders of images; empty: random pixels.
     """
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from benchmarks.peak_memory import return_what_is_freed
 from benchmarks.step_settings import StepTask
 from benchmarks.timing import timed
-from rfquant_jax import memory
+from rfquant_jax.runtime import host_memory
 
 WARM_STEPS = 3  # the first compiles, the last tells how much of it was compiling
 
@@ -75,7 +75,7 @@ def main(argument: str) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     if kind.library == "jax":
-        memory.keep_freed_memory()  # as launch.py does, before JAX starts its threads
+        host_memory.keep_freed_memory()  # as launch.py does, before JAX starts its threads
     make = importlib.import_module(f"benchmarks.{kind.library}_stepper").make
     stepper = make(kind, task, asked["cache"])
     first = timed(stepper.step)

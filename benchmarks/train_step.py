@@ -27,10 +27,10 @@ from benchmarks import workers
 from benchmarks.step_settings import StepTask
 from benchmarks.step_worker import Kind
 from rfquant_jax.models import REGISTRY
-from rfquant_jax.models.precision import TYPES
-from rfquant_jax.report import table
+from rfquant_jax.nn.precision import TYPES
+from rfquant_jax.report.tables import table
+from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.step import STRATEGIES
-from rfquant_jax.workdir import write_json
 
 PEERS = ("eager", "compiled")
 KINDS = ("plain", "coupled", "coupled_noidm", "peer_plain", "peer_coupled")
@@ -119,7 +119,7 @@ def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
     rows = rows_of(kinds, told, 1 + task.random_passes)
     print(table([_shown(row) for row in rows], COLUMNS))
     print(f"over plain: a coupled step over {1 + task.random_passes} plain ones, also of PyTorch's")
-    print("peak: of memory in use; a process on processors holds more, see rfquant_jax/memory.py")
+    print("peak: of memory in use; a process on processors holds more (runtime/host_memory.py)")
     if any(row["peak_bytes"] is None for row in rows):
         print("the peak of memory needs Linux and a writable /proc/self/clear_refs")
     machine = {name: value for own in told for name, value in own["machine"].items()}

@@ -23,15 +23,15 @@ from flax import nnx
 from hypothesis import settings
 from jax.extend.core import jaxprs_in_params
 
-from rfquant_jax import parallel
-from rfquant_jax.bits import Space
-from rfquant_jax.compiled import prune
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.pure import PureNetwork
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.quant import convert
+from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime import devices as parallel
+from rfquant_jax.runtime.compilation_cache import prune
 
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("project")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from rfquant_jax import data, recipes, tasks
+from rfquant_jax import data, tasks
+from rfquant_jax.config import recipes
 from rfquant_jax.data import embedded
-from rfquant_jax.tasks import evaluating
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -70,7 +70,7 @@ def image_reads(monkeypatch):
 
     def evaluate(run):
         reads.append(sum(source.reads for source in opened))
-        results = evaluating.evaluate(run)
+        results = evaluate.evaluate(run)
         reads.append(sum(source.reads for source in opened))
         return results
 

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.data.embedded import digits
 from rfquant_jax.data.folder import image_folder
-from rfquant_jax.data.prepared import PREFIX, tfds_data_set
 from rfquant_jax.data.sources import DataSet
+from rfquant_jax.data.tfds_source import PREFIX, tfds_data_set
 from rfquant_jax.errors import ConfigError
 
 # name -> reader, which takes the config's section `data`

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.files import user_cache
-from rfquant_jax.npz import read_npz
+from rfquant_jax.runtime.files import user_cache
+from rfquant_jax.runtime.npz import read_npz
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _VERSION = 1  # of the cache's content

@@ -11,12 +11,15 @@ import jax
 import numpy as np
 import onnxruntime
 
-from rfquant_jax.config import EXPORT_FORMATS
+from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import format as integer_format
-from rfquant_jax.export import onnx_model, reading, runtime, stablehlo
-from rfquant_jax.export.model import IntegerModel
-from rfquant_jax.export.verify import Predict
+from rfquant_jax.export.formats import integer as integer_format
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import onnx as onnx_model
+from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.ir.model import IntegerModel
+from rfquant_jax.export.verify.compare import Predict
 
 INTEGER, ONNX, ONNX_SMALL, STABLEHLO, BUNDLE = EXPORT_FORMATS
 SUFFIXES = {

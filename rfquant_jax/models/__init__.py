@@ -12,9 +12,9 @@ from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.cifar_resnet import CifarResNet
 from rfquant_jax.models.efficientnet_lite import EfficientNetLite
 from rfquant_jax.models.mobilenetv2 import TINY, MobileNetV2
-from rfquant_jax.models.norm import BatchNorm
 from rfquant_jax.models.resnet import ResNet
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
 
 
 @dataclass(frozen=True)

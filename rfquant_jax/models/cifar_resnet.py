@@ -8,8 +8,8 @@ from flax import nnx
 
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.layers import conv
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
 
 
 class BasicBlock(nnx.Module):

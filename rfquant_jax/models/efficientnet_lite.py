@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from rfquant_jax.models.inverted import (
+from rfquant_jax.models.inverted_residual import (
     HEAD,
     STEM,
     BlockShape,
@@ -15,7 +15,7 @@ from rfquant_jax.models.inverted import (
     run_network,
     run_units,
 )
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.features import Tap
 
 # expansion, channels, blocks, stride of the first block, kernel size (table 1 of the paper)
 STAGES = (
@@ -63,7 +63,7 @@ class EfficientNetLite(nnx.Module):
       num_classes: length of the logits.
       channels: channels of the image.
       dropout: share of the classifier's inputs that training drops.
-      options: padding and epsilon, see `inverted.Maker`.
+      options: padding and epsilon, see `inverted_residual.Maker`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import nnx
 
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.models.convolution import general_dilated
+from rfquant_jax.ops.convolution import general_dilated
 
 # Padding of PyTorch-trained networks: (size - 1) / 2 pixels on every side. Networks that come from
 # TensorFlow pad as "SAME" does, which with stride 2 puts less on the top and the left.

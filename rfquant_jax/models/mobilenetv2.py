@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from rfquant_jax.models.inverted import (
+from rfquant_jax.models.inverted_residual import (
     BlockShape,
     Layout,
     Maker,
@@ -13,7 +13,7 @@ from rfquant_jax.models.inverted import (
     run_network,
     run_units,
 )
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.features import Tap
 
 # expansion, channels, blocks, stride of the first block, kernel size (table 2 of the paper)
 PUBLISHED = Layout(
@@ -70,7 +70,7 @@ class MobileNetV2(nnx.Module):
       dropout: share of the classifier's inputs that training drops.
       width: factor of the channels, see `Layout.widened`.
       small_images: stride 1 in the stem, for images of 32 pixels.
-      options: padding and epsilon, see `inverted.Maker`.
+      options: padding and epsilon, see `inverted_residual.Maker`.
     """
 
     def __init__(

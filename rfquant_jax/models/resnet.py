@@ -13,8 +13,8 @@ from flax import nnx
 
 from rfquant_jax.models.cifar_resnet import BasicBlock
 from rfquant_jax.models.layers import conv
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
 
 
 class Bottleneck(nnx.Module):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.models import norm
-from rfquant_jax.models.tap import mark_feature
+from rfquant_jax.nn import batch_norm
+from rfquant_jax.nn.features import mark_feature
 from rfquant_jax.quant.layers import Bits, pick, slot
 
 
@@ -47,17 +47,17 @@ class SwitchableBatchNorm(nnx.Module):
         scale, bias = own(self.scale), own(self.bias)
         if self.use_running_average:
             mean, variance = own(self.mean), own(self.var)
-            y = norm.normalize(x, mean, variance, scale, bias, self.epsilon)
+            y = batch_norm.normalize(x, mean, variance, scale, bias, self.epsilon)
         else:
-            y, mean, variance = norm.normalize_batch(x, scale, bias, self.epsilon)
+            y, mean, variance = batch_norm.normalize_batch(x, scale, bias, self.epsilon)
             self._move(self.mean, row, mean)
-            self._move(self.var, row, norm.unbiased(variance, x))
+            self._move(self.var, row, batch_norm.unbiased(variance, x))
         mark_feature(self.layer, y)
         return y
 
     def _move(self, banks: nnx.BatchStat, row: jax.Array, batch: jax.Array) -> None:
         rows = _rows(banks)
-        moved = norm.move_average(pick(rows, row), batch, self.momentum)
+        moved = batch_norm.move_average(pick(rows, row), batch, self.momentum)
         rows = jax.lax.dynamic_update_index_in_dim(
             rows, moved, row, axis=0, allow_negative_indices=False
         )

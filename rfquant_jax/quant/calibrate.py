@@ -11,13 +11,21 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rfquant_jax.bits import ACTIVATIONS, Space
 from rfquant_jax.errors import UserError
-from rfquant_jax.models.pure import Arrays, PureNetwork
-from rfquant_jax.models.tap import listening_to_inputs
-from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled, add_axis, fetch, replicate, split
+from rfquant_jax.nn.features import listening_to_inputs
+from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import assign, quantized_layers, slot
+from rfquant_jax.quant.space import ACTIVATIONS, Space
+from rfquant_jax.runtime.devices import (
+    REPLICATED,
+    SHARDED,
+    Compiled,
+    add_axis,
+    fetch,
+    replicate,
+    split,
+)
 
 Preprocess = Callable[[jax.Array], jax.Array]
 

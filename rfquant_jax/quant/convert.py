@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.pure import dotted, module_at, replace_module
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.functional import dotted, module_at, replace_module
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
-from rfquant_jax.quant.describe import Layer, describe
+from rfquant_jax.quant.layer_table import Layer, describe
 from rfquant_jax.quant.layers import (
     QuantConv,
     QuantDense,

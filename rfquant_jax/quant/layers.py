@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from rfquant_jax.models.convolution import convolve
-from rfquant_jax.models.tap import announce_input, mark_feature
+from rfquant_jax.nn.features import announce_input, mark_feature
+from rfquant_jax.ops.convolution import convolve
 from rfquant_jax.quant import lsq
-from rfquant_jax.quant.requantize import Operation, on_quantized
+from rfquant_jax.quant.remat import Operation, on_quantized
 
 FEWEST_INT8_CHANNELS = 32  # that a processor convolves faster than float32 ones
 

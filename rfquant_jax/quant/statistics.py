@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 from flax import nnx
 
-from rfquant_jax.models.pure import Arrays, dotted
+from rfquant_jax.nn.functional import Arrays, dotted
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 
 _KINDS = ("mean", "var")

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rfquant_jax.bits import Space
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.space import Space
 
 # cost(configuration int32[L, 2]) -> a number that is to stay below a limit
 Cost = Callable[[np.ndarray], float]

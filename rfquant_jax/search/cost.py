@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
-from rfquant_jax.quant.describe import Layer
+from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.search.budget import CostKind
 
 GIGA = 1e9

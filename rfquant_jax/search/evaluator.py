@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rfquant_jax import parallel
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
-from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
+from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
 from rfquant_jax.quant.layers import assign, evaluate_on_codes
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 from rfquant_jax.search.prefix import CutProgram
 from rfquant_jax.train import losses
 
@@ -99,11 +99,11 @@ class CandidateEvaluator:
         logits = jax.eval_shape(self._logits, params, batch["image"], self._largest)
         shared, layers = (params, batch, logits), len(self._largest)
         self._program = CutProgram(self._metrics, shared, layers, self._starts)
-        self._no_reference = parallel.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
+        self._no_reference = devices.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
 
     def _all(self, configurations: np.ndarray, iteration: int, column: int) -> np.ndarray:
         configurations = np.asarray(configurations, np.int32)
-        batch = parallel.replicate(self._batches[iteration], self._mesh)
+        batch = devices.replicate(self._batches[iteration], self._mesh)
         if self._program is None:
             self._prepare(batch)
         reference = self._no_reference
@@ -120,9 +120,9 @@ class CandidateEvaluator:
         pending = []
         for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
             group = np.resize(group, self._mesh.size)
-            rows, places = parallel.spread((configurations[group], starts[group]), self._mesh)
+            rows, places = devices.spread((configurations[group], starts[group]), self._mesh)
             pending.append(self._measure(self._params, batch, reference, kept, rows, places))
-        found = np.concatenate(parallel.fetch(pending))[: len(order), column]
+        found = np.concatenate(devices.fetch(pending))[: len(order), column]
         return found[np.argsort(order)]
 
     # What follows runs per device.
@@ -132,11 +132,11 @@ class CandidateEvaluator:
 
     def _base_one(self, params, batch, configuration, reference):
         shared = (params, batch, reference[0])
-        return parallel.add_axis(self._program.base(shared, configuration))
+        return devices.add_axis(self._program.base(shared, configuration))
 
     def _measure_one(self, params, batch, reference, kept, configurations, starts):
         """On its one configuration: float32[1, metrics]."""
-        shared, kept = (params, batch, reference[0]), parallel.drop_axis(kept)
+        shared, kept = (params, batch, reference[0]), devices.drop_axis(kept)
         return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
 
     def _metrics(self, shared, rows) -> jax.Array:

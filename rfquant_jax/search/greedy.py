@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from rfquant_jax.bits import ACTIVATIONS, COLUMN_NAMES, WEIGHTS
 from rfquant_jax.errors import UserError
+from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS
 from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.knobs import Knob, Knobs
-from rfquant_jax.search.program import least_load
+from rfquant_jax.search.ilp import least_load
+from rfquant_jax.search.variables import Knob, Knobs
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]

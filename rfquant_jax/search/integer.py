@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import LinearConstraint
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import cheapest, nearest_level, worst_for_nan
-from rfquant_jax.search.knobs import Knobs
+from rfquant_jax.search.ilp import Choice, Program
 from rfquant_jax.search.problem import Problem
-from rfquant_jax.search.program import Choice, Program
 from rfquant_jax.search.sensitivity import Sensitivity, measure
+from rfquant_jax.search.variables import Knobs
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.bits import Space
 from rfquant_jax.errors import UserError, listed, one_line
-from rfquant_jax.files import parse_json, read_text
+from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime.files import parse_json, read_text
 
 COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
 

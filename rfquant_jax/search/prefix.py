@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
-from rfquant_jax.models.traced import bound, evaluate, needed, read, variables
+from rfquant_jax.nn.jaxprs import bound, evaluate, needed, read, variables
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import Evaluate, GreedySearch, GreedySettings, OnMove, cheapest
-from rfquant_jax.search.knobs import Knobs
+from rfquant_jax.search.variables import Knobs
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.bits import Space
-from rfquant_jax.files import LineRecord
+from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime.files import LineRecord
 
 
 @dataclass(frozen=True)

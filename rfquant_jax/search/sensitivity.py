@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfquant_jax.search.greedy import Evaluate, worst_for_nan
-from rfquant_jax.search.knobs import Knobs
+from rfquant_jax.search.variables import Knobs
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from rfquant_jax import config as rules
-from rfquant_jax import parallel
-from rfquant_jax.checkpoint import PRETRAIN, TRAIN
-from rfquant_jax.failures import explained
-from rfquant_jax.run import Run
-from rfquant_jax.tasks import exporting, networks, training
-from rfquant_jax.tasks.evaluating import cost, evaluate
-from rfquant_jax.tasks.exporting import export
-from rfquant_jax.tasks.predicting import list_files, predict
-from rfquant_jax.tasks.proposing import search_batches
-from rfquant_jax.tasks.searching import search
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
+from rfquant_jax.config import checks as rules
+from rfquant_jax.runtime import devices
+from rfquant_jax.tasks import evaluate, export, networks, predict, search, train
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.failures import explained
+from rfquant_jax.tasks.propose import search_batches
 from rfquant_jax.tasks.teacher import teacher_run
-from rfquant_jax.tasks.training import pretrain, train
-from rfquant_jax.workdir import CONFIG_FILE
+from rfquant_jax.tasks.workdir import CONFIG_FILE
 
 TASKS: dict[str, Callable[[Run], object]] = {
-    "pretrain": pretrain,
-    "train": train,
-    "search": search,
-    "evaluate": evaluate,
-    "export": export,
-    "predict": predict,
-    "cost": cost,
+    "pretrain": train.pretrain,
+    "train": train.train,
+    "search": search.search,
+    "evaluate": evaluate.evaluate,
+    "export": export.export,
+    "predict": predict.predict,
+    "cost": evaluate.cost,
 }
 
 
@@ -45,7 +40,7 @@ def perform(run: Run) -> None:
     for name in asked:
         with explained(run, name):
             TASKS[name](run)
-        parallel.barrier(name)  # what the first process wrote is there for the others
+        devices.barrier(name)  # what the first process wrote is there for the others
 
 
 def check(run: Run) -> None:
@@ -66,9 +61,9 @@ def check(run: Run) -> None:
         run.claim()  # before anything is read there that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.blueprint.check(run.network)
-    if "pretrain" in asked and not training.check(run, PRETRAIN):
+    if "pretrain" in asked and not train.check(run, PRETRAIN):
         _ = run.initial_network
-    if "train" in asked and not training.check(run, TRAIN):
+    if "train" in asked and not train.check(run, TRAIN):
         teacher_run(run)
         # A run that has begun goes on from its own checkpoint.
         if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
@@ -83,22 +78,8 @@ def check(run: Run) -> None:
     if asked == ("evaluate",) and run.configuration is None:
         networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
     if "export" in asked:
-        exporting.check(run, asked)
+        export.check(run, asked)
     if "predict" in asked:
-        list_files(run)
+        predict.list_files(run)
         if run.configuration is None and "pretrain" not in asked:
             networks.check(run, PRETRAIN)
-
-
-__all__ = [
-    "TASKS",
-    "check",
-    "cost",
-    "evaluate",
-    "export",
-    "perform",
-    "predict",
-    "pretrain",
-    "search",
-    "train",
-]

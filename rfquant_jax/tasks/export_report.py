@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from ml_collections import ConfigDict
 
 from rfquant_jax.export import files
-from rfquant_jax.report import table
+from rfquant_jax.report.tables import table
 
 LARGEST_OFF_TIE = 0.01  # in steps: rounding errors of float32 stay far below
 LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, as a share of the largest: scales are right or not

@@ -7,13 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
-from rfquant_jax import settings
-from rfquant_jax.checkpoint import PRETRAIN
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN
+from rfquant_jax.config import settings
 from rfquant_jax.data.sources import Source
-from rfquant_jax.evaluate import Accuracy, Evaluator
-from rfquant_jax.models.pure import Arrays, PureNetwork
-from rfquant_jax.run import Run
+from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator
+from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
 
 NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision network
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from rfquant_jax import parallel
-from rfquant_jax.checkpoint import PRETRAIN, TRAIN, Checkpoints, stage_folder
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints, stage_folder
 from rfquant_jax.errors import CheckpointError, UserError
-from rfquant_jax.models.pure import Arrays, PureNetwork
-from rfquant_jax.run import Run
+from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.runtime import devices
+from rfquant_jax.tasks.context import Run
 
 # What to do without a checkpoint of a stage.
 _OTHERWISE = {PRETRAIN: ", or config.pretrained must name weights and pretrain.epochs be 0"}
@@ -119,7 +119,7 @@ def full_precision(run: Run) -> Trained:
     if _is_imported(run, PRETRAIN):
         pure = PureNetwork(_imported_network(run))
         run.log.info(f"full precision: {run.config.pretrained} as it is")
-        params, stats = parallel.replicate((pure.params, pure.stats), run.mesh)
+        params, stats = devices.replicate((pure.params, pure.stats), run.mesh)
         return Trained(pure, params, stats, origin(run, PRETRAIN))
     return _load(run, PRETRAIN, lambda about: run.network)
 
@@ -140,7 +140,7 @@ def _load(run: Run, stage: str, build) -> Trained:
         pure = PureNetwork(build(about))
         ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
         origin = _origin(run, stage, checkpoints, step)
-    params, stats = parallel.replicate((ema["params"], ema["stats"]), run.mesh)
+    params, stats = devices.replicate((ema["params"], ema["stats"]), run.mesh)
     masks = np.asarray(about["masks"], bool) if stage == TRAIN else None
     return Trained(pure, params, stats, origin, masks)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rfquant_jax.checkpoint import PRETRAIN
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.errors import ConfigError, UserError
-from rfquant_jax.parallel import REPLICATED, SHARDED, Compiled
-from rfquant_jax.run import Run
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
 from rfquant_jax.train.loop import Teacher
-from rfquant_jax.workdir import CONFIG_FILE, read_json
 
 
 def teacher_run(run: Run) -> Run | None:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax import parallel
-from rfquant_jax.models.pure import Arrays, dotted, replace_module, zeros_like
+from rfquant_jax.nn.functional import Arrays, dotted, replace_module, zeros_like
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
+from rfquant_jax.runtime import devices
 from rfquant_jax.train.passes import CoupledPass
 from rfquant_jax.train.state import Carry, Reference, StepInputs, Taken, TrainState
 from rfquant_jax.train.update import all_finite
@@ -55,7 +55,7 @@ def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInpu
       inputs: what its passes shared.
     """
     repeat = _Repeater(one, state, taken, jax.device_get(inputs._replace(key=())), inputs.key)
-    losses = np.stack([of_pass["loss"] for of_pass in parallel.fetch(taken.metrics)])
+    losses = np.stack([of_pass["loss"] for of_pass in devices.fetch(taken.metrics)])
     failed = ~np.isfinite(losses)
     suspects = np.argwhere(failed if failed.any() else np.ones_like(failed)).tolist()
     for number, device in suspects:
@@ -76,7 +76,7 @@ class _Repeater:
         self._one, self._taken, self._shared, self._key = one, taken, shared, key
         # By way of the host: what lies on several devices cannot be mixed with what lies on one.
         self._params = jax.device_get(state.params)
-        self._stats = parallel.first_copy(state.stats)
+        self._stats = devices.first_copy(state.stats)
         self._devices = len(taken.metrics[0]["loss"])
         self._every = len(shared.configurations)
         self._places: list[str] = []
@@ -115,7 +115,7 @@ class _Repeater:
 
     def _part(self, values: jax.Array, device: int) -> np.ndarray:
         """A device's part of an array that is split over devices."""
-        return np.split(parallel.fetch(values), self._devices)[device]
+        return np.split(devices.fetch(values), self._devices)[device]
 
     def _last_gradient(self, gradients: Arrays) -> str | None:
         """The parameter furthest back in the network whose gradient is not finite.

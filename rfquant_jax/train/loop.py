@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from rfquant_jax import parallel
-from rfquant_jax.bits import Space
-from rfquant_jax.checkpoint import Checkpoints
+from rfquant_jax.checkpoint.checkpoints import Checkpoints
 from rfquant_jax.data.loader import TrainingBatches, ahead
 from rfquant_jax.errors import Interrupted
-from rfquant_jax.interrupt import StopSignal
-from rfquant_jax.logging import Progress, RunLog
-from rfquant_jax.models.pure import Arrays
+from rfquant_jax.nn.functional import Arrays
+from rfquant_jax.quant.space import Space
+from rfquant_jax.report.log import Progress, RunLog
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.signals import StopSignal
 from rfquant_jax.train import schedules
+from rfquant_jax.train.nonfinite_guard import Watch
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
 from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
 from rfquant_jax.train.step import CoupledStep
-from rfquant_jax.train.watch import Watch
 
 # score(ema parameters, ema statistics) -> held-out accuracies by name; their mean ranks checkpoints
 Score = Callable[[Arrays, Arrays], dict[str, float]]
@@ -143,8 +143,8 @@ class Trainer:
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
         # The processes of a run stop, and save by the first one's clock, after the same step.
-        self._vote, self._saved = parallel.Vote(step.mesh), 0
-        self._clock = SaveClock(plan.save_every_minutes if parallel.is_first_process() else 0.0)
+        self._vote, self._saved = devices.Vote(step.mesh), 0
+        self._clock = SaveClock(plan.save_every_minutes if devices.is_first_process() else 0.0)
 
     @property
     def total_steps(self) -> int:
@@ -216,7 +216,7 @@ class Trainer:
     def _on_devices(self, batch: Arrays) -> list[Arrays]:
         """A batch's micro-batches, on their way to the devices."""
         parts = split_batch(batch, self._plan.accumulate)
-        return [parallel.split(part, self._step.mesh) for part in parts]
+        return [devices.split(part, self._step.mesh) for part in parts]
 
     def _one_step(
         self, state: TrainState, parts: list[Arrays], position: Position, epoch: int
@@ -286,11 +286,11 @@ class Trainer:
         kept = self._checkpoints.restore_state(step, _kept(fresh))
         mesh = self._step.mesh
         state = TrainState(
-            params=parallel.replicate(kept["params"], mesh),
-            stats=parallel.per_device(kept["stats"], mesh),
-            optimizer=parallel.replicate(kept["optimizer"], mesh),
-            ema_params=parallel.replicate(ema["params"], mesh),
-            ema_stats=parallel.replicate(ema["stats"], mesh),
+            params=devices.replicate(kept["params"], mesh),
+            stats=devices.per_device(kept["stats"], mesh),
+            optimizer=devices.replicate(kept["optimizer"], mesh),
+            ema_params=devices.replicate(ema["params"], mesh),
+            ema_stats=devices.replicate(ema["stats"], mesh),
         )
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
@@ -316,7 +316,7 @@ def summarize(metrics: list[Arrays], random_passes: int) -> dict[str, float]:
     Returns:
       "<name>" for the max pass and "random/<name>" for the mean of the random ones.
     """
-    metrics = parallel.fetch(metrics)
+    metrics = devices.fetch(metrics)
     every = 1 + random_passes
     groups = {"": metrics[::every], "random/": [m for i, m in enumerate(metrics) if i % every]}
     return {
@@ -329,5 +329,5 @@ def summarize(metrics: list[Arrays], random_passes: int) -> dict[str, float]:
 
 def _kept(state: TrainState) -> dict:
     """What of the state a checkpoint keeps; statistics are equal on all devices: one copy."""
-    stats = parallel.first_copy(state.stats)
+    stats = devices.first_copy(state.stats)
     return {"params": state.params, "stats": stats, "optimizer": state.optimizer}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rfquant_jax.models.late import after, unless_skipped
+from rfquant_jax.ops.ordering import after, unless_skipped
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.quant.lsq import MIN_STEP
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.bits import WEIGHTS
-from rfquant_jax.models.late import alone, replaced
-from rfquant_jax.models.pure import Arrays, PureNetwork, reseed
-from rfquant_jax.models.tap import recording_features
+from rfquant_jax.nn.features import recording_features
+from rfquant_jax.nn.functional import Arrays, PureNetwork, reseed
+from rfquant_jax.ops.ordering import alone, replaced
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import assign, searched_layers
+from rfquant_jax.quant.space import WEIGHTS
 from rfquant_jax.train import damping, losses
 from rfquant_jax.train.state import Carry, Reference, StepInputs
 from rfquant_jax.train.stem import Start, Stem

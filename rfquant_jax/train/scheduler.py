@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.bits import Space
-from rfquant_jax.models.pure import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import searched_layers
+from rfquant_jax.quant.space import Space
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rfquant_jax.models.pure import Arrays
+from rfquant_jax.nn.functional import Arrays
 
 
 class TrainState(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rfquant_jax.models.pure import Arrays
-from rfquant_jax.models.traced import bound, evaluate, needed, reached, read, variables
+from rfquant_jax.nn.functional import Arrays
+from rfquant_jax.nn.jaxprs import bound, evaluate, needed, reached, read, variables
 
 
 class Start(NamedTuple):

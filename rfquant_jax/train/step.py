@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rfquant_jax import bits, parallel
-from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
-from rfquant_jax.parallel import AXIS, REPLICATED, SHARDED, Compiled
+from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.devices import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.train.diagnose import Finding, diagnose
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import COUPLING, CoupledPass, LossWeights
@@ -104,10 +105,10 @@ class CoupledStep:
         # A step donates every field, so none may share memory with another or with the caller.
         copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
         stats = [{n: jnp.array(v, copy=True) for n, v in self.pure.stats.items()} for _ in range(2)]
-        replicate = partial(parallel.replicate, mesh=self.mesh)
+        replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
             params=replicate(copies[0]),
-            stats=parallel.per_device(stats[0], self.mesh),
+            stats=devices.per_device(stats[0], self.mesh),
             optimizer=replicate(self._step_update.init(params)),
             ema_params=replicate(copies[1]),
             ema_stats=replicate(stats[1]),
@@ -187,7 +188,7 @@ class CoupledStep:
     def _host_loop(self, state, batches, references, inputs, rates):
         gradients, self._gradients = self._gradients, None
         if gradients is None:
-            gradients = parallel.per_device(zeros_like(self.pure.params), self.mesh)
+            gradients = devices.per_device(zeros_like(self.pure.params), self.mesh)
         carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, reference in zip(batches, references, strict=True):
             if self._pass.stem:
@@ -245,16 +246,16 @@ class CoupledStep:
 
     def _stem_forward(self, params, stats, batch):
         """What the passes of a batch start from, the statistics it moves, and sums to add to."""
-        start, moved = self._pass.stem.start(params, parallel.drop_axis(stats), batch["image"])
+        start, moved = self._pass.stem.start(params, devices.drop_axis(stats), batch["image"])
         sums = tuple(jnp.zeros(value.shape, jnp.float32) for value in start.learned)
-        return parallel.add_axis((start, moved, sums))
+        return devices.add_axis((start, moved, sums))
 
     def _stem_backward(self, params, stats, gradients, slopes, batch):
         """The gradients with those of the stem added."""
-        stats, gradients, slopes = parallel.drop_axis((stats, gradients, slopes))
+        stats, gradients, slopes = devices.drop_axis((stats, gradients, slopes))
         own = self._pass.stem.backward(params, stats, batch["image"], slopes)
         gradients |= {name: gradients[name] + slope for name, slope in own.items()}
-        return parallel.add_axis(gradients)
+        return devices.add_axis(gradients)
 
     def _blank_reference(self):
         """One to begin with: zeros."""
@@ -267,14 +268,14 @@ class CoupledStep:
         if self._pass.stem is None:
             turn = turn._replace(is_max=True, taught=True)  # there is no other pass
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
-        carry, start = parallel.drop_axis((Carry(stats, *sums), start))
+        carry, start = devices.drop_axis((Carry(stats, *sums), start))
         kind = {"is_max": turn.is_max, "taught": turn.taught}
         shared = batch, reference, inputs, turn.number
         carry, own, metrics = self._pass(params, carry, *shared, start=start, **kind)
-        return parallel.add_axis(carry), own, parallel.add_axis(metrics)
+        return devices.add_axis(carry), own, devices.add_axis(metrics)
 
     def _whole_step(self, state, batches, references, inputs, rates):
-        gradients = parallel.add_axis(zeros_like(state.params))
+        gradients = devices.add_axis(zeros_like(state.params))
         carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, reference in zip(batches, references, strict=True):
             if self._pass.stem:

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rfquant_jax import parallel
-from rfquant_jax.models.pure import Arrays, PureNetwork, zeros_like
-from rfquant_jax.parallel import AXIS
+from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
 from rfquant_jax.quant.layers import StepSize
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.devices import AXIS
 from rfquant_jax.train import optimizer
 from rfquant_jax.train.state import Rates, StepReport, TrainState
 
@@ -59,7 +59,7 @@ class Update:
           shapes; the report, the same on all devices.
         """
         failed = 1.0 - all_finite(losses)
-        own = *parallel.drop_axis((gradients, stats)), failed
+        own = *devices.drop_axis((gradients, stats)), failed
         # One device would copy everything to itself.
         mean, stats, failed = own if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(own, AXIS)
         mean = {name: value / count for name, value in mean.items()}
@@ -80,7 +80,7 @@ class Update:
         )
         new = TrainState(
             params=params,
-            stats=parallel.add_axis(stats),
+            stats=devices.add_axis(stats),
             optimizer=moments,
             ema_params=optimizer.move_ema(state.ema_params, params, self._decay),
             ema_stats=optimizer.move_ema(state.ema_stats, stats, self._decay),

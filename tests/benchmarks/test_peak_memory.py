@@ -25,7 +25,7 @@ for peak in plain, knowing:
 GAPS = """
 import ctypes
 from benchmarks.peak_memory import HostPeak, return_what_is_freed
-from rfquant_jax.memory import keep_freed_memory
+from rfquant_jax.runtime.host_memory import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -7,9 +7,9 @@ from flax import nnx
 
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.models.pure import PureNetwork, dotted, zeros_like
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.nn.functional import PureNetwork, dotted, zeros_like
 from rfquant_jax.quant.layers import assign
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import format, reading
-from rfquant_jax.export.fold import fold
+from rfquant_jax.export.formats import integer as format
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import Quantizer, assign
 from tests.conftest import IMAGE_SHAPE

@@ -10,8 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import files, format, reading, runtime
-from rfquant_jax.export.packing import packed_size
+from rfquant_jax.export import files
+from rfquant_jax.export.formats import integer as format
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.ir.packing import packed_size
 from tests.conftest import images
 from tests.export.conftest import refused
 

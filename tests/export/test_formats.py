@@ -11,9 +11,11 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import onnx_model, runtime, stablehlo
 from rfquant_jax.export.files import onnx as onnx_runner
-from rfquant_jax.export.fold import fold
+from rfquant_jax.export.formats import onnx as onnx_model
+from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at

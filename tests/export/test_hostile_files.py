@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rfquant_jax.export import format, reading
+from rfquant_jax.export.formats import integer as format
+from rfquant_jax.export.formats import integer_reader as reading
 from tests.export.conftest import refused
 
 

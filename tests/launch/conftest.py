@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [

@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 from configs import default
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
-from rfquant_jax.export import reading, runtime, stablehlo
-from rfquant_jax.run import Run
-from rfquant_jax.tasks import export_report, exporting
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.ir import runtime
+from rfquant_jax.tasks import export, export_report
+from rfquant_jax.tasks.context import Run
 from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
@@ -83,7 +85,7 @@ def test_the_compute_type_changes_nothing_of_what_is_exported(exported, finished
     config.precision, config.devices, config.tasks = "bfloat16", 1, ("export",)
     config.checkpoint, config.export.formats = str(finished[0]), ("integer",)
     config.export.images = config.export.code_images = 16
-    found = tasks.export(Run(config, tmp_path))
+    found = export.export(Run(config, tmp_path))
     for written in found["configurations"].values():
         assert written["verified"] is True
         file = written["formats"]["integer"]["file"]
@@ -105,7 +107,7 @@ def test_models_are_verified_on_images_of_every_class():
     )
     found = {}
     for limit in (60, 20, 1000):
-        batches = list(exporting._normalized(run, limit))
+        batches = list(export._normalized(run, limit))
         assert max(len(batch["label"]) for batch in batches) <= 16
         labels = np.concatenate([batch["label"] for batch in batches])
         pixels = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])

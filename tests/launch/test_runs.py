@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rfquant_jax.run import Run
+from rfquant_jax.tasks.context import Run
 from tests.launch.conftest import QUICK_TO_COMPILE, SHRUNK, read, save_as_pytorch, table_of
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirming import Confirmation
+from rfquant_jax.tasks.confirm import Confirmation
+from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rfquant_jax.run import Run
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
 from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, read
 
 

@@ -8,8 +8,8 @@ from flax import nnx
 
 from rfquant_jax import models
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.pure import PureNetwork, reseed
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.functional import PureNetwork, reseed
 from rfquant_jax.quant import convert
 from tests.conftest import TinyNet, images
 

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from rfquant_jax import models
-from rfquant_jax.bits import Space
 from rfquant_jax.models.layers import SAME
 from rfquant_jax.quant import convert
-from rfquant_jax.quant.blueprint import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.space import Space
 from rfquant_jax.search.cost import CostModel
 from tests.conftest import identity, mesh_of
 

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from rfquant_jax.bits import Space
 from rfquant_jax.errors import UserError
-from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.quant import calibrate, convert
+from rfquant_jax.quant.space import Space
 from tests.conftest import IMAGE_SHAPE, identity, images, mesh_of
 
 

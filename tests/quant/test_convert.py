@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.tap import Tap
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
 from rfquant_jax.quant import convert, lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense, quantized_layers

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.tap import listening_to_inputs, recording_features
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import listening_to_inputs, recording_features
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import (
     QuantConv,

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 
-from rfquant_jax.bits import Space
+from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import Budget, Limit
 from rfquant_jax.search.cost import CostModel
-from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.problem import Problem
+from rfquant_jax.search.variables import make_knobs
 
 B = (6, 5, 4, 3, 2)
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search import integer, sensitivity
 from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.greedy import GreedySettings, worst_for_nan
 from rfquant_jax.search.integer import IntegerSettings, integer_search
-from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
+from rfquant_jax.search.variables import make_knobs
 from tests.search.landscapes import B, best_of_all, bitops_budgets, harm, problem, space_of
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rfquant_jax.bits import Space
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.quant.describe import Layer
+from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import Budget, Limit, parse_budget
 from rfquant_jax.search.cost import CostModel
 

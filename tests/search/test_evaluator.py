@@ -4,15 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax import parallel
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_statistics
 from rfquant_jax.quant.layers import assign
+from rfquant_jax.runtime import devices as parallel
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
-from rfquant_jax.search.knobs import make_knobs
+from rfquant_jax.search.variables import make_knobs
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax.bits import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.errors import UserError
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import (
@@ -16,8 +16,8 @@ from rfquant_jax.search.greedy import (
     nearest_level,
     score,
 )
-from rfquant_jax.search.knobs import make_knobs
 from rfquant_jax.search.latency import LatencyTable
+from rfquant_jax.search.variables import make_knobs
 
 B = (6, 5, 4, 3, 2)
 

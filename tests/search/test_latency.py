@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from rfquant_jax.bits import Space
 from rfquant_jax.errors import UserError
+from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import CostKind, parse_budget
 from rfquant_jax.search.latency import COLUMNS, LatencyTable, read_latencies
 

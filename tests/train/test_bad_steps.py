@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from rfquant_jax import parallel
 from rfquant_jax.quant.lsq import MIN_STEP
+from rfquant_jax.runtime import devices
 from rfquant_jax.train.state import Masks, Rates, TrainState
 from rfquant_jax.train.step import CoupledStep
 from tests.conftest import batch, identity, mesh_of
@@ -37,7 +37,7 @@ def spoilt(data, value):
 
 def take(step, state, data, masks, rates=RATES, micro=1):
     parts = [{k: v[i::micro] for k, v in data.items()} for i in range(micro)]
-    return step(state, [parallel.split(p, step.mesh) for p in parts], masks, rates, KEY)
+    return step(state, [devices.split(p, step.mesh) for p in parts], masks, rates, KEY)
 
 
 def copied(tree):
@@ -47,8 +47,8 @@ def copied(tree):
 
 def placed(step, state):
     """A copied state, back on the devices."""
-    replicated = parallel.replicate(state, step.mesh)
-    stats = parallel.per_device({n: v[0] for n, v in state.stats.items()}, step.mesh)
+    replicated = devices.replicate(state, step.mesh)
+    stats = devices.per_device({n: v[0] for n, v in state.stats.items()}, step.mesh)
     return TrainState(*replicated)._replace(stats=stats)
 
 
@@ -123,7 +123,7 @@ def test_step_sizes_below_the_floor_are_kept_there_and_counted(step, start, data
 def test_the_whole_step_has_one_all_reduce(step, start, data, masks):
     if step.settings.strategy == "loop":
         pytest.skip("test_step.py looks at every program of a host loop")
-    sharded = parallel.split(data, step.mesh)
+    sharded = devices.split(data, step.mesh)
     inputs = step.inputs(masks, RATES, KEY)
     found = collectives(step._whole, placed(step, start), (sharded,), (None,), inputs, RATES)
     assert found == ["all-reduce"]

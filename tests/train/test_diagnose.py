@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax import bits, parallel
-from rfquant_jax.models.pure import PureNetwork
+from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.quant import convert
+from rfquant_jax.quant import space as bits
+from rfquant_jax.runtime import devices
 from rfquant_jax.train.diagnose import IMAGES, diagnose
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import FAILURES, Masks, Rates, StepInputs, StepReport, Taken
@@ -134,7 +135,7 @@ def test_a_step_diagnoses_itself(plain):
     pure = PureNetwork(plain)
     step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(random_passes=0))
     masks = Masks(*(np.zeros((0, 4), bool),) * 2)
-    parts = [parallel.split(batch(np.random.default_rng(0), 8), step.mesh)]
+    parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
     state = step.init(pure.params | at(pure, "expand_bn.bias", NAN))
     state, metrics, report = step(state, parts, masks, RATES, KEY)
     taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.bits import Space
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import Interrupted
-from rfquant_jax.logging import RunLog
+from rfquant_jax.quant.space import Space
+from rfquant_jax.report.log import RunLog
 from rfquant_jax.train import loop
 from rfquant_jax.train.diagnose import Finding
 from rfquant_jax.train.loop import Plan, SaveClock, Trainer, split_batch, summarize

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.models.pure import zeros_like
-from rfquant_jax.models.tap import recording_features
+from rfquant_jax.nn.features import recording_features
+from rfquant_jax.nn.functional import zeros_like
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.train.passes import CoupledPass, LossWeights

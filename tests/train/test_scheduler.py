@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax import bits
-from rfquant_jax.bits import Space
+from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.space import Space
 from rfquant_jax.train import scheduler
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, freeze
 

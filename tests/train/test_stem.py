@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rfquant_jax import bits
-from rfquant_jax.models.norm import BatchNorm
-from rfquant_jax.models.precision import compute_in
-from rfquant_jax.models.pure import PureNetwork, zeros_like
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.functional import PureNetwork, zeros_like
+from rfquant_jax.nn.precision import compute_in
 from rfquant_jax.quant import convert
-from rfquant_jax.quant.describe import describe
+from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.layer_table import describe
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 from tests.conftest import IMAGE_SHAPE, SEARCHED, TinyNet, batch, identity

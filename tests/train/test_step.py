@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax import bits, parallel
-from rfquant_jax.models.pure import PureNetwork, zeros_like
+from rfquant_jax.nn.functional import PureNetwork, zeros_like
 from rfquant_jax.quant import convert
+from rfquant_jax.quant import space as bits
+from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.scheduler import freeze
@@ -56,7 +57,7 @@ def data():
 
 def run(step, params, data, masks, micro=1, key=KEY):
     parts = np.split(np.arange(len(data["label"])), micro)
-    batches = [parallel.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
+    batches = [devices.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
     state, metrics, report = step(step.init(params), batches, masks, RATES, key)
     assert not np.any(report.failed)
     return jax.device_get(state), jax.device_get(metrics)
@@ -190,10 +191,10 @@ def collectives(compiled, *args):
 
 def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     state = on_all.init(pure.params)
-    sharded = parallel.split(data, on_all.mesh)
+    sharded = devices.split(data, on_all.mesh)
     configurations = on_all._sample(KEY, *masks)
     inputs = StepInputs(configurations, np.full(4, 2, np.int32), RATES.damping, KEY)
-    gradients = parallel.per_device(zeros_like(pure.params), on_all.mesh)
+    gradients = devices.per_device(zeros_like(pure.params), on_all.mesh)
     on_all._prepare(sharded["image"], inputs)
     assert collectives(on_all._stem, state.params, state.stats, sharded) == []
     start, moved, sums = on_all._stem(state.params, state.stats, sharded)
@@ -212,12 +213,12 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
 
 def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(pure, data, masks):
     step = CoupledStep(pure, mesh_of(1), identity, settings())
-    sharded, state = parallel.split(data, step.mesh), step.init(pure.params)
+    sharded, state = devices.split(data, step.mesh), step.init(pure.params)
     inputs = step.inputs(masks, RATES, KEY)
     step._prepare(sharded["image"], inputs)
     start, moved, sums = step._stem(state.params, state.stats, sharded)
     logits, features = step._blank()
-    gradients = parallel.per_device(zeros_like(pure.params), step.mesh)
+    gradients = devices.per_device(zeros_like(pure.params), step.mesh)
     donated, turn = (gradients, sums, features), Turn(*map(np.asarray, (1, False, True)))
     shared = start, sharded, logits, inputs, turn
     given = (state.params, state.stats | moved, donated, *shared)
@@ -232,7 +233,7 @@ def update(pure):
     """The update as XLA gets it and as it compiles it."""
     step = CoupledStep(pure, mesh_of(DEVICES), identity, settings())
     state = step.init(pure.params)
-    gradients = parallel.per_device(zeros_like(pure.params), step.mesh)
+    gradients = devices.per_device(zeros_like(pure.params), step.mesh)
     losses = [jnp.ones(DEVICES)] * 4
     arguments = (state, state.stats, gradients, losses, RATES, np.float32(1))
     lowered = step._update.jitted.lower(*arguments)
@@ -254,7 +255,7 @@ def test_the_check_for_finite_numbers_is_not_computed_for_each_parameter_anew(up
 
 def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, data, space, rng):
     state = on_all.init(pure.params)
-    sharded = parallel.split(data, on_all.mesh)
+    sharded = devices.split(data, on_all.mesh)
     run(on_all, pure.params, data, Masks(space.full_mask, space.full_mask))
     before = dict(on_all.traces)
     for i in range(4):
@@ -268,7 +269,7 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, 
 def test_a_network_that_lies_on_the_mesh_already_can_be_trained(coupled, data, masks):
     mesh = mesh_of(1)
     pure = PureNetwork(coupled)
-    pure.params, pure.stats = parallel.replicate((pure.params, pure.stats), mesh)
+    pure.params, pure.stats = devices.replicate((pure.params, pure.stats), mesh)
     step = CoupledStep(pure, mesh, identity, settings(random_passes=1))
     state, _ = run(step, pure.params, data, masks)
     assert all(np.all(np.isfinite(value)) for value in state.params.values())
@@ -289,7 +290,7 @@ def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, 
 
 def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
     step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
-    sharded = parallel.split(data, step.mesh)
+    sharded = devices.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
     _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
     _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
@@ -302,9 +303,9 @@ def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
 
 def test_an_external_teacher_teaches_the_max_pass_alone(pure, data, masks):
     step = CoupledStep(pure, mesh_of(1), identity, settings())
-    sharded = parallel.split(data, step.mesh)
+    sharded = devices.split(data, step.mesh)
     teacher = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
-    teacher = parallel.split(teacher, step.mesh)
+    teacher = devices.split(teacher, step.mesh)
     _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
     _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
     assert set(metrics[0]) == {*alone[0], "distillation"}

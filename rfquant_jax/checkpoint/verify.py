@@ -1,0 +1,145 @@
+"""One checkpoint on disk: read without trusting a byte of it, and set aside if it is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rfquant_jax.errors import RunFailure, one_line
+from rfquant_jax.runtime.devices import is_first_process
+from rfquant_jax.runtime.digest import arrays_digest, json_digest, signature
+
+EMA, STATE, ABOUT = "ema", "state", "about"  # items, each in a folder of the checkpoint
+DIGEST = "sha256"  # of the JSON part, beside everything else in it; of an item, beside its arrays
+LARGEST_ABOUT = 64 * 2**20  # bytes; a history of thousands of events takes a few hundred KiB
+ASIDE = "damaged"
+
+
+class Damaged(Exception):  # noqa: N818 - a finding, which ends nothing where there is another one
+    """A checkpoint does not hold what was saved; the text says in a few words what is wrong."""
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps that have a folder, the newest first."""
+    if not directory.is_dir():
+        return []
+    names = [f.name for f in directory.iterdir() if f.name.isdecimal() and f.is_dir()]
+    return sorted((int(name) for name in names if name == str(int(name))), reverse=True)
+
+
+def sealed(content: Mapping[str, Any], items: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
+    """JSON content with the digests of the arrays that it belongs to, and of itself.
+
+    Args:
+      items: item -> arrays by name.
+    """
+    digests = {
+        item: {DIGEST: arrays_digest(arrays), "arrays": signature(arrays)}
+        for item, arrays in items.items()
+    }
+    plain = json.loads(json.dumps(dict(content) | {"items": digests}))
+    return plain | {DIGEST: json_digest(plain)}
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint, which is what was saved.
+
+    Raises:
+      Damaged: it is not.
+    """
+    path = folder / ABOUT / "metadata"
+    with _damage(ABOUT):
+        if path.stat().st_size > LARGEST_ABOUT:
+            raise Damaged(f"{ABOUT}: has {path.stat().st_size} bytes")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or DIGEST not in content:
+            raise Damaged(f"{ABOUT}: carries no checksum")
+        digest = content.pop(DIGEST)
+        if digest != json_digest(content):
+            raise Damaged(f"{ABOUT}: its checksum is another one")
+        return content
+
+
+def read_arrays(folder: Path, item: str, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of an item by name, which are what was saved.
+
+    Args:
+      about: what `read_about` found in the same folder.
+
+    Raises:
+      Damaged: they are not.
+    """
+    path, expected = folder / item, about["items"][item]
+    handler = ocp.PyTreeCheckpointHandler()
+    with _damage(item), closing(handler):
+        # Shapes on disk decide how much memory is taken: they are looked at before it is.
+        found = handler.metadata(path).tree
+        if signature(found) != expected["arrays"]:
+            raise Damaged(f"{item}: its arrays have other names, shapes or data types")
+        if _bytes_of(expected["arrays"]) > _bytes_in(path):
+            raise Damaged(f"{item}: holds fewer bytes than its arrays have")
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in found}
+        arrays = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        if arrays_digest(arrays) != expected[DIGEST]:
+            raise Damaged(f"{item}: its checksum is another one")
+        return arrays
+
+
+@contextmanager
+def _damage(item: str) -> Iterator[None]:
+    try:
+        yield
+    except Damaged:
+        raise
+    except FileNotFoundError as error:
+        raise Damaged(f"{item}: a file is missing") from error
+    except Exception as error:  # orbax and tensorstore raise all kinds for damaged files
+        first = (str(error).splitlines() or [""])[0]
+        raise Damaged(f"{item}: {one_line(first or type(error).__name__, 120)}") from error
+
+
+def _bytes_of(arrays: Mapping[str, list]) -> int:
+    return sum(math.prod(shape) * jnp.dtype(dtype).itemsize for dtype, shape in arrays.values())
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that nothing overwrites or deletes it; its new path.
+
+    Raises:
+      RunFailure: it cannot be renamed.
+    """
+    names = (f"{ASIDE}-{folder.name}{n}" for n in ("", *(f"-{i}" for i in range(2, 10**6))))
+    path = next(path for name in names if not (path := folder.with_name(name)).exists())
+    try:
+        on_disk(lambda: folder.rename(path))
+    except OSError as error:
+        raise RunFailure(
+            f"damaged checkpoint {folder} cannot be renamed to {path.name} ({error.strerror})"
+        ) from error
+    return path
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what a killed run left half written; orbax would, in a thread that outlives it."""
+    for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):
+        on_disk(lambda folder=unfinished: shutil.rmtree(folder))
+
+
+def on_disk(change: Callable[[], object]) -> None:
+    """Changes something in a folder that all processes of a run share: one of them does it."""
+    if is_first_process():
+        change()

@@ -1,0 +1,198 @@
+"""The configuration: rules over its fields, checked before any work starts, and its description."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.config.fields import check_fields
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.search.variables import COLUMNS
+
+TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
+EXPORT_FORMATS = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
+EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
+
+
+def tasks(config: ConfigDict) -> tuple[str, ...]:
+    """The tasks to do, in their order; a comma-separated string inside the tuple is split.
+
+    Raises:
+      ConfigError: an unknown task, or none.
+    """
+    given = (config.tasks,) if isinstance(config.tasks, str) else config.tasks
+    asked = [name.strip() for entry in given for name in str(entry).split(",")]
+    for name in asked:
+        if name not in TASKS:
+            raise ConfigError("tasks", name, f"must be among {', '.join(TASKS)}")
+    return tuple(name for name in TASKS if name in asked)
+
+
+def budgets(config: ConfigDict) -> tuple[str, ...]:
+    """The budgets as the user wrote them.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    asked = tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
+    if not asked:
+        raise ConfigError("search.budgets", config.search.budgets, "names no budget")
+    return asked
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field by itself and against the others.
+
+    Raises:
+      ConfigError: names the field, its value and the rule it breaks.
+    """
+    check_fields(config)
+    _check_tasks(config)
+    budgets(config)
+    _check_processes(config)
+    _check_bits(config)
+    _check_schedule(config)
+    _check_images(config)
+    _check_export(config)
+
+
+def _check_processes(config: ConfigDict) -> None:
+    given = config.distributed
+    if not given.coordinator:
+        if given.processes > 1:
+            rule = "needs distributed.coordinator, the HOST:PORT of process 0"
+            raise ConfigError("distributed.processes", given.processes, rule)
+        return
+    host, _, port = given.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError("distributed.coordinator", given.coordinator, "must be HOST:PORT")
+    if given.processes < 1:
+        rule = "must be the number of processes, as a coordinator is given"
+        raise ConfigError("distributed.processes", given.processes, rule)
+    if given.process >= given.processes:
+        rule = f"must be below distributed.processes {given.processes}: the first one is 0"
+        raise ConfigError("distributed.process", given.process, rule)
+
+
+def _check_images(config: ConfigDict) -> None:
+    data = config.data
+    if min(data.std) <= 0:
+        raise ConfigError("data.std", data.std, "must be positive")
+    if 0 < data.resize < data.image_size:
+        raise ConfigError("data.resize", data.resize, f"must reach image_size {data.image_size}")
+    if data.image_size == 0 and data.resize:
+        rule = "must be 0 where image_size is 0, which takes images as they are"
+        raise ConfigError("data.resize", data.resize, rule)
+    if data.image_size == 0 and data.augmentation == "resized_crop":
+        rule = "resized_crop needs an image_size to resize to; pad does without"
+        raise ConfigError("data.augmentation", data.augmentation, rule)
+
+
+def _check_export(config: ConfigDict) -> None:
+    for field, known in (("formats", EXPORT_FORMATS), ("platforms", EXPORT_PLATFORMS)):
+        given = config.export[field]
+        if not set(given) <= set(known):
+            raise ConfigError(f"export.{field}", given, f"must be among {', '.join(known)}")
+    if "cpu" not in config.export.platforms:
+        rule = "must include cpu, on which the artifact is verified"
+        raise ConfigError("export.platforms", config.export.platforms, rule)
+
+
+def _check_tasks(config: ConfigDict) -> None:
+    asked = tasks(config)
+    if "cost" in asked and len(asked) > 1:
+        raise ConfigError("tasks", asked, "cost stands alone: it needs neither data nor checkpoint")
+    if config.checkpoint and "pretrain" in asked:
+        rule = "cannot be given together with the task pretrain, whose result it stands for"
+        raise ConfigError("checkpoint", config.checkpoint, rule)
+
+
+def _check_bits(config: ConfigDict) -> None:
+    quant = config.quant
+    known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in quant.candidates)
+    falling = all(a > b for a, b in zip(quant.candidates, quant.candidates[1:], strict=False))
+    if not known or not falling or quant.candidates[-1] > MAX_BITS:
+        rule = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
+        raise ConfigError("quant.candidates", quant.candidates, rule)
+    if quant.depthwise_min_bits > quant.candidates[0]:
+        rule = f"leaves depthwise layers none of quant.candidates {quant.candidates}"
+        raise ConfigError("quant.depthwise_min_bits", quant.depthwise_min_bits, rule)
+    if not 2 <= quant.fixed_bits <= MAX_BITS and quant.fixed_bits != FULL_PRECISION:
+        rule = f"must be a bit-width from 2 to {MAX_BITS}, or {FULL_PRECISION}"
+        raise ConfigError("quant.fixed_bits", quant.fixed_bits, rule)
+    for rule in quant.rules:
+        _check_rule(rule)
+    search = config.search
+    if search.start_bits not in quant.candidates:
+        rule = f"must be one of quant.candidates {quant.candidates}"
+        raise ConfigError("search.start_bits", search.start_bits, rule)
+    if search.min_bits > search.start_bits:
+        rule = f"must not be above search.start_bits {search.start_bits}"
+        raise ConfigError("search.min_bits", search.min_bits, rule)
+    if search.max_bits < search.start_bits:
+        rule = f"must not be below search.start_bits {search.start_bits}"
+        raise ConfigError("search.max_bits", search.max_bits, rule)
+    for pin in search.pins:
+        _check_pin(pin)
+    for group in search.groups:
+        _check_group(group)
+
+
+def _check_rule(rule: object) -> None:
+    pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
+    bits = rule[1] if pair and isinstance(rule[1], tuple | list) else ()
+    valid = [b for b in bits if b == FULL_PRECISION or (isinstance(b, int) and 2 <= b <= MAX_BITS)]
+    if not bits or len(valid) != len(bits) or len(set(bits)) != len(bits):
+        text = (
+            f"must be a layer pattern and a tuple of different bit-widths from 2 to {MAX_BITS} "
+            f"(or {FULL_PRECISION})"
+        )
+        raise ConfigError("quant.rules", rule, text)
+
+
+def _check_pin(pin: object) -> None:
+    pair = isinstance(pin, tuple | list) and len(pin) == 2 and isinstance(pin[0], str)
+    bits = pin[1] if pair and isinstance(pin[1], tuple | list) else ()
+    if len(bits) != 2 or not all(isinstance(b, int) for b in bits):
+        rule = "must be a layer pattern and a (weight bits, activation bits) pair"
+        raise ConfigError("search.pins", pin, rule)
+
+
+def _check_group(group: object) -> None:
+    strings = isinstance(group, tuple | list) and all(isinstance(entry, str) for entry in group)
+    if not strings or len(group) < 2 or group[0] not in COLUMNS:
+        rule = f"must be one of {', '.join(COLUMNS)}, and layer patterns"
+        raise ConfigError("search.groups", group, rule)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    if "pretrain" in tasks(config) and config.pretrain.epochs == 0 and not config.pretrained:
+        rule = "0 leaves the weights as they are, which only makes sense with config.pretrained"
+        raise ConfigError("pretrain.epochs", 0, rule)
+    for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
+        total = config[epochs].epochs
+        warmup = config[section].warmup_epochs
+        if warmup >= max(total, 1):
+            rule = f"must be below {epochs}.epochs {total}"
+            raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
+        if config[section].min_lr > config[section].lr:
+            rule = f"must not be above {section}.lr {config[section].lr}"
+            raise ConfigError(f"{section}.min_lr", config[section].min_lr, rule)
+    ratio = config.scheduler.ratio_min + 2 * config.scheduler.ratio_amplitude
+    if ratio > 1:
+        rule = (
+            f"with ratio_min it freezes {ratio:.3g} of the layers at first; at most 1 is possible"
+        )
+        raise ConfigError("scheduler.ratio_amplitude", config.scheduler.ratio_amplitude, rule)
+
+
+def to_plain(config: ConfigDict) -> dict:
+    """The config as JSON-ready dictionaries and lists."""
+
+    def plain(value):
+        if isinstance(value, ConfigDict):
+            return {name: plain(value[name]) for name in value}
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+    return plain(config)

@@ -1,0 +1,85 @@
+"""Recipe files: loading them, naming their runs, checking overrides, describing their fields."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.config.checks import to_plain
+from rfquant_jax.config.fields import flat
+from rfquant_jax.errors import UserError
+
+
+def load(path: Path) -> ConfigDict:
+    """What the recipe's `get_config` returns.
+
+    Raises:
+      UserError: the file does not exist, fails when run, or has no `get_config`.
+    """
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    if spec is None or not path.is_file():
+        raise UserError(f"--config={path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # a recipe is a program of the user's
+        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={path}: get_config must return an ml_collections.ConfigDict")
+    return config
+
+
+def default_workdir(path: Path) -> Path:
+    """`runs/<name>`, the name being the recipe's path below `configs`, or its stem."""
+    parts = path.resolve().with_suffix("").parts
+    if "configs" in parts:
+        below = len(parts) - 1 - parts[::-1].index("configs")
+        return Path("runs", *parts[below + 1 :])
+    return Path("runs", parts[-1])
+
+
+def check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Makes sure that every `--config.a.b=...` names a field of the recipe.
+
+    Raises:
+      UserError: one does not; the message proposes the nearest field.
+    """
+    fields = [name for name, _ in flat(to_plain(config))]
+    sections = {
+        ".".join(name.split(".")[:n]) for name in fields for n in range(1, name.count(".") + 1)
+    }
+    for argument in arguments:
+        match = re.match(r"--?(?:no)?config\.([^=\s]+)", argument)
+        if match is None or match[1] in fields:
+            continue
+        if match[1] in sections:
+            raise UserError(f"config.{match[1]} is a section; override one of its fields")
+        near = difflib.get_close_matches(match[1], fields, n=1)
+        hint = f"; did you mean config.{near[0]}?" if near else "; --help lists all fields"
+        raise UserError(f"config.{match[1]} is not a field of the recipe{hint}")
+
+
+def describe(config: ConfigDict, *recipes: Path) -> str:
+    """All fields with their values in this recipe and their meanings, read from these recipes."""
+    meanings: dict[str, str] = {}
+    for recipe in recipes:
+        meanings = field_meanings(recipe) | meanings
+    lines = ["Fields of the recipe, with their values; override any of them:", ""]
+    for name, value in flat(to_plain(config)):
+        shown = tuple(value) if isinstance(value, list) else value
+        lines.append(f"  --config.{name}={shown!r}")
+        lines.append(f"      {meanings.get(name, '')}")
+    return "\n".join(lines)
+
+
+def field_meanings(recipe: Path) -> dict[str, str]:
+    """What the fields mean, read from the comments behind a recipe's assignments."""
+    pattern = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
+    found = (pattern.fullmatch(line) for line in recipe.read_text().splitlines())
+    return {match[1]: match[2] for match in found if match}

@@ -1,0 +1,223 @@
+"""From the configuration to the settings of each part; the only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
+from rfquant_jax.quant.plan import QuantSettings
+from rfquant_jax.search.greedy import GreedySettings, Move
+from rfquant_jax.search.integer import IntegerSettings, integer_search
+from rfquant_jax.search.problem import Algorithm, greedy_search
+from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
+from rfquant_jax.train.loop import Plan
+from rfquant_jax.train.optimizer import OptimizerSettings
+from rfquant_jax.train.passes import LossWeights
+from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.step import StepSettings, default_strategy
+
+
+def derived_seed(config: ConfigDict, purpose: str) -> int:
+    """A seed for one purpose of a run, unrelated to those for others and of other runs."""
+    words = [config.seed, *purpose.encode()]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def quant_settings(config: ConfigDict) -> QuantSettings:
+    """How the plain network is converted."""
+    quant = config.quant
+    return QuantSettings(
+        candidates=tuple(quant.candidates),
+        depthwise_min_bits=quant.depthwise_min_bits,
+        fixed_bits=quant.fixed_bits,
+        rules=tuple((pattern, tuple(bits)) for pattern, bits in quant.rules),
+        signed=tuple(quant.signed),
+        unsigned=tuple(quant.unsigned),
+        scale_gradient=quant.scale_gradient,
+    )
+
+
+def evaluation_transform(config: ConfigDict, channels: int) -> Transform:
+    """What images go through to be evaluated."""
+    data = config.data
+    return Centre(data.image_size, data.resize, channels, data.interpolation)
+
+
+def training_transform(config: ConfigDict, channels: int) -> Transform:
+    """What training images go through."""
+    data = config.data
+    if data.augmentation == "resized_crop":
+        return RandomResizedCrop(data.image_size, data.flip, channels, data.interpolation)
+    before = evaluation_transform(config, channels)
+    if not data.crop_padding and not data.flip:
+        return before
+    return PadAndCrop(data.crop_padding, data.flip, before)
+
+
+def pretrain_step(config: ConfigDict) -> StepSettings:
+    """A full-precision step: one plain pass."""
+    pretrain = config.pretrain
+    return StepSettings(
+        candidates=tuple(config.quant.candidates),
+        random_passes=0,
+        strategy="loop",
+        ema_decay=pretrain.ema_decay,
+        loss=LossWeights(label_smoothing=pretrain.label_smoothing, idm=0.0, region=0.0),
+        optimizer=OptimizerSettings(
+            clip=float("inf"), momentum=pretrain.momentum, weight_decay=pretrain.weight_decay
+        ),
+    )
+
+
+def pretrain_plan(config: ConfigDict) -> Plan:
+    """When full-precision training does what."""
+    pretrain = config.pretrain
+    return Plan(
+        task="pretrain",
+        remedy=_remedy("pretrain.lr", pretrain.lr),
+        epochs=pretrain.epochs,
+        seed=derived_seed(config, "pretrain"),
+        lr=pretrain.lr,
+        min_lr=pretrain.min_lr,
+        warmup_epochs=pretrain.warmup_epochs,
+        eval_every=config.train.eval_every,
+        log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
+        max_bad_steps=config.train.max_bad_steps,
+    )
+
+
+def coupled_step(config: ConfigDict) -> StepSettings:
+    """A coupled step with every ingredient the config turns on."""
+    losses, optimizer = config.losses, config.optimizer
+    mitigate = losses.information_distortion_mitigation
+    strategy = config.train.strategy
+    return StepSettings(
+        candidates=tuple(config.quant.candidates),
+        random_passes=config.train.random_passes,
+        strategy=default_strategy(jax.default_backend()) if strategy == "auto" else strategy,
+        ema_decay=config.train.ema_decay,
+        loss=LossWeights(
+            label_smoothing=config.train.label_smoothing,
+            distillation=losses.distillation,
+            idm=losses.lambda_idm if mitigate else 0.0,
+            region=losses.wd_region - optimizer.weight_decay,
+        ),
+        optimizer=OptimizerSettings(
+            clip=optimizer.clip,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            adam_b1=optimizer.adam_b1,
+            adam_b2=optimizer.adam_b2,
+            adam_epsilon=optimizer.adam_epsilon,
+        ),
+    )
+
+
+def coupled_plan(config: ConfigDict) -> Plan:
+    """When coupled training does what."""
+    optimizer, scheduler = config.optimizer, config.scheduler
+    timing = Timing(
+        start_epoch=scheduler.start_epoch,
+        period=scheduler.period,
+        late_period=scheduler.late_period,
+        late_from=scheduler.late_from,
+        ratio_min=scheduler.ratio_min,
+        ratio_amplitude=scheduler.ratio_amplitude,
+    )
+    return Plan(
+        task="train",
+        remedy=_remedy("optimizer.lr", optimizer.lr),
+        epochs=config.train.epochs,
+        steps_per_epoch=config.train.steps_per_epoch,
+        seed=derived_seed(config, "train"),
+        lr=optimizer.lr,
+        min_lr=optimizer.min_lr,
+        warmup_epochs=optimizer.warmup_epochs,
+        eval_every=config.train.eval_every,
+        log_every=config.train.log_every,
+        save_every_steps=config.checkpoints.every_steps,
+        save_every_minutes=config.checkpoints.every_minutes,
+        max_bad_steps=config.train.max_bad_steps,
+        accumulate=config.train.accumulate,
+        step_size_lr=optimizer.step_size_lr,
+        damping=config.losses.damping,
+        damping_start_epoch=config.losses.damping_start_epoch,
+        scheduler=timing if scheduler.enabled else None,
+        split_candidates=config.quant.split_candidates,
+    )
+
+
+def _remedy(field: str, rate: float) -> str:
+    """What helps against a training whose loss is not finite."""
+    return (
+        f"lower config.{field} = {rate:g} in a --workdir of its own, or compute with higher "
+        "precision (JAX_DEFAULT_MATMUL_PRECISION=highest)"
+    )
+
+
+def search_metric(config: ConfigDict) -> str:
+    """What candidates are compared by."""
+    return "error" if config.search.algorithm == "paper" else config.search.metric
+
+
+def search_iterations(config: ConfigDict, budgets: int) -> int | None:
+    """Batches that a search takes in all, or None where nobody knows."""
+    search = config.search
+    return {
+        "random": budgets,
+        "evolution": budgets * search.generations,
+        "integer": budgets * (search.sensitivity_batches + search.refinement_rounds),
+    }.get(search.algorithm)
+
+
+def search_algorithm(
+    config: ConfigDict, layers: int, on_move: Callable[[Move, np.ndarray], None]
+) -> Algorithm:
+    """The algorithm of a search over so many layers.
+
+    Args:
+      on_move: called by greedy searches after every move, with the configuration it led to.
+    """
+    search = config.search
+    scoring = greedy_settings(config, layers)
+    if search.algorithm == "random":
+        evaluations, keep = search.evaluations, search.keep
+        return partial(random_search, evaluations=evaluations, keep=keep, least=search.min_load)
+    if search.algorithm == "evolution":
+        chosen = EvolutionSettings(
+            population=search.population,
+            generations=search.generations,
+            parents=search.keep,
+            mutations=search.population // 2,
+            crossovers=search.population // 2,
+            probability=search.mutation_probability,
+            least=search.min_load,
+        )
+        return partial(evolution, settings=chosen, scoring=scoring)
+    if search.algorithm == "integer":
+        chosen = IntegerSettings(search.sensitivity_batches, search.refinement_rounds)
+        return partial(integer_search, settings=chosen)
+    return partial(greedy_search, settings=scoring, on_move=on_move)
+
+
+def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
+    """Constants of the greedy search over so many layers; "paper" normalizes as published.
+
+    It keeps the limit on iterations, too: as published the search can wander without end.
+    """
+    search = config.search
+    paper = search.algorithm == "paper"
+    return GreedySettings(
+        alpha=search.alpha,
+        start_bits=search.start_bits,
+        normalize="max" if paper else search.normalize,
+        max_iterations=search.max_iterations_per_layer * layers,
+        joint=search.joint and not paper,
+    )

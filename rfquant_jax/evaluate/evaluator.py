@@ -1,0 +1,236 @@
+"""Recalibrated, exact evaluation of a configuration (method, section 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rfquant_jax.data.loader import Filler
+from rfquant_jax.data.reader import PADDING_LABEL
+from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
+from rfquant_jax.quant.layers import assign, evaluate_on_codes
+from rfquant_jax.quant.statistics import active_statistics, install_statistics
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Exact counts over a whole set of images.
+
+    Attributes:
+      top1, top5: numbers of images classified right (a non-finite output is wrong).
+      loss: sum of the cross-entropies.
+      images: how many there were.
+    """
+
+    top1: int
+    top5: int
+    loss: float
+    images: int
+
+    @property
+    def top1_percent(self) -> float:
+        return 100 * self.top1 / self.images
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % interval of the top-1 accuracy in percent (Wilson's, for a share of counts)."""
+        share, z2 = self.top1 / self.images, 1.959964**2
+        centre = (share + z2 / (2 * self.images)) / (1 + z2 / self.images)
+        spread = math.sqrt(share * (1 - share) / self.images + z2 / (4 * self.images**2))
+        half = math.sqrt(z2) * spread / (1 + z2 / self.images)
+        return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
+
+    @property
+    def top5_percent(self) -> float:
+        return 100 * self.top5 / self.images
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.images
+
+
+class Evaluator:
+    """The compiled evaluation of one network on one mesh; configurations are data.
+
+    Args:
+      pure: a coupled network, or a plain one (whose configurations are int32[0, 2]).
+      mesh: the devices. Batches are never split: each device takes whole ones, so that the
+        result does not depend on how many devices there are.
+      preprocess: turns a batch of images into the network's input.
+    """
+
+    def __init__(self, pure: PureNetwork, mesh: Mesh, preprocess: Preprocess):
+        self.pure, self.mesh, self.preprocess = pure, mesh, preprocess
+        rep, shard = REPLICATED, SHARDED
+        self._measure = Compiled(self._batch_statistics, mesh, (rep, shard, rep), shard)
+        self._select = Compiled(self._running_statistics, mesh, (rep, rep, rep), rep)
+        self._count = Compiled(self._counts, mesh, (rep, rep, shard, rep), shard)
+        self._predict = Compiled(self._probabilities, mesh, (rep, rep, shard, rep), shard)
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each compiled function was traced."""
+        return {"measure": self._measure.traces, "count": self._count.traces}
+
+    def recalibrate(
+        self, params: Arrays, configuration: np.ndarray, batches: Iterable[np.ndarray]
+    ) -> Arrays:
+        """BatchNorm statistics of a configuration: the plain average of batch statistics.
+
+        Args:
+          params: replicated.
+          configuration: int32[L, 2].
+          batches: images, batches of one size; this process's, see `Pipeline.full`.
+
+        Returns:
+          `{"<BatchNorm>.mean" | ".var": float32[C]}`, averaged in float64 in the batches' order.
+        """
+        sums: dict[str, np.ndarray] = {}
+        count = 0
+        for images, real in self._grouped(batches):
+            measured = devices.fetch(
+                self._measure(params, devices.split(images, self.mesh), configuration)
+            )
+            for name, values in measured.items():
+                total = np.sum(values[real], axis=0, dtype=np.float64)
+                sums[name] = sums.get(name, 0.0) + total
+            count += real.sum()
+        return {name: (total / count).astype(np.float32) for name, total in sums.items()}
+
+    def running_statistics(
+        self, params: Arrays, stats: Arrays, configuration: np.ndarray
+    ) -> Arrays:
+        """The running statistics of a configuration's banks, as training left them."""
+        return jax.device_get(self._select(params, stats, configuration))
+
+    def accuracy(
+        self,
+        params: Arrays,
+        statistics: Arrays,
+        configuration: np.ndarray,
+        batches: Iterable[Arrays],
+    ) -> Accuracy:
+        """Exact accuracy over all images of `batches`.
+
+        Args:
+          params: replicated.
+          statistics: from `recalibrate` or `running_statistics`.
+          configuration: int32[L, 2].
+          batches: {"image", "label"} of one size; label -1 marks an image that does not count;
+            this process's, see `Pipeline.exact`.
+        """
+        totals = np.zeros(4)
+        for batch, real in self._grouped(batches):
+            batch = devices.split(batch, self.mesh)
+            counts = devices.fetch(self._count(params, statistics, batch, configuration))
+            # Summed one batch after the other, so that no grouping changes the rounding.
+            for row in counts[real].astype(np.float64):
+                totals += row
+        top1, top5, loss, images = totals
+        return Accuracy(int(top1), int(top5), float(loss), int(images))
+
+    def probabilities(
+        self,
+        params: Arrays,
+        statistics: Arrays,
+        configuration: np.ndarray,
+        batches: Iterable[Arrays],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the network makes of each batch; arguments as those of `accuracy`.
+
+        Yields:
+          labels int32[B] as they came, and probabilities float32[B, classes].
+        """
+        for batch, real in self._grouped(batches):
+            batch = devices.split(batch, self.mesh)
+            found = self._predict(params, statistics, batch["image"], configuration)
+            labels, found = devices.fetch((batch["label"], found))
+            for place in np.flatnonzero(real):
+                yield (
+                    np.split(labels, self.mesh.size)[place],
+                    np.split(found, self.mesh.size)[place],
+                )
+
+    def _grouped(self, batches: Iterable) -> Iterator[tuple[Any, np.ndarray]]:
+        """Stacks one batch for each of this process's devices.
+
+        Yields:
+          them, and bool[devices of all processes]: which of the places hold real batches.
+        """
+        together = self.mesh.local_mesh.size
+        group: list = []
+        for batch in batches:
+            group.append(batch)
+            if len(group) == together:
+                yield _stack(group), self._real(group)
+                group = []
+        if group:  # of one process alone: several get theirs filled up
+            group += [Filler(group[-1])] * (together - len(group))
+            yield _stack(group), self._real(group)
+
+    def _real(self, group: list) -> np.ndarray:
+        own = np.asarray([not isinstance(batch, Filler) for batch in group])
+        return devices.gather(own)
+
+    # What follows runs per device.
+
+    def _batch_statistics(self, params, images, configuration):
+        network = with_batch_statistics(self.pure, params, zeros_like(self.pure.stats))
+        network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        evaluate_on_codes(network)
+        assign(network, configuration)
+        network(self.preprocess(images))
+        return devices.add_axis(active_statistics(network))
+
+    def _running_statistics(self, params, stats, configuration):
+        network = self.pure.merge(params, stats)
+        assign(network, configuration)
+        return active_statistics(network)
+
+    def _logits(self, params, statistics, images, configuration):
+        network = self.pure.merge(params, zeros_like(self.pure.stats))
+        network.eval()
+        evaluate_on_codes(network)
+        assign(network, configuration)
+        install_statistics(network, statistics)
+        return network(self.preprocess(images)).astype(jnp.float32)
+
+    def _counts(self, params, statistics, batch, configuration):
+        logits = self._logits(params, statistics, batch["image"], configuration)
+        return _count_correct(logits, batch["label"])[None]
+
+    def _probabilities(self, params, statistics, images, configuration):
+        return jax.nn.softmax(self._logits(params, statistics, images, configuration))
+
+
+def _count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[4]: top-1 and top-5 counts, the sum of cross-entropies, the number of images."""
+    real = labels != PADDING_LABEL
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    hits = (best == labels[:, None]) & finite[:, None]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return jnp.stack(
+        [
+            jnp.sum(hits[:, 0]),
+            jnp.sum(hits),
+            jnp.sum(jnp.where(real, loss, 0.0)),
+            jnp.sum(real),
+        ]
+    ).astype(jnp.float32)
+
+
+def _stack(group: list):
+    batches = [entry.batch if isinstance(entry, Filler) else entry for entry in group]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

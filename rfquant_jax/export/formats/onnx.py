@@ -1,0 +1,185 @@
+"""An integer model as ONNX: QuantizeLinear, Clip and DequantizeLinear around each layer.
+
+Quantizing rounds half to even and saturates at 8 bits; the Clip behind it narrows the codes to any
+bit-width, which is the same as clipping before rounding, because the bounds are whole numbers. The
+kernels are their codes, with step sizes and BatchNorm in the scales of their DequantizeLinear.
+
+The plain variant needs opset 13, int8 and uint8. The small one needs opset 21 and keeps kernels of
+up to 4 bits in int4 tensors, two codes a byte, and takes inputs of 4 bits as int4 and uint4 where
+onnxruntime can load that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
+from rfquant_jax.export.ir.graph import INPUT, Node
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
+from rfquant_jax.runtime.files import replacing
+
+OUTPUT = "logits"
+_OPSETS = {False: (13, 8), True: (21, 10)}  # small or not: opset, IR version
+
+
+def write(path: Path, model: IntegerModel, *, small: bool) -> None:
+    """Writes the model and has onnx check it.
+
+    Its input is `image`, float32[batch, C, H, W], normalised; its output `logits`.
+
+    Args:
+      small: whether kernels of up to 4 bits are stored as such.
+    """
+    made = make(model, small=small)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made.SerializeToString())
+
+
+def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
+    """The checked ONNX model; see `write`."""
+    opset, ir_version = _OPSETS[small]
+    nodes = Nodes(opset)
+    layers = _Layers(nodes, model, small)
+    for node in model.graph.nodes:
+        shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
+        if node.op in LAYERS:
+            layers.emit(node, shapes[0])
+        elif node.op == CONSTANT:
+            nodes.constants[node.output] = _channels_first(model.constants[node.output][None])
+        else:
+            emit(nodes, node, shapes)
+    nodes.add("Identity", [model.graph.output], OUTPUT)
+    graph = helper.make_graph(
+        nodes.nodes,
+        "integer_model",
+        [_tensor(INPUT, model.graph.input_shape)],
+        [_tensor(OUTPUT, model.graph.shapes[model.graph.output])],
+        nodes.initializers,
+    )
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
+        producer_name="rfquant_jax",
+    )
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in model.about.items()})
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    shape = (shape[-1], *shape[:-1]) if len(shape) == 3 else shape
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+
+
+def _channels_first(values: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
+
+
+def _along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values by channel, shaped for what has the channels of an image [H, W, C] or a vector."""
+    return values.reshape(-1, 1, 1) if len(shape) == 3 else values
+
+
+class _Layers:
+    """Emits convolutions, dense layers and affine maps."""
+
+    def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
+        self.nodes, self.model, self.small = nodes, model, small
+        self._quantized: dict[tuple, str] = {}
+        self._makers = {node.output: node for node in model.graph.nodes}
+
+    def emit(self, node: Node, shape: tuple[int, ...]) -> None:
+        data = self.model.layers[node.layer]
+        bias = data.bias.astype(np.float32)
+        if node.op == AFFINE:
+            scale = self.nodes.constant(_along(data.scale.astype(np.float32), shape))
+            scaled = self.nodes.add("Mul", [node.inputs[0], scale])
+            self.nodes.add("Add", [scaled, self.nodes.constant(_along(bias, shape))], node.output)
+            return
+        x, weights = self._input(node.inputs[0], data), self._weights(node, data, len(shape))
+        if node.op == CONVOLUTION:
+            y = self.nodes.add("Conv", [x, weights], **_options(node.attributes))
+        elif len(shape) == 3:
+            y = self.nodes.add("Conv", [x, weights])
+        elif len(shape) == 1:
+            y = self.nodes.add("Gemm", [x, weights], transB=1)
+        else:
+            y = self.nodes.add("MatMul", [x, weights])
+        # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
+        bias = self.nodes.constant(_along(bias, shape), f"{node.layer}.bias")
+        self.nodes.add("Add", [y, bias], node.output)
+
+    def _input(self, name: str, data: LayerData) -> str:
+        """The input on its quantizer's grid."""
+        if not data.quantizes_input:
+            return name
+        key = (name, data.input_bits, data.input_signed, data.input_step)
+        if key not in self._quantized:
+            self._quantized[key] = self._quantize(name, data)
+        return self._quantized[key]
+
+    def _quantize(self, name: str, data: LayerData) -> str:
+        exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
+        kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
+        kind = kinds[data.input_signed]
+        step = self.nodes.constant(np.asarray(data.input_step, np.float32))
+        zero = self.nodes.constant(np.zeros((), kind))
+        codes = self.nodes.add("QuantizeLinear", [name, step, zero])
+        if not exact and data.input_bits < 8:
+            low, high = (self.nodes.constant(np.asarray(v, kind)) for v in data.input_range)
+            codes = self.nodes.add("Clip", [codes, low, high])
+        return self.nodes.add("DequantizeLinear", [codes, step, zero])
+
+    def _may_have_four_bits(self, name: str) -> bool:
+        """Whether onnxruntime can load 4-bit codes of this.
+
+        It fails where it moves a clip into the quantizer, over whatever it may exchange with it: so
+        these are the outputs of layers and of additions, with or without one ReLU behind.
+        """
+        maker = self._makers.get(name)
+        if maker is not None and maker.op == "maximum" and 0 in maker.inputs:
+            maker = self._makers.get(next(x for x in maker.inputs if isinstance(x, str)))
+        return maker is not None and maker.op in (*LAYERS, "add")
+
+    def _weights(self, node: Node, data: LayerData, rank: int) -> str:
+        """The kernel as the operation takes it, with the scale of each output in it.
+
+        Dense layers take (outputs, inputs) for vectors, a 1x1 convolution's kernel for images, and
+        (inputs, outputs) for anything with other axes before the last.
+        """
+        kernel, axis = _channels_first(data.kernel), 0
+        if node.op == DENSE and rank == 3:
+            kernel = kernel[:, :, None, None]
+        elif node.op == DENSE and rank > 1:
+            kernel, axis = kernel.T, 1
+        scale = (data.scale.astype(np.float64) / data.input_step).astype(np.float32)
+        if data.kernel.dtype == np.float32:
+            along = [-1 if i == axis else 1 for i in range(kernel.ndim)]
+            return self.nodes.constant(kernel * scale.reshape(along), f"{node.layer}.kernel")
+        kind = ml_dtypes.int4 if self.small and data.weight_bits <= 4 else np.int8
+        operands = [
+            self.nodes.constant(np.ascontiguousarray(kernel).astype(kind), f"{node.layer}.kernel"),
+            self.nodes.constant(scale, f"{node.layer}.scale"),
+            self.nodes.constant(np.zeros(len(scale), kind)),
+        ]
+        return self.nodes.add("DequantizeLinear", operands, axis=axis)
+
+
+def _options(attributes: Mapping) -> dict:
+    (top, bottom), (left, right) = attributes["padding"]
+    return {
+        "kernel_shape": attributes["kernel"][1:3],
+        "strides": attributes["strides"],
+        "pads": [top, left, bottom, right],
+        "dilations": attributes["dilation"],
+        "group": attributes["groups"],
+    }

@@ -1,0 +1,187 @@
+"""ONNX nodes for what happens between the layers of an integer model.
+
+Images are [N, C, H, W] here, as ONNX's convolutions want them; everything else is as in the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.shapes import Shape
+
+_IMAGE_AXES = {1: 2, 2: 3, 3: 1}  # from [N, H, W, C] to [N, C, H, W]
+_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
+
+_PLAIN = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "maximum": "Max",
+    "minimum": "Min",
+    "negate": "Neg",
+    "absolute": "Abs",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+}
+
+
+class Nodes:
+    """Collects the nodes and the stored arrays of an ONNX graph.
+
+    Attributes:
+      opset: the version of ONNX's operations.
+      constants: arrays that belong to names of the integer model's graph, stored where used.
+    """
+
+    def __init__(self, opset: int):
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._known: dict[tuple, str] = {}
+
+    def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
+        """Appends a node and returns the name of its output."""
+        output = output or f"{op}_{len(self.nodes)}"
+        names = [self.constant(self.constants[n]) if n in self.constants else n for n in inputs]
+        self.nodes.append(helper.make_node(op, names, [output], **attributes))
+        return output
+
+    def constant(self, values: np.ndarray, name: str = "") -> str:
+        """Stores an array, once for equal ones, and returns its name."""
+        values = np.asarray(values)
+        key = (values.tobytes(), values.shape, values.dtype.name)
+        if key not in self._known:
+            self._known[key] = name or f"constant_{len(self.initializers)}"
+            self.initializers.append(numpy_helper.from_array(values, self._known[key]))
+        return self._known[key]
+
+    def numbers(self, values: Sequence[int]) -> str:
+        """Stores a list of whole numbers."""
+        return self.constant(np.asarray(values, np.int64))
+
+
+def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    """Appends what one operation without parameters becomes.
+
+    Args:
+      shapes: of its inputs as the integer model's graph has them; () for a number.
+    """
+    if node.op in _PLAIN:
+        _elementwise(nodes, node)
+    else:
+        _OTHERS[node.op](nodes, node, shapes)
+
+
+def _elementwise(nodes: Nodes, node: Node) -> None:
+    numbers = [i for i, name in enumerate(node.inputs) if not isinstance(name, str)]
+    if numbers and node.op in ("maximum", "minimum"):
+        (place,) = numbers
+        _clip(nodes, node, node.inputs[1 - place], node.inputs[place])
+        return
+    operands = [
+        name if isinstance(name, str) else nodes.constant(np.asarray(name, np.float32))
+        for name in node.inputs
+    ]
+    nodes.add(_PLAIN[node.op], operands, node.output)
+
+
+def _clip(nodes: Nodes, node: Node, x: str, bound: float) -> None:
+    if node.op == "maximum" and bound == 0:
+        nodes.add("Relu", [x], node.output)
+        return
+    limit = nodes.constant(np.asarray(bound, np.float32))
+    nodes.add("Clip", [x, limit] if node.op == "maximum" else [x, "", limit], node.output)
+
+
+def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    x, axes = node.inputs[0], list(node.attributes["axes"])
+    if len(shapes[0]) == 3:
+        if sorted(axes) == [1, 2]:
+            axes = [2, 3]
+        else:
+            x = nodes.add("Transpose", [x], perm=_TO_LAST)
+    makes_image = len(shapes[0]) - len(axes) == 3
+    output = None if makes_image else node.output
+    if not axes:
+        x = nodes.add("Identity", [x], output)
+    elif node.op == "max" and nodes.opset < 18:  # which made the axes an input, as those of sums
+        x = nodes.add("ReduceMax", [x], output, axes=axes, keepdims=0)
+    else:
+        kind = "ReduceSum" if node.op == "sum" else "ReduceMax"
+        x = nodes.add(kind, [x, nodes.numbers(axes)], output, keepdims=0)
+    if makes_image:
+        nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
+
+
+def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    (top, bottom), (left, right) = node.attributes["padding"]
+    window = node.attributes["window"]
+    options = {
+        "kernel_shape": window,
+        "strides": node.attributes["strides"],
+        "pads": [top, left, bottom, right],
+    }
+    if node.op == "max_pool":
+        nodes.add("MaxPool", [node.inputs[0]], node.output, **options)
+        return
+    mean = nodes.add("AveragePool", [node.inputs[0]], count_include_pad=1, **options)
+    count = nodes.constant(np.asarray(math.prod(window), np.float32))
+    nodes.add("Mul", [mean, count], node.output)
+
+
+def _pad(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    padding = _in_onnx_order(node.attributes["padding"])
+    low, high = ([0, *(pair[side] for pair in padding)] for side in (0, 1))
+    value = nodes.constant(np.asarray(node.attributes["value"], np.float32))
+    nodes.add("Pad", [node.inputs[0], nodes.numbers(low + high), value], node.output)
+
+
+def _slice(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    parts = [_in_onnx_order(node.attributes[name]) for name in ("starts", "limits", "strides")]
+    axes = list(range(1, len(shapes[0]) + 1))
+    starts, limits, strides = (nodes.numbers(part) for part in parts)
+    operands = [node.inputs[0], starts, limits, nodes.numbers(axes), strides]
+    nodes.add("Slice", operands, node.output)
+
+
+def _in_onnx_order(by_axis: Sequence) -> list:
+    """Something by axis, without the first one, for images in the order of [C, H, W]."""
+    by_axis = list(by_axis)
+    return [by_axis[2], *by_axis[:2]] if len(by_axis) == 3 else by_axis
+
+
+def _concatenate(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    axis = node.attributes["axis"]
+    axis = _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
+    nodes.add("Concat", list(node.inputs), node.output, axis=axis)
+
+
+def _reshape(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    x, shape = node.inputs[0], list(node.attributes["shape"])
+    if len(shapes[0]) == 3:
+        x = nodes.add("Transpose", [x], perm=_TO_LAST)
+    if len(shape) != 3:
+        nodes.add("Reshape", [x, nodes.numbers([-1, *shape])], node.output)
+        return
+    x = nodes.add("Reshape", [x, nodes.numbers([-1, *shape])])
+    nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
+
+
+_OTHERS: Mapping = {
+    "sum": _reduce,
+    "max": _reduce,
+    "sum_pool": _pool,
+    "max_pool": _pool,
+    "pad": _pad,
+    "slice": _slice,
+    "concatenate": _concatenate,
+    "reshape": _reshape,
+}

@@ -1,0 +1,132 @@
+"""A network at one configuration in whole numbers: what every format is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.export.ir.graph import Graph
+from rfquant_jax.export.ir.packing import packed_size
+from rfquant_jax.export.ir.shapes import LARGEST_FLOAT32, SMALLEST_FLOAT32
+
+FLOAT_BITS = 32  # a bit-width from here on means: not quantized
+INT32_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class LayerData:
+    """The parameters of one layer; `accumulate` says how an output comes from them.
+
+        output = scale * accumulator + bias
+
+    Attributes:
+      weight_bits, input_bits: 2 to 8, or 32 where that operand is not quantized.
+      input_signed: whether the input's codes may be negative.
+      input_step: the input's step size; its codes are round(clip(input / step, lowest, highest)).
+      kernel: int8[O, KH, KW, I] or int8[O, I], codes; float32 with 32 bits. None in affine maps.
+      scale, bias: [O], float32 as stored: step sizes, BatchNorm and the layer's own bias in one.
+    """
+
+    weight_bits: int
+    input_bits: int
+    input_signed: bool
+    input_step: float
+    kernel: np.ndarray | None
+    scale: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def quantizes_input(self) -> bool:
+        return self.input_bits < FLOAT_BITS
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its accumulators are whole numbers."""
+        return self.kernel is not None and self.quantizes_input and self.weight_bits < FLOAT_BITS
+
+    @property
+    def input_range(self) -> tuple[int, int]:
+        """The input's smallest and largest code."""
+        if self.input_signed:
+            return -(1 << (self.input_bits - 1)), (1 << (self.input_bits - 1)) - 1
+        return 0, (1 << self.input_bits) - 1
+
+    @property
+    def largest_accumulator(self) -> int:
+        """No accumulator, and no sum on the way to it, can be larger in size than this."""
+        weights = np.abs(self.kernel.astype(np.int64)).reshape(len(self.kernel), -1)
+        return int(weights.sum(axis=1).max()) * max(map(abs, self.input_range))
+
+    def equals(self, other: LayerData) -> bool:
+        """Whether all numbers are the same."""
+        mine, theirs = vars(self), vars(other)
+        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Bytes of the packed kernel."""
+        return 0 if self.kernel is None else packed_size(self.kernel.size, self.weight_bits)
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """A graph with the parameters of its layers.
+
+    Attributes:
+      layers: by name, for every layer of the graph.
+      constants: by node, the arrays that the network computes with besides.
+      about: where it comes from, JSON.
+    """
+
+    graph: Graph
+    layers: Mapping[str, LayerData]
+    constants: Mapping[str, np.ndarray]
+    about: Mapping[str, object]
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Bytes of all packed kernels: the search's model size, each rounded up to a byte."""
+        return sum(layer.kernel_bytes for layer in self.layers.values())
+
+    def stored(self) -> IntegerModel:
+        """The model with scales and biases rounded to float32, as files keep them."""
+        return self._cast(np.float32)
+
+    def _cast(self, dtype: type) -> IntegerModel:
+        layers = {
+            name: replace(layer, scale=layer.scale.astype(dtype), bias=layer.bias.astype(dtype))
+            for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers)
+
+    def equals(self, other: IntegerModel) -> bool:
+        """Whether both compute the same from the same numbers."""
+        same = self.graph == other.graph and self.layers.keys() == other.layers.keys()
+        return same and all(self.layers[name].equals(data) for name, data in other.layers.items())
+
+    def check(self) -> None:
+        """Makes sure that nothing overflows.
+
+        Raises:
+          UserError: an accumulator could leave int32, or a number is not finite in float32.
+        """
+        for name, values in self.constants.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"constant {name} is not finite")
+        for name, layer in self.layers.items():
+            if layer.is_integer and layer.largest_accumulator >= INT32_LIMIT:
+                raise UserError(f"layer {name}: its accumulators do not fit into 32 bits")
+            if not (np.isfinite(layer.scale).all() and np.isfinite(layer.bias).all()):
+                raise UserError(f"layer {name}: its scale or bias is not finite")
+            if layer.kernel is not None and not np.isfinite(layer.kernel).all():
+                raise UserError(f"layer {name}: its kernel is not finite")
+            if not layer.quantizes_input and layer.input_step != 1:
+                raise UserError(f"layer {name}: its step size must be 1, as nothing is quantized")
+            if not SMALLEST_FLOAT32 <= layer.input_step <= LARGEST_FLOAT32:
+                raise UserError(
+                    f"layer {name}: its step size {layer.input_step} is not positive, or none of "
+                    "float32"
+                )

@@ -1,0 +1,157 @@
+"""What a node of an integer model may do: one shape rule and one computation for each operation.
+
+The computations take the array module, so that NumPy and JAX run the very same graph. Shapes here
+leave out the first axis, which counts the images; axes are counted with it, so that 1 is the first
+axis that an operation may touch.
+
+Convolutions, dense layers and affine maps have parameters; see `runtime` for what they compute.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from rfquant_jax.export.ir.shapes import (
+    Attributes,
+    Shape,
+    affine_shape,
+    constant_shape,
+    convolution_shape,
+    dense_shape,
+    elementwise,
+    joined_shape,
+    padded_shape,
+    pool_shape,
+    reduced_shape,
+    reshaped,
+    sliced_shape,
+    window_positions,
+)
+
+CONVOLUTION, DENSE, AFFINE, CONSTANT = "convolution", "dense", "affine", "constant"
+LAYERS = (CONVOLUTION, DENSE, AFFINE)  # operations with parameters
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of node.
+
+    Attributes:
+      operands: how many inputs it takes; None: one or more.
+      attributes: the names of its attributes, all of them needed.
+      shape: (input shapes, attributes) -> output shape; ValueError where they do not fit.
+      compute: (array module, inputs, attributes) -> output; None where parameters are needed.
+    """
+
+    operands: int | None
+    attributes: tuple[str, ...]
+    shape: Callable[[Sequence[Shape], Attributes], Shape]
+    compute: Callable[[ModuleType, Sequence[Any], Attributes], Any] | None = None
+
+
+def windows(
+    xp: ModuleType,
+    x: Any,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[Sequence[int]],
+    dilation: Sequence[int] = (1, 1),
+    fill: float = 0,
+):
+    """Yields (row, column) in the window and `x[N, H', W', C]` there, for every place in it."""
+    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
+    rows, columns = window_positions(x.shape[1:], spans, strides, padding)
+    if any(map(any, padding)):
+        x = xp.pad(x, [(0, 0), *map(tuple, padding), (0, 0)], constant_values=fill)
+    for i, j in itertools.product(*map(range, window)):
+        top, left = i * dilation[0], j * dilation[1]
+        bottom, right = top + (rows - 1) * strides[0] + 1, left + (columns - 1) * strides[1] + 1
+        yield (i, j), x[:, top : bottom : strides[0], left : right : strides[1]]
+
+
+def _pool(fill: float, combine: str):
+    def compute(xp, inputs, attributes):
+        places = windows(
+            xp,
+            inputs[0],
+            attributes["window"],
+            attributes["strides"],
+            attributes["padding"],
+            fill=fill,
+        )
+        total = None
+        for _, part in places:
+            total = part if total is None else getattr(xp, combine)(total, part)
+        return total
+
+    return Operation(1, ("window", "strides", "padding"), pool_shape, compute)
+
+
+def _slice(xp, inputs, attributes):
+    cut = zip(attributes["starts"], attributes["limits"], attributes["strides"], strict=True)
+    return inputs[0][(slice(None), *itertools.starmap(slice, cut))]
+
+
+def _binary(name: str) -> Operation:
+    return Operation(2, (), elementwise, lambda xp, inputs, _: getattr(xp, name)(*inputs))
+
+
+def _unary(compute: Callable[[ModuleType, Any], Any]) -> Operation:
+    return Operation(1, (), elementwise, lambda xp, inputs, _: compute(xp, inputs[0]))
+
+
+def _reduction(name: str) -> Operation:
+    def compute(xp, inputs, attributes):
+        return getattr(xp, name)(inputs[0], axis=tuple(attributes["axes"]))
+
+    return Operation(1, ("axes",), reduced_shape, compute)
+
+
+OPERATIONS: dict[str, Operation] = {
+    CONVOLUTION: Operation(
+        1,
+        ("layer", "kernel", "strides", "padding", "dilation", "groups"),
+        convolution_shape,
+    ),
+    DENSE: Operation(1, ("layer", "kernel"), dense_shape),
+    AFFINE: Operation(1, ("layer", "channels"), affine_shape),
+    CONSTANT: Operation(0, ("shape",), constant_shape),
+    "add": _binary("add"),
+    "subtract": _binary("subtract"),
+    "multiply": _binary("multiply"),
+    "divide": _binary("divide"),
+    "maximum": _binary("maximum"),
+    "minimum": _binary("minimum"),
+    "negate": _unary(lambda xp, x: -x),
+    "absolute": _unary(lambda xp, x: xp.abs(x)),
+    # By tanh, because exp overflows far below zero.
+    "sigmoid": _unary(lambda xp, x: (xp.tanh(x / 2) + 1) / 2),
+    "tanh": _unary(lambda xp, x: xp.tanh(x)),
+    "sum": _reduction("sum"),
+    "max": _reduction("max"),
+    "sum_pool": _pool(0.0, "add"),
+    "max_pool": _pool(-math.inf, "maximum"),
+    "pad": Operation(
+        1,
+        ("padding", "value"),
+        padded_shape,
+        lambda xp, inputs, a: xp.pad(
+            inputs[0], [(0, 0), *map(tuple, a["padding"])], constant_values=a["value"]
+        ),
+    ),
+    "slice": Operation(1, ("starts", "limits", "strides"), sliced_shape, _slice),
+    "concatenate": Operation(
+        None,
+        ("axis",),
+        joined_shape,
+        lambda xp, inputs, a: xp.concatenate(inputs, axis=a["axis"]),
+    ),
+    "reshape": Operation(
+        1, ("shape",), reshaped, lambda xp, inputs, a: inputs[0].reshape(-1, *a["shape"])
+    ),
+}

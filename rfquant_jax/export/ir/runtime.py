@@ -1,0 +1,129 @@
+"""The integer reference runtime: NumPy alone, exact int32 accumulators.
+
+    codes       = round(clip(input / step, lowest, highest))        half to even
+    accumulator = sum over the kernel of weight code * input code   int32
+    output      = scale * accumulator + bias                        for each channel
+
+Everything between the layers is done in floating point, in the dtype of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from rfquant_jax.export.ir.graph import INPUT, Graph, Node
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import CONSTANT, CONVOLUTION, LAYERS, OPERATIONS, windows
+
+Layer = Callable[[Node, Any], Any]
+
+EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53  # every whole number up to these has a float of its own
+
+
+def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
+    """Logits of normalised images, both float32 or both float64.
+
+    Args:
+      images: [N, H, W, C].
+    """
+
+    def layer(node: Node, x: np.ndarray) -> np.ndarray:
+        data = model.layers[node.layer]
+        return finish(data, accumulate(node, data, quantize(data, x)), images.dtype)
+
+    return walk(model.graph, images, layer, model.constants, np)
+
+
+def walk(
+    graph: Graph, images: Any, layer: Layer, constants: Mapping[str, Any], xp: ModuleType
+) -> Any:
+    """Runs a graph in any array module.
+
+    Args:
+      layer: computes a node that has parameters from its input.
+      constants: arrays by node.
+      xp: numpy or jax.numpy.
+    """
+    values = {INPUT: images}
+    for place, node in enumerate(graph.nodes):
+        inputs = [values[name] if isinstance(name, str) else name for name in node.inputs]
+        if node.op in LAYERS:
+            values[node.output] = layer(node, inputs[0])
+        elif node.op == CONSTANT:
+            values[node.output] = xp.asarray(constants[node.output], images.dtype)[None]
+        else:
+            values[node.output] = OPERATIONS[node.op].compute(xp, inputs, node.attributes)
+        for name in node.inputs:
+            if graph.last_uses.get(name) == place:
+                values.pop(name, None)
+    return values[graph.output]
+
+
+def quantize(data: LayerData, x: np.ndarray) -> np.ndarray:
+    """The codes of a layer's input, as whole numbers in x's dtype; x itself if not quantized."""
+    if not data.quantizes_input:
+        return x
+    return np.rint(np.clip(x / x.dtype.type(data.input_step), *data.input_range))
+
+
+def accumulate(node: Node, data: LayerData, codes: np.ndarray) -> np.ndarray:
+    """The sums of products of one layer: int32, or floating where an operand is not quantized.
+
+    Whole numbers are multiplied in a floating-point type in which every product and every partial
+    sum has an exact representation, whatever the order: the result is that of int32 arithmetic,
+    bit for bit, at the speed of BLAS.
+
+    Args:
+      codes: [N, H, W, C] or [..., C], what `quantize` returned.
+    """
+    if data.kernel is None:
+        return codes
+    dtype = codes.dtype
+    if data.is_integer:
+        dtype = np.float32 if data.largest_accumulator < EXACT_FLOAT32 else np.float64
+    kernel, codes = data.kernel.astype(dtype), codes.astype(dtype)
+    if node.op == CONVOLUTION:
+        found = _convolve(codes, kernel, node.attributes)
+    else:
+        found = codes @ kernel.T
+    return found.astype(np.int32) if data.is_integer else found
+
+
+def finish(data: LayerData, accumulator: np.ndarray, dtype: type) -> np.ndarray:
+    """A layer's output from its accumulators, in `dtype`."""
+    return accumulator.astype(dtype) * data.scale.astype(dtype) + data.bias.astype(dtype)
+
+
+def _convolve(x: np.ndarray, kernel: np.ndarray, attributes: Mapping) -> np.ndarray:
+    """`x[N, H, W, C]` with `kernel[O, KH, KW, C / groups]`, as sums over shifted images."""
+    groups, outputs = attributes["groups"], len(kernel)
+    kernel = kernel.reshape(groups, outputs // groups, *kernel.shape[1:])
+    total = None
+    places = windows(
+        np,
+        x,
+        kernel.shape[2:4],
+        attributes["strides"],
+        attributes["padding"],
+        attributes["dilation"],
+    )
+    for (i, j), part in places:
+        product = _one_place(part, kernel[:, :, i, j])
+        total = product if total is None else np.add(total, product, out=total)
+    return total
+
+
+def _one_place(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`x[N, H, W, C]` times `weights[groups, O / groups, C / groups]` at one place of a window."""
+    groups, outputs, inputs = weights.shape
+    if inputs == outputs == 1:
+        return x * weights[:, 0, 0]
+    if groups == 1:
+        return x @ weights[0].T
+    grouped = x.reshape(*x.shape[:-1], groups, 1, inputs)
+    found = np.matmul(grouped, weights.transpose(0, 2, 1))
+    return found.reshape(*x.shape[:-1], groups * outputs)

@@ -1,0 +1,143 @@
+"""Finds the graph of any network by tracing its evaluation once, its layers as opaque operations.
+
+A network is arbitrary Python around convolutions, dense layers and BatchNorms. These are replaced
+by marks, operations of JAX that compute nothing; everything between them is seen by `translate` as
+the few primitives it consists of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend.core import Primitive
+
+from rfquant_jax.export.ir.graph import INPUT, Graph, Node
+from rfquant_jax.export.ir.operations import AFFINE, CONVOLUTION, DENSE
+from rfquant_jax.export.trace.translate import Translator, UnsupportedNetwork
+from rfquant_jax.nn.functional import dotted, replace_module
+from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
+from rfquant_jax.quant.layers import QuantConv, QuantDense
+
+_MARK = Primitive("rfquant_layer")
+_MARK.def_abstract_eval(lambda x, *, place, shape: x.update(shape=shape))
+
+Normalization = nnx.BatchNorm | SwitchableBatchNorm
+
+
+class _Mark(nnx.Module):
+    """Stands in for a layer: an operation that carries its name and has its output's shape."""
+
+    def __init__(self, inner: nnx.Module, place: str):
+        self.inner, self.place = inner, place
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.eval_shape(self.inner, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return _MARK.bind(x, place=self.place, shape=y.shape)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A network's graph and its layers.
+
+    Attributes:
+      graph: BatchNorms that directly follow a layer are part of it.
+      modules: the convolutions, dense layers and remaining BatchNorms by name.
+      norms: by name of a layer, the BatchNorm that it contains.
+      constants: by node, arrays that the network computes with.
+    """
+
+    graph: Graph
+    modules: Mapping[str, nnx.Module]
+    norms: Mapping[str, Normalization]
+    constants: Mapping[str, jax.Array]
+
+
+def capture(network: nnx.Module, input_shape: Sequence[int]) -> Captured:
+    """The graph of a coupled network in evaluation.
+
+    Args:
+      network: with its configuration assigned, in evaluation mode; it stays as it is.
+      input_shape: (H, W, C) of the images.
+
+    Raises:
+      UnsupportedNetwork: it does something between its layers that an integer model cannot.
+    """
+    modules = {
+        dotted(path): module
+        for path, module in nnx.iter_modules(network)
+        if isinstance(module, QuantConv | QuantDense | Normalization)
+    }
+    marked = nnx.clone(network)
+    for path, module in list(nnx.iter_modules(marked)):
+        if isinstance(module, QuantConv | QuantDense | Normalization):
+            replace_module(marked, path, _Mark(module, dotted(path)))
+    # What holds for two numbers of images holds for any: no size in the graph is that number.
+    first, second = (_trace(marked, modules, (count, *input_shape)) for count in (2, 3))
+    if first.graph != second.graph:
+        raise UnsupportedNetwork("what it computes depends on the number of images in the batch")
+    return _absorb_norms(first)
+
+
+def _trace(marked: nnx.Module, modules: Mapping[str, nnx.Module], shape) -> Captured:
+    jaxpr = jax.make_jaxpr(marked)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    translator = Translator(shape[0], {_MARK: lambda p, x: _layer_node(modules[p["place"]], p, x)})
+    output = translator.translate(jaxpr, INPUT, shape)
+    graph = Graph(tuple(shape[1:]), tuple(translator.nodes), output)
+    return Captured(graph, modules, {}, translator.constants)
+
+
+def _layer_node(module: nnx.Module, params: Mapping, shape: tuple[int, ...]) -> tuple[str, dict]:
+    """The operation of a marked layer and its attributes; `shape` is that of its input."""
+    name = params["place"]
+    if isinstance(module, Normalization):
+        return AFFINE, {"layer": name, "channels": shape[-1]}
+    kernel = module.kernel[...].shape
+    if isinstance(module, QuantDense):
+        return DENSE, {"layer": name, "kernel": list(kernel[::-1])}
+    padding = module.padding
+    if isinstance(padding, str):
+        spans = [d * (k - 1) + 1 for k, d in zip(kernel, module.dilation, strict=False)]
+        padding = jax.lax.padtype_to_pads(shape[1:3], spans, module.strides, padding)
+    return CONVOLUTION, {
+        "layer": name,
+        "kernel": [kernel[3], *kernel[:3]],
+        "strides": list(module.strides),
+        "padding": [[int(low), int(high)] for low, high in padding],
+        "dilation": list(module.dilation),
+        "groups": module.groups,
+    }
+
+
+def _absorb_norms(found: Captured) -> Captured:
+    """Lets each layer whose output only a BatchNorm takes contain that BatchNorm."""
+    graph = found.graph
+    takers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            takers.setdefault(name, []).append(node)
+    absorbed: dict[str, Node] = {}
+    for node in graph.nodes:
+        after = takers.get(node.output, [])
+        followed = len(after) == 1 and after[0].op == AFFINE and node.output != graph.output
+        if node.op in (CONVOLUTION, DENSE) and followed:
+            absorbed[node.output] = after[0]
+    swallowed = {norm.output for norm in absorbed.values()}
+    nodes = tuple(
+        Node(node.op, node.inputs, absorbed[node.output].output, node.attributes)
+        if node.output in absorbed
+        else node
+        for node in graph.nodes
+        if node.output not in swallowed
+    )
+    norms = {
+        node.layer: found.modules[absorbed[node.output].layer]
+        for node in graph.nodes
+        if node.output in absorbed
+    }
+    graph = Graph(graph.input_shape, nodes, graph.output)
+    kept = {node.layer: found.modules[node.layer] for node in graph.layer_nodes}
+    return Captured(graph, kept, norms, found.constants)

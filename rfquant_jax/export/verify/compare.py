@@ -1,0 +1,166 @@
+"""Holds exported models against the evaluation: layer by layer, and prediction by prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rfquant_jax.data.reader import PADDING_LABEL
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.model import IntegerModel
+from rfquant_jax.export.ir.runtime import accumulate, finish, quantize, walk
+from rfquant_jax.export.verify.reference import Reference
+
+Predict = Callable[[np.ndarray], np.ndarray]  # normalised images [N, H, W, C] to logits
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest size; infinite with a NaN among them, which a comparison would lose."""
+    found = float(np.abs(values).max(initial=0.0))
+    return found if np.isfinite(found) else np.inf
+
+
+@dataclass
+class CodeCount:
+    """Codes of one layer's input that were compared.
+
+    Attributes:
+      different: how many the two disagree on.
+      total: how many there were.
+      off_tie: the largest distance, in steps, of a value with different codes from the middle
+        between these codes, where rounding turns over.
+    """
+
+    different: int = 0
+    total: int = 0
+    off_tie: float = 0.0
+
+    def add(self, values: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
+        """Counts the codes of `values`, which are in units of the step size."""
+        differing = ours != theirs
+        self.total += ours.size
+        self.different += int(differing.sum())
+        if differing.any():
+            middle = (ours[differing] + theirs[differing]) / 2
+            self.off_tie = max(self.off_tie, _largest(values[differing] - middle))
+
+
+@dataclass
+class CodeComparison:
+    """A model that was fed the evaluation's codes, layer by layer.
+
+    Attributes:
+      layers: by name, the counts of each layer that quantizes its input.
+      logits: the largest difference of a logit, as a share of the evaluation's largest.
+    """
+
+    layers: dict[str, CodeCount]
+    logits: float = 0.0
+
+
+def compare_codes(
+    model: IntegerModel, reference: Reference, batches: Iterable[Mapping[str, np.ndarray]]
+) -> CodeComparison:
+    """Feeds every layer the evaluation's codes and counts where the next codes differ.
+
+    Args:
+      model: its scales in the reference's dtype.
+      batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
+    """
+    counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}
+    largest = difference = 0.0
+    for batch in batches:
+        real = batch["label"] != PADDING_LABEL
+        expected, codes = reference(batch["image"])
+        expected, codes = expected[real], {name: found[real] for name, found in codes.items()}
+        images = batch["image"][real].astype(reference.dtype)
+
+        def layer(node: Node, x: np.ndarray, codes=codes) -> np.ndarray:
+            data = model.layers[node.layer]
+            taken = x
+            if data.quantizes_input:
+                taken = codes[node.layer].astype(x.dtype)
+                counts[node.layer].add(x / x.dtype.type(data.input_step), quantize(data, x), taken)
+            return finish(data, accumulate(node, data, taken), x.dtype)
+
+        logits = walk(model.graph, images, layer, model.constants, np)
+        largest = max(largest, _largest(expected))
+        difference = max(difference, _largest(logits - expected))
+    return CodeComparison(counts, difference / largest if difference else 0.0)
+
+
+@dataclass
+class Agreement:
+    """How well one format agrees with the evaluation.
+
+    Attributes:
+      images: how many were compared.
+      correct: of them, how many this format classifies right.
+      equal: how many it classifies as the evaluation does.
+      equal_exact: how many it classifies as the evaluation in float64 does. Where float32 rounds a
+        value near a tie to another code, the codes behind it change with it: what the evaluation
+        itself does not agree on with its float64 self, nothing else can agree on with both.
+      largest_difference: of a logit.
+    """
+
+    images: int = 0
+    correct: int = 0
+    equal: int = 0
+    equal_exact: int = 0
+    largest_difference: float = 0.0
+
+    def add(
+        self, logits: np.ndarray, expected: np.ndarray, exact: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Counts one batch; `expected` and `exact` are the evaluation's logits."""
+        best = logits.argmax(axis=-1)
+        self.images += len(labels)
+        self.correct += int((best == labels).sum())
+        self.equal += int((best == expected.argmax(axis=-1)).sum())
+        self.equal_exact += int((best == exact.argmax(axis=-1)).sum())
+        difference = _largest(logits.astype(np.float64) - expected)
+        self.largest_difference = max(self.largest_difference, difference)
+
+    def as_dict(self) -> dict:
+        """The figures as results name them."""
+        return {
+            "images": self.images,
+            "top1": 100 * self.correct / self.images,
+            "equal_percent": 100 * self.equal / self.images,
+            "equal_exact_percent": 100 * self.equal_exact / self.images,
+            "largest_difference": self.largest_difference,
+        }
+
+
+@dataclass
+class Comparison:
+    """All formats of one configuration beside the evaluation."""
+
+    evaluation: Agreement = field(default_factory=Agreement)
+    formats: dict[str, Agreement] = field(default_factory=dict)
+
+
+def compare_predictions(
+    reference: Reference,
+    exact: Reference,
+    formats: Mapping[str, Predict],
+    batches: Iterable[Mapping[str, np.ndarray]],
+) -> Comparison:
+    """Runs every format on the same images as the evaluation.
+
+    Args:
+      reference, exact: the evaluation in float32 and in float64.
+      formats: what predicts, by name.
+      batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
+    """
+    found = Comparison(formats={name: Agreement() for name in formats})
+    for batch in batches:
+        real = batch["label"] != PADDING_LABEL
+        images, labels = batch["image"], batch["label"][real]
+        expected, certain = (network.logits(images)[real] for network in (reference, exact))
+        found.evaluation.add(expected, expected, certain, labels)
+        for name, predict in formats.items():
+            found.formats[name].add(predict(images)[real], expected, certain, labels)
+    return found

@@ -1,0 +1,144 @@
+"""What networks of linear bottlenecks share (MobileNetV2, Sandler et al., CVPR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.models.layers import SYMMETRIC, conv
+from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.features import Tap
+
+STEM, HEAD = 32, 1280  # channels of the first and the last convolution at width 1
+ConvNorm = tuple[nnx.Conv, BatchNorm]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the convolutions of one network, each with its BatchNorm.
+
+    Attributes:
+      padding: `layers.SYMMETRIC` or, for weights trained with TensorFlow, `layers.SAME`.
+      epsilon: of the BatchNorms; 1e-3 for weights trained with TensorFlow.
+    """
+
+    rngs: nnx.Rngs
+    padding: str = SYMMETRIC
+    epsilon: float = 1e-5
+
+    def __call__(
+        self, width_in: int, width: int, size: int = 1, stride: int = 1, groups: int = 1
+    ) -> ConvNorm:
+        """A convolution of `size` pixels and the BatchNorm of its output."""
+        convolution = conv(
+            width_in, width, size, stride, self.rngs, groups=groups, padding=self.padding
+        )
+        return convolution, BatchNorm(width, epsilon=self.epsilon, rngs=self.rngs)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """1x1 expansion (unless it is 1), depthwise convolution, 1x1 linear bottleneck."""
+
+    width_in: int
+    width: int
+    stride: int
+    expansion: int
+    size: int
+
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.stride == 1 and self.width_in == self.width
+
+    def units(self, make: Maker) -> list[ConvNorm]:
+        """The block's convolutions in forward order."""
+        hidden = self.expansion * self.width_in
+        expansion = [make(self.width_in, hidden)] if self.expansion != 1 else []
+        depthwise = make(hidden, hidden, self.size, self.stride, hidden)
+        return [*expansion, depthwise, make(hidden, self.width)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Channels and strides of a network.
+
+    Attributes:
+      stages: (expansion, channels, blocks, stride of the first block, kernel size) of each.
+      stem, head: channels of the first and of the last convolution.
+      stem_stride: of the first convolution.
+    """
+
+    stages: tuple[tuple[int, ...], ...]
+    stem: int = STEM
+    head: int = HEAD
+    stem_stride: int = 2
+
+    def widened(self, width: float) -> Layout:
+        """The same with `width` times the channels, rounded as in the paper's own program.
+
+        The head is never narrower than at width 1.
+        """
+        stages = tuple((e, _rounded(c * width), *rest) for e, c, *rest in self.stages)
+        head = _rounded(self.head * max(width, 1.0))
+        return replace(self, stages=stages, stem=_rounded(self.stem * width), head=head)
+
+    def for_small_images(self) -> Layout:
+        """The same with stride 1 in the stem."""
+        return replace(self, stem_stride=1)
+
+
+def _rounded(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of 8 that is not more than 10 % below, at least 8."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest
+
+
+def block_shapes(layout: Layout) -> Iterator[tuple[int, int, BlockShape]]:
+    """Every block of a network with its stage and its place in it, both counted from 0."""
+    width_in = layout.stem
+    for stage, (expansion, width, blocks, stride, size) in enumerate(layout.stages):
+        for index in range(blocks):
+            step = stride if index == 0 else 1
+            yield stage, index, BlockShape(width_in, width, step, expansion, size)
+            width_in = width
+
+
+def run_units(
+    x: jax.Array, units: Sequence[ConvNorm], taps: Sequence[Tap], *, residual: bool
+) -> jax.Array:
+    """Convolution, BatchNorm and ReLU6 of each unit; the last one has no activation.
+
+    What a unit passes on is marked as its convolution's feature: behind the activation, or, for
+    the linear bottleneck, behind the BatchNorm.
+
+    Args:
+      residual: adds `x` to the result.
+    """
+    y = x
+    for index, ((convolution, norm), tap) in enumerate(zip(units, taps, strict=True)):
+        y = norm(convolution(y))
+        y = tap(y if index == len(units) - 1 else jax.nn.relu6(y))
+    return x + y if residual else y
+
+
+def run_network(
+    x: jax.Array,
+    stem: ConvNorm,
+    blocks: Sequence[Callable],
+    head: ConvNorm,
+    head_tap: Tap,
+    classify: Callable,
+) -> jax.Array:
+    """Stem, blocks, head, mean over the positions, and what classifies it."""
+    convolution, norm = stem
+    x = jax.nn.relu6(norm(convolution(x)))
+    for block in blocks:
+        x = block(x)
+    convolution, norm = head
+    x = head_tap(jax.nn.relu6(norm(convolution(x))))
+    return classify(jnp.mean(x, axis=(1, 2)))

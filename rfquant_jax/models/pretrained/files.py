@@ -1,0 +1,60 @@
+"""Files of PyTorch-named weights, read without executing anything that stands in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.errors import UserError, one_line
+from rfquant_jax.runtime.npz import read_npz
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file by name.
+
+    Args:
+      path: a `.safetensors`, `.npz`, `.pth` or `.pt` file; the last two need PyTorch installed and
+        may hold nothing but tensors, or a mapping with a "state_dict" of them.
+
+    Raises:
+      UserError: the file is missing, of another kind, or cannot be read.
+    """
+    if not os.path.isfile(path):  # unlike Path.is_file it has no opinion on permissions
+        raise UserError(f"config.pretrained: {path}: there is no such file")
+    readers = {".safetensors": _safetensors, ".npz": read_npz, ".pth": _torch, ".pt": _torch}
+    if path.suffix not in readers:
+        raise UserError(f"config.pretrained: {path}: must be one of {', '.join(SUFFIXES)}")
+    try:
+        return readers[path.suffix](path)
+    except UserError:
+        raise
+    except Exception as error:  # every library has its own for damaged files
+        reason = one_line(error) if str(error) else type(error).__name__
+        raise UserError(f"config.pretrained: {path}: cannot be read ({reason})") from error
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"config.pretrained: {path}: reading it needs PyTorch (pip install torch); "
+            ".safetensors and .npz files do not"
+        ) from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise UserError(f"config.pretrained: {path}: holds no mapping of names to tensors")
+    return {name: tensor.numpy() for name, tensor in content.items()}

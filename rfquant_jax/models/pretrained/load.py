@@ -1,0 +1,132 @@
+"""Weights with PyTorch's names and layouts put into a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rfquant_jax.errors import UserError, listed, one_line
+from rfquant_jax.models.pretrained.weight_names import renamed
+from rfquant_jax.nn.functional import dotted
+
+_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+_KERNEL = {"weight": "kernel", "bias": "bias"}
+SHOWN = 8  # names listed in an error before the rest is only counted
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A variable of the network and how a tensor becomes its value."""
+
+    variable: nnx.Variable
+    is_kernel: bool
+    is_classifier: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that PyTorch gives it: OIHW, or (outputs, inputs)."""
+        shape = self.variable.get_value().shape
+        if not self.is_kernel:
+            return shape
+        return (*shape[:-3:-1], *shape[:-2]) if len(shape) == 4 else shape[::-1]
+
+    def fill(self, tensor: np.ndarray) -> None:
+        if self.is_kernel:
+            tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+        self.variable.set_value(jnp.asarray(tensor, jnp.float32))
+
+
+def load_weights(
+    network: nnx.Module, architecture: str, tensors: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Sets all parameters and BatchNorm statistics of a plain network, or none.
+
+    Args:
+      network: changed in place.
+      architecture: its name in the registry, which decides what conventions of names are known.
+      tensors: by PyTorch's names; convolution kernels OIHW, dense ones (outputs, inputs).
+
+    Returns:
+      names of what keeps its fresh values: the classifier's, where its number of classes differs.
+
+    Raises:
+      UserError: tensors are missing, left over, of another shape, not of floating-point numbers, or
+        not finite; names them.
+    """
+    slots = _slots(network)
+    tensors = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
+    found = renamed(architecture, tensors, set(slots))
+    missing = sorted(slots.keys() - found.keys())
+    surplus = sorted(found[name] for name in found.keys() - slots.keys())
+    misshapen = [
+        n for n in slots.keys() & found.keys() if tensors[found[n]].shape != slots[n].shape
+    ]
+    fresh = sorted(n for n in misshapen if _other_classes(slots[n], tensors[found[n]]))
+    wrong = [
+        f"{found[name]} {list(tensors[found[name]].shape)} instead of {list(slots[name].shape)}"
+        for name in sorted(set(misshapen) - set(fresh))
+    ]
+    fitting = {
+        name: tensors[found[name]]
+        for name in slots
+        if name in found and name not in misshapen  # a huge one is not looked into
+    }
+    problems = {"missing": missing, "left over": surplus, "of another shape": wrong}
+    problems |= _bad_values({found[name]: tensor for name, tensor in fitting.items()})
+    if any(problems.values()):
+        text = "; ".join(
+            f"{what}: {one_line(listed(names, SHOWN), 2000)}"
+            for what, names in problems.items()
+            if names
+        )
+        raise UserError(f"config.pretrained does not fit {architecture}: {text}")
+    for name, tensor in fitting.items():
+        slots[name].fill(np.asarray(tensor))
+    return fresh
+
+
+def _bad_values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """What cannot be weights, by what is wrong with it."""
+    strange = {name: t.dtype for name, t in sorted(tensors.items()) if not _is_float(t.dtype)}
+    floats = {name: t for name, t in sorted(tensors.items()) if name not in strange}
+    return {
+        "not of floating-point numbers": [f"{name} {dtype}" for name, dtype in strange.items()],
+        "not finite in float32": [name for name, t in floats.items() if not _is_finite(t)],
+    }
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)  # bfloat16 is one to JAX, but not to NumPy
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        return bool(np.isfinite(tensor.astype(np.float32)).all())
+
+
+def _slots(network: nnx.Module) -> dict[str, _Slot]:
+    slots = {}
+    for path, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.BatchNorm):
+            attributes = _NORM
+        elif isinstance(module, nnx.Conv | nnx.Linear):
+            attributes = _KERNEL
+        else:
+            continue
+        for theirs, ours in attributes.items():
+            variable = getattr(module, ours)
+            if variable is not None:
+                dense = isinstance(module, nnx.Linear)
+                slots[f"{dotted(path)}.{theirs}"] = _Slot(variable, ours == "kernel", dense)
+    return slots
+
+
+def _other_classes(slot: _Slot, tensor: np.ndarray) -> bool:
+    """Whether a classifier's tensor differs in nothing but the number of classes."""
+    return (
+        slot.is_classifier and tensor.ndim == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
+    )

@@ -1,0 +1,129 @@
+"""Batch normalization with the conventions of PyTorch, which all published figures rest on.
+
+Normalization uses the biased batch variance, the running variance is unbiased (divided by n - 1),
+and `running = momentum * running + (1 - momentum) * batch`. `flax.nnx.BatchNorm` keeps the biased
+variance, hence this subclass. Statistics are always float32 and per device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.ops.ordering import after
+
+
+def batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each channel, float32[C], of `x[..., C]`."""
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axes)
+    return mean, jnp.mean(jnp.square(x - mean), axes)
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: float,
+) -> jax.Array:
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over the last axis, in x's dtype."""
+    factor = jax.lax.rsqrt(variance + epsilon)
+    if scale is not None:
+        factor = factor * scale
+    y = (x - mean) * factor
+    if bias is not None:
+        y = y + bias
+    return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`normalize` by the moments of `x[..., C]` itself.
+
+    The backward pass (Ioffe & Szegedy, ICML 2015, section 3) needs x and its moments alone:
+
+        dL/dx = factor * (g - mean(g) - x' * mean(g * x')),    x' = (x - mean) / deviation
+
+    Returns:
+      y[..., C] in x's dtype, and the mean and biased variance of each channel, float32[C], which
+      pass no gradient on.
+    """
+    mean, variance = batch_moments(x)
+    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+
+
+def _normalize_batch_forward(x, scale, bias, epsilon):
+    y, mean, variance = normalize_batch(x, scale, bias, epsilon)
+    return (y, mean, variance), (x, mean, variance, scale, bias)
+
+
+def _normalize_batch_backward(epsilon, residuals, slopes):
+    x, mean, variance, scale, bias = residuals
+    g, axes = slopes[0].astype(jnp.float32), tuple(range(x.ndim - 1))
+    root = jax.lax.rsqrt(variance + epsilon)
+    # The differences of the forward pass would be kept for this.
+    centred = (x.astype(jnp.float32) - after(mean, slopes[0])) * root
+    d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * centred, axes)
+    count = math.prod(x.shape[:-1])
+    factor = root if scale is None else root * scale
+    d_x = factor * (g - d_bias / count - centred * (d_scale / count))
+    d_scale, d_bias = (d if p is not None else None for d, p in ((d_scale, scale), (d_bias, bias)))
+    return d_x.astype(x.dtype), d_scale, d_bias
+
+
+normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
+
+
+def move_average(running: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
+    """The running statistic after one more batch."""
+    return momentum * running + (1.0 - momentum) * batch
+
+
+def unbiased(variance: jax.Array, x: jax.Array) -> jax.Array:
+    """Turns the biased variance of `x[..., C]` into the unbiased one (n = 1 leaves it at zero)."""
+    count = math.prod(x.shape[:-1])
+    return variance * (count / max(count - 1, 1))
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`nnx.BatchNorm` over the last axis with an unbiased running variance, momentum 0.9."""
+
+    def __init__(self, num_features: int, *, momentum: float = 0.9, rngs: nnx.Rngs, **options):
+        super().__init__(num_features, momentum=momentum, rngs=rngs, **options)
+
+    @classmethod
+    def like(cls, plain: nnx.BatchNorm) -> BatchNorm:
+        """A copy of `plain`: its options, parameters and running statistics."""
+        copy = cls(
+            plain.num_features,
+            momentum=plain.momentum,
+            epsilon=plain.epsilon,
+            use_bias=plain.bias is not None,
+            use_scale=plain.scale is not None,
+            rngs=nnx.Rngs(0),
+        )
+        for name in ("scale", "bias", "mean", "var"):
+            if getattr(plain, name) is not None:
+                getattr(copy, name).set_value(getattr(plain, name)[...])
+        return copy
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        """Normalizes `x[..., C]`; with batch statistics, moves the running ones."""
+        running = self.use_running_average if use_running_average is None else use_running_average
+        scale = None if self.scale is None else self.scale[...]
+        bias = None if self.bias is None else self.bias[...]
+        if running:
+            return normalize(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
+        y, mean, variance = normalize_batch(x, scale, bias, self.epsilon)
+        self.mean.set_value(move_average(self.mean[...], mean, self.momentum))
+        self.var.set_value(move_average(self.var[...], unbiased(variance, x), self.momentum))
+        return y

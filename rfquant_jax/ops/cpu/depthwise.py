@@ -1,0 +1,79 @@
+"""Depthwise convolution for processors, as sums of shifted images.
+
+XLA has no fast path for it there: by `conv_general_dilated` the layers of a MobileNetV2 take 3 to
+50 times as long, 2 to 8 times with their gradients (batch 8, 2 cores).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rfquant_jax.ops.cpu.window import Pair, padded, shifted
+from rfquant_jax.ops.ordering import alone
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Pair,
+    padding: str | tuple[Pair, Pair],
+    dilation: Pair,
+) -> jax.Array:
+    """One kernel a channel: `x[N, H, W, C]` with `kernel[KH, KW, 1, C]` to `y[N, H', W', C]`."""
+    images = padded(x, kernel.shape[:2], strides, padding, dilation)
+    # By itself: how a kernel is quantized would be repeated for every pixel and place.
+    return alone(lambda: _sum_shifted(images, kernel, strides, dilation), x)
+
+
+def _sum_shifted(x, kernel, strides, dilation) -> jax.Array:
+    window = kernel.shape[:2]
+    total = None
+    for (i, j), part in shifted(x, window, strides, dilation):
+        product = part * kernel[i, j, 0]
+        total = product if total is None else total + product
+    return total
+
+
+def _forward(x, kernel, *options):
+    return depthwise(x, kernel, *options), (x, kernel)
+
+
+def _backward(*given):
+    *options, (x, kernel), g = given
+    strides, padding, dilation = options
+
+    def run(x):
+        images = padded(x, kernel.shape[:2], strides, padding, dilation)
+        return _sum_shifted(images, kernel, strides, dilation)
+
+    to_input = jax.linear_transpose(run, x)
+    # Each by itself: what g is made by would be repeated for every place of the window.
+    d_x = alone(lambda: to_input(g)[0], g)
+    return d_x, alone(lambda: _kernel_gradient(x, kernel, g, *options), g)
+
+
+depthwise.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
+    """The sum over images and places of g times the image shifted, for each place of the window.
+
+    Products of several images are added up before they are written, for all places of the window
+    in one loop over the rows: one reading of both arrays, where a sum for each place of the window
+    takes nine. 2 to 3 times as fast.
+    """
+    window, images = kernel.shape[:2], g.shape[0]
+    # Summed in float32 from the first product on.
+    g = g.astype(jnp.float32)
+    x = padded(x.astype(jnp.float32), window, strides, padding, dilation)
+    together = max(n for n in range(1, 9) if images % n == 0)
+    parts = []
+    for _, part in shifted(x, window, strides, dilation):
+        pairs = zip(jnp.split(part, together), jnp.split(g, together), strict=True)
+        parts.append(functools.reduce(jnp.add, (a * b for a, b in pairs)))
+    sums = jnp.sum(jnp.stack(parts, axis=2), axis=(0, 1, 3))
+    return sums.reshape(kernel.shape).astype(kernel.dtype)

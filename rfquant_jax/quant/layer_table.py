@@ -1,0 +1,162 @@
+"""Finds out, by tracing a plain network once, what its layers are and how they are connected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.nn.functional import dotted, replace_module
+
+_UNSUPPORTED = (nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or dense layer of a network at a given input size.
+
+    Attributes:
+      name: dotted path in the network.
+      path: the same as a tuple, as `nnx.iter_modules` gives it.
+      kernel_shape: (KH, KW, C / groups, O), or (C, O) of a dense layer.
+      groups: feature groups; a depthwise convolution has as many as input channels.
+      macs: multiply-accumulates for one image.
+      batch_norm: path of the BatchNorm that takes the layer's output, or None.
+      candidates: bit-widths it is searched over, largest first; empty where its bits are fixed.
+      fixed_bits: (weight, input) bits of a fixed layer, which its cost counts.
+      quantize_input: False for the first convolution, whose input is the image.
+    """
+
+    name: str
+    path: tuple
+    kernel_shape: tuple[int, ...]
+    groups: int
+    macs: int
+    batch_norm: tuple | None = None
+    candidates: tuple[int, ...] = ()
+    fixed_bits: tuple[int, int] = (8, 8)
+    quantize_input: bool = True
+
+    @property
+    def is_convolution(self) -> bool:
+        return len(self.kernel_shape) == 4
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.is_convolution and self.groups > 1 and self.kernel_shape[2] == 1
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel elements."""
+        return math.prod(self.kernel_shape)
+
+
+@dataclass
+class _Call:
+    path: tuple
+    module: nnx.Module
+    x: jax.Array
+    y: jax.Array
+
+
+class _Probe(nnx.Module):
+    """Stands in for a module and tells what goes through it."""
+
+    def __init__(self, module: nnx.Module, record: Callable):
+        self.module, self.record = module, record
+
+    def __call__(self, x, *args, **kwargs):
+        y = self.module(x, *args, **kwargs)
+        self.record(self.module, x, y)
+        return y
+
+
+def describe(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
+    """The convolutions and dense layers of a plain network, in the order they are called.
+
+    Nothing is computed: the network is traced once with an abstract image.
+
+    Args:
+      network: maps float32[N, H, W, C] to logits float32[N, classes]; its arrays may be abstract
+        (`nnx.eval_shape`).
+      input_shape: (H, W, C) of one image.
+
+    Raises:
+      UserError: a layer is of an unsupported kind or never called, or a layer or BatchNorm is
+        called twice.
+    """
+    layers: list[Layer] = []
+    graphdef, state = nnx.split(network)
+
+    def traced(state, images):
+        merged = nnx.merge(graphdef, state)
+        merged.eval()
+        calls, expected = _insert_probes(merged)
+        logits = merged(images)
+        layers.extend(_layers(calls, expected))
+        return logits
+
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    jax.eval_shape(traced, state, image)
+    return layers
+
+
+def _insert_probes(network: nnx.Module) -> tuple[list[_Call], list[tuple]]:
+    calls: list[_Call] = []
+    expected = []
+    for path, module in list(nnx.iter_modules(network)):
+        if isinstance(module, _UNSUPPORTED):
+            kind = type(module).__name__
+            raise UserError(
+                f"layer {dotted(path)} is an nnx.{kind}, which cannot be quantized: "
+                "only nnx.Conv and nnx.Linear can"
+            )
+        if isinstance(module, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+
+            def record(inner, x, y, path=path):
+                calls.append(_Call(path, inner, x, y))
+
+            replace_module(network, path, _Probe(module, record))
+            if not isinstance(module, nnx.BatchNorm):
+                expected.append(path)
+    return calls, expected
+
+
+def _layers(calls: list[_Call], expected: list[tuple]) -> list[Layer]:
+    called = [call.path for call in calls]
+    for path in expected:
+        if called.count(path) != 1:
+            times = "never called" if path not in called else "called more than once"
+            raise UserError(f"layer {dotted(path)} is {times}: each layer must be called once")
+    norms = [call for call in calls if isinstance(call.module, nnx.BatchNorm)]
+    for norm in norms:
+        if sum(other.path == norm.path for other in norms) > 1:
+            raise UserError(
+                f"{dotted(norm.path)} is called more than once: each layer needs a BatchNorm of "
+                "its own, because banks are switched with the layer's bit-widths"
+            )
+    return [
+        _layer(call, next((n.path for n in norms if n.x is call.y), None))
+        for call in calls
+        if not isinstance(call.module, nnx.BatchNorm)
+    ]
+
+
+def _layer(call: _Call, batch_norm: tuple | None) -> Layer:
+    kernel_shape = tuple(call.module.kernel[...].shape)
+    if isinstance(call.module, nnx.Conv) and len(kernel_shape) != 4:
+        raise UserError(f"layer {dotted(call.path)} is not 2-D: its kernel is {kernel_shape}")
+    positions = math.prod(call.y.shape[1:-1])
+    return Layer(
+        name=dotted(call.path),
+        path=call.path,
+        kernel_shape=kernel_shape,
+        groups=getattr(call.module, "feature_group_count", 1),
+        macs=positions * math.prod(kernel_shape),
+        batch_norm=batch_norm,
+    )

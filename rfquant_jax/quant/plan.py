@@ -1,0 +1,125 @@
+"""What a plain network becomes: its layers, their candidates, the way to the coupled network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.quant import calibrate, convert
+from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.space import Space
+
+
+@dataclass(frozen=True)
+class QuantSettings:
+    """How a plain network is turned into a coupled one; see `configs/default.py`."""
+
+    candidates: tuple[int, ...] = convert.CANDIDATES
+    depthwise_min_bits: int = 3
+    fixed_bits: int = 8
+    rules: convert.Rules = ()
+    signed: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
+    scale_gradient: bool = False
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a plain network becomes, known without weights or data.
+
+    Attributes:
+      layers: all layers in forward order, with their candidates.
+      space: the configurations.
+    """
+
+    settings: QuantSettings
+    layers: tuple[Layer, ...]
+    space: Space
+
+    @classmethod
+    def of(
+        cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantSettings
+    ) -> Blueprint:
+        """Plans the conversion of a plain network for images of `input_shape` (H, W, C)."""
+        layers = convert.plan(
+            network,
+            input_shape,
+            candidates=settings.candidates,
+            depthwise_min_bits=settings.depthwise_min_bits,
+            fixed_bits=settings.fixed_bits,
+            rules=settings.rules,
+        )
+        return cls(settings, layers, Space.of(layers, settings.candidates))
+
+    def check(self, network: nnx.Module) -> None:
+        """Makes sure that the network can be converted as the settings say.
+
+        Raises:
+          UserError: it cannot, or a pattern of signed or unsigned inputs matches no layer.
+        """
+        self.convert(network)
+        self._override_signed(())
+
+    def convert(self, network: nnx.Module, signed: Sequence[str] = ()) -> nnx.Module:
+        """The coupled network; the layers named in `signed` get signed inputs."""
+        coupled = convert.quantize(
+            network,
+            self.layers,
+            candidates=self.settings.candidates,
+            scale_gradient=self.settings.scale_gradient,
+        )
+        convert.set_signed(coupled, signed)
+        return coupled
+
+    def find_signed(
+        self,
+        network: nnx.Module,
+        batches: Sequence[np.ndarray],
+        preprocess: Callable,
+        mesh: Mesh,
+    ) -> list[str]:
+        """Names of the layers whose input is signed: found on calibration images, or overridden."""
+        found = calibrate.find_signed(self.convert(network), batches, preprocess, mesh)
+        return self._override_signed(found)
+
+    def _override_signed(self, found: Sequence[str]) -> list[str]:
+        names = [layer.name for layer in self.layers if layer.quantize_input]
+        return calibrate.override_signed(found, names, self.settings.signed, self.settings.unsigned)
+
+    def start(
+        self,
+        network: nnx.Module,
+        batches: Sequence[np.ndarray],
+        preprocess: Callable,
+        mesh: Mesh,
+    ) -> tuple[PureNetwork, Arrays, list[str]]:
+        """The coupled network ready to be trained: signs found, step sizes initialised.
+
+        Args:
+          network: the trained full-precision network.
+          batches: training images, batches of one size.
+          preprocess: turns them into the network's input.
+
+        Returns:
+          the network, its initial parameters, and the names of the layers with signed input.
+        """
+        signed = self.find_signed(network, batches, preprocess, mesh)
+        pure = PureNetwork(self.convert(network, signed))
+        params = calibrate.initialize_activation_steps(pure, self.space, batches, preprocess, mesh)
+        return pure, params, signed
+
+    def identity(self) -> Mapping[str, Any]:
+        """What a checkpoint must agree on to fit this network, JSON."""
+        return {
+            "candidates": list(self.settings.candidates),
+            "layers": {layer.name: list(layer.kernel_shape) for layer in self.layers},
+            "bits": {
+                layer.name: list(layer.candidates or layer.fixed_bits) for layer in self.layers
+            },
+        }

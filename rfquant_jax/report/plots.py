@@ -1,0 +1,114 @@
+"""Pictures of what a search found, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+
+from rfquant_jax.quant.space import COLUMN_NAMES
+from rfquant_jax.runtime.files import replacing
+
+_DPI = 150
+_PER_LAYER = 0.28  # inches
+
+
+def bit_widths(path: Path, winners: Mapping[str, np.ndarray], layers: Sequence[str]) -> None:
+    """Each winner's weight and activation bit-widths by layer.
+
+    Args:
+      winners: {budget: configuration int32[L, 2]}, L >= 1.
+      layers: names, in forward order.
+    """
+    rows = [
+        (f"{name}  {what}", configuration[:, column])
+        for name, configuration in winners.items()
+        for column, what in enumerate(COLUMN_NAMES)
+    ]
+    values = np.stack([bits for _, bits in rows])
+    figure, axes = _wide(len(layers), 1.6 + 0.3 * len(rows))
+    levels = np.arange(values.min(), values.max() + 2) - 0.5
+    shown = axes.imshow(
+        values, aspect="auto", cmap="viridis", norm=BoundaryNorm(levels, 256), origin="upper"
+    )
+    for (y, x), bits in np.ndenumerate(values):
+        bright = bits > (values.min() + values.max()) / 2
+        axes.text(x, y, bits, ha="center", va="center", fontsize=7, color="k" if bright else "w")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    _name_layers(axes, layers)
+    axes.set_title("bits of each layer, by budget")
+    figure.colorbar(shown, ax=axes, ticks=np.unique(values), label="bits", pad=0.01)
+    _save(figure, path)
+
+
+def sensitivity(
+    path: Path,
+    growth: Mapping[str, Mapping[str, Mapping[int, float]]],
+    layers: Sequence[str],
+    base: str,
+) -> None:
+    """How much the cross-entropy grows with each bit-width of each layer alone.
+
+    Args:
+      growth: {"weights" | "activations": {layer: {bits: growth}}}.
+      base: what all other layers run at.
+    """
+    bits = sorted({b for of in growth.values() for row in of.values() for b in row}, reverse=True)
+    rows = [(what, b) for what in growth for b in bits]
+    values = np.asarray(
+        [[growth[what][layer].get(b, np.nan) for layer in layers] for what, b in rows]
+    )
+    figure, axes = _wide(len(layers), 1.6 + 0.3 * len(rows))
+    limit = np.nanmax(np.abs(values)) or 1.0
+    shown = axes.imshow(values, aspect="auto", cmap="coolwarm", vmin=-limit, vmax=limit)
+    axes.set_yticks(range(len(rows)), [f"{what}  {b} bits" for what, b in rows], fontsize=8)
+    _name_layers(axes, layers)
+    axes.set_title(f"growth of the cross-entropy when one layer alone leaves {base}")
+    figure.colorbar(shown, ax=axes, label="growth", pad=0.01)
+    _save(figure, path)
+
+
+def frontier(
+    path: Path, series: Mapping[str, Sequence[tuple[float, float]]], full_precision: float | None
+) -> None:
+    """Accuracy over bit operations.
+
+    Args:
+      series: {name: (GBitOPs, top-1 in percent) points}.
+      full_precision: top-1 of the full-precision network, a line.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    markers = iter("s^o*")
+    for name, points in series.items():
+        costs, accuracies = zip(*sorted(points), strict=True)
+        style = ":" if name == "visited" else "-"
+        axes.plot(costs, accuracies, style, marker=next(markers), label=name, alpha=0.8)
+    if full_precision is not None:
+        axes.axhline(full_precision, color="0.4", linestyle="--", label="full precision")
+    axes.set_xscale("log")
+    axes.set_xlabel("GBitOPs")
+    axes.set_ylabel("top-1 on the images to confirm on (%)")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    _save(figure, path)
+
+
+def _wide(layers: int, height: float):
+    figure = Figure(figsize=(max(6.0, 3.0 + _PER_LAYER * layers), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _name_layers(axes, layers: Sequence[str]) -> None:
+    axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, format="png")

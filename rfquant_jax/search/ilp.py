@@ -1,0 +1,117 @@
+"""Configurations as the variables and constraints of an integer program."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
+from rfquant_jax.search.budget import Limit
+from rfquant_jax.search.variables import Knob, Knobs
+
+NODES = 100_000  # that the solver may open: a limit that no other program on the machine can move
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One variable: whether a layer runs at these bit-widths."""
+
+    layer: int
+    weight_bits: int
+    activation_bits: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """All choices of a search, and what makes a set of them a configuration."""
+
+    knobs: Knobs
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def of(cls, knobs: Knobs) -> Program:
+        allowed = {(layer, k.column): k.allowed for k in knobs.knobs for layer in k.layers}
+        choices = tuple(
+            Choice(layer, *pair)
+            for layer in range(len(knobs.space))
+            for pair in itertools.product(allowed[layer, WEIGHTS], allowed[layer, ACTIVATIONS])
+        )
+        return cls(knobs, choices)
+
+    def loads(self, limit: Limit) -> tuple[float, np.ndarray]:
+        """Cost of the lowest bit-widths and what each choice adds to it, in units of the limit.
+
+        Costs are taken to be sums over layers.
+        """
+        base = self.knobs.lowest
+        start = limit.kind.cost(base)
+        added = []
+        for choice in self.choices:
+            changed = np.array(base)
+            changed[choice.layer] = choice.weight_bits, choice.activation_bits
+            added.append((limit.kind.cost(changed) - start) / limit.value)
+        return start / limit.value, np.asarray(added)
+
+    def solve(
+        self, objective: np.ndarray, limits: Sequence[LinearConstraint] = ()
+    ) -> np.ndarray | None:
+        """The configuration int32[L, 2] of least objective, or None if there is none.
+
+        Args:
+          objective: of the choices; of further continuous variables, not negative, behind them.
+          limits: over the same variables.
+        """
+        further = len(objective) - len(self.choices)
+        integral = np.r_[np.ones(len(self.choices)), np.zeros(further)]
+        found = milp(
+            objective,
+            integrality=integral,
+            bounds=Bounds(0, np.where(integral, 1, np.inf)),
+            constraints=[self._one_each(further), *self._ties(further), *limits],
+            options={"node_limit": NODES, "mip_rel_gap": 0.0},
+        )
+        if found.x is None:
+            return None
+        configuration = np.zeros((len(self.knobs.space), 2), np.int32)
+        for choice, taken in zip(self.choices, found.x, strict=False):
+            if taken > 0.5:
+                configuration[choice.layer] = choice.weight_bits, choice.activation_bits
+        return configuration
+
+    def _one_each(self, further: int) -> LinearConstraint:
+        count = len(self.choices)
+        entries = (np.ones(count), ([c.layer for c in self.choices], range(count)))
+        matrix = csr_array(entries, shape=(len(self.knobs.space), count + further))
+        return LinearConstraint(matrix, 1, 1)
+
+    def _ties(self, further: int) -> list[LinearConstraint]:
+        """Tied layers take each bit-width together or not at all."""
+
+        def taken(layer: int, knob: Knob, bits: int) -> np.ndarray:
+            at = [(c.weight_bits, c.activation_bits)[knob.column] for c in self.choices]
+            own = [c.layer == layer and b == bits for c, b in zip(self.choices, at, strict=True)]
+            return np.asarray(own + [False] * further, float)
+
+        rows = [
+            taken(knob.layers[0], knob, bits) - taken(other, knob, bits)
+            for knob in self.knobs.knobs
+            for other in knob.layers[1:]
+            for bits in knob.allowed
+        ]
+        return [LinearConstraint(np.stack(rows), 0, 0)] if rows else []
+
+
+def least_load(knobs: Knobs, limits: Sequence[Limit]) -> np.ndarray | None:
+    """The configuration that uses up least of the limit that it uses up most."""
+    program = Program.of(knobs)
+    objective = np.r_[np.zeros(len(program.choices)), 1.0]
+    rows = []
+    for limit in limits:
+        start, added = program.loads(limit)
+        rows.append(LinearConstraint(np.r_[added, -1.0][None], -np.inf, -start))
+    return program.solve(objective, rows)

@@ -1,0 +1,222 @@
+"""What a search may turn: bit-widths within limits, pinned ones left alone, tied ones together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
+
+COLUMNS = {"weights": (WEIGHTS,), "activations": (ACTIVATIONS,), "both": (WEIGHTS, ACTIVATIONS)}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The weight or the activation bit-width of one layer, or of several that are tied.
+
+    Attributes:
+      layers: indices of the layers, ascending.
+      column: `WEIGHTS` or `ACTIVATIONS`.
+      allowed: bit-widths it may take, largest first.
+    """
+
+    layers: tuple[int, ...]
+    column: int
+    allowed: tuple[int, ...]
+
+    def read(self, configuration: np.ndarray) -> int:
+        """Its bit-width in a configuration int32[L, 2]."""
+        return int(configuration[self.layers[0], self.column])
+
+    def turned(self, configuration: np.ndarray, bits: int) -> np.ndarray:
+        """A copy of the configuration with another bit-width."""
+        copy = np.array(configuration)
+        copy[list(self.layers), self.column] = bits
+        return copy
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """All knobs of a search; those of weights and of activations in forward order.
+
+    Attributes:
+      space: the network's configurations, of which a search visits a part.
+      knobs: every layer is in exactly one for its weights and one for its activations.
+    """
+
+    space: Space
+    knobs: tuple[Knob, ...]
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Every bit-width of the network, largest first."""
+        return self.space.candidates
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """The configuration with every knob at its smallest bit-width."""
+        return self.set(lambda knob: knob.allowed[-1])
+
+    def of(self, column: int) -> Iterator[Knob]:
+        """The knobs of weights or of activations."""
+        return (knob for knob in self.knobs if knob.column == column)
+
+    def set(self, choose: Callable[[Knob], int]) -> np.ndarray:
+        """The configuration with every knob at the bit-width that `choose` gives it."""
+        configuration = np.zeros((len(self.space), 2), np.int32)
+        for knob in self.knobs:
+            configuration[list(knob.layers), knob.column] = choose(knob)
+        return configuration
+
+    def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
+        """Every knob at its largest bit-width not above the given ones, else at its smallest."""
+        bits = {WEIGHTS: weight_bits, ACTIVATIONS: activation_bits}
+        return self.set(
+            lambda knob: next((b for b in knob.allowed if b <= bits[knob.column]), knob.allowed[-1])
+        )
+
+    def floor(self, configuration: np.ndarray, column: int) -> np.ndarray:
+        """A copy of the configuration with one column at its smallest bit-widths."""
+        lowered = np.array(configuration)
+        for knob in self.of(column):
+            lowered[list(knob.layers), knob.column] = knob.allowed[-1]
+        return lowered
+
+    def holds(self, configuration: np.ndarray) -> bool:
+        """Whether every knob is at one of its bit-widths, and tied layers agree."""
+        return all(
+            len({int(configuration[layer, knob.column]) for layer in knob.layers}) == 1
+            and knob.read(configuration) in knob.allowed
+            for knob in self.knobs
+        )
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A configuration with every knob at one of its bit-widths, all equally likely."""
+        return self.set(lambda knob: int(rng.choice(knob.allowed)))
+
+    def neighbours(
+        self, configuration: np.ndarray, column: int | None = None
+    ) -> Iterator[tuple[Knob, int]]:
+        """Knobs with the next bit-width below and the next above, in the order of the knobs.
+
+        Args:
+          column: whose knobs; all of them, those of weights first, where it is not given.
+        """
+        for knob in self.knobs if column is None else self.of(column):
+            place = knob.allowed.index(knob.read(configuration))
+            if place + 1 < len(knob.allowed):
+                yield knob, knob.allowed[place + 1]
+            if place > 0:
+                yield knob, knob.allowed[place - 1]
+
+
+def make_knobs(
+    space: Space,
+    *,
+    min_bits: int = 0,
+    max_bits: int = 10**6,
+    pins: Sequence[tuple[str, Sequence[int]]] = (),
+    groups: Sequence[Sequence[str]] = (),
+) -> Knobs:
+    """The knobs of a search.
+
+    Args:
+      min_bits, max_bits: limits of all bit-widths; a layer that has none between them keeps its
+        nearest.
+      pins: (layer pattern, (weight bits, activation bits)) pairs; the last that matches a layer
+        holds, whatever the limits say.
+      groups: ("weights", "activations" or "both", layer pattern, ...): the layers that match any of
+        the patterns always have the same bits there.
+
+    Raises:
+      ConfigError: a pattern matches no layer, a pinned bit-width is none of the layer's, a layer is
+        in two groups, or the layers of a group have no bit-width in common.
+    """
+    allowed = [
+        [_within(space.allowed(layer), min_bits, max_bits) for _ in (WEIGHTS, ACTIVATIONS)]
+        for layer in range(len(space))
+    ]
+    for pattern, bits in pins:
+        for layer in _matching(space, pattern, "search.pins"):
+            for column in (WEIGHTS, ACTIVATIONS):
+                if bits[column] not in space.allowed(layer):
+                    rule = f"layer {space.names[layer]} takes {space.allowed(layer)}"
+                    raise ConfigError("search.pins", (pattern, tuple(bits)), rule)
+                allowed[layer][column] = [bits[column]]
+    group_of = _group_of(space, groups)
+    knobs = []
+    for column in (WEIGHTS, ACTIVATIONS):
+        for layers in _partition(len(space), column, group_of):
+            common = [
+                bits
+                for bits in allowed[layers[0]][column]
+                if all(bits in allowed[layer][column] for layer in layers)
+            ]
+            if not common:
+                names = ", ".join(space.names[layer] for layer in layers)
+                raise ConfigError("search.groups", names, "have no bit-width in common")
+            knobs.append(Knob(tuple(layers), column, tuple(common)))
+    return Knobs(space, tuple(knobs))
+
+
+def without_frozen(knobs: Knobs, masks: np.ndarray) -> Knobs:
+    """The same knobs, less the bit-widths that the scheduler froze.
+
+    A knob that has one bit-width alone, pinned or not, keeps it.
+
+    Args:
+      masks: bool[2, L, |B|], what is left of weights and of activations.
+
+    Raises:
+      ConfigError: tied layers have none left in common.
+    """
+
+    def left(knob: Knob) -> Knob:
+        free = np.all(masks[knob.column][list(knob.layers)], axis=0)
+        allowed = [b for b in knob.allowed if free[knobs.candidates.index(b)]]
+        if not allowed and len(knob.layers) > 1:
+            names = ", ".join(knobs.space.names[layer] for layer in knob.layers)
+            rule = "have no bit-width in common that is not frozen (search.use_frozen)"
+            raise ConfigError("search.groups", names, rule)
+        return replace(knob, allowed=tuple(allowed)) if allowed else knob
+
+    return Knobs(
+        knobs.space, tuple(knob if len(knob.allowed) == 1 else left(knob) for knob in knobs.knobs)
+    )
+
+
+def _within(bits: list[int], smallest: int, largest: int) -> list[int]:
+    inside = [b for b in bits if smallest <= b <= largest]
+    return inside or [min(bits, key=lambda b: max(smallest - b, b - largest))]
+
+
+def _matching(space: Space, pattern: str, field: str) -> list[int]:
+    found = [i for i, name in enumerate(space.names) if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigError(field, pattern, f"matches none of {', '.join(space.names)}")
+    return found
+
+
+def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[tuple[int, int], int]:
+    """{(layer, column): number of its group}."""
+    found: dict[tuple[int, int], int] = {}
+    for number, (what, *patterns) in enumerate(groups):
+        layers = {i for p in patterns for i in _matching(space, p, "search.groups")}
+        for place in ((layer, column) for layer in layers for column in COLUMNS[what]):
+            if place in found:
+                rule = f"layer {space.names[place[0]]} is in another group, too"
+                raise ConfigError("search.groups", (what, *patterns), rule)
+            found[place] = number
+    return found
+
+
+def _partition(count: int, column: int, group_of: dict[tuple[int, int], int]) -> list[list[int]]:
+    """Layers that share a knob, in the order of the first of them."""
+    parts: dict[object, list[int]] = {}
+    for layer in range(count):
+        parts.setdefault(group_of.get((layer, column), f"alone {layer}"), []).append(layer)
+    return list(parts.values())

@@ -1,0 +1,343 @@
+"""One run: its config, its folder, its devices, its data, and the networks it works on."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from rfquant_jax import data, models
+from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
+from rfquant_jax.config import checks as rules
+from rfquant_jax.config import settings
+from rfquant_jax.data.loader import Pipeline
+from rfquant_jax.data.sources import DataSet
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.models.pretrained.files import read_weights
+from rfquant_jax.models.pretrained.load import load_weights
+from rfquant_jax.nn import precision
+from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.plan import Blueprint
+from rfquant_jax.report.log import RunLog
+from rfquant_jax.runtime import devices as parallel
+from rfquant_jax.runtime.compilation_cache import keep_compiled
+from rfquant_jax.runtime.locks import WorkdirLock
+from rfquant_jax.runtime.signals import StopSignal
+from rfquant_jax.search.budget import Budget, CostKind, parse_budget
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.greedy import check_reachable
+from rfquant_jax.search.latency import LatencyTable, read_latencies
+from rfquant_jax.search.variables import Knobs, make_knobs
+from rfquant_jax.tasks.workdir import claim
+
+
+class Run:
+    """What all tasks of a run share. Nothing is computed or written before it is asked for.
+
+    The first run of a process decides where it keeps compiled programs.
+
+    Args:
+      config: see `configs/default.py`; validated here.
+      workdir: where results go.
+      stop: asked between pieces of work whether to stop; by default nothing stops the run.
+
+    Raises:
+      ConfigError: a field breaks a rule.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path | str, stop: StopSignal | None = None):
+        rules.validate(config)
+        self.config, self.workdir = config, Path(workdir)
+        self.stop = stop or StopSignal()
+        self.stop.agree = parallel.any_process
+        if config.deterministic:
+            parallel.compute_deterministically()
+        self._cache_remark = keep_compiled(config.compilation_cache)
+        self._said: set[str] = set()
+        self._lock: WorkdirLock | None = None
+
+    @property
+    def compute_type(self) -> DTypeLike:
+        """What activations are held in, see `nn.precision`."""
+        return precision.compute_type(self.config.precision)
+
+    def in_float32(self) -> Run:
+        """This run, but computing in float32: what exported models are held against."""
+        if self.compute_type == jnp.float32:
+            return self
+        config = copy.deepcopy(self.config)
+        config.precision = "float32"
+        other = Run(config, self.workdir, self.stop)
+        other.log, other.mesh, other.data = self.log, self.mesh, self.data
+        return other
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """From images uint8[N, H, W, C] to the network's input, in the compute type."""
+        return normalizer(self.config.data.mean, self.config.data.std, self.compute_type)
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Messages and metrics."""
+        return RunLog(self.workdir, silent=not parallel.is_first_process())
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        return parallel.make_mesh(self.config.devices)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The images.
+
+        Raises:
+          ConfigError: they are not there, or not as the config says.
+        """
+        wanted, loaded = self.config.data, data.load(self.config.data)
+        channels = loaded.image_shape[-1]
+        for field in ("mean", "std"):
+            if len(wanted[field]) not in (1, channels):
+                rule = f"must have one number, or one for each of the {channels} channels"
+                raise ConfigError(f"data.{field}", wanted[field], rule)
+        if wanted.num_classes not in (0, loaded.num_classes):
+            rule = f"does not agree with the data set, which has {loaded.num_classes}"
+            raise ConfigError("data.num_classes", wanted.num_classes, rule)
+        if not wanted.image_size and 0 in loaded.image_shape:
+            rule = f"must be given: images of {wanted.name} have no size in common"
+            raise ConfigError("data.image_size", 0, rule)
+        return loaded
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that the network gets."""
+        size = self.config.data.image_size
+        if self._describes_data:
+            return size, size, 3
+        shape = self.data.image_shape
+        return (size, size, shape[-1]) if size else shape
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.config.data.num_classes if self._describes_data else self.data.num_classes
+
+    @property
+    def _describes_data(self) -> bool:
+        """Whether the config tells all that is asked about the data, and they need not be there."""
+        wanted, cost_alone = self.config.data, rules.tasks(self.config) == ("cost",)
+        known = wanted.num_classes > 0 and wanted.image_size > 0
+        return cost_alone and known and wanted.name == "folder"  # whose images have 3 channels
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """How images become batches."""
+        channels, wanted = self.image_shape[-1], self.config.data
+        return Pipeline(
+            augmented=settings.training_transform(self.config, channels),
+            plain=settings.evaluation_transform(self.config, channels),
+            threads=wanted.threads or len(os.sched_getaffinity(0)),
+            shape=self.image_shape,
+            max_bad_fraction=wanted.max_bad_fraction,
+            say=self._say_of_images,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            devices=self.mesh.local_mesh.size,
+        )
+
+    @property
+    def _builder(self):
+        build = models.builder(
+            self.config.model.name,
+            num_classes=self.num_classes,
+            channels=self.image_shape[-1],
+            seed=self.config.seed,
+            options=self.config.model.options,
+        )
+        return lambda: precision.compute_in(build(), self.compute_type)
+
+    @cached_property
+    def network(self) -> nnx.Module:
+        """The plain network, freshly initialised."""
+        return nnx.jit(self._builder)()
+
+    @cached_property
+    def initial_network(self) -> tuple[nnx.Module, list[str]]:
+        """The plain network that training starts from, with the weights of `config.pretrained`.
+
+        And the names of the tensors in that file which the number of classes makes useless.
+
+        Raises:
+          UserError: the file cannot be read or does not fit.
+        """
+        network = nnx.clone(self.network)
+        if not self.config.pretrained:
+            return network, []
+        tensors = read_weights(Path(self.config.pretrained))
+        return network, load_weights(network, self.config.model.name, tensors)
+
+    @cached_property
+    def abstract_network(self) -> nnx.Module:
+        """The plain network's shapes alone."""
+        return nnx.eval_shape(self._builder)
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """What the plain network becomes."""
+        quant = settings.quant_settings(self.config)
+        return Blueprint.of(self.abstract_network, self.image_shape, quant)
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What configurations cost."""
+        return CostModel.of(self.blueprint.layers)
+
+    @cached_property
+    def latencies(self) -> LatencyTable | None:
+        """The user's latencies, if there are any.
+
+        Raises:
+          UserError: their file cannot be read or does not fit the network.
+        """
+        path = self.config.search.latency_table
+        if not path:
+            return None
+        fixed = [layer.name for layer in self.blueprint.layers if not layer.candidates]
+        return read_latencies(Path(path), self.blueprint.space, fixed)
+
+    def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
+        """What a configuration costs, in every way there is to count."""
+        costs = self.costs.of_one(configuration)
+        if self.latencies is not None:
+            costs["latency_ms"] = self.latencies(configuration)
+        return costs
+
+    @cached_property
+    def knobs(self) -> Knobs:
+        """What the search may turn.
+
+        Raises:
+          ConfigError: a pin or a group does not fit the network.
+        """
+        search = self.config.search
+        return make_knobs(
+            self.blueprint.space,
+            min_bits=search.min_bits,
+            max_bits=search.max_bits,
+            pins=search.pins,
+            groups=search.groups,
+        )
+
+    @cached_property
+    def budgets(self) -> list[Budget]:
+        """The budgets to search for, the loosest first, all within reach.
+
+        Raises:
+          UserError: one is malformed or cannot be reached.
+        """
+        space = self.blueprint.space
+        kinds = self.costs.kinds()
+        if self.latencies is not None:
+            kinds["ms"] = CostKind("ms", "ms", self.latencies)
+        parsed = [parse_budget(b, kinds, space) for b in rules.budgets(self.config)]
+        check_reachable(self.knobs, parsed)
+        return sorted(parsed, key=lambda budget: budget.load(space.largest))
+
+    @cached_property
+    def configuration(self) -> np.ndarray | None:
+        """The single configuration the config names, int32[L, 2], or None."""
+        text = self.config.configuration
+        return self.blueprint.space.parse(text) if text else None
+
+    def checkpoints(
+        self,
+        stage: str,
+        *,
+        source: Path | None = None,
+        write: bool = False,
+        quiet: bool = False,
+    ) -> Checkpoints:
+        """The checkpoints of a stage, in this run's folder or in another run's.
+
+        They must be of the same network and of the same images: those that are held out here must
+        have been held out there.
+
+        Args:
+          stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
+          source: another run's workdir.
+          write: whether to save there.
+          quiet: whether the log is not told of damaged ones: before the workdir is this run's.
+        """
+        images = ("name", "search_fraction", "split_seed", "mean", "std")
+        found = {
+            "number of training and held-out images": [
+                len(self.data.train),
+                len(self.data.held_out),
+            ],
+            "version": self.data.training_version,
+        }
+        identity = {
+            "stage": stage,
+            "network": self.config.model.name,
+            "options": dict(self.config.model.options),
+            "classes": self.data.num_classes,
+            "class_names": list(self.data.class_names),
+            "image_shape": list(self.image_shape),
+            "data": {name: rules.to_plain(self.config.data[name]) for name in images} | found,
+        }
+        if stage != "pretrain":
+            identity |= self.blueprint.identity()
+        folder = stage_folder(source or self.workdir, stage)
+        say = (lambda message: None) if quiet else self._say_once
+        keep = self.config.checkpoints.keep
+        return Checkpoints(folder, identity, write=write, keep=keep, say=say)
+
+    def _say_of_images(self, message: str) -> None:
+        """Each process reads its own images, and only the first one has a log."""
+        if parallel.is_first_process():
+            self.log.info(message)
+        else:
+            print(f"process {jax.process_index()}: {message}", file=sys.stderr)
+
+    def _say_once(self, message: str) -> None:
+        """Several tasks, one after the other, come across the same damaged checkpoint."""
+        if message not in self._said:
+            self._said.add(message)
+            self.log.info(message)
+
+    def claim(self) -> None:
+        """Makes the workdir this run's until `close`; every task that writes there calls it first.
+
+        Raises:
+          UserError: the folder cannot be written, is in use by another process, or belongs to a run
+            with another config.
+        """
+        written = copy.deepcopy(self.config)
+        # So that a run that began on GPUs does not go on in another type elsewhere.
+        written.precision = jnp.dtype(self.compute_type).name
+        claim(self.workdir, written, self._take_lock)
+        if self.data.remark:
+            self.log.info(self.data.remark)
+        if self._cache_remark:
+            self._say_once(self._cache_remark)
+
+    def _take_lock(self, path: Path) -> None:
+        # The processes of one run share its folder: the first one keeps others out for all.
+        if self._lock is None and parallel.is_first_process():
+            self._lock = WorkdirLock(path, self.log.info)
+
+    def close(self) -> None:
+        """Closes the log and lets other processes use the workdir."""
+        self.log.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

@@ -1,0 +1,266 @@
+"""The task `export`: integer models of configurations, verified against the evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rfquant_jax.checkpoint.checkpoints import TRAIN, stage_folder
+from rfquant_jax.config import checks as rules
+from rfquant_jax.data.sources import Part
+from rfquant_jax.errors import ConfigError, UserError, listed
+from rfquant_jax.export import files
+from rfquant_jax.export.formats import integer as format
+from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.ir.fold import fold
+from rfquant_jax.export.ir.model import IntegerModel
+from rfquant_jax.export.trace.capture import capture
+from rfquant_jax.export.verify.compare import CodeComparison, compare_codes, compare_predictions
+from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.quant.space import Space
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.export_report import disagreements, export_table
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.workdir import (
+    EXPORT_FILE,
+    EXPORT_FOLDER,
+    SEARCH_FOLDER,
+    read_json,
+    write_json,
+)
+
+# Images at a time: every activation is kept in float64, and the codes of all layers with them.
+LARGEST_BATCH = 16
+
+
+def export(run: Run) -> dict:
+    """Writes and verifies integer models of the config's configuration, or of all winners.
+
+    Returns:
+      what `export.json` holds.
+
+    Raises:
+      UserError: there is nothing to export, the network cannot be exported, a file cannot be
+        written, or the files and the evaluation disagree beyond what the config's section `export`
+        allows: then `export.json` says so, too.
+      Interrupted: a signal came.
+    """
+    run.claim()
+    run = run.in_float32()  # whatever it was trained in: that is what files are held against
+    wanted = configurations(run)
+    trained = networks.coupled(run)
+    measure = Measure(run, trained.pure)
+    (run.workdir / EXPORT_FILE).unlink(missing_ok=True)  # what it says of files ends here
+    results, models, wrong = {}, {}, {}
+    for name, configuration in wanted.items():
+        run.stop.check()
+        statistics = measure.recalibrated(trained.params, configuration)
+        network = fixed_network(trained.pure, trained.params, statistics, configuration)
+        models[name] = fold(network, run.image_shape, _about(run, trained.origin, configuration))
+        results[name] = _export_one(run, name, network, models[name], configuration)
+        found = list(disagreements(run.config.export, results[name]))
+        results[name]["verified"] = not found
+        wrong |= {name: found} if found else {}
+    content = {
+        "checkpoint": trained.origin,
+        "float32_bytes": float32_bytes(run.abstract_network),
+        "configurations": results,
+    }
+    if files.BUNDLE in run.config.export.formats:
+        content["bundle"] = _bundle(run, models) | {"verified": not wrong}
+    write_json(run.workdir / EXPORT_FILE, content)
+    run.log.info("\n" + export_table(content))
+    if wrong:
+        name, reasons = next(iter(wrong.items()))
+        raise UserError(
+            f"export of {name}: {reasons[0]}; the files of {listed(list(wrong))} in "
+            f"{run.workdir / EXPORT_FOLDER} are not to be used"
+        )
+    return content
+
+
+def configurations(run: Run) -> dict[str, np.ndarray]:
+    """The configurations to export by the names of their files, int32[L, 2] each.
+
+    Raises:
+      UserError: none is named, and there are no winners of a search of this network.
+    """
+    if run.configuration is not None:
+        return {_name(run.config.configuration): run.configuration}
+    workdir, found = _searched(run)
+    own = _checkpoint_seen_from(run, workdir)
+    if stale := [n for n, (checkpoint, _) in found.items() if checkpoint != own]:
+        raise UserError(
+            f"{workdir / SEARCH_FOLDER}: {listed(stale)} were found for another state of "
+            f"the network than {own}; search again, or name one with config.configuration"
+        )
+    return {name: configuration for name, (_, configuration) in found.items()}
+
+
+def check(run: Run, before: Container[str]) -> None:
+    """Makes sure that there is something to export, and that the network can be.
+
+    Args:
+      before: the tasks that are done before.
+
+    Raises:
+      UserError: there is not, or it cannot.
+    """
+    if jax.process_count() > 1:
+        rule = "the task export works in a run of one process: start it by itself"
+        raise ConfigError("tasks", rules.tasks(run.config), rule)
+    network = run.blueprint.convert(run.network)
+    network.eval()
+    _ = capture(network, run.image_shape).graph.shapes  # reading them is a check
+    if run.configuration is not None:
+        _name(run.config.configuration)
+    elif "search" not in before:
+        if "train" in before:  # whether the winners are of its network turns out later
+            _searched(run)
+        else:
+            configurations(run)
+
+
+def _name(configuration: str) -> str:
+    """What the files of the config's configuration are called.
+
+    Raises:
+      UserError: it cannot be that.
+    """
+    name = re.sub(r"[^\w.-]+", "_", Path(configuration.removesuffix(".json")).name).strip("_.")
+    if name in ("", files.BUNDLE):
+        raise UserError(
+            f"config.configuration={configuration}: its file's name is what the exported files are "
+            f"called; it must not be {name or 'empty'!r}"
+        )
+    return name
+
+
+def _searched(run: Run) -> tuple[Path, dict[str, tuple[str, np.ndarray]]]:
+    """A workdir with results of a search, and what `_winners` finds there.
+
+    Raises:
+      UserError: there is none.
+    """
+    places = dict.fromkeys([run.workdir, networks.source_of(run, TRAIN)])
+    for workdir in places:
+        if found := dict(_winners(run.blueprint.space, workdir / SEARCH_FOLDER)):
+            return workdir, found
+    folders = " nor ".join(str(workdir / SEARCH_FOLDER) for workdir in places)
+    raise UserError(
+        f"nothing to export: config.configuration names no configuration, and {folders} holds no "
+        "result of the task search"
+    )
+
+
+def _checkpoint_seen_from(run: Run, workdir: Path) -> str:
+    """What a search in `workdir` calls the checkpoint of the run's network."""
+    origin = networks.origin(run, TRAIN)
+    if workdir == run.workdir:
+        return origin
+    return str(stage_folder(Path(), TRAIN) / Path(origin).name)
+
+
+def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.ndarray]]]:
+    """Name, checkpoint and configuration of each result of a search."""
+    for path in sorted(folder.glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and "budget" in content and "layers" in content:
+            configuration = space.from_json(content, source=str(path))
+            yield path.stem, (content.get("checkpoint"), configuration)
+
+
+def _about(run: Run, origin: str, configuration: np.ndarray) -> dict:
+    """What a model's file tells about it."""
+    data = run.config.data
+    return {
+        "network": run.config.model.name,
+        "checkpoint": origin,
+        "input": "float32, (pixel / 255 - mean) / std for each channel",
+        "mean": [float(v) for v in data.mean],
+        "std": [float(v) for v in data.std],
+        "classes": list(run.data.class_names),
+    } | run.costs_of(configuration)
+
+
+def _export_one(
+    run: Run, name: str, network: nnx.Module, model: IntegerModel, configuration: np.ndarray
+) -> dict:
+    """Writes all files of a configuration and holds them against the evaluation."""
+    wanted = run.config.export
+    folder = run.workdir / EXPORT_FOLDER
+    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms)
+    reference, exact = Reference(network), Reference(network, np.float64)
+    stored = reading.read(paths[files.INTEGER]).model()
+    codes = {
+        "float32": _compare_codes(run, stored, reference),
+        "float64": _compare_codes(run, model, exact),
+    }
+    batches = _normalized(run, wanted.images)
+    found = compare_predictions(reference, exact, files.open_all(paths), batches)
+    return {
+        "layers": run.blueprint.space.to_json(configuration),
+        **run.costs_of(configuration),
+        "kernel_bytes": model.kernel_bytes,
+        "evaluation": found.evaluation.as_dict(),
+        "formats": {
+            kind: _file(run, paths[kind]) | agreement.as_dict()
+            for kind, agreement in found.formats.items()
+        },
+        "differing_codes": {
+            precision: {layer: vars(count) for layer, count in compared.layers.items()}
+            for precision, compared in codes.items()
+        },
+        "float64_difference": codes["float64"].logits,
+    }
+
+
+def _compare_codes(run: Run, model: IntegerModel, reference: Reference) -> CodeComparison:
+    return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
+
+
+def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
+    """At most so many held-out images, normalised, with their labels; see `Pipeline.exact`."""
+    whole = run.data.held_out
+    # At random, always the same: files lie class by class.
+    chosen = np.random.default_rng(0).permutation(len(whole))[:limit]
+    part = Part(whole, np.sort(chosen))
+    # Of one size whatever the limit, so that nothing is compiled again.
+    size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole), LARGEST_BATCH)
+    preprocess = jax.jit(run.preprocess)
+    for batch in run.pipeline.exact(part, size):
+        run.stop.check()
+        yield {"image": np.asarray(preprocess(batch["image"])), "label": batch["label"]}
+
+
+def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
+    """Writes all configurations into one file and makes sure that it holds what their own do."""
+    path = run.workdir / EXPORT_FOLDER / files.BUNDLE_FILE
+    with files.writing(path, files.BUNDLE):
+        format.write(path, models)
+    bundle = reading.read(path)
+    for name, model in models.items():
+        if not bundle.model(name).equals(model.stored()):
+            raise UserError(f"{path}: configuration {name} came back differently; this is a bug")
+    return _file(run, path)
+
+
+def _file(run: Run, path: Path) -> dict:
+    size, whole = path.stat().st_size, float32_bytes(run.abstract_network)
+    return {
+        "file": str(path.relative_to(run.workdir)),
+        "bytes": size,
+        "ratio": round(whole / size, 2),
+    }
+
+
+def float32_bytes(network: nnx.Module) -> int:
+    """Bytes of a plain network's parameters and statistics in float32."""
+    state = nnx.state(network, (nnx.Param, nnx.BatchStat))
+    return sum(4 * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))

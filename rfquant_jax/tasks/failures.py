@@ -1,0 +1,129 @@
+"""What may fail while a run is going on, each said in one line that tells what to do."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict
+
+from rfquant_jax.errors import Interrupted, RunFailure, UserError
+from rfquant_jax.nn.precision import compute_type
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.workdir import FREE_FIELDS
+
+# What a file system refuses, and what helps.
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on the size of files",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EISDIR: "move away what stands in its place",
+    errno.ENOTDIR: "move away what stands in its place",
+    errno.EIO: "see to the disk",
+}
+_INTACT = "checkpoints written before are intact"
+_EXHAUSTED = ("resource_exhausted", "out of memory")
+_OWN_SECTIONS = ("pretrain", "train", "search")  # tasks with a batch size of their own
+
+
+@contextmanager
+def explained(run: Run, task: str) -> Iterator[None]:
+    """Turns what a task meets outside of this program into an error of one line.
+
+    The traceback goes to the run's log file. What is no failure of the machine is a bug, and passes
+    as it is.
+
+    Raises:
+      RunFailure: a file cannot be written, or the memory is too small.
+    """
+    try:
+        yield
+    except (UserError, Interrupted, RunFailure):
+        raise
+    except Exception as error:
+        line = explain(error, run, task)
+        if line is None:
+            raise
+        with suppress(OSError):  # the log may be what cannot be written
+            run.log.traceback(f"{line}\n{''.join(traceback.format_exception(error))}")
+        raise RunFailure(line) from error
+
+
+def explain(error: Exception, run: Run, task: str) -> str | None:
+    """The line about an error, or None if it is none of the machine's."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return _about_file(error, run.workdir)
+    on_host = isinstance(error, MemoryError)
+    text = str(error).lower()
+    if on_host or (isinstance(error, JaxRuntimeError) and any(w in text for w in _EXHAUSTED)):
+        return _about_memory("the host" if on_host else "a device", run, task)
+    return None
+
+
+def _about_file(error: OSError, workdir: Path) -> str:
+    path = Path(str(error.filename or workdir))
+    inside = path.absolute().is_relative_to(workdir.absolute())
+    verb = "written" if inside else "read or written"
+    return (
+        f"{path}: could not be {verb} ({error.strerror}); {_INTACT}: {_REMEDIES[error.errno]} and "
+        "start the same command again"
+    )
+
+
+def _about_memory(where: str, run: Run, task: str) -> str:
+    now, proposals = _sizes(run.config, task, run.mesh.size)
+    if compute_type(run.config.precision) != jnp.bfloat16:
+        proposals.append(("precision", "bfloat16", ""))
+    head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
+    if not proposals:
+        return f"{head}nothing smaller is left to try but a smaller network, or more devices"
+    tries = [f"--config.{name}={value}{why}" for name, value, why in proposals]
+    text = f"{head}try {' or '.join(tries)}"
+    if any(name not in FREE_FIELDS for name, *_ in proposals):
+        text += ", which makes another run: give it a --workdir of its own"
+        if task != "pretrain":
+            text += f", and --config.checkpoint={run.workdir} to take from this one what is trained"
+    return text
+
+
+def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple[str, int, str]]]:
+    """What decides how much a task holds at once, in words, and what is worth a try.
+
+    Returns:
+      each proposal a field, a value for it and what that means.
+    """
+    section = task if task in _OWN_SECTIONS else "evaluate"
+    size = config[section].batch_size
+    now = f"config.{section}.batch_size={size}"
+    smaller = [(f"{section}.batch_size", size // 2, "")] if size > 1 else []
+    if task == "search":
+        starts = config.search.starts
+        now += f" and config.search.starts={starts}"
+        fewer = [("search.starts", starts // 2, " (slower, with the same result)")]
+        return now, (fewer if starts > 1 else []) + smaller
+    if section == "evaluate":
+        return now, smaller
+    parts = config[section].get("accumulate", 1)
+    if "accumulate" in config[section]:
+        now += f", config.{section}.accumulate={parts}"
+    now += f" and {devices} device{'s' * (devices > 1)}"
+    more = _more_parts(size, devices, parts) if "accumulate" in config[section] else None
+    if more is not None:
+        return now, [(f"{section}.accumulate", more, " (as many images an update as before)")]
+    step = devices * parts
+    smaller_size = size // 2 // step * step
+    return now, [(f"{section}.batch_size", smaller_size, "")] if smaller_size else []
+
+
+def _more_parts(size: int, devices: int, parts: int) -> int | None:
+    """At least twice as many micro-batches, all of one size on every device, if there are any."""
+    most = size // devices
+    return next((n for n in range(2 * parts, most + 1) if size % (devices * n) == 0), None)

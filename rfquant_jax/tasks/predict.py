@@ -1,0 +1,109 @@
+"""The task `predict`: classes and probabilities for a folder of images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.config import settings
+from rfquant_jax.data.folder import FolderSource
+from rfquant_jax.data.index import image_files
+from rfquant_jax.data.reader import PADDING_LABEL
+from rfquant_jax.data.transforms import Transform
+from rfquant_jax.errors import ConfigError
+from rfquant_jax.runtime.files import replacing
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
+from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
+
+
+def predict(run: Run) -> Path:
+    """Classifies the images of `config.predict.images`.
+
+    With `config.configuration` by the coupled network, recalibrated for it on held-out training
+    images; otherwise by the full-precision network.
+
+    Returns:
+      the CSV file that was written: a line an image, with its path and the most probable classes,
+      each with its probability; images that cannot be read have none, and the log says why.
+
+    Raises:
+      UserError: there is no such folder, or no such network.
+      Interrupted: a signal came.
+    """
+    run.claim()
+    files, top = list_files(run), min(run.config.predict.top, run.num_classes)
+    found = dict(_found(run, files, top))
+    path = run.workdir / PREDICTIONS_FILE
+    # Names of files may hold what is no character; it comes out as it was.
+    encoding = {"encoding": "utf-8", "errors": "surrogateescape"}
+    with replacing(path) as temporary, temporary.open("w", newline="", **encoding) as file:
+        writer = csv.writer(file)
+        heading = [f"{what}_{i + 1}" for i in range(top) for what in ("class", "probability")]
+        writer.writerow(["image", *heading])
+        writer.writerows([name, *found.get(i, [])] for i, name in enumerate(files))
+    run.log.info(f"predict: {len(found)} of {len(files)} images classified, see {path}")
+    return path
+
+
+def list_files(run: Run) -> list[str]:
+    """The images to classify.
+
+    Raises:
+      ConfigError: there is no such folder, or no image in it, or the network takes images that are
+        not square.
+    """
+    folder = run.config.predict.images
+    try:
+        files = image_files(Path(folder)) if folder else []
+    except OSError as error:
+        raise ConfigError("predict.images", folder, f"cannot be read: {error.strerror}") from error
+    if not files:
+        raise ConfigError("predict.images", folder, "must be a folder with at least one image")
+    height, width, _ = run.image_shape
+    if height != width:
+        rule = f"cannot be cut to {height}x{width}: only square crops are made"
+        raise ConfigError("predict.images", folder, rule)
+    return files
+
+
+def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str]]]:
+    """The number of an image, and the cells behind its name."""
+    if run.configuration is None:
+        trained, configuration = networks.full_precision(run), NO_CONFIGURATION
+        measure = Measure(run, trained.pure)
+        statistics = measure.running(trained.params, trained.stats)
+    else:
+        trained, configuration = networks.coupled(run), run.configuration
+        measure = Measure(run, trained.pure)
+        statistics = measure.recalibrated(trained.params, configuration)
+    # Labels carry the images' numbers. Nothing is learnt from these images, so any may be bad.
+    source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))
+    pipeline = replace(run.pipeline, max_bad_fraction=1.0, plain=_to_size(run))
+    batches = pipeline.exact(source, run.config.evaluate.batch_size)
+    with run.log.progress("predict", len(files)) as progress:
+        for numbers, probabilities in measure.evaluator.probabilities(
+            trained.params, statistics, configuration, batches
+        ):
+            run.stop.check()
+            for number, values in zip(numbers, probabilities, strict=True):
+                if number != PADDING_LABEL:
+                    yield int(number), _cells(values, run.data.class_names, top)
+                    progress.advance()
+
+
+def _to_size(run: Run) -> Transform:
+    """What images of any size go through, also where those of the data set need nothing."""
+    height, _, channels = run.image_shape
+    transform = settings.evaluation_transform(run.config, channels)
+    return replace(transform, size=transform.size or height)
+
+
+def _cells(probabilities: np.ndarray, names: tuple[str, ...], top: int) -> list[str]:
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return [cell for i in best for cell in (names[i], f"{probabilities[i]:.6f}")]

@@ -1,0 +1,208 @@
+"""The tasks `pretrain` and `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints
+from rfquant_jax.config import settings
+from rfquant_jax.data.loader import TrainingBatches
+from rfquant_jax.errors import CheckpointError, ConfigError
+from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.quant.convert import untapped
+from rfquant_jax.quant.space import Space
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.teacher import load_teacher
+from rfquant_jax.train.loop import Plan, Trainer
+from rfquant_jax.train.scheduler import InstabilityMeter
+from rfquant_jax.train.step import CoupledStep
+
+
+def pretrain(run: Run) -> None:
+    """Trains the full-precision network; goes on from its newest checkpoint.
+
+    It starts from the weights of `config.pretrained`, if there are any; with no epochs to train
+    they are evaluated and kept as they are.
+
+    Raises:
+      UserError: those weights cannot be read or do not fit.
+      RunFailure: a checkpoint cannot be written.
+      Interrupted: a signal came; the state is saved.
+    """
+    _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
+
+
+def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
+    """Starts or continues a stage of training, unless it is finished."""
+    run.claim()
+    batches = training_batches(run, stage, plan)
+    with run.checkpoints(stage, write=True) as checkpoints:
+        if _finished(batches, checkpoints):
+            run.log.info(f"{stage}: finished before, at step {checkpoints.latest}")
+            return
+        if plan.epochs:
+            _log_averaging(run, plan, batches, run.config[stage])
+        work(run, plan, batches, checkpoints)
+
+
+def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
+    network, fresh = run.initial_network
+    if run.config.pretrained:
+        run.log.info(f"pretrain: starts from {run.config.pretrained}")
+    if fresh:
+        run.log.info(f"pretrained: other classes, so these start afresh: {', '.join(fresh)}")
+    pure = PureNetwork(network)
+    measure = Measure(run, pure)
+
+    def score(params: Arrays, stats: Arrays) -> dict[str, float]:
+        accuracy = measure.full_precision(run.data.held_out, params, stats)
+        return {"full_precision": accuracy.top1_percent}
+
+    candidates = tuple(run.config.quant.candidates)
+    Trainer(
+        plan,
+        CoupledStep(pure, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
+        batches,
+        Space((), candidates, np.zeros((0, len(candidates)), bool)),
+        checkpoints=checkpoints,
+        log=run.log,
+        stop=run.stop,
+        score=score,
+    ).run(pure.params)
+
+
+def train(run: Run) -> None:
+    """Coupled training from the full-precision network; goes on from its newest checkpoint.
+
+    Raises:
+      CheckpointError: there is no full-precision network.
+      RunFailure: a checkpoint cannot be written.
+      Interrupted: a signal came; the state is saved.
+    """
+    _go_on(run, TRAIN, settings.coupled_plan(run.config), _train)
+
+
+def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
+    pure, params, signed = _coupled_start(run, batches, checkpoints)
+    measure, space = Measure(run, pure), run.blueprint.space
+    levels = space.candidates[0], space.candidates[len(space.candidates) // 2], space.candidates[-1]
+
+    def score(params: Arrays, stats: Arrays) -> dict[str, float]:
+        scores = {}
+        for bits in levels:
+            configuration = space.uniform(bits, bits)
+            accuracy = measure.quantized(run.data.held_out, params, configuration)
+            scores[f"w{bits}a{bits}"] = accuracy.top1_percent
+        return scores
+
+    Trainer(
+        plan,
+        CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(run.config)),
+        batches,
+        space,
+        checkpoints=checkpoints,
+        log=run.log,
+        stop=run.stop,
+        score=score,
+        meter=InstabilityMeter(pure, run.config.scheduler.boundary),
+        teacher=load_teacher(run),
+        about={"signed": signed},
+    ).run(params)
+
+
+def _coupled_start(
+    run: Run, batches: TrainingBatches, checkpoints: Checkpoints
+) -> tuple[PureNetwork, Arrays, list[str]]:
+    """The coupled network, the parameters it starts from, and its layers with signed input."""
+    if checkpoints.latest is not None:
+        signed = checkpoints.about(checkpoints.latest)["signed"]
+        pure = PureNetwork(run.blueprint.convert(run.network, signed))
+        return pure, pure.params, signed  # replaced by the checkpoint's
+    plain = networks.full_precision(run).network()
+    if without := untapped(plain, run.blueprint.layers):
+        run.log.info(f"no Tap marks {', '.join(without)}: their BatchNorm's output is the feature")
+    searched = [layer for layer in run.blueprint.layers if layer.candidates]
+    if bare := [layer.name for layer in searched if layer.batch_norm is None]:
+        run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
+    count = run.config.quant.calibration_batches
+    images = [batches[i]["image"] for i in range(count)]
+    run.log.info(f"step sizes: from {count} batches of {batches.batch_size} training images")
+    pure, params, signed = run.blueprint.start(plain, images, run.preprocess, run.mesh)
+    run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
+    return pure, params, signed
+
+
+def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
+    """The batches of a training task.
+
+    Args:
+      section: of the config, "pretrain" or "train".
+
+    Raises:
+      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
+    """
+    field, size, images = f"{section}.batch_size", run.config[section].batch_size, run.data.train
+    parts = run.mesh.size * plan.accumulate
+    if size % parts:
+        lower, upper = size // parts * parts, -(-size // parts) * parts
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        micro = f" in {plan.accumulate} micro-batches each" if plan.accumulate > 1 else ""
+        rule = f"cannot be divided evenly over {_counted(run.mesh.size)}{micro}; {nearest} can"
+        raise ConfigError(field, size, rule)
+    if size > len(images):
+        raise ConfigError(field, size, f"there are only {len(images)} training images")
+    return run.pipeline.training(images, size, seed=plan.seed)
+
+
+def _counted(devices: int) -> str:
+    return f"{devices} device{'s' * (devices > 1)}"
+
+
+def check(run: Run, section: str) -> bool:
+    """Makes sure that a training task can start, or go on from its newest checkpoint.
+
+    Args:
+      section: of the config, "pretrain" or "train".
+
+    Returns:
+      whether it is finished already.
+
+    Raises:
+      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
+      CheckpointError: the checkpoint is of another network, or of batches of another size.
+    """
+    plans = {"pretrain": settings.pretrain_plan, "train": settings.coupled_plan}
+    batches = training_batches(run, section, plans[section](run.config))
+    if not networks.has_checkpoints(run.workdir, section):
+        return False
+    with run.checkpoints(section, quiet=True) as checkpoints:
+        return _finished(batches, checkpoints)
+
+
+def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
+    step = checkpoints.latest
+    if step is None:
+        return False
+    about = checkpoints.about(step)
+    if step == about["total_steps"]:
+        return True
+    # Another batch size would move epochs, schedules and data: not the same run any more.
+    if about["images_per_step"] != batches.batch_size:
+        raise CheckpointError(
+            f"checkpoint {checkpoints.path(step)} was trained with {about['images_per_step']} "
+            f"images a step, and batch_size is now {batches.batch_size}"
+        )
+    return False
+
+
+def _log_averaging(run: Run, plan: Plan, batches: TrainingBatches, section: ConfigDict) -> None:
+    decay, steps = section.ema_decay, plan.epochs * plan.epoch_length(batches)
+    run.log.info(
+        f"{plan.task}: {steps} steps; the EMA looks back over about {1 / (1 - decay):.0f} of them "
+        f"and will keep {100 * decay**steps:.2g} % of the initial weights"
+    )

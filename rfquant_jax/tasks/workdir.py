@@ -1,0 +1,130 @@
+"""The folder a run leaves its results in, and the check that it is this run's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfquant_jax.config.checks import to_plain
+from rfquant_jax.config.fields import flat
+from rfquant_jax.errors import UserError, listed
+from rfquant_jax.runtime.files import parse_json, read_text, replacing
+
+CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
+CONFIRMED_FILE, LOCK_FILE = "confirmed.jsonl", "lock"
+SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
+FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
+PREDICTIONS_FILE = "predictions.csv"
+EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
+
+# Fields that may differ between two starts of one run: they decide what is done now, or how fast,
+# or where the images are, but not what comes out - up to rounding and to which images a BatchNorm
+# sees together, where devices and micro-batches differ.
+FREE_FIELDS = (
+    "tasks",
+    "configuration",
+    "devices",
+    "compilation_cache",
+    "distributed.detect",
+    "distributed.coordinator",
+    "distributed.processes",
+    "distributed.process",
+    "distributed.start_timeout_seconds",
+    "distributed.heartbeat_timeout_seconds",
+    "checkpoints.every_steps",
+    "checkpoints.every_minutes",
+    "data.path",
+    "data.max_bad_fraction",
+    "data.threads",
+    "train.accumulate",
+    "train.log_every",
+    "train.max_bad_steps",
+    "checkpoints.keep",
+    "search.starts",
+    "predict.images",
+    "predict.top",
+    "export.formats",
+    "export.platforms",
+    "export.images",
+    "export.code_images",
+    "export.max_unequal",
+    "export.max_unequal_float",
+    "export.max_differing_codes",
+)
+
+
+def claim(workdir: Path, config: ConfigDict, lock: Callable[[Path], object] | None = None) -> None:
+    """Makes `workdir` this run's: writes the resolved config, or compares it with the one there.
+
+    Args:
+      lock: is called with the path of the folder's lock before anything is written there, so that
+        of two runs that start at once one has the folder to itself.
+
+    Raises:
+      UserError: the folder cannot be written, or belongs to a run with another config; or what
+        `lock` raises.
+    """
+    wanted = to_plain(config)
+    path = workdir / CONFIG_FILE
+    if os.path.exists(path):
+        _compare(read_json(path), wanted, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if lock is not None:
+            lock(workdir / LOCK_FILE)
+        if os.path.exists(path):
+            _compare(read_json(path), wanted, workdir)  # it may have come in the meantime
+        else:
+            write_json(path, wanted)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
+    old = dict(flat(found)) if isinstance(found, dict) else {}
+    new = dict(flat(wanted))
+    differing = [
+        f"config.{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in FREE_FIELDS and old.get(name) != new.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"--workdir={workdir} belongs to another run: {listed(differing, 3, '; ')}; "
+            "give this run a --workdir of its own"
+        )
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, is too large or is not JSON.
+    """
+    try:
+        return parse_json(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file in one go: a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Lists of plain values go on one line: a string's newlines are escaped, so none is touched.
+    text = re.sub(
+        r"\[\n[^\[\]{}]*?\n *\]",
+        lambda match: re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]"),
+        json.dumps(content, indent=2),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")

@@ -1,0 +1,171 @@
+"""Recalibration and exact evaluation against NumPy, for any batch size and number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfquant_jax.data.sources import ArraySource
+from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, _count_correct
+from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.quant.calibrate import initialize_activation_steps
+from rfquant_jax.runtime import devices as parallel
+from tests.conftest import batch, identity, images, mesh_of, pipeline
+
+
+@pytest.fixture(scope="module")
+def params(pure, space):
+    rng = np.random.default_rng(0)
+    return initialize_activation_steps(pure, space, [images(rng, 8)], identity, mesh_of(1))
+
+
+@pytest.fixture(scope="module")
+def recalibration():
+    rng = np.random.default_rng(1)
+    return [images(rng, 4) for _ in range(5)]
+
+
+@pytest.fixture(scope="module")
+def evaluators(pure):
+    return {devices: Evaluator(pure, mesh_of(devices), identity) for devices in (1, 4, 8)}
+
+
+def on(evaluator, params):
+    return parallel.replicate(params, evaluator.mesh)
+
+
+def test_recalibrated_statistics_are_plain_averages_of_batch_statistics(
+    evaluators, params, pure, space, recalibration
+):
+    configuration = space.uniform(3, 4)
+    got = evaluators[1].recalibrate(params, configuration, recalibration)
+    # The stem's input is not quantized: its statistics can be worked out apart.
+    network = pure.merge(params, pure.stats)
+    stem = network.stem
+    means, variances = [], []
+    for x in recalibration:
+        y = np.asarray(stem(jnp.asarray(x)), np.float64).reshape(-1, 4)
+        means.append(y.mean(0))
+        variances.append(y.var(0, ddof=1))
+    np.testing.assert_allclose(got["stem_bn.mean"], np.mean(means, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got["stem_bn.var"], np.mean(variances, 0), rtol=1e-4)
+    assert got["bn.mean"].shape == (6,)
+
+
+def test_statistics_depend_on_the_configuration_and_not_on_the_devices(
+    evaluators, params, space, recalibration
+):
+    for bits in (2, 6):
+        one, *others = (
+            e.recalibrate(on(e, params), space.uniform(bits, bits), recalibration)
+            for e in evaluators.values()
+        )
+        for other in others:
+            for name, values in one.items():
+                np.testing.assert_array_equal(values, other[name], err_msg=name)
+    fine = evaluators[1].recalibrate(params, space.uniform(6, 6), recalibration)
+    assert np.any(
+        one["bn.mean"]
+        != evaluators[1].recalibrate(params, space.uniform(2, 2), recalibration)["bn.mean"]
+    )
+    np.testing.assert_array_equal(one["bn.mean"], fine["bn.mean"])
+
+
+@pytest.mark.parametrize("batch_size", [5, 16])
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_counts_are_exact_for_any_batch_size_and_devices(
+    evaluators, params, pure, space, recalibration, batch_size, devices
+):
+    data = batch(np.random.default_rng(2), 23)
+    configuration = space.uniform(4, 4)
+    evaluator = evaluators[devices]
+    statistics = evaluator.recalibrate(on(evaluator, params), configuration, recalibration)
+    source = ArraySource(data["image"], data["label"])
+    accuracy = evaluator.accuracy(
+        on(evaluator, params), statistics, configuration, pipeline().exact(source, batch_size)
+    )
+    # All 23 images at once, with the statistics put into the banks by hand.
+    stats = dict(pure.stats)
+    for name, values in statistics.items():
+        # uniform 4 bits is slot 2 of (6, 5, 4, 3, 2)
+        stats[name] = stats[name].at[2, 2].set(values) if stats[name].ndim == 3 else values
+    network = pure.merge(params, stats)
+    network.eval()
+    from rfquant_jax.quant.layers import assign
+
+    assign(network, configuration)
+    logits = np.asarray(network(jnp.asarray(data["image"])), np.float64)
+    assert accuracy.images == 23
+    assert accuracy.top1 == int(np.sum(logits.argmax(1) == data["label"]))
+    assert accuracy.top5 == 23, "there are five classes"
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert accuracy.loss == pytest.approx(
+        -log_softmax[np.arange(23), data["label"]].sum(), rel=1e-4
+    )
+
+
+def test_percentages():
+    from rfquant_jax.evaluate.evaluator import Accuracy
+
+    accuracy = Accuracy(top1=30, top5=36, loss=10.0, images=40)
+    assert accuracy.top1_percent == 75.0
+    assert accuracy.top5_percent == 90.0
+    assert accuracy.mean_loss == 0.25
+
+
+def test_counting_by_hand():
+    logits = jnp.asarray(
+        [
+            [9.0, 8, 7, 6, 5, 4],  # label 0: first
+            [9.0, 8, 7, 6, 5, 4],  # label 4: fifth
+            [9.0, 8, 7, 6, 5, 4],  # label 5: sixth
+            [np.nan, 8, 7, 6, 5, 4],  # label 0: not finite, so wrong
+            [9.0, 8, 7, 6, 5, 4],  # padding
+        ]
+    )
+    counts = _count_correct(logits, jnp.asarray([0, 4, 5, 0, -1]))
+    assert counts[0] == 1
+    assert counts[1] == 2
+    assert counts[3] == 4
+
+
+def test_running_statistics_are_those_of_the_configurations_banks(evaluators, params, pure, space):
+    stats = {n: v + jnp.arange(v.size).reshape(v.shape) for n, v in pure.stats.items()}
+    got = evaluators[1].running_statistics(params, stats, space.uniform(5, 2))
+    # 5 bits: slot 1; 2 bits: slot 4; the depthwise layer's activations stay at 3 bits: slot 3
+    np.testing.assert_array_equal(got["bn.mean"], stats["bn.mean"][1, 4])
+    np.testing.assert_array_equal(got["depthwise_bn.mean"], stats["depthwise_bn.mean"][1, 3])
+    np.testing.assert_array_equal(got["stem_bn.var"], stats["stem_bn.var"])
+
+
+def test_everything_is_traced_once(pure, params, space, recalibration):
+    evaluator = Evaluator(pure, mesh_of(1), identity)
+    data = batch(np.random.default_rng(3), 4)
+    for bits in (6, 4, 2):
+        configuration = space.uniform(bits, bits)
+        statistics = evaluator.recalibrate(params, configuration, recalibration[:1])
+        evaluator.accuracy(params, statistics, configuration, [data])
+    assert evaluator.traces == {"measure": 1, "count": 1}
+
+
+def test_a_full_precision_network_is_evaluated_the_same_way(plain):
+    pure = PureNetwork(plain)
+    none = np.zeros((0, 2), np.int32)
+    evaluator = Evaluator(pure, mesh_of(1), identity)
+    statistics = evaluator.running_statistics(pure.params, pure.stats, none)
+    data = batch(np.random.default_rng(4), 9)
+    accuracy = evaluator.accuracy(pure.params, statistics, none, [data])
+    network = pure.merge(pure.params, pure.stats)
+    network.eval()
+    logits = jax.device_get(network(jnp.asarray(data["image"])))
+    assert accuracy.top1 == int(np.sum(logits.argmax(1) == data["label"]))
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "expected"),
+    # Wilson's interval as tables have it; at the ends it stays inside 0 and 100.
+    [(90, 100, (82.56, 94.48)), (0, 10, (0.0, 27.75)), (10, 10, (72.25, 100.0))],
+)
+def test_an_accuracy_has_an_interval(right, images, expected):
+    accuracy = Accuracy(top1=right, top5=right, loss=0.0, images=images)
+    np.testing.assert_allclose(accuracy.top1_interval, expected, atol=0.005)

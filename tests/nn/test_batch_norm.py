@@ -1,0 +1,38 @@
+"""The gradients of BatchNorm against automatic differentiation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfquant_jax.nn.batch_norm import batch_moments, normalize, normalize_batch
+
+
+def step_by_step(x, scale, bias):
+    return normalize(x, *batch_moments(x), scale, bias, 1e-3)
+
+
+@pytest.mark.parametrize("has_scale", [True, False])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_values_and_gradients_are_those_of_the_steps(has_scale, has_bias, dtype, most, rng):
+    x, slope = (jnp.asarray(rng.normal(1, 2, (5, 4, 3, 6)), dtype) for _ in range(2))
+    scale = jnp.asarray(rng.normal(size=6), jnp.float32) if has_scale else None
+    bias = jnp.asarray(rng.normal(size=6), jnp.float32) if has_bias else None
+    # The steps in float32 even for bfloat16 numbers: what both should give.
+    expected, back = jax.vjp(step_by_step, x.astype(jnp.float32), scale, bias)
+    wanted = back(slope.astype(jnp.float32))
+    got, back = jax.vjp(lambda *a: normalize_batch(*a, 1e-3)[0], x, scale, bias)
+    found = jax.jit(back)(slope)
+    np.testing.assert_allclose(np.float32(got), expected, rtol=most, atol=most)
+    assert found[0].dtype == dtype
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(np.float32(one), other, rtol=most, atol=most)
+
+
+def test_it_gives_the_moments_of_the_batch(rng):
+    x = rng.normal(3, 2, (4, 5, 5, 2)).astype(np.float32)
+    _, mean, variance = normalize_batch(jnp.asarray(x), None, None, 1e-5)
+    flat = x.reshape(-1, 2).astype(np.float64)
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, flat.var(0), rtol=1e-5)

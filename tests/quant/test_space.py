@@ -1,0 +1,114 @@
+"""Configurations, masks and their text forms."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.space import Space
+
+B = (6, 5, 4, 3, 2)
+
+
+@pytest.fixture
+def pair():
+    """Two layers, the second of which never goes below 3 bits."""
+    return Space(("a", "b.0"), B, np.asarray([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]], bool))
+
+
+def test_uniform_configurations_are_clamped_to_each_layers_candidates(pair):
+    assert pair.uniform(2, 5).tolist() == [[2, 5], [3, 5]]
+    gap = Space(("a",), B, np.asarray([[0, 1, 0, 1, 0]], bool))
+    assert gap.uniform(6, 4).tolist() == [[5, 3]]
+    assert gap.uniform(2, 2).tolist() == [[3, 3]]
+
+
+def test_largest_and_smallest():
+    mask = np.asarray([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], bool)
+    assert bits.largest(mask, B).tolist() == [5, 6]
+    assert bits.smallest(mask, B).tolist() == [4, 2]
+
+
+def test_json_round_trip(pair, tmp_path):
+    configuration = np.asarray([[2, 6], [3, 5]], np.int32)
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"layers": pair.to_json(configuration), "top1": 3}))
+    np.testing.assert_array_equal(pair.parse(str(file)), configuration)
+    assert json.loads(file.read_text())["layers"] == {"a": [2, 6], "b.0": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"a": [4, 4]}, "missing layers: ['b.0']"),
+        ({"a": [4, 4], "b.0": [4, 4], "c": [4, 4]}, "unknown layers: ['c']"),
+        ({"a": [4, 7], "b.0": [4, 4]}, "layer a has [4, 7]; it takes"),
+        ({"a": [4, 4], "b.0": [2, 4]}, "each one of [6, 5, 4, 3]"),
+        ({"a": 4, "b.0": [4, 4]}, "layer a has 4"),
+        ({"a": [True, 4], "b.0": [4, 4]}, "layer a has [True, 4]"),
+        ([1, 2], 'has no "layers" mapping'),
+    ],
+)
+def test_a_wrong_configuration_file_is_refused(pair, tmp_path, layers, said):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"layers": layers}))
+    with pytest.raises(UserError) as error:
+        pair.parse(str(file))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("w7a4", "7 is not one of (6, 5, 4, 3, 2)"),
+        ("w4", "neither a uniform one such as w4a4 nor a readable file"),
+    ],
+)
+def test_a_wrong_uniform_configuration_is_refused(pair, text, said):
+    with pytest.raises(UserError) as error:
+        pair.parse(text)
+    assert said in str(error.value)
+
+
+def test_a_file_that_is_not_json_is_refused(pair, tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        pair.parse(str(file))
+
+
+masks = st.lists(
+    st.lists(st.booleans(), min_size=5, max_size=5).filter(any), min_size=1, max_size=6
+)
+
+
+@given(mask=masks, seed=st.integers(0, 2**31))
+def test_samples_are_always_allowed(mask, seed):
+    mask = np.asarray(mask)
+    drawn = np.asarray(bits.sample_step(jax.random.key(seed), mask, mask[::-1], B, 3))
+    assert drawn.shape == (4, len(mask), 2)
+    for configuration in drawn:
+        for row, (w, a) in enumerate(configuration):
+            assert mask[row, B.index(w)]
+            assert mask[::-1][row, B.index(a)]
+    np.testing.assert_array_equal(drawn[0, :, 0], bits.largest(mask, B))
+    np.testing.assert_array_equal(drawn[0, :, 1], bits.largest(mask[::-1], B))
+
+
+def test_samples_are_uniform_and_independent():
+    mask = np.asarray([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1]], bool)
+    drawn = np.asarray(bits.sample_step(jax.random.key(0), mask, mask, B, 3000))[1:]
+    for row, expected in ((0, 600), (1, 1000)):
+        for column in (0, 1):
+            counts = np.bincount(drawn[:, row, column], minlength=7)
+            allowed = [b for b, has in zip(B, mask[row], strict=True) if has]
+            # five standard deviations of a binomial count
+            assert np.all(np.abs(counts[allowed] - expected) < 5 * np.sqrt(expected))
+    # Weights and activations, and neighbouring layers, are drawn apart.
+    for x, y in ((drawn[:, 0, 0], drawn[:, 0, 1]), (drawn[:, 0, 0], drawn[:, 1, 0])):
+        assert abs(np.corrcoef(x, y)[0, 1]) < 0.1
