@@ -19,7 +19,7 @@ from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
-from tests.export.test_capture import SHIFT, Around, WithNorm, coupled_of
+from tests.export.trace.test_capture import SHIFT, Around, WithNorm, coupled_of
 
 BETWEEN = {
     "relu6": nnx.relu6,
