@@ -60,6 +60,35 @@ class Accuracy:
         return self.loss / self.images
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What one network makes of each image of a set, in the set's order.
+
+    Attributes:
+      top1, top5: bool[N], whether the label is the best class, or among the best five; a
+        non-finite output is wrong.
+      loss: float32[N], cross-entropies.
+      labels: int32[N].
+    """
+
+    top1: np.ndarray
+    top5: np.ndarray
+    loss: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """The counts over all images."""
+        loss = float(np.sum(self.loss, dtype=np.float64))
+        return Accuracy(int(self.top1.sum()), int(self.top5.sum()), loss, len(self.labels))
+
+    def top1_by_class(self, classes: int) -> list[float | None]:
+        """Top-1 accuracy of each class in percent; None for a class without images."""
+        right = np.bincount(self.labels[self.top1], minlength=classes)
+        images = np.bincount(self.labels, minlength=classes)
+        return [100 * float(r / n) if n else None for r, n in zip(right, images, strict=True)]
+
+
 class Evaluator:
     """The compiled evaluation of one network on one mesh; configurations are data.
 
@@ -75,13 +104,13 @@ class Evaluator:
         rep, shard = REPLICATED, SHARDED
         self._measure = Compiled(self._batch_statistics, mesh, (rep, shard, rep), shard)
         self._select = Compiled(self._running_statistics, mesh, (rep, rep, rep), rep)
-        self._count = Compiled(self._counts, mesh, (rep, rep, shard, rep), shard)
+        self._judge = Compiled(self._outcomes, mesh, (rep, rep, shard, rep), shard)
         self._predict = Compiled(self._probabilities, mesh, (rep, rep, shard, rep), shard)
 
     @property
     def traces(self) -> dict[str, int]:
         """How often each compiled function was traced."""
-        return {"measure": self._measure.traces, "count": self._count.traces}
+        return {"measure": self._measure.traces, "count": self._judge.traces}
 
     def recalibrate(
         self, params: Arrays, configuration: np.ndarray, batches: Iterable[np.ndarray]
@@ -121,7 +150,17 @@ class Evaluator:
         configuration: np.ndarray,
         batches: Iterable[Arrays],
     ) -> Accuracy:
-        """Exact accuracy over all images of `batches`.
+        """Exact accuracy over all images of `batches`; arguments as those of `outcomes`."""
+        return self.outcomes(params, statistics, configuration, batches).accuracy
+
+    def outcomes(
+        self,
+        params: Arrays,
+        statistics: Arrays,
+        configuration: np.ndarray,
+        batches: Iterable[Arrays],
+    ) -> Outcomes:
+        """What the network makes of each image of `batches`.
 
         Args:
           params: replicated.
@@ -130,15 +169,14 @@ class Evaluator:
           batches: {"image", "label"} of one size; label -1 marks an image that does not count;
             this process's, see `Pipeline.exact`.
         """
-        totals = np.zeros(4)
+        parts = []
         for batch, real in self._grouped(batches):
             batch = devices.split(batch, self.mesh)
-            counts = devices.fetch(self._count(params, statistics, batch, configuration))
-            # Summed one batch after the other, so that no grouping changes the rounding.
-            for row in counts[real].astype(np.float64):
-                totals += row
-        top1, top5, loss, images = totals
-        return Accuracy(int(top1), int(top5), float(loss), int(images))
+            found = devices.fetch(self._judge(params, statistics, batch, configuration))
+            parts.append(found.reshape(len(real), -1, found.shape[-1])[real])
+        rows = np.concatenate(parts).reshape(-1, 4)
+        loss, top1, top5, labels = rows[rows[:, 3] != PADDING_LABEL].T
+        return Outcomes(top1 > 0, top5 > 0, loss, labels.astype(np.int32))
 
     def probabilities(
         self,
@@ -206,29 +244,22 @@ class Evaluator:
         install_statistics(network, statistics)
         return network(self.preprocess(images)).astype(jnp.float32)
 
-    def _counts(self, params, statistics, batch, configuration):
+    def _outcomes(self, params, statistics, batch, configuration):
         logits = self._logits(params, statistics, batch["image"], configuration)
-        return _count_correct(logits, batch["label"])[None]
+        return _judged(logits, batch["label"])
 
     def _probabilities(self, params, statistics, images, configuration):
         return jax.nn.softmax(self._logits(params, statistics, images, configuration))
 
 
-def _count_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """float32[4]: top-1 and top-5 counts, the sum of cross-entropies, the number of images."""
-    real = labels != PADDING_LABEL
+def _judged(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[N, 4] of each image: cross-entropy, top-1, top-5 (1 where right), label."""
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
     _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     hits = (best == labels[:, None]) & finite[:, None]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    return jnp.stack(
-        [
-            jnp.sum(hits[:, 0]),
-            jnp.sum(hits),
-            jnp.sum(jnp.where(real, loss, 0.0)),
-            jnp.sum(real),
-        ]
-    ).astype(jnp.float32)
+    columns = [loss, hits[:, 0], jnp.any(hits, axis=-1), labels]
+    return jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
 
 
 def _stack(group: list):

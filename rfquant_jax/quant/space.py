@@ -65,9 +65,22 @@ class Space:
         """The bit-widths that layer `index` may take, largest first."""
         return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]
 
-    def letters(self, configuration: np.ndarray) -> str:
+    def encode(self, configuration: np.ndarray) -> str:
         """Bit-widths in forward order, weights before activations, as one letter each."""
         return "".join(chr(97 + self.candidates.index(bits)) for bits in np.ravel(configuration))
+
+    def decode(self, letters: str) -> np.ndarray:
+        """The configuration int32[L, 2] that `encode` made these letters of.
+
+        Raises:
+          ValueError: they are not letters of a configuration of this network.
+        """
+        places = [ord(letter) - 97 for letter in letters]
+        if len(places) != 2 * len(self) or not all(
+            0 <= place < len(self.candidates) for place in places
+        ):
+            raise ValueError(f"{letters!r} is not a configuration of {len(self)} layers")
+        return np.asarray([self.candidates[p] for p in places], np.int32).reshape(-1, 2)
 
     def parse(self, text: str) -> np.ndarray:
         """A configuration from "w4a4" or from the path of a JSON file.

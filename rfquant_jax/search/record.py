@@ -46,7 +46,7 @@ class Recorder:
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
         """Errors float64[N]."""
-        names = [self._space.letters(configuration) for configuration in configurations]
+        names = [self._space.encode(configuration) for configuration in configurations]
         asked = {"iteration": int(iteration), "configurations": names}
         if self.left:
             line = self._record.lines[self._position]

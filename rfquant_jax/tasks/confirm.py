@@ -59,7 +59,7 @@ class Confirmation:
           Interrupted: a signal came; what was found is kept.
         """
         self._run.stop.check()
-        name = self._run.blueprint.space.letters(configuration)
+        name = self._run.blueprint.space.encode(configuration)
         if name not in self._known:
             accuracy = self._measure.quantized(self.images, self._trained.params, configuration)
             self._record.append({"configuration": name, "accuracy": asdict(accuracy)})

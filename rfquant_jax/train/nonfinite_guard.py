@@ -151,9 +151,9 @@ class Watch:
 
 
 def short(space: Space, configuration: np.ndarray) -> str:
-    """A configuration in a few letters: w4a4 where uniform, else as `Space.letters`, cut short."""
+    """A configuration in a few letters: w4a4 where uniform, else as `Space.encode`, cut short."""
     rows = np.unique(configuration, axis=0)
     if len(rows) == 1:
         return "w{}a{}".format(*rows[0])
-    letters = space.letters(configuration)
+    letters = space.encode(configuration)
     return letters if len(letters) <= _LETTERS else f"{letters[:_LETTERS]}..."

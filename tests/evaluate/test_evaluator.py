@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.data.sources import ArraySource
-from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, _count_correct
+from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes, _judged
 from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
 from rfquant_jax.runtime import devices as parallel
@@ -123,10 +123,40 @@ def test_counting_by_hand():
             [9.0, 8, 7, 6, 5, 4],  # padding
         ]
     )
-    counts = _count_correct(logits, jnp.asarray([0, 4, 5, 0, -1]))
-    assert counts[0] == 1
-    assert counts[1] == 2
-    assert counts[3] == 4
+    rows = np.asarray(_judged(logits, jnp.asarray([0, 4, 5, 0, -1])))
+    assert rows[:, 1].tolist() == [1, 0, 0, 0, 0]
+    assert rows[:, 2].tolist() == [1, 1, 0, 0, 0]
+    assert rows[:, 3].tolist() == [0, 4, 5, 0, -1]
+    sum_of_exponentials = np.exp([9.0, 8, 7, 6, 5, 4]).sum()
+    expected = np.log(sum_of_exponentials) - np.asarray([9.0, 5.0, 4.0])
+    np.testing.assert_allclose(rows[:3, 0], expected, rtol=1e-6)
+
+
+def test_accuracies_of_each_class_by_hand():
+    right = np.asarray([True, False, True, True, False])
+    labels = np.asarray([0, 0, 2, 2, 3], np.int32)
+    outcomes = Outcomes(right, right | True, np.full(5, 0.5, np.float32), labels)
+    assert outcomes.top1_by_class(5) == [50.0, None, 100.0, 0.0, None]
+    assert outcomes.accuracy == Accuracy(top1=3, top5=5, loss=2.5, images=5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_outcomes_keep_the_order_of_the_images(evaluators, params, space, recalibration, devices):
+    data = batch(np.random.default_rng(2), 23)
+    evaluator, configuration = evaluators[devices], space.uniform(4, 4)
+    statistics = evaluator.recalibrate(on(evaluator, params), configuration, recalibration)
+    source = ArraySource(data["image"], data["label"])
+    outcomes = evaluator.outcomes(
+        on(evaluator, params), statistics, configuration, pipeline().exact(source, 3)
+    )
+    np.testing.assert_array_equal(outcomes.labels, data["label"])
+    alone = evaluator.outcomes(
+        on(evaluator, params),
+        statistics,
+        configuration,
+        pipeline().exact(ArraySource(data["image"][17:18], data["label"][17:18]), 3),
+    )
+    np.testing.assert_allclose(outcomes.loss[17], alone.loss[0], rtol=1e-5)
 
 
 def test_running_statistics_are_those_of_the_configurations_banks(evaluators, params, pure, space):
