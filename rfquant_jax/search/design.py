@@ -1,0 +1,77 @@
+"""Which configurations a profile measures: all costs, and every variable at every bit-width."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
+from rfquant_jax.search.variables import Knobs
+
+SPREADS = (0.4, 0.8, 1.6)  # standard deviations of the bits around a level
+SINGLE_MOVES = 0.2  # share of the profile, at most
+
+
+def profile_configurations(variables: Knobs, count: int, seed: int) -> np.ndarray:
+    """Different configurations to measure, int32[N, L, 2], N about `count`.
+
+    The largest one; every uniform pair wXaY; single moves from the middle uniform one; and, for the
+    rest, bit-widths drawn around random levels with small and large spread, the levels of weights
+    and activations being equal in half of them.
+
+    Args:
+      count: configurations in all; no fewer than the uniform pairs come out.
+      seed: of the draws.
+    """
+    rng = np.random.default_rng([seed, 1])
+    candidates = variables.candidates
+    found: dict[bytes, np.ndarray] = {}
+
+    def add(configuration: np.ndarray) -> None:
+        found.setdefault(configuration.tobytes(), configuration)
+
+    add(variables.uniform(candidates[0], candidates[0]))
+    for pair in itertools.product(candidates, candidates):
+        add(variables.uniform(*pair))
+    moves = _single_moves(variables)
+    for place in rng.permutation(len(moves))[: int(SINGLE_MOVES * count)]:
+        add(moves[place])
+    for _ in range(20 * count):  # where there are few configurations, draws repeat
+        if len(found) >= count:
+            break
+        add(drawn_around(variables, rng))
+    return np.stack(list(found.values()))
+
+
+def drawn_around(variables: Knobs, rng: np.random.Generator) -> np.ndarray:
+    """A configuration around one random level, or around one for weights and one for activations.
+
+    Returns:
+      int32[L, 2]; each variable is at the allowed bit-width nearest to a normal draw.
+    """
+    low, high = min(variables.candidates), max(variables.candidates)
+    levels = rng.uniform(low - 0.5, high + 0.5, 2)
+    if rng.random() < 0.5:
+        levels[:] = levels[0]
+    level = {WEIGHTS: levels[0], ACTIVATIONS: levels[1]}
+    spread = SPREADS[rng.integers(len(SPREADS))]
+    return variables.set(
+        lambda variable: _nearest(variable.allowed, rng.normal(level[variable.column], spread))
+    )
+
+
+def _nearest(allowed: tuple[int, ...], value: float) -> int:
+    return min(allowed, key=lambda bits: abs(bits - value))
+
+
+def _single_moves(variables: Knobs) -> list[np.ndarray]:
+    """The middle uniform configuration with one variable at each of its other bit-widths."""
+    middle = variables.candidates[len(variables.candidates) // 2]
+    base = variables.uniform(middle, middle)
+    return [
+        variable.turned(base, bits)
+        for variable in variables.knobs
+        for bits in variable.allowed
+        if bits != variable.read(base)
+    ]

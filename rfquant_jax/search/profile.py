@@ -1,0 +1,108 @@
+"""The profile: how far configurations diverge from the largest one, on fixed images.
+
+A divergence is the mean Kullback-Leibler divergence of a configuration's probabilities from those
+of the largest bit-widths on the same images. It needs no labels. Every divergence that was measured
+once is kept in a file, so that further budgets cost few evaluations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime.files import LineRecord
+
+# evaluate(configurations int32[N, L, 2], part) -> divergences float[N]
+Evaluate = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Profile:
+    """Measured divergences, by part: the parts are disjoint sets of images.
+
+    Args:
+      space: the network's configurations.
+      path: of the file, one JSON line for each evaluation; its folder is created.
+      header: what divergences depend on; a file with another one is forgotten.
+      evaluate: measures configurations on a part; None: what the file holds is all there is.
+
+    Attributes:
+      evaluations: how many were made since the file was opened.
+    """
+
+    def __init__(self, space: Space, path: Path, header: dict, evaluate: Evaluate | None = None):
+        self._space, self._evaluate = space, evaluate
+        self._record = LineRecord(path, header, self._is_measurement)
+        self._known = {
+            (line["part"], line["configuration"]): _number(line["divergence"])
+            for line in self._record.lines
+        }
+        self.evaluations = 0
+
+    def __len__(self) -> int:
+        """Evaluations in the file."""
+        return len(self._record.lines)
+
+    def measure(self, configurations: np.ndarray, part: int) -> np.ndarray:
+        """Divergences of configurations int32[N, L, 2] on a part, float64[N].
+
+        Those that are not in the file are evaluated and appended to it.
+
+        Raises:
+          LookupError: there is nothing to evaluate with.
+        """
+        names = [self._space.encode(configuration) for configuration in configurations]
+        unknown = list(dict.fromkeys(name for name in names if (part, name) not in self._known))
+        if unknown:
+            if self._evaluate is None:
+                raise LookupError("this profile has no network to evaluate configurations with")
+            asked = np.stack([configurations[names.index(name)] for name in unknown])
+            values = self._evaluate(asked, part)
+            for name, value in zip(unknown, values, strict=True):
+                self._append(part, name, float(value))
+            self.evaluations += len(unknown)
+        return np.asarray([self._known[part, name] for name in names])
+
+    def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the first `length` evaluations say of a part.
+
+        Returns:
+          configurations int32[N, L, 2] and divergences float64[N]; NaN where the network computed
+          no number.
+        """
+        lines = [line for line in self._record.lines[:length] if line["part"] == part]
+        configurations = [self._space.decode(line["configuration"]) for line in lines]
+        shape = (len(lines), len(self._space), 2)
+        values = [_number(line["divergence"]) for line in lines]
+        return np.asarray(configurations, np.int32).reshape(shape), np.asarray(values, np.float64)
+
+    def digest(self, length: int) -> str:
+        """A checksum of the first `length` evaluations."""
+        found = hashlib.sha256()
+        for line in self._record.lines[:length]:
+            found.update(f"{line['part']} {line['configuration']} {line['divergence']}\n".encode())
+        return found.hexdigest()
+
+    def _append(self, part: int, name: str, value: float) -> None:
+        # JSON has no NaN.
+        kept = value if math.isfinite(value) else None
+        self._record.append({"part": part, "configuration": name, "divergence": kept})
+        self._known[part, name] = _number(kept)
+
+    def _is_measurement(self, line: dict) -> bool:
+        try:
+            self._space.decode(line["configuration"])
+            value = line["divergence"]
+        except (LookupError, TypeError, ValueError):
+            return False
+        return isinstance(line.get("part"), int) and (
+            value is None or isinstance(value, int | float)
+        )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,115 @@
+"""A search on a profile: measures it, and finds configurations for any budget from a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.design import profile_configurations
+from rfquant_jax.search.profile import Profile
+from rfquant_jax.search.surrogate import Quality
+from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
+from rfquant_jax.search.variables import Knobs
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """Constants of a search on a profile.
+
+    Attributes:
+      configurations: of the profile.
+      region: of the search for a budget; its evaluations are those on all parts together.
+    """
+
+    configurations: int = 300
+    region: TrustRegionSettings = field(default_factory=TrustRegionSettings)
+
+
+def measure_profile(
+    profile: Profile, variables: Knobs, parts: int, count: int, seed: int
+) -> np.ndarray:
+    """Measures the profile's own configurations on every part, where that was not done before.
+
+    Returns:
+      them, int32[N, L, 2], see `design.profile_configurations`.
+    """
+    configurations = profile_configurations(variables, count, seed)
+    for part in range(parts):
+        profile.measure(configurations, part)
+    return configurations
+
+
+class ProfileSearch:
+    """Searches budgets one after the other, on each part of the images apart.
+
+    Args:
+      profile: measures what it does not hold.
+      length: of the snapshot: what was measured later only saves evaluations, so that the same
+        snapshot gives the same results.
+      parts: how many parts the profile has.
+      variables: what may change.
+      settings: constants.
+      seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        length: int,
+        parts: int,
+        variables: Knobs,
+        settings: ProfileSettings,
+        seed: int,
+    ):
+        self._variables, self._settings, self._seed = variables, settings, seed
+        self._snapshots = [profile.snapshot(part, length) for part in range(parts)]
+        region = replace(settings.region, evaluations=settings.region.evaluations // parts)
+        self._regions = [
+            self._region(*snapshot, lambda found, part=part: profile.measure(found, part), region)
+            for part, snapshot in enumerate(self._snapshots)
+        ]
+
+    def __call__(self, budget: Budget, number: int) -> list[np.ndarray]:
+        """The best configuration within a budget on each part.
+
+        Args:
+          number: of the budget, for the draws.
+        """
+        return [region.search(budget, number)[0] for region in self._regions]
+
+    def pooled(self) -> TrustRegionSearch:
+        """The model of all parts together, of what the snapshot measured on each of them."""
+        means: dict[bytes, list[float]] = {}
+        configurations = {}
+        for found, values in self._snapshots:
+            for configuration, value in zip(found, values, strict=True):
+                configurations[configuration.tobytes()] = configuration
+                means.setdefault(configuration.tobytes(), []).append(value)
+        everywhere = [key for key, values in means.items() if len(values) == len(self._snapshots)]
+        return self._region(
+            np.stack([configurations[key] for key in everywhere]),
+            np.asarray([np.mean(means[key]) for key in everywhere]),
+            _nothing_to_measure,
+            self._settings.region,
+        )
+
+    def _region(
+        self,
+        configurations: np.ndarray,
+        divergences: np.ndarray,
+        measure: Callable[[np.ndarray], np.ndarray],
+        settings: TrustRegionSettings,
+    ) -> TrustRegionSearch:
+        return TrustRegionSearch(
+            self._variables, configurations, divergences, measure, settings, self._seed
+        )
+
+
+def _nothing_to_measure(configurations: np.ndarray) -> np.ndarray:
+    raise LookupError("the pooled model only answers from what was measured")
+
+
+__all__ = ["ProfileSearch", "ProfileSettings", "Quality", "measure_profile"]

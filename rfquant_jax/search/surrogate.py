@@ -1,0 +1,196 @@
+"""An additive model of how far configurations diverge from the largest one, fitted to a profile.
+
+    log(divergence) = constant + sum over variables of a term for the variable's bit-width
+
+Ridge regression. Every bit-width has one term that all variables of a column share, and each
+variable has its own deviation from it: where a variable was seen too rarely, the shared term stands
+in. Measurements count less the more variables differ from where the model is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import stats
+
+from rfquant_jax.search.variables import Knobs
+
+FLOOR = 1e-6  # added to a divergence before its logarithm: that of the largest bit-widths is 0
+STRENGTHS = tuple(10.0**k for k in np.arange(-3, 3.1, 0.5))
+FOLDS = 5
+
+
+def log_divergence(divergences: np.ndarray) -> np.ndarray:
+    """The quantity that the model predicts; what is not a number counts as the largest one."""
+    values = np.asarray(divergences, np.float64)
+    finite = values[np.isfinite(values)]
+    worst = finite.max() if len(finite) else 0.0
+    return np.log(np.where(np.isfinite(values), values, worst) + FLOOR)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Configurations as features: one column for each bit-width of each variable, and shared ones.
+
+    Attributes:
+      variables: of the search.
+      reach: weight of the shared columns; 0 leaves them out.
+    """
+
+    variables: Knobs
+    reach: float = 1.0
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Index of each variable's first column, and the number of own columns at the end."""
+        return np.cumsum([0] + [len(v.allowed) for v in self.variables.knobs])
+
+    def __call__(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
+        """Features float64[N, F] of configurations int32[N, L, 2]."""
+        configurations = np.asarray(configurations)
+        candidates = self.variables.candidates
+        own = np.zeros((len(configurations), self.starts[-1]))
+        shared = np.zeros((len(configurations), 2, len(candidates)))
+        rows = np.arange(len(configurations))
+        for start, variable in zip(self.starts[:-1], self.variables.knobs, strict=True):
+            bits = configurations[:, variable.layers[0], variable.column]
+            own[rows, start + np.searchsorted(-np.asarray(variable.allowed), -bits)] = 1
+            shared[rows, variable.column, np.searchsorted(-np.asarray(candidates), -bits)] += 1
+        return np.concatenate([own, self.reach * shared.reshape(len(rows), -1)], axis=1)
+
+    def terms(self, coefficients: np.ndarray) -> tuple[dict[int, float], ...]:
+        """Each variable's {bit-width: its own term + the shared one}."""
+        shared = self.reach * coefficients[self.starts[-1] :].reshape(2, -1)
+        places = {bits: i for i, bits in enumerate(self.variables.candidates)}
+        return tuple(
+            {
+                bits: float(coefficients[start + i] + shared[variable.column, places[bits]])
+                for i, bits in enumerate(variable.allowed)
+            }
+            for start, variable in zip(self.starts[:-1], self.variables.knobs, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A fitted model.
+
+    Attributes:
+      encoding: of configurations.
+      centre: int32[L, 2], where the model gives `value` exactly.
+      value: log(divergence) there.
+      mean: coefficients float64[F].
+      root: float64[F, F], `root @ standard normal` is a deviation of the coefficients that the
+        measurements leave possible.
+    """
+
+    encoding: Encoding
+    centre: np.ndarray
+    value: float
+    mean: np.ndarray
+    root: np.ndarray
+
+    def predict(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
+        """log(divergence), float64[N]."""
+        features = self.encoding(configurations) - self.encoding([self.centre])
+        return self.value + features @ self.mean
+
+    @property
+    def terms(self) -> tuple[dict[int, float], ...]:
+        """Of each variable, {bit-width: term}; only differences within a variable matter."""
+        return self.encoding.terms(self.mean)
+
+    def sample(self, rng: np.random.Generator) -> tuple[dict[int, float], ...]:
+        """Terms drawn from the posterior (Thompson sampling)."""
+        drawn = self.mean + self.root @ rng.standard_normal(len(self.mean))
+        return self.encoding.terms(drawn)
+
+
+def distances(configurations: np.ndarray, centre: np.ndarray, variables: Knobs) -> np.ndarray:
+    """How many variables of each configuration differ from the centre, int[N]."""
+    first = [v.layers[0] for v in variables.knobs], [v.column for v in variables.knobs]
+    return (np.asarray(configurations)[:, *first] != centre[first]).sum(1)
+
+
+def fit(
+    encoding: Encoding,
+    configurations: np.ndarray,
+    values: np.ndarray,
+    centre: np.ndarray,
+    value: float,
+    *,
+    strength: float,
+    width: float,
+) -> Surrogate:
+    """Weighted ridge regression around a configuration that was measured.
+
+    Args:
+      configurations: int32[N, L, 2].
+      values: log(divergence), float64[N].
+      centre, value: a configuration and its log(divergence), which the model keeps exactly.
+      strength: of the ridge, per measurement of full weight over N.
+      width: the weight of a measurement is exp(-variables that differ from the centre / width).
+    """
+    features = encoding(configurations) - encoding([centre])
+    weights = np.exp(-distances(configurations, centre, encoding.variables) / width)
+    target = values - value
+    scaled = features * weights[:, None]
+    # Fewer measurements in effect need as much less of the ridge.
+    ridge = strength * weights.mean()
+    hessian = features.T @ scaled + ridge * np.eye(features.shape[1])
+    factor = np.linalg.cholesky(hessian)
+    mean = np.linalg.solve(hessian, scaled.T @ target)
+    spread = np.sqrt(np.sum(weights * (target - features @ mean) ** 2) / max(weights.sum(), 1e-12))
+    # hessian^-1 = root @ root.T / spread^2
+    root = spread * np.linalg.inv(factor).T
+    return Surrogate(encoding, centre, value, mean, root)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well the model predicts measurements that it was not fitted to.
+
+    Attributes:
+      strength: of the ridge, the best one.
+      r2: share of the variance of log(divergence) that it explains.
+      rank_correlation: Spearman's.
+      measured, predicted: log(divergence), float64[N].
+    """
+
+    strength: float
+    r2: float
+    rank_correlation: float
+    measured: np.ndarray
+    predicted: np.ndarray
+
+
+def cross_validate(encoding: Encoding, configurations: np.ndarray, values: np.ndarray) -> Quality:
+    """Chooses the strength of the ridge, all measurements weighted alike.
+
+    Args:
+      configurations: int32[N, L, 2], N at least `FOLDS`.
+      values: log(divergence), float64[N].
+    """
+    features = encoding(configurations)
+    folds = np.arange(len(values)) % FOLDS
+    predicted = np.zeros((len(STRENGTHS), len(values)))
+    for fold in range(FOLDS):
+        held = folds == fold
+        predicted[:, held] = _ridge_path(features[~held], values[~held], features[held])
+    errors = np.mean((predicted - values) ** 2, axis=1)
+    best = int(np.argmin(errors))
+    variance = np.var(values)
+    r2 = 1 - errors[best] / variance if variance > 0 else 0.0
+    rank = stats.spearmanr(values, predicted[best])[0] if variance > 0 else 0.0
+    return Quality(STRENGTHS[best], float(r2), float(rank), values, predicted[best])
+
+
+def _ridge_path(features: np.ndarray, target: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predictions at `new` for every strength, float64[strengths, M]; the mean is not penalised."""
+    centre, mean = features.mean(0), target.mean()
+    left, scale, right = np.linalg.svd(features - centre, full_matrices=False)
+    projected, seen = left.T @ (target - mean), (new - centre) @ right.T
+    return np.stack([mean + seen @ (scale / (scale**2 + k) * projected) for k in STRENGTHS])

@@ -1,0 +1,205 @@
+"""Integer programming on a fitted surrogate, in trust regions around the best known configuration.
+
+The surrogate's global optimum is too optimistic: the solver finds where the model errs. So every
+round solves for at most so many changed variables around the best configuration measured so far,
+measures the solutions, fits again, and widens or narrows the region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import LinearConstraint
+
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
+from rfquant_jax.search.budget import Budget
+from rfquant_jax.search.greedy import cheapest
+from rfquant_jax.search.ilp import Program
+from rfquant_jax.search.surrogate import (
+    Encoding,
+    Quality,
+    Surrogate,
+    cross_validate,
+    distances,
+    fit,
+    log_divergence,
+)
+from rfquant_jax.search.variables import Knobs
+
+Terms = Sequence[dict[int, float]]
+Measure = Callable[[np.ndarray], np.ndarray]  # int32[N, L, 2] -> divergences float64[N]
+
+
+@dataclass(frozen=True)
+class TrustRegionSettings:
+    """Constants of the search.
+
+    Attributes:
+      evaluations: configurations measured for a budget, at most.
+      proposals: of them in a round.
+      patience: rounds without a better configuration before it ends.
+      width: of the surrogate's weights, as a share of the variables, see `surrogate.fit`.
+    """
+
+    evaluations: int = 30
+    proposals: int = 6
+    patience: int = 3
+    width: float = 0.3
+
+
+class TrustRegionSearch:
+    """Searches one budget after the other; what was measured for one serves the next.
+
+    Args:
+      variables: what may change.
+      configurations, divergences: the profile, int32[N, L, 2] and float64[N].
+      measure: further divergences on the same images.
+      settings: constants.
+      seed: of the posterior samples.
+
+    Attributes:
+      quality: of the surrogate on the profile, by cross-validation.
+    """
+
+    def __init__(
+        self,
+        variables: Knobs,
+        configurations: np.ndarray,
+        divergences: np.ndarray,
+        measure: Measure,
+        settings: TrustRegionSettings,
+        seed: int,
+    ):
+        self._variables, self._measure, self._settings = variables, measure, settings
+        self._configurations = list(configurations)
+        self._divergences = list(divergences)
+        self._known = {c.tobytes(): i for i, c in enumerate(self._configurations)}
+        self._encoding, self._program = Encoding(variables), Program.of(variables)
+        self._seed = seed
+        self.quality: Quality = cross_validate(self._encoding, *self._fitted())
+
+    def search(self, budget: Budget, number: int) -> list[np.ndarray]:
+        """Configurations within a budget, the most promising first: all that were measured.
+
+        Args:
+          number: of the budget, for the random draws.
+        """
+        rng = np.random.default_rng([self._seed, number, 2])
+        if not self._within(budget):
+            self._learn([cheapest(self._variables, budget)])
+        left, stall = self._settings.evaluations, 0
+        radius = len(self._variables.knobs)  # the first round is global
+        best = self._within(budget)[0]
+        while left > 0 and stall < self._settings.patience:
+            proposals = self._propose(
+                budget, best, radius, min(left, self._settings.proposals), rng
+            )
+            left -= len(proposals)
+            self._learn(proposals)
+            leader = self._within(budget)[0]
+            if leader != best:
+                best, stall = leader, 0
+                radius = min(2 * radius, len(self._variables.knobs))
+            else:
+                stall += 1
+                radius = max(2, radius // 2)
+        return [self._configurations[i] for i in self._within(budget)]
+
+    def surrogate(self, centre: int, width: float | None = None) -> Surrogate:
+        """The model around a measured configuration."""
+        configurations, values = self._fitted()
+        share = self._settings.width if width is None else width
+        return fit(
+            self._encoding,
+            configurations,
+            values,
+            self._configurations[centre],
+            float(log_divergence(np.asarray(self._divergences))[centre]),
+            strength=self.quality.strength,
+            width=share * len(self._variables.knobs),
+        )
+
+    def solve(
+        self, terms: Terms, budget: Budget, centre: np.ndarray | None = None, radius: int = 0
+    ) -> np.ndarray | None:
+        """The configuration of least predicted divergence within a budget and a trust region.
+
+        Args:
+          terms: of each variable, {bit-width: term}.
+          centre, radius: at most so many variables differ from this configuration; None: any.
+
+        Returns:
+          int32[L, 2], or None where the solver finds none.
+        """
+        objective = self._of_choices(terms)
+        limits = []
+        if centre is not None:
+            changed = [
+                {bits: float(bits != v.read(centre)) for bits in v.allowed}
+                for v in self._variables.knobs
+            ]
+            limits.append(LinearConstraint(self._of_choices(changed)[None], -np.inf, radius))
+        loads = [self._program.loads(limit) for limit in budget.limits]
+        # The solver keeps limits to a tolerance of its own; a budget is to be kept exactly.
+        for slack in (1e-9, 1e-6):
+            rows = [LinearConstraint(a[None], -np.inf, 1 - slack - start) for start, a in loads]
+            found = self._program.solve(objective, [*limits, *rows])
+            if found is not None and budget.fits(found):
+                return found
+        return None
+
+    def _propose(
+        self, budget: Budget, best: int, radius: int, count: int, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Up to `count` different configurations that were not measured yet."""
+        surrogate = self.surrogate(best)
+        centre = self._configurations[best]
+        found: dict[bytes, np.ndarray] = {}
+        for number in range(2 * count):
+            terms = surrogate.sample(rng) if number else surrogate.terms
+            solution = self.solve(terms, budget, centre, radius)
+            if solution is not None and solution.tobytes() not in self._known:
+                found.setdefault(solution.tobytes(), solution)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    def _learn(self, configurations: Sequence[np.ndarray]) -> None:
+        if not len(configurations):
+            return
+        for configuration, value in zip(
+            configurations, self._measure(np.stack(configurations)), strict=True
+        ):
+            self._known[configuration.tobytes()] = len(self._configurations)
+            self._configurations.append(configuration)
+            self._divergences.append(float(value))
+
+    def _within(self, budget: Budget) -> list[int]:
+        """Numbers of the configurations within a budget, by their divergence."""
+        values = log_divergence(np.asarray(self._divergences))
+        fitting = [i for i, c in enumerate(self._configurations) if budget.fits(c)]
+        return sorted(fitting, key=lambda i: (values[i], i))
+
+    def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the model is fitted to: all but the largest bit-widths, which diverge by 0."""
+        divergences = np.asarray(self._divergences)
+        kept = divergences != 0
+        return np.stack(self._configurations)[kept], log_divergence(divergences)[kept]
+
+    def _of_choices(self, terms: Terms) -> np.ndarray:
+        """Each variable's term counts once: with the first of its layers."""
+        firsts = {
+            (v.layers[0], v.column): of for v, of in zip(self._variables.knobs, terms, strict=True)
+        }
+        return np.asarray(
+            [
+                firsts.get((c.layer, WEIGHTS), {}).get(c.weight_bits, 0.0)
+                + firsts.get((c.layer, ACTIVATIONS), {}).get(c.activation_bits, 0.0)
+                for c in self._program.choices
+            ]
+        )
+
+
+__all__ = ["TrustRegionSearch", "TrustRegionSettings", "distances"]
