@@ -128,7 +128,7 @@ def get_config() -> ConfigDict:
     config.evaluate.augment = False  # recalibrate on augmented images
 
     config.search = ConfigDict()
-    config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
+    config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4
     config.search.algorithm = "integer"  # integer, greedy, paper (as published), evolution, random
     config.search.batch_size = 256  # held-out images per iteration
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.search.budget import check_budget
 from rfquant_jax.search.variables import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
@@ -33,11 +34,14 @@ def budgets(config: ConfigDict) -> tuple[str, ...]:
     """The budgets as the user wrote them.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or one is malformed.
     """
     asked = tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
     if not asked:
         raise ConfigError("search.budgets", config.search.budgets, "names no budget")
+    units = ("G", "MB", "ms") if config.search.latency_table else ("G", "MB")
+    for text in asked:
+        check_budget(text, units)
     return asked
 
 
