@@ -134,9 +134,9 @@ def get_config() -> ConfigDict:
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.confirm_margin = 1.0  # standard errors to beat a uniform one of the same cost by
-    config.search.start_bits = 5  # uniform bit-width the search starts from
-    config.search.min_bits = 2  # no layer goes below
-    config.search.max_bits = 8  # no layer goes above
+    config.search.start_bits = 0  # uniform bit-width at the start; 0: 5, else the middle candidate
+    config.search.min_bits = 0  # no layer goes below; 0: the smallest candidate
+    config.search.max_bits = 0  # no layer goes above; 0: the largest candidate
     config.search.use_frozen = True  # also bit-widths frozen at the checkpoint that is searched
     config.search.pins = ()  # (layer pattern, (weight bits, activation bits)) pairs left alone
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from rfquant_jax.config import search_bits
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.lsq import FULL_PRECISION
@@ -127,19 +128,10 @@ def _check_bits(config: ConfigDict) -> None:
         raise ConfigError("quant.fixed_bits", quant.fixed_bits, rule)
     for rule in quant.rules:
         _check_rule(rule)
-    search = config.search
-    if search.start_bits not in quant.candidates:
-        rule = f"must be one of quant.candidates {quant.candidates}"
-        raise ConfigError("search.start_bits", search.start_bits, rule)
-    if search.min_bits > search.start_bits:
-        rule = f"must not be above search.start_bits {search.start_bits}"
-        raise ConfigError("search.min_bits", search.min_bits, rule)
-    if search.max_bits < search.start_bits:
-        rule = f"must not be below search.start_bits {search.start_bits}"
-        raise ConfigError("search.max_bits", search.max_bits, rule)
-    for pin in search.pins:
+    search_bits.check(config)
+    for pin in config.search.pins:
         _check_pin(pin)
-    for group in search.groups:
+    for group in config.search.groups:
         _check_group(group)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantSettings
 from rfquant_jax.search.greedy import GreedySettings, Move
@@ -216,7 +217,7 @@ def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
     paper = search.algorithm == "paper"
     return GreedySettings(
         alpha=search.alpha,
-        start_bits=search.start_bits,
+        start_bits=search_bits.start(config),
         normalize="max" if paper else search.normalize,
         max_iterations=search.max_iterations_per_layer * layers,
         joint=search.joint and not paper,

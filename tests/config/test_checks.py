@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import default, quickstart
 from rfquant_jax.config import checks as rules
-from rfquant_jax.config import fields, recipes
+from rfquant_jax.config import fields, recipes, search_bits
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.tasks import workdir
@@ -50,11 +50,11 @@ def test_the_default_recipe_has_the_published_constants():
         "scheduler.late_from": 0.72,
         "scheduler.boundary": 0.25,
         "search.alpha": 1.5,
-        "search.start_bits": 5,
         "quant.candidates": (6, 5, 4, 3, 2),
     }
     for name, value in published.items():
         assert dict(fields.leaves(config))[name] == value, name
+    assert search_bits.start(config) == 5
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,12 @@ def test_the_default_recipe_has_the_published_constants():
         ("quant.fixed_bits", 9, "from 2 to 8, or 32"),
         ("quant.rules", (("a", 4),), "must be a layer pattern and a tuple"),
         ("quant.rules", (("a", (4, 12)),), "must be a layer pattern and a tuple"),
-        ("search.start_bits", 7, "must be one of quant.candidates"),
-        ("search.min_bits", 6, "must not be above search.start_bits 5"),
-        ("search.max_bits", 4, "must not be below search.start_bits 5"),
+        ("search.start_bits", 7, "must be 0 or one of quant.candidates"),
+        ("search.start_bits", -1, "must not be negative"),
+        ("search.min_bits", -1, "must not be negative"),
+        ("search.max_bits", -1, "must not be negative"),
+        ("search.min_bits", 7, "no bit-width from 7 to 6 is in quant.candidates (6, 5, 4, 3, 2)"),
+        ("search.max_bits", 1, "no bit-width from 2 to 1 is in quant.candidates (6, 5, 4, 3, 2)"),
         ("search.pins", (("a", 4),), "(weight bits, activation bits) pair"),
         ("search.pins", (("a", (4, 4, 4)),), "(weight bits, activation bits) pair"),
         ("search.groups", (("weights",),), "must be one of weights, activations, both"),
