@@ -129,7 +129,10 @@ def get_config() -> ConfigDict:
 
     config.search = ConfigDict()
     config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4
-    config.search.algorithm = "integer"  # integer, greedy, paper (as published), evolution, random
+    config.search.algorithm = "integer"  # integer, greedy, paper, evolution, random
+    #   paper is the published greedy search but for three things: it makes an up move from the
+    #   smallest bit-width (the published program chooses it and stays where it is), it enters no
+    #   state twice, and weights move until activations alone can reach the budget
     config.search.batch_size = 256  # held-out images per iteration
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see

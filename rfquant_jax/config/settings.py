@@ -211,7 +211,9 @@ def search_algorithm(
 def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
     """Constants of the greedy search over so many layers; "paper" normalizes as published.
 
-    It keeps the limit on iterations, too: as published the search can wander without end.
+    It differs from the published program in three ways: an up move from the smallest bit-width is
+    made, a state is not entered twice, and weights move until activations alone can reach the
+    budget. It keeps the limit on iterations, too, without which the search can wander for long.
     """
     search = config.search
     paper = search.algorithm == "paper"

@@ -30,6 +30,15 @@ def test_every_field_has_a_meaning():
         assert len(meanings.get(name, "")) > 10, name
 
 
+def test_the_help_states_how_paper_differs_from_the_published_program():
+    said = recipes.describe(default.get_config(), CONFIGS / "default.py")
+    _, _, rest = said.partition("--config.search.algorithm=")
+    about = " ".join(rest.partition("--config.")[0].split())
+    for difference in ("an up move from the smallest", "no state twice", "activations alone can"):
+        assert difference in about
+    assert about.endswith("activations alone can reach the budget")
+
+
 def test_the_default_recipe_has_the_published_constants():
     config = default.get_config()
     published = {
