@@ -74,10 +74,10 @@ def get_config() -> ConfigDict:
     config.quant.unsigned = ()  # layer patterns whose input is unsigned whatever calibration finds
     config.quant.split_candidates = False  # freezing weight bits leaves activation bits alone
     config.quant.scale_gradient = False  # LSQ's 1/sqrt(numel * Qp) on step-size gradients
-    config.quant.calibration_batches = 8  # training batches that set the activation step sizes
+    config.quant.calibration_batches = 8  # training batches' images set activation step sizes
 
     config.train = ConfigDict()  # coupled training
-    config.train.epochs = 150  # passes over the training images
+    config.train.epochs = 150  # passes over the training images; 0: post-training quantization
     config.train.batch_size = 512  # images of an update, on all devices together
     config.train.accumulate = 1  # micro-batches that an update's images are cut into
     config.train.steps_per_epoch = 0  # updates that count as an epoch; 0: one pass over the images

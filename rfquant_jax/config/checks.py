@@ -169,7 +169,7 @@ def _check_schedule(config: ConfigDict) -> None:
     for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
         total = config[epochs].epochs
         warmup = config[section].warmup_epochs
-        if warmup >= max(total, 1):
+        if 0 < total <= warmup:  # with none, nothing warms up
             rule = f"must be below {epochs}.epochs {total}"
             raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
         if config[section].min_lr > config[section].lr:

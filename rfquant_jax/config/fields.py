@@ -16,7 +16,6 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         (
             "pretrain.batch_size",
             "quant.calibration_batches",
-            "train.epochs",
             "train.batch_size",
             "train.accumulate",
             "train.eval_every",
@@ -58,6 +57,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
             "pretrain.min_lr",
             "pretrain.warmup_epochs",
             "pretrain.weight_decay",
+            "train.epochs",
             "train.random_passes",
             "train.steps_per_epoch",
             "optimizer.min_lr",

@@ -69,7 +69,7 @@ def test_the_default_recipe_has_the_published_constants():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("train.epochs", 0, "must be at least 1"),
+        ("train.epochs", -1, "must not be negative"),
         ("pretrain.epochs", 0, "only makes sense with config.pretrained"),
         ("seed", -1, "must lie between 0 and 2147483647"),
         ("seed", 2**31, "must lie between 0 and 2147483647"),
