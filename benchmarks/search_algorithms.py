@@ -42,7 +42,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "th
 
 # name -> fields of config.search
 RULES: dict[str, dict] = {
-    "as published": {"algorithm": "paper"},
+    "paper": {"algorithm": "paper"},
     "error, min-max": {"metric": "error"},
     "cross-entropy, max": {"metric": "cross_entropy", "normalize": "max"},
     "cross-entropy, min-max": {"metric": "cross_entropy"},

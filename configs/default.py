@@ -74,10 +74,10 @@ def get_config() -> ConfigDict:
     config.quant.unsigned = ()  # layer patterns whose input is unsigned whatever calibration finds
     config.quant.split_candidates = False  # freezing weight bits leaves activation bits alone
     config.quant.scale_gradient = False  # LSQ's 1/sqrt(numel * Qp) on step-size gradients
-    config.quant.calibration_batches = 8  # training batches that set the activation step sizes
+    config.quant.calibration_batches = 8  # training batches' images set activation step sizes
 
     config.train = ConfigDict()  # coupled training
-    config.train.epochs = 150  # passes over the training images
+    config.train.epochs = 150  # passes over the training images; 0: post-training quantization
     config.train.batch_size = 512  # images of an update, on all devices together
     config.train.accumulate = 1  # micro-batches that an update's images are cut into
     config.train.steps_per_epoch = 0  # updates that count as an epoch; 0: one pass over the images
@@ -128,15 +128,18 @@ def get_config() -> ConfigDict:
     config.evaluate.augment = False  # recalibrate on augmented images
 
     config.search = ConfigDict()
-    config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 5ms, 30G+2MB for both, 1.05*w4a4
-    config.search.algorithm = "integer"  # integer, greedy, paper (as published), evolution, random
+    config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4
+    config.search.algorithm = "integer"  # integer, greedy, paper, evolution, random
+    #   paper is the published greedy search but for three things: it makes an up move from the
+    #   smallest bit-width (the published program chooses it and stays where it is), it enters no
+    #   state twice, and weights move until activations alone can reach the budget
     config.search.batch_size = 256  # held-out images per iteration
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
     config.search.confirm_margin = 1.0  # standard errors to beat a uniform one of the same cost by
-    config.search.start_bits = 5  # uniform bit-width the search starts from
-    config.search.min_bits = 2  # no layer goes below
-    config.search.max_bits = 8  # no layer goes above
+    config.search.start_bits = 0  # uniform bit-width at the start; 0: 5, else the middle candidate
+    config.search.min_bits = 0  # no layer goes below; 0: the smallest candidate
+    config.search.max_bits = 0  # no layer goes above; 0: the largest candidate
     config.search.use_frozen = True  # also bit-widths frozen at the checkpoint that is searched
     config.search.pins = ()  # (layer pattern, (weight bits, activation bits)) pairs left alone
     config.search.groups = ()  # (weights, activations or both, layer patterns): equal bits there

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from rfquant_jax.config import search_bits
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.search.budget import check_budget
 from rfquant_jax.search.variables import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
@@ -33,11 +35,14 @@ def budgets(config: ConfigDict) -> tuple[str, ...]:
     """The budgets as the user wrote them.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or one is malformed.
     """
     asked = tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
     if not asked:
         raise ConfigError("search.budgets", config.search.budgets, "names no budget")
+    units = ("G", "MB", "ms") if config.search.latency_table else ("G", "MB")
+    for text in asked:
+        check_budget(text, units)
     return asked
 
 
@@ -123,19 +128,10 @@ def _check_bits(config: ConfigDict) -> None:
         raise ConfigError("quant.fixed_bits", quant.fixed_bits, rule)
     for rule in quant.rules:
         _check_rule(rule)
-    search = config.search
-    if search.start_bits not in quant.candidates:
-        rule = f"must be one of quant.candidates {quant.candidates}"
-        raise ConfigError("search.start_bits", search.start_bits, rule)
-    if search.min_bits > search.start_bits:
-        rule = f"must not be above search.start_bits {search.start_bits}"
-        raise ConfigError("search.min_bits", search.min_bits, rule)
-    if search.max_bits < search.start_bits:
-        rule = f"must not be below search.start_bits {search.start_bits}"
-        raise ConfigError("search.max_bits", search.max_bits, rule)
-    for pin in search.pins:
+    search_bits.check(config)
+    for pin in config.search.pins:
         _check_pin(pin)
-    for group in search.groups:
+    for group in config.search.groups:
         _check_group(group)
 
 
@@ -173,7 +169,7 @@ def _check_schedule(config: ConfigDict) -> None:
     for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
         total = config[epochs].epochs
         warmup = config[section].warmup_epochs
-        if warmup >= max(total, 1):
+        if 0 < total <= warmup:  # with none, nothing warms up
             rule = f"must be below {epochs}.epochs {total}"
             raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
         if config[section].min_lr > config[section].lr:

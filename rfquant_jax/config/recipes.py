@@ -74,12 +74,25 @@ def describe(config: ConfigDict, *recipes: Path) -> str:
     for name, value in flat(to_plain(config)):
         shown = tuple(value) if isinstance(value, list) else value
         lines.append(f"  --config.{name}={shown!r}")
-        lines.append(f"      {meanings.get(name, '')}")
+        lines += [f"      {line}" for line in meanings.get(name, "").split("\n")]
     return "\n".join(lines)
 
 
 def field_meanings(recipe: Path) -> dict[str, str]:
-    """What the fields mean, read from the comments behind a recipe's assignments."""
-    pattern = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
-    found = (pattern.fullmatch(line) for line in recipe.read_text().splitlines())
-    return {match[1]: match[2] for match in found if match}
+    """What the fields mean, read from the comments behind a recipe's assignments.
+
+    A meaning continues in comment lines below that begin with three spaces.
+    """
+    assignment = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
+    continuation = re.compile(r"\s*#   (\S.*)")
+    meanings: dict[str, str] = {}
+    name = None
+    for line in recipe.read_text().splitlines():
+        if match := assignment.fullmatch(line):
+            name = match[1]
+            meanings[name] = match[2]
+        elif name and (match := continuation.fullmatch(line)):
+            meanings[name] += f"\n{match[1]}"
+        else:
+            name = None
+    return meanings

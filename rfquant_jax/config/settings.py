@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantSettings
 from rfquant_jax.search.greedy import GreedySettings, Move
@@ -210,13 +211,15 @@ def search_algorithm(
 def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
     """Constants of the greedy search over so many layers; "paper" normalizes as published.
 
-    It keeps the limit on iterations, too: as published the search can wander without end.
+    It differs from the published program in three ways: an up move from the smallest bit-width is
+    made, a state is not entered twice, and weights move until activations alone can reach the
+    budget. It keeps the limit on iterations, too, without which the search can wander for long.
     """
     search = config.search
     paper = search.algorithm == "paper"
     return GreedySettings(
         alpha=search.alpha,
-        start_bits=search.start_bits,
+        start_bits=search_bits.start(config),
         normalize="max" if paper else search.normalize,
         max_iterations=search.max_iterations_per_layer * layers,
         joint=search.joint and not paper,

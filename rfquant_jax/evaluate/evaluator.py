@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rfquant_jax.data.loader import Filler
+from rfquant_jax.data.grouped import grouped
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
@@ -127,7 +126,7 @@ class Evaluator:
         """
         sums: dict[str, np.ndarray] = {}
         count = 0
-        for images, real in self._grouped(batches):
+        for images, real in grouped(batches, self.mesh):
             measured = devices.fetch(
                 self._measure(params, devices.split(images, self.mesh), configuration)
             )
@@ -170,7 +169,7 @@ class Evaluator:
             this process's, see `Pipeline.exact`.
         """
         parts = []
-        for batch, real in self._grouped(batches):
+        for batch, real in grouped(batches, self.mesh):
             batch = devices.split(batch, self.mesh)
             found = devices.fetch(self._judge(params, statistics, batch, configuration))
             parts.append(found.reshape(len(real), -1, found.shape[-1])[real])
@@ -190,7 +189,7 @@ class Evaluator:
         Yields:
           labels int32[B] as they came, and probabilities float32[B, classes].
         """
-        for batch, real in self._grouped(batches):
+        for batch, real in grouped(batches, self.mesh):
             batch = devices.split(batch, self.mesh)
             found = self._predict(params, statistics, batch["image"], configuration)
             labels, found = devices.fetch((batch["label"], found))
@@ -199,27 +198,6 @@ class Evaluator:
                     np.split(labels, self.mesh.size)[place],
                     np.split(found, self.mesh.size)[place],
                 )
-
-    def _grouped(self, batches: Iterable) -> Iterator[tuple[Any, np.ndarray]]:
-        """Stacks one batch for each of this process's devices.
-
-        Yields:
-          them, and bool[devices of all processes]: which of the places hold real batches.
-        """
-        together = self.mesh.local_mesh.size
-        group: list = []
-        for batch in batches:
-            group.append(batch)
-            if len(group) == together:
-                yield _stack(group), self._real(group)
-                group = []
-        if group:  # of one process alone: several get theirs filled up
-            group += [Filler(group[-1])] * (together - len(group))
-            yield _stack(group), self._real(group)
-
-    def _real(self, group: list) -> np.ndarray:
-        own = np.asarray([not isinstance(batch, Filler) for batch in group])
-        return devices.gather(own)
 
     # What follows runs per device.
 
@@ -260,8 +238,3 @@ def _judged(logits: jax.Array, labels: jax.Array) -> jax.Array:
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     columns = [loss, hits[:, 0], jnp.any(hits, axis=-1), labels]
     return jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
-
-
-def _stack(group: list):
-    batches = [entry.batch if isinstance(entry, Filler) else entry for entry in group]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from rfquant_jax.runtime.devices import (
 )
 
 Preprocess = Callable[[jax.Array], jax.Array]
+# estimate(input of a layer, smallest code, largest code) -> step size float32[]
+Estimate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def find_signed(
@@ -104,7 +106,7 @@ def initialize_activation_steps(
       `pure.params` with the input quantizers' steps replaced.
     """
     in_specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
-    measure = Compiled(_measure_steps(pure, preprocess), mesh, in_specs, SHARDED)
+    measure = Compiled(measure_steps(pure, preprocess, _published), mesh, in_specs, SHARDED)
     params, stats = pure.params, replicate(pure.stats, mesh)
     for bits in space.candidates:
         configuration = space.uniform(bits, bits)
@@ -117,15 +119,44 @@ def initialize_activation_steps(
             )
             for images in batches
         ]
-        used = zip(space.names, configuration[:, ACTIVATIONS], fresh, strict=True)
-        slots = {name: space.candidates.index(b) for name, b, new in used if new}
-        if bits == space.candidates[0]:
-            slots |= {name: 0 for name in passes[0] if name not in space.names}
-        params = params | _mean_steps(passes, params, slots)
+        means = {
+            name: np.mean([p[name] for p in passes], dtype=np.float64).astype(np.float32)
+            for name in passes[0]
+        }
+        params = params | with_steps(params, means, space, bits)
     return params
 
 
-def _measure_steps(pure: PureNetwork, preprocess: Preprocess):
+def with_steps(params: Arrays, steps: Mapping[str, np.ndarray], space: Space, bits: int) -> Arrays:
+    """The input quantizers' parameters that the pass at `bits` changes.
+
+    Args:
+      steps: float32[] by layer name; those of layers of fixed bit-width count in the first pass.
+    """
+    configuration = space.uniform(bits, bits)[:, ACTIVATIONS]
+    used = zip(space.names, configuration, configuration <= bits, strict=True)
+    slots = {name: space.candidates.index(b) for name, b, new in used if new}
+    if bits == space.candidates[0]:
+        slots |= {name: 0 for name in steps if name not in space.names}
+    keys = {name: f"{name}.input_quantizer.step" for name in steps if name in slots}
+    return {key: params[key].at[slots[name]].set(steps[name]) for name, key in keys.items()}
+
+
+def _published(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    return jnp.maximum(lsq.activation_step_size(x, upper), lsq.MIN_STEP)
+
+
+def measure_steps(pure: PureNetwork, preprocess: Preprocess, estimate: Estimate):
+    """A per-device function of one pass: every layer's step is estimated and used at once.
+
+    Args:
+      estimate: of a layer's step, from its input.
+
+    Returns:
+      measure(params, stats, images, configuration int32[L, 2], fresh bool[L]) ->
+      `{layer name: float32[1]}`; searched layers that are not fresh keep their steps.
+    """
+
     def measure(params, stats, images, configuration, fresh):
         network = with_batch_statistics(pure, params, stats)
         assign(network, configuration)
@@ -136,8 +167,7 @@ def _measure_steps(pure: PureNetwork, preprocess: Preprocess):
             if quantizer is None:
                 return
             bits = layer.bits[...][1]
-            _, upper = quantizer.bounds(bits)
-            step = jnp.maximum(lsq.activation_step_size(x, upper), lsq.MIN_STEP)
+            step = estimate(x, *quantizer.bounds(bits))
             measured[layer.name] = step
             new = True if layer.index is None else fresh[layer.index]
             steps = quantizer.step[...]
@@ -149,17 +179,6 @@ def _measure_steps(pure: PureNetwork, preprocess: Preprocess):
         return add_axis(measured)
 
     return measure
-
-
-def _mean_steps(passes, params: Arrays, slots: dict[str, int]) -> Arrays:
-    """The parameters that change: steps' means over the passes, each in the slot it belongs to."""
-    result = {}
-    for name in passes[0]:
-        mean = np.mean([p[name] for p in passes], dtype=np.float64).astype(np.float32)
-        key = f"{name}.input_quantizer.step"
-        if name in slots:
-            result[key] = params[key].at[slots[name]].set(mean)
-    return result
 
 
 def with_batch_statistics(pure: PureNetwork, params: Arrays, stats: Arrays) -> nnx.Module:

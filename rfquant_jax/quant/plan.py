@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.functional import Arrays, PureNetwork
-from rfquant_jax.quant import calibrate, convert
+from rfquant_jax.quant import calibrate, convert, post_training
 from rfquant_jax.quant.layer_table import Layer
 from rfquant_jax.quant.space import Space
 
@@ -112,6 +113,34 @@ class Blueprint:
         signed = self.find_signed(network, batches, preprocess, mesh)
         pure = PureNetwork(self.convert(network, signed))
         params = calibrate.initialize_activation_steps(pure, self.space, batches, preprocess, mesh)
+        return pure, params, signed
+
+    def start_untrained(
+        self,
+        network: nnx.Module,
+        batches: Sequence,
+        preprocess: Callable,
+        mesh: Mesh,
+        check: Callable[[], None] = lambda: None,
+    ) -> tuple[PureNetwork, Arrays, list[str]]:
+        """The coupled network ready to be used as it is: step sizes of least squared error.
+
+        Args:
+          network: the trained full-precision network.
+          batches: images to calibrate on, of one size, see `Pipeline.full`.
+          preprocess: turns them into the network's input.
+          check: called now and then; may raise to stop.
+
+        Returns:
+          the same as `start`.
+        """
+        stacked = [images for images, _ in grouped(batches, mesh)]
+        signed = self.find_signed(network, stacked, preprocess, mesh)
+        pure = PureNetwork(self.convert(network, signed))
+        params = post_training.search_weight_steps(pure)
+        params = post_training.search_activation_steps(
+            pure, params, self.space, batches, preprocess, mesh, check
+        )
         return pure, params, signed
 
     def identity(self) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +27,12 @@ class Uniform(Protocol):
 
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+"
 _RULE = (
-    "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB), with search.latency_table a "
-    "latency (5ms), several of them (33.9G+2.3MB), or a multiple of what a uniform configuration "
-    "costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
+    "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB, or 60KB of 1,024 bytes), with "
+    "search.latency_table a latency (5ms), several of different kinds (33.9G+2.3MB), or a multiple "
+    "of what a uniform configuration costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
 )
+# Units beside those of the costs themselves: (unit of the cost, how many of it one is).
+_OTHER_UNITS = {"GBitOPs": ("G", 1.0), "KB": ("MB", 1 / 1024)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ class Limit:
 
     kind: CostKind
     value: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One limit as it is written.
+
+    Attributes:
+      number: of `unit`, or how many times the uniform configuration's cost.
+      unit: of a kind of cost.
+      bits: weight and activation bit-width of that configuration, or None.
+    """
+
+    number: float
+    unit: str
+    bits: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -119,28 +136,51 @@ def parse_budget(text: str, kinds: Mapping[str, CostKind], space: Space) -> Budg
     Raises:
       ConfigError: it is none of the forms, not positive, or of a kind that is not there.
     """
-    limits: dict[str, Limit] = {}
-    for part in text.replace(" ", "").split("+"):
-        limit = _parse_part(part, text, kinds, space)
-        if limit.kind.unit in limits or not 0 < limit.value < math.inf:
-            raise ConfigError("search.budgets", text, _RULE)
-        limits[limit.kind.unit] = limit
-    return Budget(text, tuple(limits.values()))
+    limits = [_limit(part, text, kinds, space) for part in check_budget(text, kinds)]
+    return Budget(text, tuple(limits))
 
 
-def _parse_part(part: str, text: str, kinds: Mapping[str, CostKind], space: Space) -> Limit:
+def check_budget(text: str, units: Collection[str]) -> list[Part]:
+    """The limits of a budget as the user writes it; no network is needed.
+
+    Args:
+      units: of the kinds of cost there are.
+
+    Raises:
+      ConfigError: it is none of the forms, not positive, of a kind that is not there, or has two
+        limits of one kind.
+    """
+    written = text.replace(" ", "").split("+")
+    parts = [_parse_part(part, text, units) for part in written]
+    found = [part.unit for part in parts]
+    same = [part for part, unit in zip(written, found, strict=True) if found.count(unit) > 1]
+    if same:
+        rule = f"has several limits of one kind ({' and '.join(same)}); only one can hold"
+        raise ConfigError("search.budgets", text, rule)
+    return parts
+
+
+def _parse_part(part: str, text: str, units: Collection[str]) -> Part:
     relative = re.fullmatch(rf"({_NUMBER})\*w(\d+)a(\d+)(?::(\w+))?", part)
     plain = re.fullmatch(rf"({_NUMBER})(\w*)", part)
     if relative is None and plain is None:
         raise ConfigError("search.budgets", text, _RULE)
-    unit = (relative[4] if relative else plain[2]) or "G"
-    unit = {"GBitOPs": "G"}.get(unit, unit)
-    if unit not in kinds:
+    written = (relative[4] if relative else plain[2]) or "G"
+    unit, scale = _OTHER_UNITS.get(written, (written, 1.0))
+    number = float(relative[1]) if relative else float(plain[1]) * scale
+    if unit not in units or not 0 < number < math.inf:
         raise ConfigError("search.budgets", text, _RULE)
-    if plain:
-        return Limit(kinds[unit], float(plain[1]))
-    bits = int(relative[2]), int(relative[3])
-    if not set(bits) <= set(space.candidates):
+    return Part(number, unit, (int(relative[2]), int(relative[3])) if relative else None)
+
+
+def _limit(part: Part, text: str, kinds: Mapping[str, CostKind], space: Space) -> Limit:
+    kind = kinds[part.unit]
+    if part.bits is None:
+        return Limit(kind, part.number)
+    if not set(part.bits) <= set(space.candidates):
         rule = f"uses bit-widths outside the candidates {space.candidates}"
         raise ConfigError("search.budgets", text, rule)
-    return Limit(kinds[unit], float(relative[1]) * kinds[unit].cost(space.uniform(*bits)))
+    value = part.number * kind.cost(space.uniform(*part.bits))
+    if not 0 < value < math.inf:
+        raise ConfigError("search.budgets", text, _RULE)
+    return Limit(kind, value)

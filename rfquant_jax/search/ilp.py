@@ -11,6 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
+from rfquant_jax.runtime.native_output import silenced
 from rfquant_jax.search.budget import Limit
 from rfquant_jax.search.variables import Knob, Knobs
 
@@ -68,13 +69,14 @@ class Program:
         """
         further = len(objective) - len(self.choices)
         integral = np.r_[np.ones(len(self.choices)), np.zeros(further)]
-        found = milp(
-            objective,
-            integrality=integral,
-            bounds=Bounds(0, np.where(integral, 1, np.inf)),
-            constraints=[self._one_each(further), *self._ties(further), *limits],
-            options={"node_limit": NODES, "mip_rel_gap": 0.0},
-        )
+        with silenced():  # HiGHS prints some of its doubts whatever its options say
+            found = milp(
+                objective,
+                integrality=integral,
+                bounds=Bounds(0, np.where(integral, 1, np.inf)),
+                constraints=[self._one_each(further), *self._ties(further), *limits],
+                options={"node_limit": NODES, "mip_rel_gap": 0.0},
+            )
         if found.x is None:
             return None
         configuration = np.zeros((len(self.knobs.space), 2), np.int32)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rfquant_jax import data, models
 from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
 from rfquant_jax.config import checks as rules
-from rfquant_jax.config import settings
+from rfquant_jax.config import search_bits, settings
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
@@ -229,10 +229,11 @@ class Run:
           ConfigError: a pin or a group does not fit the network.
         """
         search = self.config.search
+        smallest, largest = search_bits.limits(self.config)
         return make_knobs(
             self.blueprint.space,
-            min_bits=search.min_bits,
-            max_bits=search.max_bits,
+            min_bits=smallest,
+            max_bits=largest,
             pins=search.pins,
             groups=search.groups,
         )

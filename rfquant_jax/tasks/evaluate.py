@@ -14,7 +14,13 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.tasks import networks, search
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
-from rfquant_jax.tasks.workdir import EVALUATION_FOLDER, RESULTS_FILE, read_json, write_json
+from rfquant_jax.tasks.workdir import (
+    EVALUATION_FOLDER,
+    RESULTS_FILE,
+    SEARCH_FOLDER,
+    read_json,
+    write_json,
+)
 
 
 def cost(run: Run) -> None:
@@ -53,8 +59,10 @@ def evaluate(run: Run) -> dict:
         if networks.exists(run, stage)
     }
     images = {"number": len(run.data.test), "version": run.data.test_version}
-    # Budgets are nothing that the evaluation of a full-precision network should stumble over.
-    found = search.results(run, checkpoints[TRAIN]) if TRAIN in checkpoints else None
+    # Budgets are nothing that the evaluation of a network should stumble over that none was
+    # searched for.
+    searched = TRAIN in checkpoints and (run.workdir / SEARCH_FOLDER).is_dir()
+    found = search.results(run, checkpoints[TRAIN]) if searched else None
     results = read_json(path) if found is not None and path.exists() else None
     known = isinstance(results, dict) and (results.get("checkpoints"), results.get("images"))
     if known == (checkpoints, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rfquant_jax.config import search_bits
 from rfquant_jax.data.sources import Source
 from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.report import plots
@@ -22,7 +23,7 @@ def write_sensitivity(run: Run, evaluate: Evaluate, checkpoint: str) -> None:
     Args:
       evaluate: cross-entropies of configurations.
     """
-    space, start = run.blueprint.space, run.config.search.start_bits
+    space, start = run.blueprint.space, search_bits.start(run.config)
     path = run.workdir / SENSITIVITY_FILE
     known = read_json(path) if path.exists() else None
     if isinstance(known, dict) and known.get("checkpoint") == checkpoint:

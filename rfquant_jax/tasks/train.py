@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints
@@ -21,6 +22,9 @@ from rfquant_jax.tasks.teacher import load_teacher
 from rfquant_jax.train.loop import Plan, Trainer
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import CoupledStep
+
+# The coupled network, the parameters it starts from, and its layers with signed input.
+Start = tuple[PureNetwork, Arrays, list[str]]
 
 
 def pretrain(run: Run) -> None:
@@ -79,6 +83,8 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
 def train(run: Run) -> None:
     """Coupled training from the full-precision network; goes on from its newest checkpoint.
 
+    With no epochs to train, step sizes are searched and the network is kept as it is.
+
     Raises:
       CheckpointError: there is no full-precision network.
       RunFailure: a checkpoint cannot be written.
@@ -88,7 +94,7 @@ def train(run: Run) -> None:
 
 
 def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
-    pure, params, signed = _coupled_start(run, batches, checkpoints)
+    pure, params, signed = _coupled_start(run, batches, checkpoints, untrained=plan.epochs == 0)
     measure, space = Measure(run, pure), run.blueprint.space
     levels = space.candidates[0], space.candidates[len(space.candidates) // 2], space.candidates[-1]
 
@@ -110,15 +116,19 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
         stop=run.stop,
         score=score,
         meter=InstabilityMeter(pure, run.config.scheduler.boundary),
-        teacher=load_teacher(run),
+        teacher=load_teacher(run) if plan.epochs else None,
         about={"signed": signed},
     ).run(params)
 
 
 def _coupled_start(
-    run: Run, batches: TrainingBatches, checkpoints: Checkpoints
-) -> tuple[PureNetwork, Arrays, list[str]]:
-    """The coupled network, the parameters it starts from, and its layers with signed input."""
+    run: Run, batches: TrainingBatches, checkpoints: Checkpoints, *, untrained: bool
+) -> Start:
+    """What coupled training starts from.
+
+    Args:
+      untrained: nothing is trained afterwards.
+    """
     if checkpoints.latest is not None:
         signed = checkpoints.about(checkpoints.latest)["signed"]
         pure = PureNetwork(run.blueprint.convert(run.network, signed))
@@ -129,12 +139,30 @@ def _coupled_start(
     searched = [layer for layer in run.blueprint.layers if layer.candidates]
     if bare := [layer.name for layer in searched if layer.batch_norm is None]:
         run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
+    pure, params, signed = (_untrained if untrained else _initial)(run, batches, plain)
+    run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
+    return pure, params, signed
+
+
+def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
+    """What training starts from, calibrated on its first batches."""
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
     run.log.info(f"step sizes: from {count} batches of {batches.batch_size} training images")
-    pure, params, signed = run.blueprint.start(plain, images, run.preprocess, run.mesh)
-    run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
-    return pure, params, signed
+    return run.blueprint.start(plain, images, run.preprocess, run.mesh)
+
+
+def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
+    """What is used as it is, calibrated on as many training images in batches of the evaluation."""
+    config = run.config
+    count = min(config.quant.calibration_batches * batches.batch_size, len(run.data.train))
+    size, seed = config.evaluate.batch_size, settings.derived_seed(config, "calibration")
+    images = list(run.pipeline.full(run.data.train, size, count, seed=seed))
+    run.log.info(
+        f"train.epochs is 0: step sizes of least squared error from {count} training images"
+    )
+    given = run.preprocess, run.mesh, run.stop.check
+    return run.blueprint.start_untrained(plain, images, *given)
 
 
 def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import default, quickstart
 from rfquant_jax.config import checks as rules
-from rfquant_jax.config import fields, recipes
+from rfquant_jax.config import fields, recipes, search_bits
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.tasks import workdir
@@ -28,6 +28,15 @@ def test_every_field_has_a_meaning():
     meanings = recipes.field_meanings(CONFIGS / "default.py")
     for name, _ in flat(rules.to_plain(default.get_config())):
         assert len(meanings.get(name, "")) > 10, name
+
+
+def test_the_help_states_how_paper_differs_from_the_published_program():
+    said = recipes.describe(default.get_config(), CONFIGS / "default.py")
+    _, _, rest = said.partition("--config.search.algorithm=")
+    about = " ".join(rest.partition("--config.")[0].split())
+    for difference in ("an up move from the smallest", "no state twice", "activations alone can"):
+        assert difference in about
+    assert about.endswith("activations alone can reach the budget")
 
 
 def test_the_default_recipe_has_the_published_constants():
@@ -50,17 +59,17 @@ def test_the_default_recipe_has_the_published_constants():
         "scheduler.late_from": 0.72,
         "scheduler.boundary": 0.25,
         "search.alpha": 1.5,
-        "search.start_bits": 5,
         "quant.candidates": (6, 5, 4, 3, 2),
     }
     for name, value in published.items():
         assert dict(fields.leaves(config))[name] == value, name
+    assert search_bits.start(config) == 5
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("train.epochs", 0, "must be at least 1"),
+        ("train.epochs", -1, "must not be negative"),
         ("pretrain.epochs", 0, "only makes sense with config.pretrained"),
         ("seed", -1, "must lie between 0 and 2147483647"),
         ("seed", 2**31, "must lie between 0 and 2147483647"),
@@ -77,6 +86,9 @@ def test_the_default_recipe_has_the_published_constants():
         ("quant.rules", ("ab",), "every entry must be a pair"),
         ("quant.rules", (("a", (4, 4)),), "different bit-widths"),
         ("search.budgets", " , ", "names no budget"),
+        ("search.budgets", "1*w4a4,3TB", "'3TB': must be a number of GBitOPs"),
+        ("search.budgets", "5ms", "with search.latency_table a latency"),
+        ("search.budgets", "60KB+0.1MB", "several limits of one kind (60KB and 0.1MB)"),
         ("optimizer.lr", 0.0, "must be positive"),
         ("data.search_fraction", 1.0, "must lie between 0 and 1, both excluded"),
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
@@ -95,9 +107,12 @@ def test_the_default_recipe_has_the_published_constants():
         ("quant.fixed_bits", 9, "from 2 to 8, or 32"),
         ("quant.rules", (("a", 4),), "must be a layer pattern and a tuple"),
         ("quant.rules", (("a", (4, 12)),), "must be a layer pattern and a tuple"),
-        ("search.start_bits", 7, "must be one of quant.candidates"),
-        ("search.min_bits", 6, "must not be above search.start_bits 5"),
-        ("search.max_bits", 4, "must not be below search.start_bits 5"),
+        ("search.start_bits", 7, "must be 0 or one of quant.candidates"),
+        ("search.start_bits", -1, "must not be negative"),
+        ("search.min_bits", -1, "must not be negative"),
+        ("search.max_bits", -1, "must not be negative"),
+        ("search.min_bits", 7, "no bit-width from 7 to 6 is in quant.candidates (6, 5, 4, 3, 2)"),
+        ("search.max_bits", 1, "no bit-width from 2 to 1 is in quant.candidates (6, 5, 4, 3, 2)"),
         ("search.pins", (("a", 4),), "(weight bits, activation bits) pair"),
         ("search.pins", (("a", (4, 4, 4)),), "(weight bits, activation bits) pair"),
         ("search.groups", (("weights",),), "must be one of weights, activations, both"),

@@ -13,7 +13,7 @@ from flax import nnx
 from configs import default
 from rfquant_jax import data
 from rfquant_jax.config import checks as rules
-from rfquant_jax.config import recipes, settings
+from rfquant_jax.config import recipes, search_bits, settings
 from rfquant_jax.data.sources import ArraySource, DataSet, split
 from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.runtime import devices
@@ -232,7 +232,7 @@ def test_the_published_runs_have_the_published_settings():
             )
             assert found == values, (kind, name)
             assert config.model.name == name
-            assert config.search.start_bits == 5
+            assert search_bits.start(config) == 5
             assert tuple(config.quant.candidates) == (6, 5, 4, 3, 2)
             images = (config.data.image_size, config.data.resize, config.data.augmentation)
             assert images == (224, 256, "resized_crop")

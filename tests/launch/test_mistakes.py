@@ -21,6 +21,14 @@ def test_the_workdir_of_another_run_is_refused(launch, finished):
         (["--config.tasks=fly"], "must be among pretrain, train, search, evaluate, export"),
         (["--config.devices=3"], "must be 0 (all) or at most 1"),
         (["--config.quant.rules=(('layre1.*', (4,)),)"], "'layre1.*' matches no searched layer"),
+        (
+            ["--config.search.budgets=1*w4a4,60kb", "--config.tasks=cost"],
+            "= '60kb': must be a number",
+        ),
+        (
+            ["--config.search.budgets=60KB+1MB", "--config.tasks=predict"],
+            "several limits of one kind",
+        ),
         (["--config.search.budgets=0.001G"], "0.001G cannot be reached; configurations of this"),
         (
             ["--config.search.batch_size=400"],

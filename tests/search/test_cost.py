@@ -1,5 +1,7 @@
 """Costs and budgets against published figures and hand calculations."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,9 @@ def test_costs_of_a_mixed_configuration_by_hand():
         ("1.05*w4a4", 1.05 * 34.714419, None),
         ("0.5*w4a4:MB", None, 0.5 * 5.817566),
         ("1e1G", 10.0, None),
+        ("60KB", None, 60 / 1024),
+        ("33.9G+512KB", 33.9, 0.5),
+        ("0.9*w4a4:KB", None, 0.9 * 5.817566),
     ],
 )
 def test_budgets_as_users_write_them(costs, space, text, bitops, size):
@@ -99,6 +104,22 @@ def test_budgets_as_users_write_them(costs, space, text, bitops, size):
 )
 def test_malformed_budgets_are_refused(costs, space, text):
     with pytest.raises(ConfigError, match=r"config\.search\.budgets"):
+        parse_budget(text, costs.kinds(), space)
+
+
+def test_a_kilobyte_is_1024_bytes(costs):
+    """The kernels of this network take 8 bits for 25 weights and 3 for 100: 62.5 bytes in all."""
+    small = CostModel(np.asarray([1]), np.asarray([100]), 0, 8 * 25)
+    space = Space(("l",), (3,), np.ones((1, 1), bool))
+    exact = 62.5 / 1024
+    assert parse_budget(f"{exact!r}KB", small.kinds(), space).load(space.uniform(3, 3)) == 1
+    assert not parse_budget("0.061KB", small.kinds(), space).fits(space.uniform(3, 3))
+
+
+@pytest.mark.parametrize("text", ["60KB+0.1MB", "3G+4GBitOPs", "0.9*w4a4:KB+3MB", "1*w4a4+2G"])
+def test_two_limits_of_one_kind_are_refused(costs, space, text):
+    both = " and ".join(text.split("+"))
+    with pytest.raises(ConfigError, match=re.escape(f"several limits of one kind ({both})")):
         parse_budget(text, costs.kinds(), space)
 
 

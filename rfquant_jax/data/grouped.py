@@ -1,0 +1,44 @@
+"""Whole batches, one on each device: results do not depend on how many devices there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rfquant_jax.data.loader import Filler
+from rfquant_jax.runtime import devices
+
+
+def grouped(batches: Iterable, mesh: Mesh) -> Iterator[tuple[Any, np.ndarray]]:
+    """Stacks one batch for each of this process's devices.
+
+    Args:
+      batches: arrays or trees of arrays of one size; of several processes this one's, see
+        `Pipeline.full`.
+
+    Yields:
+      them, and bool[devices of all processes]: which of the places hold real batches.
+    """
+    together = mesh.local_mesh.size
+    group: list = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == together:
+            yield _stack(group), _real(group)
+            group = []
+    if group:  # of one process alone: several get theirs filled up
+        group += [Filler(group[-1])] * (together - len(group))
+        yield _stack(group), _real(group)
+
+
+def _real(group: list) -> np.ndarray:
+    return devices.gather(np.asarray([not isinstance(batch, Filler) for batch in group]))
+
+
+def _stack(group: list):
+    batches = [entry.batch if isinstance(entry, Filler) else entry for entry in group]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

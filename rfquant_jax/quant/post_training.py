@@ -1,0 +1,138 @@
+"""Step sizes of a coupled network that is used without training (post-training quantization).
+
+Each minimises the squared error of its tensor at its bit-width, see `step_search`. Batches are not
+split: each device takes whole ones, and the result does not depend on how many devices there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rfquant_jax.data.grouped import grouped
+from rfquant_jax.nn.features import listening_to_inputs
+from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.quant import step_search
+from rfquant_jax.quant.calibrate import (
+    Preprocess,
+    measure_steps,
+    with_batch_statistics,
+    with_steps,
+)
+from rfquant_jax.quant.layers import assign, quantized_layers
+from rfquant_jax.quant.space import ACTIVATIONS, Space
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, add_axis, fetch, replicate
+from rfquant_jax.runtime.devices import split as split_over
+
+SAMPLE = 2**17  # values of a layer's input to one batch that its step is searched on
+
+
+def search_weight_steps(pure: PureNetwork) -> Arrays:
+    """`pure.params` with the weight quantizers' steps replaced."""
+    params = dict(pure.params)
+    for layer in quantized_layers(pure.merge(pure.params, pure.stats)):
+        if layer.weight_quantizer is not None:
+            kernel = np.asarray(layer.kernel[...])
+            steps = step_search.weight_steps(kernel, layer.weight_quantizer.candidates)
+            params[f"{layer.name}.weight_quantizer.step"] = jnp.asarray(steps)
+    return params
+
+
+def search_activation_steps(
+    pure: PureNetwork,
+    params: Arrays,
+    space: Space,
+    batches: Sequence,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    check: Callable[[], None] = lambda: None,
+) -> Arrays:
+    """`params` with every activation step size set by a line search on data.
+
+    For each bit-width, from the largest to the smallest, two passes over the batches. In the first,
+    each layer's step is searched on the batch alone, in forward order, and used at once by the
+    layers after it (as `calibrate.initialize_activation_steps` does). In the second, all layers use
+    the mean of these steps, and the errors of a fine grid about them are added up over the batches:
+    the step of least sum is kept. Layers that lack a bit-width, and those of fixed bit-width, are
+    treated as there.
+
+    Args:
+      pure: the coupled network, whose inputs' signs are known.
+      params: its parameters, weight steps set.
+      batches: images of one size; this process's, see `Pipeline.full`.
+      check: called before each batch; may raise to stop.
+    """
+    specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
+    search = Compiled(measure_steps(pure, preprocess, _search), mesh, specs, SHARDED)
+    compare = Compiled(_compare(pure, preprocess), mesh, specs, SHARDED)
+    stats = replicate(pure.stats, mesh)
+
+    def over_batches(function, *given) -> dict[str, np.ndarray]:
+        replicated, found = replicate(params, mesh), []
+        for images, real in grouped(batches, mesh):
+            check()
+            result = fetch(function(replicated, stats, split_over(images, mesh), *given))
+            found.append({name: values[real] for name, values in result.items()})
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    for bits in space.candidates:
+        configuration = space.uniform(bits, bits)
+        # As in `calibrate`: what stands in for a missing bit-width is measured, too.
+        fresh = configuration[:, ACTIVATIONS] <= bits
+        found = over_batches(search, configuration, fresh)
+        means = {name: _geometric_mean(steps) for name, steps in found.items()}
+        params = params | with_steps(params, means, space, bits)
+        grids = {name: step_search.fine_grid(steps) for name, steps in found.items()}
+        errors = over_batches(compare, configuration, grids)
+        best = {name: _least(errors[name], grid) for name, grid in grids.items()}
+        params = params | with_steps(params, best, space, bits)
+    return params
+
+
+def _search(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    return step_search.line_search(sample(x), lower, upper)
+
+
+def _compare(pure: PureNetwork, preprocess: Preprocess):
+    def compare(params, stats, images, configuration, grids: Mapping[str, jax.Array]):
+        network = with_batch_statistics(pure, params, stats)
+        assign(network, configuration)
+        errors = {}
+
+        def listen(layer, x):
+            if layer.input_quantizer is not None:
+                bounds = layer.input_quantizer.bounds(layer.bits[...][1])
+                grid = grids[layer.name]
+                errors[layer.name] = step_search.squared_errors(sample(x), grid, *bounds)
+
+        with listening_to_inputs(listen):
+            network(preprocess(images))
+        return add_axis(errors)
+
+    return compare
+
+
+def sample(x: jax.Array) -> jax.Array:
+    """At most `SAMPLE` values of x, evenly spread over images, places and channels."""
+    stride = -(-x.size // SAMPLE)
+    # One that has no factor in common with the shape meets every channel and column.
+    while math.gcd(stride, x.size) > 1:
+        stride += 1
+    return x.reshape(-1)[::stride]
+
+
+def _geometric_mean(steps: np.ndarray) -> np.float32:
+    return np.float32(np.exp(np.mean(np.log(steps, dtype=np.float64))))
+
+
+def _least(errors: np.ndarray, grid: np.ndarray) -> np.float32:
+    """The step of least error over all batches, added up in their order."""
+    total = np.zeros(len(grid))
+    for row in errors.astype(np.float64):
+        total += row
+    return grid[np.argmin(total)]
