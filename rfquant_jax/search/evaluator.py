@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -62,6 +62,9 @@ class CandidateEvaluator:
         self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
         specs = (REPLICATED, REPLICATED, *(SHARDED,) * 4)
         self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
+        # Of fixed batches: the logits of the largest configuration, and values from the last base.
+        self._references: dict[int, jax.Array] = {}
+        self._last: tuple[int, list[jax.Array]] | None = None
         self._network_traces = 0
         self._program: CutProgram | None = None
 
@@ -90,6 +93,16 @@ class CandidateEvaluator:
         column = METRICS.index(metric)
         return lambda configurations, iteration: self._all(configurations, iteration, column)
 
+    def mean(self, configurations: np.ndarray, numbers: Iterable[int]) -> np.ndarray:
+        """The metric's mean over several batches, float64[N]; NaN where one of them is.
+
+        Args:
+          configurations: int32[N, L, 2].
+          numbers: of batches that never change; what all candidates share is computed once.
+        """
+        found = [self._all(configurations, n, self._column, fixed=True) for n in numbers]
+        return np.mean(found, axis=0, dtype=np.float64)
+
     def _prepare(self, batch: Arrays) -> None:
         """Traces the network for batches like this one."""
         # Shapes alone: what is traced here runs per device, wherever these arrays lie.
@@ -101,19 +114,21 @@ class CandidateEvaluator:
         self._program = CutProgram(self._metrics, shared, layers, self._starts)
         self._no_reference = devices.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
 
-    def _all(self, configurations: np.ndarray, iteration: int, column: int) -> np.ndarray:
+    def _all(
+        self, configurations: np.ndarray, iteration: int, column: int, fixed: bool = False
+    ) -> np.ndarray:
         configurations = np.asarray(configurations, np.int32)
         batch = devices.replicate(self._batches[iteration], self._mesh)
         if self._program is None:
             self._prepare(batch)
         reference = self._no_reference
         if METRICS[column] == "divergence":
-            reference = self._refer(self._params, batch["image"], self._largest)
+            reference = self._reference(batch, iteration, fixed)
         base = common_base(configurations)
-        kept = self._base(self._params, batch, base, reference)
         different = np.any(configurations != base, axis=2)
         first = np.where(different.any(1), different.argmax(1), different.shape[1])
         starts = np.asarray([self._program.start_of(layer) for layer in first], np.int32)
+        kept = self._kept_values(batch, base, reference, starts, iteration if fixed else None)
         # Devices work side by side: those that start at the same place go together.
         order = np.argsort(starts, kind="stable")
         # Everything is dispatched before anything is fetched: host and devices do not wait.
@@ -124,6 +139,29 @@ class CandidateEvaluator:
             pending.append(self._measure(self._params, batch, reference, kept, rows, places))
         found = np.concatenate(devices.fetch(pending))[: len(order), column]
         return found[np.argsort(order)]
+
+    def _reference(self, batch: Arrays, iteration: int, fixed: bool) -> jax.Array:
+        if iteration in self._references:
+            return self._references[iteration]
+        found = self._refer(self._params, batch["image"], self._largest)
+        if fixed:
+            self._references[iteration] = found
+        return found
+
+    def _kept_values(self, batch, base, reference, starts, fixed_batch) -> list[jax.Array]:
+        """What candidates start from: values of a base they are close to.
+
+        Whole passes only need what no bit-width changes: any base of the same batch has it.
+        """
+        if fixed_batch is not None and not starts.any() and self._last is not None:
+            number, kept = self._last
+            if number == fixed_batch:
+                return kept
+        self._last = None  # frees its memory before the next takes as much
+        kept = self._base(self._params, batch, base, reference)
+        if fixed_batch is not None:
+            self._last = fixed_batch, kept
+        return kept
 
     # What follows runs per device.
 

@@ -1,64 +1,70 @@
-"""The configurations that matter among all that a search visited."""
+"""The whole curve of accuracy over cost, solved on the surrogate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from rfquant_jax.search.record import Visit
+from rfquant_jax.search.budget import Budget, CostKind, Limit
+from rfquant_jax.search.greedy import cheapest
+from rfquant_jax.search.trust_region import TrustRegionSearch
+from rfquant_jax.search.variables import Knobs
+
+POINTS = 30  # budgets of the curve
+REGION = 0.3  # share of the variables that may differ from the best measured configuration
 
 
-def frontier(
-    visits: Sequence[Visit], cost: Callable[[np.ndarray], float], points: int
-) -> list[Visit]:
-    """Visits spread over the range of costs, of each stretch the one with the smallest error.
+@dataclass(frozen=True)
+class Point:
+    """One point of the curve.
 
-    Errors come from different batches, so a strict frontier would be one of lucky batches.
+    Attributes:
+      budget: it was solved for.
+      configuration: int32[L, 2].
+      predicted: its divergence by the surrogate.
+    """
+
+    budget: Budget
+    configuration: np.ndarray
+    predicted: float
+
+
+def curve(model: TrustRegionSearch, variables: Knobs, kind: CostKind) -> list[Point]:
+    """Configurations for budgets from the smallest to the largest cost, the cheapest first.
+
+    Budgets lie evenly on a log scale. Points whose configuration repeats are left out.
 
     Args:
-      cost: of a configuration.
-      points: stretches of equal length, on a log scale, that the range of costs is divided into.
-
-    Returns:
-      at most `points` visits of different configurations, the cheapest first.
+      model: around the best measured configuration within a budget it is solved for that budget.
+      kind: of cost.
     """
-    finite = [visit for visit in visits if np.isfinite(visit.error)]
-    if not finite or points < 1:
-        return []
-    logs = np.log([cost(visit.configuration) for visit in finite])
-    width = (logs.max() - logs.min()) / points
-    stretches = np.minimum((logs - logs.min()) / width if width > 0 else 0 * logs, points - 1)
-    best: dict[int, Visit] = {}
-    for visit, stretch in zip(finite, stretches.astype(int), strict=True):
-        if stretch not in best or visit.error < best[stretch].error:
-            best[stretch] = visit
-    return [best[stretch] for stretch in sorted(best)]
+    largest = variables.uniform(variables.candidates[0], variables.candidates[0])
+    anything = Budget("cheapest", (Limit(kind, 1.0),))
+    low, high = kind.cost(cheapest(variables, anything)), kind.cost(largest)
+    costs = np.exp(np.linspace(np.log(low), np.log(high), POINTS))
+    costs[0], costs[-1] = low, high  # exactly, whatever the logarithm rounds
+    points: dict[bytes, Point] = {}
+    for cost in costs:
+        budget = Budget(f"{cost:.4g}{kind.unit}", (Limit(kind, float(cost)),))
+        point = _solved(model, variables, budget)
+        points.setdefault(point.configuration.tobytes(), point)
+    return list(points.values())
 
 
-def rank_correlations(
-    guesses: Sequence[float], truths: Sequence[float], costs: Sequence[float]
-) -> tuple[float | None, float | None]:
-    """How well guesses rank the truth: Spearman's correlation, and the part of it beside the cost.
+def _solved(model: TrustRegionSearch, variables: Knobs, budget: Budget) -> Point:
+    known = model.best(budget)
+    if known is None:
+        only = cheapest(variables, budget)
+        return Point(budget, only, float(np.exp(model.surrogate(0).predict([only])[0])))
+    surrogate = model.surrogate(known)
+    centre = model.configuration(known)
+    radius = max(2, round(REGION * len(variables.knobs)))
+    found = model.solve(surrogate.terms, budget, centre, radius)
+    configuration = centre if found is None else found
+    return Point(budget, configuration, float(np.exp(surrogate.predict([configuration])[0])))
 
-    Over a wide range of costs almost any guess ranks well, since cheap configurations are bad ones.
-    The partial correlation (of the ranks, given the costs') says what the guess knows beyond that.
 
-    Returns:
-      both in [-1, 1]; None where it says nothing: for one value alone, ranks that costs decide, or
-      fewer than three points, four for the partial one.
-    """
-
-    def correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-        varied = len(set(one)) > 1 and len(set(other)) > 1
-        return float(stats.spearmanr(one, other)[0]) if varied and len(one) > 2 else None
-
-    together = correlation(guesses, truths)
-    guess_cost, truth_cost = correlation(guesses, costs), correlation(truths, costs)
-    if None in (together, guess_cost, truth_cost) or len(costs) < 4:
-        return together, None
-    left = (1 - guess_cost**2) * (1 - truth_cost**2)
-    if left < 1e-9:
-        return together, None
-    return together, (together - guess_cost * truth_cost) / left**0.5
+def spread(count: int, chosen: int) -> list[int]:
+    """Numbers of `chosen` of `count` points, spread evenly, both ends among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(chosen, count))})

@@ -29,19 +29,28 @@ class Profile:
       path: of the file, one JSON line for each evaluation; its folder is created.
       header: what divergences depend on; a file with another one is forgotten.
       evaluate: measures configurations on a part; None: what the file holds is all there is.
+      chunk: configurations measured, and then kept, at a time.
 
     Attributes:
-      evaluations: how many were made since the file was opened.
+      on_evaluation: called after every evaluation.
     """
 
-    def __init__(self, space: Space, path: Path, header: dict, evaluate: Evaluate | None = None):
-        self._space, self._evaluate = space, evaluate
+    def __init__(
+        self,
+        space: Space,
+        path: Path,
+        header: dict,
+        evaluate: Evaluate | None = None,
+        *,
+        chunk: int = 32,
+    ):
+        self._space, self._evaluate, self._chunk = space, evaluate, chunk
+        self.on_evaluation: Callable[[], object] = lambda: None
         self._record = LineRecord(path, header, self._is_measurement)
         self._known = {
             (line["part"], line["configuration"]): _number(line["divergence"])
             for line in self._record.lines
         }
-        self.evaluations = 0
 
     def __len__(self) -> int:
         """Evaluations in the file."""
@@ -60,11 +69,11 @@ class Profile:
         if unknown:
             if self._evaluate is None:
                 raise LookupError("this profile has no network to evaluate configurations with")
-            asked = np.stack([configurations[names.index(name)] for name in unknown])
-            values = self._evaluate(asked, part)
-            for name, value in zip(unknown, values, strict=True):
-                self._append(part, name, float(value))
-            self.evaluations += len(unknown)
+            for start in range(0, len(unknown), self._chunk):
+                chunk = unknown[start : start + self._chunk]
+                asked = np.stack([configurations[names.index(name)] for name in chunk])
+                for name, value in zip(chunk, self._evaluate(asked, part), strict=True):
+                    self._append(part, name, float(value))
         return np.asarray([self._known[part, name] for name in names])
 
     def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +101,7 @@ class Profile:
         kept = value if math.isfinite(value) else None
         self._record.append({"part": part, "configuration": name, "divergence": kept})
         self._known[part, name] = _number(kept)
+        self.on_evaluation()
 
     def _is_measurement(self, line: dict) -> bool:
         try:

@@ -80,6 +80,16 @@ class ProfileSearch:
         """
         return [region.search(budget, number)[0] for region in self._regions]
 
+    @property
+    def measured(self) -> int:
+        """Evaluations on all parts so far, beyond the snapshot."""
+        return sum(region.measured for region in self._regions)
+
+    @property
+    def quality(self) -> list[Quality]:
+        """How well each part's model predicts what it was not fitted to."""
+        return [region.quality for region in self._regions]
+
     def pooled(self) -> TrustRegionSearch:
         """The model of all parts together, of what the snapshot measured on each of them."""
         means: dict[bytes, list[float]] = {}
@@ -111,5 +121,3 @@ class ProfileSearch:
 def _nothing_to_measure(configurations: np.ndarray) -> np.ndarray:
     raise LookupError("the pooled model only answers from what was measured")
 
-
-__all__ = ["ProfileSearch", "ProfileSettings", "Quality", "measure_profile"]

@@ -22,7 +22,6 @@ from rfquant_jax.search.surrogate import (
     Quality,
     Surrogate,
     cross_validate,
-    distances,
     fit,
     log_divergence,
 )
@@ -61,6 +60,7 @@ class TrustRegionSearch:
 
     Attributes:
       quality: of the surrogate on the profile, by cross-validation.
+      measured: configurations measured so far, beyond the profile.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TrustRegionSearch:
         self._divergences = list(divergences)
         self._known = {c.tobytes(): i for i, c in enumerate(self._configurations)}
         self._encoding, self._program = Encoding(variables), Program.of(variables)
-        self._seed = seed
+        self._seed, self.measured = seed, 0
         self.quality: Quality = cross_validate(self._encoding, *self._fitted())
 
     def search(self, budget: Budget, number: int) -> list[np.ndarray]:
@@ -106,6 +106,15 @@ class TrustRegionSearch:
                 stall += 1
                 radius = max(2, radius // 2)
         return [self._configurations[i] for i in self._within(budget)]
+
+    def best(self, budget: Budget) -> int | None:
+        """Number of the best measured configuration within a budget, if there is one."""
+        within = self._within(budget)
+        return within[0] if within else None
+
+    def configuration(self, number: int) -> np.ndarray:
+        """A measured configuration, int32[L, 2]."""
+        return self._configurations[number]
 
     def surrogate(self, centre: int, width: float | None = None) -> Surrogate:
         """The model around a measured configuration."""
@@ -169,6 +178,7 @@ class TrustRegionSearch:
     def _learn(self, configurations: Sequence[np.ndarray]) -> None:
         if not len(configurations):
             return
+        self.measured += len(configurations)
         for configuration, value in zip(
             configurations, self._measure(np.stack(configurations)), strict=True
         ):
@@ -201,5 +211,3 @@ class TrustRegionSearch:
             ]
         )
 
-
-__all__ = ["TrustRegionSearch", "TrustRegionSettings", "distances"]

@@ -1,33 +1,58 @@
-"""Accuracies of configurations on held-out images that no search proposed them on."""
+"""The images of a search, and what finalists make of those they are compared on."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import base64
+from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.data.sources import Part, split
-from rfquant_jax.evaluate.evaluator import Accuracy
+from rfquant_jax.data.sources import Part, Source, split
+from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
 from rfquant_jax.runtime.files import LineRecord
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import CONFIRMED_FILE, SEARCH_FOLDER
 
+CROSS_BELOW = 2000  # held-out images: with fewer, both halves propose and both confirm
 
-def search_parts(run: Run) -> tuple[Part, Part]:
-    """The held-out images in two parts: to propose configurations on, and to confirm them on.
 
-    A configuration that was picked because it did well on some images looks better on them than
-    it is; only the others can tell whether it beats the uniform one.
+@dataclass(frozen=True)
+class SearchImages:
+    """Which held-out images propose configurations, and which confirm them.
+
+    A configuration that was picked because it did well on some images looks better on them than it
+    is. With many images one part proposes and the other confirms. With few, each half proposes and
+    the other half confirms, so that no image is left unused.
+
+    Attributes:
+      proposing: one part, or two halves.
+      confirming: all images that finalists are evaluated on.
+      unseen: for each proposing part bool[N], the confirming images outside it.
     """
-    data = run.config.data
-    return split(
-        run.data.held_out,
-        run.config.search.confirm_fraction,
-        data.split_seed + 1,
-        field="search.confirm_fraction",
-    )
+
+    proposing: tuple[Part, ...]
+    confirming: Source
+    unseen: tuple[np.ndarray, ...]
+
+
+def search_images(run: Run) -> SearchImages:
+    """The images of the run's search.
+
+    Raises:
+      ConfigError: a part would be empty.
+    """
+    held_out, data = run.data.held_out, run.config.data
+    crossed = run.config.search.algorithm == "trust_region" and len(held_out) < CROSS_BELOW
+    fraction = 0.5 if crossed else run.config.search.confirm_fraction
+    field = "data.search_fraction" if crossed else "search.confirm_fraction"
+    first, second = split(held_out, fraction, data.split_seed + 1, field=field)
+    if not crossed:
+        return SearchImages((first,), second, (np.ones(len(second), bool),))
+    everything = np.arange(len(held_out))
+    outside = tuple(~np.isin(everything, part.indices) for part in (first, second))
+    return SearchImages((first, second), held_out, outside)
 
 
 class Confirmation:
@@ -35,25 +60,25 @@ class Confirmation:
 
     Args:
       trained: the coupled network.
+      images: to evaluate on.
 
     Attributes:
-      images: those to confirm on.
+      images: the same.
       origin: the checkpoint that the network comes from.
     """
 
-    def __init__(self, run: Run, trained: networks.Trained):
+    def __init__(self, run: Run, trained: networks.Trained, images: Source):
         self._run, self._trained, self.origin = run, trained, trained.origin
-        self._measure = Measure(run, trained.pure)
-        _, self.images = search_parts(run)
-        header = {"checkpoint": trained.origin, "images": len(self.images)}
+        self._measure, self.images = Measure(run, trained.pure), images
+        header = {"checkpoint": trained.origin, "images": len(images), "content": "outcomes"}
         path = run.workdir / SEARCH_FOLDER / CONFIRMED_FILE
-        self._record = LineRecord(path, header, _is_accuracy)
+        self._record = LineRecord(path, header, self._is_outcome)
         self._known = {
-            line["configuration"]: Accuracy(**line["accuracy"]) for line in self._record.lines
+            line["configuration"]: _outcomes(line["outcomes"]) for line in self._record.lines
         }
 
-    def __call__(self, configuration: np.ndarray) -> Accuracy:
-        """Its accuracy on the images to confirm on.
+    def __call__(self, configuration: np.ndarray) -> Outcomes:
+        """What it makes of each image.
 
         Raises:
           Interrupted: a signal came; what was found is kept.
@@ -61,17 +86,30 @@ class Confirmation:
         self._run.stop.check()
         name = self._run.blueprint.space.encode(configuration)
         if name not in self._known:
-            accuracy = self._measure.quantized(self.images, self._trained.params, configuration)
-            self._record.append({"configuration": name, "accuracy": asdict(accuracy)})
-            self._known[name] = accuracy
+            found = self._measure.outcomes(self.images, self._trained.params, configuration)
+            self._record.append({"configuration": name, "outcomes": _text(found)})
+            self._known[name] = found
         return self._known[name]
 
+    def _is_outcome(self, line: dict) -> bool:
+        try:
+            found = _outcomes(line["outcomes"])
+        except (LookupError, TypeError, ValueError):
+            return False
+        return isinstance(line.get("configuration"), str) and len(found.labels) == len(self.images)
 
-def _is_accuracy(line: dict) -> bool:
-    names = {"top1", "top5", "loss", "images"}
-    accuracy = line.get("accuracy")
-    known = isinstance(accuracy, dict) and set(accuracy) == names
-    return known and isinstance(line.get("configuration"), str)
+
+def _text(outcomes: Outcomes) -> str:
+    """Outcomes in one line of text, to the bit."""
+    columns = [outcomes.loss, outcomes.top1, outcomes.top5, outcomes.labels]
+    rows = np.stack([column.astype("<f4") for column in columns])
+    return base64.b64encode(rows.tobytes()).decode()
+
+
+def _outcomes(text: str) -> Outcomes:
+    rows = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(4, -1)
+    loss, top1, top5, labels = rows
+    return Outcomes(top1 > 0, top5 > 0, loss, labels.astype(np.int32))
 
 
 def figures(accuracy: Accuracy) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.config import settings
 from rfquant_jax.data.sources import Source
-from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator
+from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes
 from rfquant_jax.nn.functional import Arrays, PureNetwork
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -53,17 +53,17 @@ class Measure:
 
     def quantized(self, part: Source, params: Arrays, configuration: np.ndarray) -> Accuracy:
         """Accuracy of a coupled network's configuration, recalibrated, on any images."""
+        return self.outcomes(part, params, configuration).accuracy
+
+    def outcomes(self, part: Source, params: Arrays, configuration: np.ndarray) -> Outcomes:
+        """What a coupled network's configuration, recalibrated, makes of each image."""
         statistics = self.recalibrated(params, configuration)
-        return self._on(part, params, statistics, configuration)
+        return self.evaluator.outcomes(params, statistics, configuration, self._exact(part))
 
     def full_precision(self, part: Source, params: Arrays, stats: Arrays) -> Accuracy:
         """Accuracy of a full-precision network on any images."""
-        return self._on(part, params, self.running(params, stats), NO_CONFIGURATION)
-
-    def _on(
-        self, part: Source, params: Arrays, statistics: Arrays, configuration: np.ndarray
-    ) -> Accuracy:
-        return self.evaluator.accuracy(params, statistics, configuration, self._exact(part))
+        statistics = self.running(params, stats)
+        return self.evaluator.accuracy(params, statistics, NO_CONFIGURATION, self._exact(part))
 
     def _exact(self, part: Source) -> Iterator[Arrays]:
         """All images of a part, with a line of progress now and then."""

@@ -1,4 +1,4 @@
-"""What the task `search` proposes for each budget, from one part of the held-out images."""
+"""What the task `search` proposes for each budget, by algorithms that draw fresh batches."""
 
 from __future__ import annotations
 
@@ -10,18 +10,32 @@ import numpy as np
 
 from rfquant_jax.config import settings
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.data.sources import Part
 from rfquant_jax.report.log import Progress
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.greedy import Evaluate, Move
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
-from rfquant_jax.search.record import Recorder, Visit
+from rfquant_jax.search.record import Recorder
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirm import search_parts
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import SEARCH_FOLDER, TRACE_FILE
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration that an algorithm proposes for a budget.
+
+    Attributes:
+      name: where it comes from.
+      configuration: int32[L, 2].
+      part: of the proposing images, see `confirm.SearchImages`; None: no image proposed it.
+    """
+
+    name: str
+    configuration: np.ndarray
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,40 +45,31 @@ class Proposals:
     Attributes:
       found: for each budget configurations within it, the most promising first.
       moves: those that led there, where the algorithm makes moves.
-      visits: every evaluation.
+      details: further entries of each budget's result file.
     """
 
-    found: list[list[np.ndarray]]
+    found: list[list[Proposal]]
     moves: list[Move]
-    visits: list[Visit]
+    details: list[dict]
 
 
-def search_batches(run: Run) -> TrainingBatches:
-    """Batches of held-out images, as evaluation sees them.
-
-    Raises:
-      ConfigError: a batch is larger than the part to propose on.
-    """
-    proposal, _ = search_parts(run)
-    size = run.config.search.batch_size
-    if size > len(proposal):
-        rule = (
-            f"must not exceed the {len(proposal)} held-out images to propose on "
-            "(data.search_fraction, search.confirm_fraction)"
-        )
-        raise ConfigError("search.batch_size", size, rule)
+def fresh_batches(run: Run, part: Part) -> TrainingBatches:
+    """Shuffled batches of a part, as evaluation sees its images."""
     seed = settings.derived_seed(run.config, "search")
-    return run.pipeline.training(proposal, size, seed=seed, augment=False, whole=True)
+    size = min(run.config.search.batch_size, len(part))
+    return run.pipeline.training(part, size, seed=seed, augment=False, whole=True)
 
 
-def candidate_evaluator(run: Run, trained: networks.Trained, metric: str) -> CandidateEvaluator:
-    """Evaluates candidates on the images to propose on."""
+def candidate_evaluator(
+    run: Run, trained: networks.Trained, batches: object, metric: str
+) -> CandidateEvaluator:
+    """Evaluates candidates on batches, which are looked up by number."""
     return CandidateEvaluator(
         trained.pure,
         trained.params,
         run.mesh,
         run.preprocess,
-        search_batches(run),
+        batches,
         run.blueprint.space.largest,
         metric,
         choose_starts(run.costs.macs, run.config.search.starts),
@@ -81,30 +86,45 @@ def interruptible(run: Run, evaluate: Evaluate) -> Evaluate:
     return checked
 
 
-def propose(run: Run, origin: str, evaluate: CandidateEvaluator) -> Proposals:
-    """Runs the algorithm of `config.search.algorithm`; goes on from the record of evaluations.
+def propose(run: Run, trained: networks.Trained, part: Part) -> Proposals:
+    """Runs the algorithm of `config.search.algorithm`; resumes from the record of evaluations.
 
     Args:
-      origin: the checkpoint that the evaluated network comes from.
+      part: of the held-out images.
 
     Raises:
       Interrupted: a signal came; what was evaluated is kept.
     """
-    config = run.config
-    metric = settings.search_metric(config)
-    header = {"checkpoint": origin, "metric": metric, "seed": config.seed}
+    config, metric = run.config, settings.search_metric(run.config)
+    evaluate = candidate_evaluator(run, trained, fresh_batches(run, part), metric)
+    header = {"checkpoint": trained.origin, "metric": metric, "seed": config.seed}
     path = run.workdir / SEARCH_FOLDER / TRACE_FILE
     recorder = Recorder(interruptible(run, evaluate), run.blueprint.space, path, header)
     if recorder.left:
-        run.log.info(f"search: goes on after {recorder.left} recorded iterations")
-    run.log.rewind("search", 0)  # it is told again, from the record
+        run.log.info(f"search: resumes after {recorder.left} recorded iterations")
+    run.log.rewind("search", 0)  # it is logged again, from the record
     moves: list[Move] = []
     total = settings.search_iterations(config, len(run.budgets))
     with run.log.progress("search", total) as progress:
         told = _Told(run, progress, recorder, moves)
         algorithm = settings.search_algorithm(config, len(run.knobs.space), told.on_move)
-        problem = Problem(run.knobs, tuple(run.budgets), told, config.seed)
-        return Proposals(algorithm(problem), moves, recorder.visits)
+        found = algorithm(Problem(run.knobs, tuple(run.budgets), told, config.seed))
+    named = [_named(run, found, index) for index in range(len(found))]
+    return Proposals(named, moves, [{} for _ in found])
+
+
+def _named(run: Run, found: list[list[np.ndarray]], index: int) -> list[Proposal]:
+    """Proposals for a budget: its own, and the best for tighter ones that is within this one."""
+    algorithm, budget = run.config.search.algorithm, run.budgets[index]
+    proposals = []
+    for place, configuration in enumerate(found[index]):
+        number = f" #{place + 1}" if place else ""
+        proposals.append(Proposal(f"{algorithm} {budget.text}{number}", configuration, 0))
+    for tighter in range(index + 1, len(found)):
+        if budget.fits(found[tighter][0]):
+            name = f"{algorithm} {run.budgets[tighter].text}"
+            proposals.append(Proposal(name, found[tighter][0], 0))
+    return proposals
 
 
 class _Told:

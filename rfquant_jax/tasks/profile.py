@@ -1,0 +1,144 @@
+"""The profile of the task `search`: its images, its file, and what it proposes for each budget."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from rfquant_jax.config import settings
+from rfquant_jax.search.image_sets import ImageSets, image_sets, shuffled_views
+from rfquant_jax.search.profile import Profile
+from rfquant_jax.search.profile_search import ProfileSearch, measure_profile
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.confirm import SearchImages
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.propose import Proposal, Proposals, candidate_evaluator
+from rfquant_jax.tasks.workdir import (
+    PROFILE_FILE,
+    SEARCH_FOLDER,
+    SNAPSHOT_FILE,
+    read_json,
+    write_json,
+)
+
+CHUNK = 32  # configurations between two looks at the signals
+
+
+def profile_images(run: Run, images: SearchImages) -> ImageSets:
+    """The images that the profile measures divergences on."""
+    search, seed = run.config.search, settings.derived_seed(run.config, "profile")
+
+    def joined(number: int) -> dict[str, np.ndarray]:
+        part = images.proposing[number]
+
+        def view(index: int) -> dict[str, np.ndarray]:
+            batches = run.pipeline.training(
+                part, len(part), seed=seed + index, augment=index > 0, whole=True
+            )
+            return batches[0]
+
+        return shuffled_views(view, search.views, search.images, seed + number)
+
+    return image_sets([joined(part) for part in range(len(images.proposing))], search.batch_size)
+
+
+def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> Profile:
+    """The run's profile; where it has none, it starts from a copy of `config.checkpoint`'s."""
+    sets = profile_images(run, images)
+    path = run.workdir / SEARCH_FOLDER / PROFILE_FILE
+    _copy_profile(run, path)
+    evaluate = candidate_evaluator(run, trained, sets, "divergence")
+
+    def measure(configurations: np.ndarray, part: int) -> np.ndarray:
+        run.stop.check()
+        return evaluate.mean(configurations, sets.numbers(part))
+
+    return Profile(run.blueprint.space, path, _header(run, trained, sets), measure, chunk=CHUNK)
+
+
+def _copy_profile(run: Run, path: Path) -> None:
+    source = Path(run.config.checkpoint) / SEARCH_FOLDER / PROFILE_FILE
+    if run.config.checkpoint and not path.exists() and source.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+
+
+def _header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
+    """What a divergence depends on."""
+    config = run.config
+    return {
+        "checkpoint": trained.origin.rpartition("sha256:")[2],
+        "images": {
+            "seed": config.seed,
+            "split_seed": config.data.split_seed,
+            "search_fraction": config.data.search_fraction,
+            "confirm_fraction": config.search.confirm_fraction,
+            "version": run.data.training_version,
+            "batches": sets.each,
+            "batch_size": len(sets[0]["label"]),
+        },
+        "precision": jnp.dtype(run.compute_type).name,
+        "candidates": list(run.blueprint.space.candidates),
+        "layers": list(run.blueprint.space.names),
+    }
+
+
+def propose_from_profile(
+    run: Run, trained: networks.Trained, images: SearchImages
+) -> tuple[Proposals, ProfileSearch]:
+    """Measures what the profile lacks, then searches every budget in trust regions.
+
+    Raises:
+      Interrupted: a signal came; what was measured is kept.
+    """
+    chosen = settings.profile_settings(run.config)
+    profile = open_profile(run, trained, images)
+    parts = len(images.proposing)
+    run.log.info(
+        f"search: a profile of {chosen.configurations} configurations on {parts} "
+        f"set{'s' * (parts > 1)} of images; {len(profile)} evaluations are there"
+    )
+    with run.log.progress("profile", parts * chosen.configurations, len(profile)) as progress:
+        profile.on_evaluation = progress.advance
+        measure_profile(profile, run.knobs, parts, chosen.configurations, run.config.seed)
+    length = _snapshot(run, trained, profile)
+    search = ProfileSearch(profile, length, parts, run.knobs, chosen, run.config.seed)
+    found, details = [], []
+    with run.log.progress("search", len(run.budgets) * chosen.region.evaluations) as progress:
+        profile.on_evaluation = progress.advance
+        for number, budget in enumerate(run.budgets):
+            before = search.measured
+            best = search(budget, number)
+            found.append([Proposal(_name(p, parts), c, p) for p, c in enumerate(best)])
+            details.append(
+                {
+                    "evaluations": search.measured - before,
+                    "profile": {"length": length, "sha256": profile.digest(length)},
+                }
+            )
+    return Proposals(found, [], details), search
+
+
+def _name(part: int, parts: int) -> str:
+    return f"trust region, half {'AB'[part]}" if parts > 1 else "trust region"
+
+
+def _snapshot(run: Run, trained: networks.Trained, profile: Profile) -> int:
+    """How many evaluations this search starts from; a resumed search keeps those it began with."""
+    path = run.workdir / SEARCH_FOLDER / SNAPSHOT_FILE
+    request = {
+        "checkpoint": trained.origin,
+        "budgets": [budget.text for budget in run.budgets],
+        "evaluations": run.config.search.evaluations,
+    }
+    known = read_json(path) if path.exists() else None
+    if isinstance(known, dict) and known.get("request") == request:
+        length = known.get("length")
+        if isinstance(length, int) and profile.digest(length) == known.get("sha256"):
+            return length
+    length = len(profile)
+    write_json(path, {"request": request, "length": length, "sha256": profile.digest(length)})
+    return length
