@@ -1,0 +1,211 @@
+"""The charts of the report, each a function from numbers to a figure of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rfquant_jax.report.canvas import (
+    INK,
+    MARKERS,
+    MUTED,
+    SERIES,
+    SURFACE,
+    draw,
+    label,
+    log_axis,
+    plain_numbers,
+)
+from rfquant_jax.report.markup import Markup
+
+_MOST_POINTS = 300  # of a curve; more are averaged in groups, or the page grows without use
+_LOG_RATIO = 50  # a curve whose values differ by more is drawn on a logarithmic axis
+
+# Of the frontier, the uniform line, and the answers to the budgets.
+_FRONTIER_STYLES = (
+    {"linestyle": "-", "marker": "o", "color": SERIES[0]},
+    {"linestyle": "--", "marker": "s", "color": MUTED},
+    {"linestyle": "none", "marker": "*", "color": SERIES[1], "markersize": 9},
+)
+
+Points = Sequence[tuple[float, float]]
+
+
+def gains(rows: Sequence[tuple[str, float, tuple[float, float], bool]], caption: str) -> Markup:
+    """Paired differences in top-1 with their intervals, one line a budget.
+
+    Args:
+      rows: budget, difference and 95 % interval in points, and whether the uniform configuration
+        is one pair of bit-widths (else: equal bits).
+    """
+    names = list(dict.fromkeys(name for name, *_ in rows))
+
+    def paint(axes):
+        axes.axvline(0, color=INK, linewidth=1)
+        for pair, (color, marker, shift) in enumerate(
+            ((SERIES[0], "o", -0.14), (MUTED, "s", 0.14))
+        ):
+            chosen = [row for row in rows if row[3] == bool(pair)]
+            y = [names.index(name) + shift for name, *_ in chosen]
+            values = [value for _, value, _, _ in chosen]
+            ends = np.reshape([bounds for _, _, bounds, _ in chosen], (-1, 2)).T
+            what = ("configuration", "pair wXaY")[pair]
+            axes.errorbar(
+                values,
+                y,
+                xerr=np.abs(ends - values),
+                fmt=marker,
+                color=color,
+                capsize=3,
+                label=f"over the best uniform {what}",
+            )
+        axes.set_yticks(range(len(names)), [label(name) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("difference in top-1, searched minus uniform (points)")
+        _legend_above(axes, 1)
+
+    alt = "Difference in top-1 between searched and uniform configurations, by budget"
+    size = (4.6, 1.3 + 0.42 * len(names))
+    return draw("gains", paint, alt=alt, caption=caption, size=size)
+
+
+def frontier(
+    series: Mapping[str, Sequence[tuple[float, float, tuple[float, float]]]], caption: str
+) -> Markup:
+    """Confirmed top-1 over cost, with intervals.
+
+    Args:
+      series: {name: (GBitOPs, top-1 and its 95 % interval in percent) points}, at most three,
+        each with a point or more.
+    """
+
+    def paint(axes):
+        for (name, points), style in zip(series.items(), _FRONTIER_STYLES, strict=False):
+            x, y, ends = zip(*sorted(points), strict=True)
+            errors = np.abs(np.transpose(ends) - y)
+            axes.errorbar(x, y, yerr=errors, elinewidth=1, capsize=2, label=name, **style)
+        costs = [x for points in series.values() for x, *_ in points]
+        log_axis(axes.xaxis, min(costs), max(costs))
+        axes.set_xlabel("cost (GBitOPs, logarithmic)")
+        axes.set_ylabel("top-1 (%)")
+        plain_numbers(axes.yaxis)
+        axes.legend(loc="lower right")
+
+    alt = "Confirmed top-1 accuracy over cost: searched and uniform configurations"
+    return draw("frontier-top1", paint, alt=alt, caption=caption)
+
+
+def divergence(predicted: Points, measured: Points, caption: str) -> Markup:
+    """Predicted and measured divergence over cost, both axes logarithmic."""
+
+    def paint(axes):
+        axes.plot(*zip(*predicted, strict=True), "-", color=SERIES[0], label="predicted")
+        if measured:
+            x, y = zip(*measured, strict=True)
+            axes.plot(x, y, "o", color=SERIES[1], markerfacecolor=SURFACE, label="measured")
+        points = np.asarray([*predicted, *measured])
+        log_axis(axes.xaxis, *_range(points[:, 0]))
+        log_axis(axes.yaxis, *_range(points[:, 1]))
+        axes.set_xlabel("cost (GBitOPs, logarithmic)")
+        axes.set_ylabel("divergence (logarithmic)")
+        axes.legend(loc="upper right")
+
+    alt = "Divergence over cost: predicted by the surrogate and measured"
+    return draw("frontier-divergence", paint, alt=alt, caption=caption)
+
+
+def curves(
+    name: str, series: Mapping[str, Points], *, ylabel: str, alt: str, caption: str, marks=False
+) -> Markup:
+    """Curves over training steps; on a logarithmic axis where values differ much.
+
+    Args:
+      series: {name: (step, value) points}, finite, one or more each.
+      marks: whether each point is marked, for few points.
+    """
+    shown = {key: thinned(points) for key, points in series.items()}
+
+    def paint(axes):
+        for i, (key, points) in enumerate(shown.items()):
+            style = {"color": SERIES[i % len(SERIES)], "label": label(key)}
+            marker = MARKERS[i % len(MARKERS)] if marks or len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), marker=marker, **style)
+        values = np.concatenate([np.asarray(points)[:, 1] for points in shown.values()])
+        if values.min() > 0 and values.max() > _LOG_RATIO * values.min():
+            log_axis(axes.yaxis, values.min(), values.max())
+        else:
+            plain_numbers(axes.yaxis)
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        if len(shown) > 1:
+            _legend_above(axes, 2)
+
+    return draw(name, paint, alt=alt, caption=caption, size=(3.7, 2.7))
+
+
+def freezes(
+    layers: Sequence[str],
+    frozen: Mapping[str, Sequence[tuple[int, int, int]]],
+    epochs: int,
+    caption: str,
+) -> Markup:
+    """When which bit-width of which layer was frozen, one line a layer.
+
+    Args:
+      layers: names, in forward order.
+      frozen: {layer: (first epoch, epoch after the last, bit-width)}.
+      epochs: of the whole training.
+    """
+    bits = sorted({b for spans in frozen.values() for *_, b in spans})
+
+    def paint(axes):
+        for y, layer in enumerate(layers):
+            for start, end, b in frozen.get(layer, ()):
+                color = SERIES[bits.index(b) % len(SERIES)]
+                axes.broken_barh([(start, end - start)], (y - 0.36, 0.72), facecolors=color)
+        for i, b in enumerate(bits):
+            color = SERIES[i % len(SERIES)]
+            axes.broken_barh([], (0, 0), facecolors=color, label=f"{b} bits frozen")
+        axes.set_yticks(range(len(layers)), [label(layer) for layer in layers])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(0, epochs), ylim=(len(layers) - 0.5, -0.5), xlabel="epoch")
+        axes.grid(axis="y", visible=False)
+        _legend_above(axes, len(bits))
+
+    alt = "Layers over epochs: where the scheduler had frozen the smallest bit-width"
+    size = (7.4, 1.1 + 0.21 * len(layers))
+    return draw("freezes-map", paint, alt=alt, caption=caption, size=size)
+
+
+def scatter(points: Points, caption: str) -> Markup:
+    """Predicted over measured log divergence, with the diagonal where both are equal."""
+    values = np.asarray(points, float).reshape(-1, 2)
+
+    def paint(axes):
+        ends = [values.min(), values.max()]
+        axes.plot(ends, ends, "--", color=MUTED, linewidth=1, label="predicted = measured")
+        axes.plot(*values.T, "o", color=SERIES[0], alpha=0.55, markeredgewidth=0, markersize=4)
+        axes.set_xlabel("measured log divergence")
+        axes.set_ylabel("predicted log divergence")
+        axes.legend(loc="upper left")
+
+    alt = "Predicted against measured log divergence of configurations the model was not fitted on"
+    return draw("surrogate-scatter", paint, alt=alt, caption=caption, size=(4.3, 3.6))
+
+
+def thinned(points: Points) -> list[tuple[float, float]]:
+    """At most `_MOST_POINTS` points: means of groups of neighbours of one size."""
+    size = math.ceil(len(points) / _MOST_POINTS)
+    groups = (points[i : i + size] for i in range(0, len(points), size))
+    return [tuple(np.mean(np.asarray(group, float), axis=0).tolist()) for group in groups]
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _legend_above(axes, columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
