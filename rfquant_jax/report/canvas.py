@@ -81,9 +81,10 @@ def draw(
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    # A name may hold characters that the font for measuring does not have: the browser's will.
+    # Characters that the measuring font lacks are in the browser's; what a damaged file makes
+    # Matplotlib warn about is seen in the picture.
     with warnings.catch_warnings(), matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": name}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.simplefilter("ignore")
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
@@ -151,6 +152,7 @@ def _tag(text: str, name: str, used: frozenset[str]) -> str:
     text = re.sub(r"url\(#([\w-]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font: (\w+) ([\d.]+px)[^;\"]*", r"font-size: \2; font-weight: \1", text)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
     for color, variable in _VARIABLES.items():
         text = text.replace(f": {color}", f": var({variable})")
     return re.sub(r"\s*\n\s*", " ", text)

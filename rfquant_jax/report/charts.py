@@ -138,6 +138,7 @@ def curves(
             log_axis(axes.yaxis, values.min(), values.max())
         else:
             plain_numbers(axes.yaxis)
+        axes.set_xlim(0, 1.03 * max(points[-1][0] for points in shown.values()))
         axes.set_xlabel("step")
         axes.set_ylabel(ylabel)
         if len(shown) > 1:

@@ -84,17 +84,18 @@ def table(
     rows: Iterable[Sequence[object]],
     *,
     label: str,
-    class_: str | None = None,
+    stacked: bool = False,
 ) -> Markup:
     """A table in a scrolling box; the first cell of each row is its heading.
 
     Args:
       label: what the table shows, for screen readers.
+      stacked: whether each row becomes a card of labelled values on a narrow screen.
     """
-    head = join(tag("th", c.heading, scope="col", class_=_align(c)) for c in columns)
-    body = join(_row(columns, row) for row in rows)
-    content = tag("table", tag("thead", tag("tr", head)), tag("tbody", body), class_=class_)
-    return scrolling(content, label)
+    head = join(tag("th", c.heading, scope="col", class_=_class(c)) for c in columns)
+    body = join(_row(columns, row, stacked) for row in rows)
+    content = (tag("thead", tag("tr", head)), tag("tbody", body))
+    return scrolling(tag("table", *content, class_="stacked" if stacked else None), label)
 
 
 def details(summary: str, *content: object) -> Markup:
@@ -102,11 +103,15 @@ def details(summary: str, *content: object) -> Markup:
     return tag("details", tag("summary", summary), *content)
 
 
-def _row(columns: Sequence[Column], cells: Sequence[object]) -> Markup:
-    first, *others = zip(columns, cells, strict=True)
-    heading = tag("th", first[1], scope="row")
-    return tag("tr", heading, *(tag("td", cell, class_=_align(c)) for c, cell in others))
+def _row(columns: Sequence[Column], cells: Sequence[object], stacked: bool) -> Markup:
+    _, *others = zip(columns, cells, strict=True)
+    labels = [c.heading if stacked else None for c, _ in others]
+    values = (
+        tag("td", cell, class_=_class(c), data_label=name)
+        for (c, cell), name in zip(others, labels, strict=True)
+    )
+    return tag("tr", tag("th", cells[0], scope="row"), *values)
 
 
-def _align(column: Column) -> str | None:
-    return "number" if column.number else None
+def _class(column: Column) -> str:
+    return "number" if column.number else "text"

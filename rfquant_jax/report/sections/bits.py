@@ -24,7 +24,7 @@ def bits(run: RunFiles) -> Markup:
     groups = [_group(content, min(every), max(every)) for content in found]
     text = (
         "Bit-widths of weights (w) and activations (a) of each searched layer, in forward order. "
-        "Darker cells have more bits."
+        "The stronger the colour, the more bits."
     )
     shown = heat_map([*layers, MEAN], groups, label="Bits of each layer, by budget")
     return join([paragraph(text), shown])

@@ -29,8 +29,8 @@ def classes(run: RunFiles) -> Markup:
     groups = [_group(content, row, names, shown) for row in winners]
     text = (
         "Top-1 in percent of each class on the test images, and the difference from the best "
-        "equal-bits uniform configuration within the budget, in points. Darker cells have more "
-        "errors."
+        "equal-bits uniform configuration within the budget, in points. The stronger the "
+        "colour, the more errors."
     )
     if len(shown) < len(names):
         text += f" Shown are the {len(shown)} of {len(names)} classes with the lowest mean."

@@ -25,6 +25,7 @@ _MEANING = {
     "surrogate.json": "quality of the surrogate",
     "bits.png": "bits of each layer, picture",
     "predictions.csv": "what the task predict found",
+    "command.json": "the command of this run",
     "config.json": "the resolved config",
     "metrics.jsonl": "losses, rates, accuracies, freezes",
     "log.txt": "messages",

@@ -69,13 +69,13 @@ def _by_budget(content: Mapping, rows: list[dict]) -> Markup:
         Column("budget", False),
         Column("best uniform within it: top-1 (%)"),
         Column("searched: top-1 (%)"),
-        Column("cost of the searched"),
         Column("difference in top-1 (points)"),
         Column("difference in cross-entropy"),
         Column("top-1 over the best pair wXaY (points)"),
+        Column("cost of the searched"),
     ]
     body = [_budget_row(content, row) for row in rows]
-    return table(columns, body, label="Results by budget", class_="results")
+    return table(columns, body, label="Results by budget", stacked=True)
 
 
 def _budget_row(content: Mapping, row: Mapping) -> list[object]:
@@ -84,12 +84,12 @@ def _budget_row(content: Mapping, row: Mapping) -> list[object]:
         tag("code", row.get("budget", row["name"])),
         _top1(uniform, uniform["name"]) if uniform else "none fits",
         _top1(row, "searched"),
-        join(
-            [_line(f"{cost(row.get('bitops_g'))} GBitOPs"), _line(f"{cost(row.get('size_mb'))} MB")]
-        ),
         _difference(gain, "top1", places, higher_is_better=True),
         _difference(gain, "cross_entropy", 4, higher_is_better=False),
         _difference(row.get("gain_pair"), "top1", places, higher_is_better=True),
+        join(
+            [_line(f"{cost(row.get('bitops_g'))} GBitOPs"), _line(f"{cost(row.get('size_mb'))} MB")]
+        ),
     ]
 
 
