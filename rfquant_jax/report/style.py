@@ -209,6 +209,8 @@ footer { padding-top: 8px; padding-bottom: 48px; color: var(--muted); font-size:
   code { overflow-wrap: normal; }
   th, td { padding: 3px 5px; }
   thead .number { min-width: 0; }
+  .heat td, .heat thead th { min-width: 0; padding: 2px 4px; font-size: 7.5pt; }
+  .heat thead th, .heat thead small, .heat thead code { white-space: normal; }
   tr > :first-child { position: static; }
   a { color: inherit; text-decoration: none; }
 }
