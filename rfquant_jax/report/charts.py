@@ -23,12 +23,13 @@ from rfquant_jax.report.markup import Markup
 _MOST_POINTS = 300  # of a curve; more are averaged in groups, or the page grows without use
 _LOG_RATIO = 50  # a curve whose values differ by more is drawn on a logarithmic axis
 
-# Of the frontier, the uniform line, and the answers to the budgets.
-_FRONTIER_STYLES = (
-    {"linestyle": "-", "marker": "o", "color": SERIES[0]},
-    {"linestyle": "--", "marker": "s", "color": MUTED},
-    {"linestyle": "none", "marker": "*", "color": SERIES[1], "markersize": 9},
-)
+# Names and looks of what the frontier shows.
+CURVE, UNIFORM, ANSWERS = "searched", "uniform", "answers to the budgets"
+_FRONTIER_STYLES = {
+    CURVE: {"linestyle": "-", "marker": "o", "color": SERIES[0]},
+    UNIFORM: {"linestyle": "--", "marker": "s", "color": MUTED},
+    ANSWERS: {"linestyle": "none", "marker": "*", "color": SERIES[1], "markersize": 9},
+}
 
 Points = Sequence[tuple[float, float]]
 
@@ -78,15 +79,16 @@ def frontier(
     """Confirmed top-1 over cost, with intervals.
 
     Args:
-      series: {name: (GBitOPs, top-1 and its 95 % interval in percent) points}, at most three,
-        each with a point or more.
+      series: {CURVE, UNIFORM or ANSWERS: (GBitOPs, top-1 and its 95 % interval in percent)
+        points}, each with a point or more.
     """
 
     def paint(axes):
-        for (name, points), style in zip(series.items(), _FRONTIER_STYLES, strict=False):
+        for name, points in series.items():
             x, y, ends = zip(*sorted(points), strict=True)
+            look = _FRONTIER_STYLES[name]
             errors = np.abs(np.transpose(ends) - y)
-            axes.errorbar(x, y, yerr=errors, elinewidth=1, capsize=2, label=name, **style)
+            axes.errorbar(x, y, yerr=errors, elinewidth=1, capsize=2, label=name, **look)
         costs = [x for points in series.values() for x, *_ in points]
         log_axis(axes.xaxis, min(costs), max(costs))
         axes.set_xlabel("cost (GBitOPs, logarithmic)")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+TOP1 = "top\N{NON-BREAKING HYPHEN}1"  # for headings, which wrap
 FINE_IMAGES = 1000  # above so many images a second decimal of a percentage means something
 
 BETTER, WORSE, EQUAL = "better", "worse", "cannot be told apart"

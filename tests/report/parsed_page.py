@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "hr", "img", "link"}
-_HYPHENS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
+_HYPHENS = dict.fromkeys(map(ord, "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}"), "-")
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Section:
 class ParsedPage(HTMLParser):
     """Parses a page and fails where tags are not balanced.
 
-    Minus signs and dashes of its text become hyphens, which tests can type.
+    Minus signs, dashes and non-breaking hyphens of its text become hyphens, which tests can type.
 
     Attributes:
       sections: {id: Section}, in order; what stands before is the section "".

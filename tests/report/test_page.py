@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from rfquant_jax.report import charts, page
 from rfquant_jax.report.markup import tag
 from rfquant_jax.report.page import SECTIONS, write_report
 from rfquant_jax.report.run_files import RunFiles
+from rfquant_jax.report.sections.classes import MOST_CLASSES, classes
+from rfquant_jax.report.sections.files import files
 from tests.report import sample_run
 from tests.report.parsed_page import ParsedPage
 from tests.report.sample_run import JSON_FILES, write_sample
@@ -98,9 +101,9 @@ def test_ids_are_unique_and_every_reference_has_its_target(text, parsed):
 
 
 def test_links_to_files_lead_to_them(sample, parsed):
-    files = [a["href"] for _, a in parsed.elements if a.get("href", "").startswith("./")]
-    assert "./search/1.15xw2a2.json" in files
-    assert all((sample / href).exists() for href in files)
+    linked = [a["href"] for _, a in parsed.elements if a.get("href", "").startswith("./")]
+    assert "./search/1.15xw2a2.json" in linked
+    assert all((sample / href).exists() for href in linked)
 
 
 def test_what_was_asked(parsed):
@@ -238,8 +241,8 @@ def test_accuracy_per_class(parsed):
 
 
 def test_files_written(parsed, sample):
-    files, exported = parsed.sections["files"].tables
-    found = {row[0]: row[1:] for row in files[1:]}
+    listed, exported = parsed.sections["files"].tables
+    found = {row[0]: row[1:] for row in listed[1:]}
     assert found["checkpoints/"] == ["weights, step sizes, statistics (3 files)", "6.0 KB"]
     assert found["export/1.15xw2a2.safetensors"][1] == "15.8 KB"
     assert found["search/profile.jsonl"][1] == "900 B"
@@ -249,6 +252,43 @@ def test_files_written(parsed, sample):
     assert found.keys() == written - folded - {"lock", "report.html"} | {"checkpoints/"}
     name = "export/1.15xw2a2.safetensors"
     assert exported[1] == [name, "integer", "15.8 KB", "4.97", "95.7", "100.00", "yes"]
+
+
+def test_a_folder_of_many_files_is_one_line(tmp_path):
+    (tmp_path / "evaluations").mkdir()
+    for i in range(50):
+        (tmp_path / "evaluations" / f"{i}.json").write_text("12345")
+    found = ParsedPage(files(RunFiles(tmp_path))).sections[""].tables[0]
+    meaning = "single configurations on the test images (50 files)"
+    assert found[1:] == [["evaluations/", meaning, "250 B"]]
+
+
+def test_a_run_of_before_has_no_gains_and_is_shown_without(tmp_path):
+    rows = [
+        {key: value for key, value in row.items() if "gain" not in key and "class" not in key}
+        for row in sample_run.RESULTS["rows"]
+    ]
+    content = {"full_precision": None, "rows": rows}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    run = RunFiles(tmp_path)
+    table = ParsedPage(page._section(run, SECTIONS[1])).sections["results"].tables[0]
+    assert table[1][1:] == ["-", "searched 97.8 [96.6, 99.0]", "-", "-", "-", table[1][-1]]
+
+
+def test_of_many_classes_the_worst_are_shown(tmp_path):
+    accuracies = [90.0] * 100
+    for i in range(MOST_CLASSES):
+        accuracies[2 * i] = 50.0 + i
+    accuracies[0] = None  # there is no image of this class
+    row = sample_run.row("searched", "1G", 1.0, 1.0, 80.0, 1.0, 0.5, top1_by_class=accuracies)
+    names = [f"name {i}" for i in range(100)]
+    content = {"class_names": names, "rows": [row]}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    section = ParsedPage(classes(RunFiles(tmp_path))).sections[""]
+    shown = [cells[0] for cells in section.tables[0][2:]]
+    # 39 of the even ones, and of the others, which are equal, the first
+    assert shown == ["name 1", *(f"name {2 * i}" for i in range(1, MOST_CLASSES))]
+    assert f"Shown are the {MOST_CLASSES} of 100 classes" in section.text
 
 
 def test_how_to_use_a_result(parsed, sample):
@@ -323,6 +363,8 @@ def test_what_users_name_is_escaped(tmp_path):
         assert SCRIPT in found.sections[name].text, name
     assert "<script>run" in found.text_of("title")
     assert "search/<script>.jsonl" in found.sections["files"].text
+    linked = [a["href"] for _, a in found.elements if "script" in a.get("href", "").lower()]
+    assert [(workdir / unquote(href)).is_file() for href in linked] == [True]
 
 
 def with_scripts(content):

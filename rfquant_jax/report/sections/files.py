@@ -32,7 +32,8 @@ _MEANING = {
     "tensorboard": "the same numbers for TensorBoard",
     "checkpoints": "weights, step sizes, statistics",
 }
-_LISTED = ("search", "export", "evaluations")  # folders whose files are listed one by one
+_LISTED = ("search", "export", "evaluations")  # folders whose files are listed one by one,
+_MOST_LISTED = 40  # unless there are more
 _LEFT_OUT = ("lock", "report.html")
 
 
@@ -52,13 +53,15 @@ def _entries(workdir: Path) -> Iterator[tuple[str, str, int]]:
         meaning = _MEANING.get(entry.name, "")
         if not entry.is_dir(follow_symlinks=False):
             yield entry.name, meaning, entry.stat(follow_symlinks=False).st_size
-        elif entry.name in _LISTED:
-            for path, count in _walk(Path(entry.path)):
+            continue
+        found = list(_walk(Path(entry.path)))
+        if entry.name in _LISTED and len(found) <= _MOST_LISTED:
+            for path, count in found:
                 yield path.relative_to(workdir).as_posix(), meaning, count
         else:
-            sizes = [count for _, count in _walk(Path(entry.path))]
-            noun = "file" if len(sizes) == 1 else "files"
-            yield f"{entry.name}/", f"{meaning or 'other'} ({len(sizes)} {noun})", sum(sizes)
+            noun = "file" if len(found) == 1 else "files"
+            about = f"{meaning or 'other'} ({len(found)} {noun})"
+            yield f"{entry.name}/", about, sum(count for _, count in found)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:

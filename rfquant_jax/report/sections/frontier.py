@@ -26,10 +26,10 @@ def frontier(run: RunFiles) -> Markup:
 
 
 def _accuracy(run: RunFiles, points: list[dict], uniform: list[dict]) -> Markup:
-    series = {"searched": _confirmed(points), "uniform": _confirmed(uniform)}
-    series["answers to the budgets"] = _answers(run)
+    series = {charts.CURVE: _confirmed(points), charts.UNIFORM: _confirmed(uniform)}
+    series[charts.ANSWERS] = _answers(run)
     series = {name: found for name, found in series.items() if found}
-    if "searched" not in series:
+    if charts.CURVE not in series:
         return note("No point of the frontier was confirmed on images.")
     return charts.frontier(
         series,

@@ -10,6 +10,7 @@ from rfquant_jax.report.numbers import (
     BETTER,
     EQUAL,
     MISSING,
+    TOP1,
     WORSE,
     cost,
     digits,
@@ -67,11 +68,11 @@ def badge(text: str | None) -> Markup | None:
 def _by_budget(content: Mapping, rows: list[dict]) -> Markup:
     columns = [
         Column("budget", False),
-        Column("best uniform within it: top-1 (%)"),
-        Column("searched: top-1 (%)"),
-        Column("difference in top-1 (points)"),
+        Column(f"best uniform within it: {TOP1} (%)"),
+        Column(f"searched: {TOP1} (%)"),
+        Column(f"difference in {TOP1} (points)"),
         Column("difference in cross-entropy"),
-        Column("top-1 over the best pair wXaY (points)"),
+        Column(f"{TOP1} over the best pair wXaY (points)"),
         Column("cost of the searched"),
     ]
     body = [_budget_row(content, row) for row in rows]
@@ -82,7 +83,7 @@ def _budget_row(content: Mapping, row: Mapping) -> list[object]:
     gain, uniform, places = row.get("gain"), uniform_of(content, row), digits(row.get("images"))
     return [
         tag("code", row.get("budget", row["name"])),
-        _top1(uniform, uniform["name"]) if uniform else "none fits",
+        _top1(uniform, uniform["name"]) if uniform else _without(row),
         _top1(row, "searched"),
         _difference(gain, "top1", places, higher_is_better=True),
         _difference(gain, "cross_entropy", 4, higher_is_better=False),
@@ -91,6 +92,11 @@ def _budget_row(content: Mapping, row: Mapping) -> list[object]:
             [_line(f"{cost(row.get('bitops_g'))} GBitOPs"), _line(f"{cost(row.get('size_mb'))} MB")]
         ),
     ]
+
+
+def _without(row: Mapping) -> str:
+    """Where no uniform row is known: a null `gain` says that none is within the budget."""
+    return "none fits" if row.get("gain", {}) is None else MISSING
 
 
 def _top1(row: Mapping, name: str) -> Markup:
@@ -143,7 +149,7 @@ def _everything(content: Mapping) -> Markup:
         Column("configuration", False),
         Column("GBitOPs"),
         Column("size (MB)"),
-        Column("top-1 (%)"),
+        Column(f"{TOP1} (%)"),
         Column("95 % interval"),
         Column("top-5 (%)"),
         Column("cross-entropy"),
