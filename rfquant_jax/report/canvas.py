@@ -126,6 +126,11 @@ def plain_numbers(axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
+def legend_above(axes: Axes, columns: int) -> None:
+    """A legend above the axes, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+
+
 def _inline(svg: str, name: str, alt: str, size: tuple[float, float]) -> Markup:
     """The `<svg>` element alone, without references to anything outside the page."""
     body = re.search(r"<svg\b[^>]*>(.*)</svg>", svg, re.DOTALL)[1]

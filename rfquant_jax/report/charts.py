@@ -1,27 +1,23 @@
-"""The charts of the report, each a function from numbers to a figure of the page."""
+"""Charts of results: each a function from numbers to a figure of the page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rfquant_jax.report.canvas import (
     INK,
-    MARKERS,
     MUTED,
     SERIES,
     SURFACE,
     draw,
     label,
+    legend_above,
     log_axis,
     plain_numbers,
 )
 from rfquant_jax.report.markup import Markup
-
-_MOST_POINTS = 300  # of a curve; more are averaged in groups, or the page grows without use
-_LOG_RATIO = 50  # a curve whose values differ by more is drawn on a logarithmic axis
 
 # Names and looks of what the frontier shows.
 CURVE, UNIFORM, ANSWERS = "searched", "uniform", "answers to the budgets"
@@ -66,7 +62,7 @@ def gains(rows: Sequence[tuple[str, float, tuple[float, float], bool]], caption:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference in top-1, searched minus uniform (points)")
-        _legend_above(axes, 1)
+        legend_above(axes, 1)
 
     alt = "Difference in top-1 between searched and uniform configurations, by budget"
     size = (4.6, 1.3 + 0.42 * len(names))
@@ -119,70 +115,6 @@ def divergence(predicted: Points, measured: Points, caption: str) -> Markup:
     return draw("frontier-divergence", paint, alt=alt, caption=caption)
 
 
-def curves(
-    name: str, series: Mapping[str, Points], *, ylabel: str, alt: str, caption: str, marks=False
-) -> Markup:
-    """Curves over training steps; on a logarithmic axis where values differ much.
-
-    Args:
-      series: {name: (step, value) points}, finite, one or more each.
-      marks: whether each point is marked, for few points.
-    """
-    shown = {key: thinned(points) for key, points in series.items()}
-
-    def paint(axes):
-        for i, (key, points) in enumerate(shown.items()):
-            style = {"color": SERIES[i % len(SERIES)], "label": label(key)}
-            marker = MARKERS[i % len(MARKERS)] if marks or len(points) == 1 else None
-            axes.plot(*zip(*points, strict=True), marker=marker, **style)
-        values = np.concatenate([np.asarray(points)[:, 1] for points in shown.values()])
-        if values.min() > 0 and values.max() > _LOG_RATIO * values.min():
-            log_axis(axes.yaxis, values.min(), values.max())
-        else:
-            plain_numbers(axes.yaxis)
-        axes.set_xlim(0, 1.03 * max(points[-1][0] for points in shown.values()))
-        axes.set_xlabel("step")
-        axes.set_ylabel(ylabel)
-        if len(shown) > 1:
-            _legend_above(axes, 2)
-
-    return draw(name, paint, alt=alt, caption=caption, size=(3.7, 2.7))
-
-
-def freezes(
-    layers: Sequence[str],
-    frozen: Mapping[str, Sequence[tuple[int, int, int]]],
-    epochs: int,
-    caption: str,
-) -> Markup:
-    """When which bit-width of which layer was frozen, one line a layer.
-
-    Args:
-      layers: names, in forward order.
-      frozen: {layer: (first epoch, epoch after the last, bit-width)}.
-      epochs: of the whole training.
-    """
-    bits = sorted({b for spans in frozen.values() for *_, b in spans})
-
-    def paint(axes):
-        for y, layer in enumerate(layers):
-            for start, end, b in frozen.get(layer, ()):
-                color = SERIES[bits.index(b) % len(SERIES)]
-                axes.broken_barh([(start, end - start)], (y - 0.36, 0.72), facecolors=color)
-        for i, b in enumerate(bits):
-            color = SERIES[i % len(SERIES)]
-            axes.broken_barh([], (0, 0), facecolors=color, label=f"{b} bits frozen")
-        axes.set_yticks(range(len(layers)), [label(layer) for layer in layers])
-        axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(0, epochs), ylim=(len(layers) - 0.5, -0.5), xlabel="epoch")
-        axes.grid(axis="y", visible=False)
-        _legend_above(axes, len(bits))
-
-    alt = "Layers over epochs: where the scheduler had frozen the smallest bit-width"
-    size = (7.4, 1.1 + 0.21 * len(layers))
-    return draw("freezes-map", paint, alt=alt, caption=caption, size=size)
-
-
 def scatter(points: Points, caption: str) -> Markup:
     """Predicted over measured log divergence, with the diagonal where both are equal."""
     values = np.asarray(points, float).reshape(-1, 2)
@@ -199,16 +131,5 @@ def scatter(points: Points, caption: str) -> Markup:
     return draw("surrogate-scatter", paint, alt=alt, caption=caption, size=(4.3, 3.6))
 
 
-def thinned(points: Points) -> list[tuple[float, float]]:
-    """At most `_MOST_POINTS` points: means of groups of neighbours of one size."""
-    size = math.ceil(len(points) / _MOST_POINTS)
-    groups = (points[i : i + size] for i in range(0, len(points), size))
-    return [tuple(np.mean(np.asarray(group, float), axis=0).tolist()) for group in groups]
-
-
 def _range(values: np.ndarray) -> tuple[float, float]:
     return float(values.min()), float(values.max())
-
-
-def _legend_above(axes, columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rfquant_jax.report import canvas, charts
+from rfquant_jax.report import canvas, charts, timelines
 from rfquant_jax.report.sections.freezes import spans
 from tests.report.parsed_page import ParsedPage
 
@@ -67,7 +67,7 @@ def test_divergences_are_lines_where_predicted_and_points_where_measured(axes):
 @pytest.mark.parametrize(("last", "scale"), [(0.5, "linear"), (0.001, "log"), (-1.0, "linear")])
 def test_curves_that_fall_far_are_on_a_logarithmic_axis(axes, last, scale):
     series = {"one": [(1, 1.0), (2, last)], "two": [(1, 0.9), (2, 0.8)]}
-    charts.curves("name", series, ylabel="loss", alt="alt", caption="caption")
+    timelines.curves("name", series, ylabel="loss", alt="alt", caption="caption")
     assert axes[0].get_yscale() == scale
     np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [[1, 1], [2, last]])
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["one", "two"]
@@ -75,12 +75,12 @@ def test_curves_that_fall_far_are_on_a_logarithmic_axis(axes, last, scale):
 
 def test_long_curves_are_averaged_in_groups_of_one_size():
     points = [(i, 2.0 * i) for i in range(700)]  # groups of three, the last of one
-    thin = charts.thinned(points)
+    thin = timelines.thinned(points)
     assert len(thin) == 234
     assert thin[0] == (1.0, 2.0)
     assert thin[1] == (4.0, 8.0)
     assert thin[-1] == (699.0, 1398.0)
-    assert charts.thinned(points[:300]) == points[:300]
+    assert timelines.thinned(points[:300]) == points[:300]
 
 
 def test_frozen_spans_end_where_a_layer_is_released_or_training_ends():
@@ -99,7 +99,7 @@ def test_frozen_spans_end_where_a_layer_is_released_or_training_ends():
 
 def test_freezes_are_bars_over_their_epochs_in_the_color_of_their_bits(axes):
     frozen = {"a": [(3, 5, 2), (9, 12, 2)], "c": [(4, 12, 3)]}
-    charts.freezes(["a", "b", "c"], frozen, 12, "caption")
+    timelines.freezes(["a", "b", "c"], frozen, 12, "caption")
     boxes = [path.get_extents() for bars in axes[0].collections for path in bars.get_paths()]
     assert [(b.x0, b.x1, round(b.y0 + b.y1) / 2) for b in boxes] == [
         (3, 5, 0),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax.report import charts, page
+from rfquant_jax.report import charts, page, timelines
 from rfquant_jax.report.markup import tag
 from rfquant_jax.report.page import SECTIONS, write_report
 from rfquant_jax.report.run_files import RunFiles
@@ -65,7 +65,8 @@ def parsed(text):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves the pictures out, which take most of the time."""
-    monkeypatch.setattr(charts, "draw", lambda name, paint, **about: tag("figure", name))
+    for module in (charts, timelines):
+        monkeypatch.setattr(module, "draw", lambda name, paint, **about: tag("figure", name))
 
 
 def test_every_section_is_there_with_its_heading_and_a_link_to_it(parsed):

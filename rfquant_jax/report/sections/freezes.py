@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rfquant_jax.report import charts
+from rfquant_jax.report import timelines
 from rfquant_jax.report.markup import Markup
 from rfquant_jax.report.run_files import RunFiles, Unavailable
 
@@ -31,7 +31,7 @@ def freezes(run: RunFiles) -> Markup:
         "A bar covers the epochs in which a layer's smallest bit-width was frozen, that is, not "
         f"sampled. The scheduler fired {len(events)} times in {epochs} epochs."
     )
-    return charts.freezes(layers, frozen, epochs, caption)
+    return timelines.freezes(layers, frozen, epochs, caption)
 
 
 def spans(events: Iterable[Mapping], epochs: int) -> Spans:

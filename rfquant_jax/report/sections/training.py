@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rfquant_jax.report import charts
+from rfquant_jax.report import timelines
 from rfquant_jax.report.markup import Markup, join, tag
 from rfquant_jax.report.numbers import fixed
 from rfquant_jax.report.run_files import RunFiles, Unavailable
@@ -49,7 +49,7 @@ def _stage(lines: Sequence[Mapping], stage: str) -> Iterator[Markup]:
 
 
 def _curves(stage: str, what: str, found: Mapping, caption: str, *, marks: bool = False) -> Markup:
-    return charts.curves(
+    return timelines.curves(
         f"{stage}-{re.sub('[^a-z]+', '-', what).strip('-')}",
         found,
         ylabel=what,
