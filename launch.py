@@ -48,7 +48,7 @@ def main(_: list[str]) -> int:
         from rfquant_jax.tasks.context import Run
 
         try:
-            run = Run(flags.FLAGS.config, workdir, stop)
+            run = Run(flags.FLAGS.config, workdir, stop, _command(sys.argv))
             with distributed.processes(run.config.distributed):
                 tasks.perform(run)
         except UserError as error:
@@ -63,6 +63,11 @@ def main(_: list[str]) -> int:
                 run.close()
         distributed.leave(code)
     return code
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """The command line as a user types it, wherever the program was called from."""
+    return [Path(arguments[0]).name, *arguments[1:]]
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

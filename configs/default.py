@@ -129,14 +129,19 @@ def get_config() -> ConfigDict:
 
     config.search = ConfigDict()
     config.search.budgets = "33.9G"  # by commas: GBitOPs, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4
-    config.search.algorithm = "integer"  # integer, greedy, paper, evolution, random
+    config.search.algorithm = "trust_region"  # trust_region, greedy, paper, evolution, random
+    #   trust_region solves integer programs on a model fitted to a profile of the network
     #   paper is the published greedy search but for three things: it makes an up move from the
     #   smallest bit-width (the published program chooses it and stays where it is), it enters no
     #   state twice, and weights move until activations alone can reach the budget
-    config.search.batch_size = 256  # held-out images per iteration
+    config.search.profile = 300  # of trust_region: configurations measured once for all budgets
+    config.search.evaluations = 60  # for each budget, of trust_region and random
+    config.search.images = 2000  # of trust_region: images of a profile, at most
+    config.search.views = 5  # of trust_region: few images count augmented so many times, at most
+    config.search.batch_size = 256  # held-out images of a batch that candidates are evaluated on
     config.search.starts = 16  # layers an evaluation may start at; fewer: less memory, more time
     config.search.confirm_fraction = 0.5  # share of the held-out images that only finalists see
-    config.search.confirm_margin = 1.0  # standard errors to beat a uniform one of the same cost by
+    #   trust_region with fewer than 2,000: each half proposes, and the other half confirms
     config.search.start_bits = 0  # uniform bit-width at the start; 0: 5, else the middle candidate
     config.search.min_bits = 0  # no layer goes below; 0: the smallest candidate
     config.search.max_bits = 0  # no layer goes above; 0: the largest candidate
@@ -150,15 +155,12 @@ def get_config() -> ConfigDict:
     config.search.joint = False  # of greedy: weights and activations move in one phase
     config.search.max_iterations_per_layer = 20  # afterwards only downward moves; 0: never
 
-    config.search.frontier_points = 10  # visited configurations to confirm over the range of costs
+    config.search.frontier_points = 12  # configurations of the curve to confirm, of 30
     config.search.keep = 10  # of random and evolution: finalists to confirm; also parents
     config.search.min_load = 0.95  # of random and evolution: share of the budget to use up
-    config.search.evaluations = 500  # of random: configurations drawn for each budget
     config.search.population = 50  # of evolution: configurations of a generation
     config.search.generations = 20  # of evolution
     config.search.mutation_probability = 0.2  # of evolution: that a mutation changes a bit-width
-    config.search.sensitivity_batches = 2  # of integer: averaged over so many
-    config.search.refinement_rounds = 10  # of integer: rounds of local search afterwards
 
     config.predict = ConfigDict()
     config.predict.images = ""  # folder of images, however deep, that the task predict classifies

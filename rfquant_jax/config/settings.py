@@ -13,9 +13,10 @@ from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantSettings
 from rfquant_jax.search.greedy import GreedySettings, Move
-from rfquant_jax.search.integer import IntegerSettings, integer_search
 from rfquant_jax.search.problem import Algorithm, greedy_search
+from rfquant_jax.search.profile_search import ProfileSettings
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
+from rfquant_jax.search.trust_region import TrustRegionSettings
 from rfquant_jax.train.loop import Plan
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
@@ -168,13 +169,18 @@ def search_metric(config: ConfigDict) -> str:
     return "error" if config.search.algorithm == "paper" else config.search.metric
 
 
+def profile_settings(config: ConfigDict) -> ProfileSettings:
+    """Constants of the search on a profile."""
+    region = TrustRegionSettings(evaluations=config.search.evaluations)
+    return ProfileSettings(configurations=config.search.profile, region=region)
+
+
 def search_iterations(config: ConfigDict, budgets: int) -> int | None:
     """Batches that a search takes in all, or None where nobody knows."""
     search = config.search
     return {
         "random": budgets,
         "evolution": budgets * search.generations,
-        "integer": budgets * (search.sensitivity_batches + search.refinement_rounds),
     }.get(search.algorithm)
 
 
@@ -202,9 +208,6 @@ def search_algorithm(
             least=search.min_load,
         )
         return partial(evolution, settings=chosen, scoring=scoring)
-    if search.algorithm == "integer":
-        chosen = IntegerSettings(search.sensitivity_batches, search.refinement_rounds)
-        return partial(integer_search, settings=chosen)
     return partial(greedy_search, settings=scoring, on_move=on_move)
 
 

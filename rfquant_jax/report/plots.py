@@ -49,13 +49,11 @@ def sensitivity(
     path: Path,
     growth: Mapping[str, Mapping[str, Mapping[int, float]]],
     layers: Sequence[str],
-    base: str,
 ) -> None:
-    """How much the cross-entropy grows with each bit-width of each layer alone.
+    """How much log(divergence) grows with each bit-width of each layer.
 
     Args:
       growth: {"weights" | "activations": {layer: {bits: growth}}}.
-      base: what all other layers run at.
     """
     bits = sorted({b for of in growth.values() for row in of.values() for b in row}, reverse=True)
     rows = [(what, b) for what in growth for b in bits]
@@ -67,32 +65,50 @@ def sensitivity(
     shown = axes.imshow(values, aspect="auto", cmap="coolwarm", vmin=-limit, vmax=limit)
     axes.set_yticks(range(len(rows)), [f"{what}  {b} bits" for what, b in rows], fontsize=8)
     _name_layers(axes, layers)
-    axes.set_title(f"growth of the cross-entropy when one layer alone leaves {base}")
+    axes.set_title("growth of log(divergence) from the largest bit-width, by the surrogate")
     figure.colorbar(shown, ax=axes, label="growth", pad=0.01)
     _save(figure, path)
 
 
+AXES = {"bitops_g": "GBitOPs", "size_mb": "size (MB)", "latency_ms": "latency (ms)"}
+
+
 def frontier(
-    path: Path, series: Mapping[str, Sequence[tuple[float, float]]], full_precision: float | None
+    path: Path,
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    full_precision: float | None,
+    cost: str = "bitops_g",
 ) -> None:
-    """Accuracy over bit operations.
+    """Accuracy over a cost.
 
     Args:
-      series: {name: (GBitOPs, top-1 in percent) points}.
+      series: {name: (cost, top-1, lower and upper end of its interval) points}, in percent.
       full_precision: top-1 of the full-precision network, a line.
+      cost: a key of `AXES`.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     markers = iter("s^o*")
     for name, points in series.items():
-        costs, accuracies = zip(*sorted(points), strict=True)
-        style = ":" if name == "visited" else "-"
-        axes.plot(costs, accuracies, style, marker=next(markers), label=name, alpha=0.8)
+        costs, accuracies, low, high = np.asarray(sorted(points), float).T
+        reach = np.maximum([accuracies - low, high - accuracies], 0)
+        style = {"searched": "none", "curve": ":"}.get(name, "-")
+        axes.errorbar(
+            costs,
+            accuracies,
+            reach,
+            linestyle=style,
+            marker=next(markers),
+            label=name,
+            alpha=0.8,
+            elinewidth=0.8,
+            capsize=2,
+        )
     if full_precision is not None:
         axes.axhline(full_precision, color="0.4", linestyle="--", label="full precision")
     axes.set_xscale("log")
-    axes.set_xlabel("GBitOPs")
+    axes.set_xlabel(AXES[cost])
     axes.set_ylabel("top-1 on the images to confirm on (%)")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

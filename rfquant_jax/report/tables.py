@@ -35,14 +35,59 @@ def _cell(value: object) -> str:
 
 
 def results_table(results: Mapping) -> str:
-    """The table of `results.json`: full precision, then uniform and searched configurations."""
-    rows = []
-    if results["full_precision"] is not None:
-        rows.append({"name": "full precision"} | results["full_precision"])
-    rows += [row | {"name": f"{row['kind']} {row['name']}"} for row in results["rows"]]
+    """The table of `results.json`: for each budget the uniform and the searched configuration.
+
+    Where nothing was searched: full precision and the uniform configurations.
+    """
+    searched = [row for row in results["rows"] if row["kind"] == "searched"]
+    full = results["full_precision"]
+    if not searched:
+        return _uniform_table(full, results["rows"])
+    uniform = {row["name"]: row for row in results["rows"] if row["kind"] == "uniform"}
+    rows = [_budget_row(row, uniform) for row in searched]
+    text = table(rows, _BUDGET_COLUMNS | _extra_costs(searched))
+    return text if full is None else f"full precision: top-1 {full['top1']:.2f} %\n{text}"
+
+
+_BUDGET_COLUMNS = {
+    "name": "budget",
+    "bitops_g": COSTS["bitops_g"],
+    "size_mb": COSTS["size_mb"],
+    "uniform": "best uniform (%)",
+    "top1": "searched (%)",
+    "gain": "paired gain (points)",
+    "loss": "in cross-entropy",
+    "pair": "over best pair (points)",
+}
+
+
+def _extra_costs(rows: Sequence[Mapping]) -> dict[str, str]:
+    measured = any("latency_ms" in row for row in rows)
+    return {"latency_ms": "latency (ms)"} if measured else {}
+
+
+def _budget_row(row: Mapping, uniform: Mapping[str, Mapping]) -> dict:
+    gain, pair = row.get("gain"), row.get("gain_pair")
+    shown = {**row, "top1": f"{row['top1']:.2f}", "gain": None}
+    if gain:
+        shown["uniform"] = f"{gain['over']} {uniform[gain['over']]['top1']:.2f}"
+        shown["gain"] = paired(gain["top1"], gain["top1_interval"], 2)
+        shown["loss"] = paired(gain["cross_entropy"], gain["cross_entropy_interval"], 3)
+    if pair:
+        interval = paired(pair["top1"], pair["top1_interval"], 2)
+        shown["pair"] = f"{pair['over']} {interval}"
+    return shown
+
+
+def paired(mean: float, interval: Sequence[float], digits: int) -> str:
+    """A paired difference with half the width of its 95 % interval."""
+    return f"{mean:+.{digits}f} ± {(interval[1] - interval[0]) / 2:.{digits}f}"
+
+
+def _uniform_table(full: Mapping | None, given: Sequence[Mapping]) -> str:
+    rows = [] if full is None else [{"name": "full precision"} | full]
+    rows += [row | {"name": f"{row['kind']} {row['name']}"} for row in given]
     shown = [row | {"top1": f"{row['top1']:.2f}"} for row in rows]
-    figures = {"budget_g": "budget (GBitOPs)", "budget_mb": "budget (MB)"}
-    figures |= {"budget_ms": "budget (ms)"}
-    figures |= COSTS | {"latency_ms": "latency (ms)"}
+    figures = COSTS | {"latency_ms": "latency (ms)"}
     used = {k: v for k, v in figures.items() if any(row.get(k) is not None for row in rows)}
     return table(shown, {"name": "configuration"} | used | {"top1": "top-1 (%)"})

@@ -107,8 +107,7 @@ class Budget:
         for bits in space.candidates:
             configuration = space.uniform(bits, bits)
             if self.fits(configuration):
-                exact = set(configuration.ravel().tolist()) == {bits}
-                return [(f"w{bits}a{bits}" + ("" if exact else ", where possible"), configuration)]
+                return [(f"w{bits}a{bits}", configuration)]
         return []
 
     @property

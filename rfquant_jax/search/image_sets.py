@@ -49,9 +49,7 @@ def image_sets(parts: Sequence[Batch], batch_size: int) -> ImageSets:
     return ImageSets(batches, each)
 
 
-def shuffled_views(
-    view: Callable[[int], Batch], count: int, limit: int, seed: int
-) -> Batch:
+def shuffled_views(view: Callable[[int], Batch], count: int, limit: int, seed: int) -> Batch:
     """Images and, where there are few, augmented copies of them, in random order.
 
     Few images say little of a configuration. Divergences need no labels and compare networks on any

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -90,21 +91,34 @@ class ProfileSearch:
         """How well each part's model predicts what it was not fitted to."""
         return [region.quality for region in self._regions]
 
+    @cached_property
     def pooled(self) -> TrustRegionSearch:
         """The model of all parts together, of what the snapshot measured on each of them."""
-        means: dict[bytes, list[float]] = {}
-        configurations = {}
-        for found, values in self._snapshots:
-            for configuration, value in zip(found, values, strict=True):
-                configurations[configuration.tobytes()] = configuration
-                means.setdefault(configuration.tobytes(), []).append(value)
-        everywhere = [key for key, values in means.items() if len(values) == len(self._snapshots)]
+        configurations, means = self._everywhere
         return self._region(
-            np.stack([configurations[key] for key in everywhere]),
-            np.asarray([np.mean(means[key]) for key in everywhere]),
+            np.stack([configurations[key] for key in means]),
+            np.asarray(list(means.values())),
             _nothing_to_measure,
             self._settings.region,
         )
+
+    def divergences(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
+        """Means over the parts, float64[N]; NaN for what the snapshot does not have everywhere."""
+        _, means = self._everywhere
+        return np.asarray([means.get(c.tobytes(), np.nan) for c in configurations])
+
+    @cached_property
+    def _everywhere(self) -> tuple[dict[bytes, np.ndarray], dict[bytes, float]]:
+        """Configurations that the snapshot has on every part, and their mean divergences."""
+        values: dict[bytes, list[float]] = {}
+        configurations = {}
+        for found, measured in self._snapshots:
+            for configuration, value in zip(found, measured, strict=True):
+                configurations[configuration.tobytes()] = configuration
+                values.setdefault(configuration.tobytes(), []).append(value)
+        parts = len(self._snapshots)
+        means = {key: float(np.mean(v)) for key, v in values.items() if len(v) == parts}
+        return configurations, means
 
     def _region(
         self,
@@ -120,4 +134,3 @@ class ProfileSearch:
 
 def _nothing_to_measure(configurations: np.ndarray) -> np.ndarray:
     raise LookupError("the pooled model only answers from what was measured")
-

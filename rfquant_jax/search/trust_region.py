@@ -130,6 +130,10 @@ class TrustRegionSearch:
             width=share * len(self._variables.knobs),
         )
 
+    def global_terms(self, centre: np.ndarray) -> tuple[dict[int, float], ...]:
+        """Each variable's terms in the model of all measurements, all weighted alike."""
+        return self.surrogate(self._known[centre.tobytes()], width=1e9).terms
+
     def solve(
         self, terms: Terms, budget: Budget, centre: np.ndarray | None = None, radius: int = 0
     ) -> np.ndarray | None:
@@ -210,4 +214,3 @@ class TrustRegionSearch:
                 for c in self._program.choices
             ]
         )
-

@@ -9,9 +9,9 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import checks as rules
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks import evaluate, export, networks, predict, search, train
+from rfquant_jax.tasks.confirm import search_images
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.failures import explained
-from rfquant_jax.tasks.propose import search_batches
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.workdir import CONFIG_FILE
 
@@ -70,7 +70,7 @@ def check(run: Run) -> None:
             networks.check(run, PRETRAIN)
     if "search" in asked:
         _ = run.budgets
-        search_batches(run)
+        search_images(run)
     if "train" not in asked and (
         {"search", "export"} & set(asked) or run.configuration is not None
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
 from rfquant_jax.search.latency import LatencyTable, read_latencies
 from rfquant_jax.search.variables import Knobs, make_knobs
-from rfquant_jax.tasks.workdir import claim
+from rfquant_jax.tasks.workdir import COMMAND_FILE, claim, write_json
 
 
 class Run:
@@ -50,13 +51,21 @@ class Run:
       config: see `configs/default.py`; validated here.
       workdir: where results go.
       stop: asked between pieces of work whether to stop; by default nothing stops the run.
+      arguments: the command line, `launch.py` first, where there is one; for reports.
 
     Raises:
       ConfigError: a field breaks a rule.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path | str, stop: StopSignal | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path | str,
+        stop: StopSignal | None = None,
+        arguments: Sequence[str] | None = None,
+    ):
         rules.validate(config)
+        self.arguments = arguments
         self.config, self.workdir = config, Path(workdir)
         self.stop = stop or StopSignal()
         self.stop.agree = parallel.any_process
@@ -326,6 +335,8 @@ class Run:
         # So that a run that began on GPUs does not go on in another type elsewhere.
         written.precision = jnp.dtype(self.compute_type).name
         claim(self.workdir, written, self._take_lock)
+        if self.arguments and parallel.is_first_process():
+            write_json(self.workdir / COMMAND_FILE, {"arguments": list(self.arguments)})
         if self.data.remark:
             self.log.info(self.data.remark)
         if self._cache_remark:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
+from rfquant_jax.evaluate.evaluator import Outcomes
+from rfquant_jax.report.page import write_report
 from rfquant_jax.report.tables import COSTS, results_table, table
+from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
+from rfquant_jax.search.selection import gain
 from rfquant_jax.tasks import networks, search
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
@@ -71,18 +74,31 @@ def evaluate(run: Run) -> dict:
         results = {
             "full_precision": _full_precision(run),
             "rows": _rows(run, found),
+            "class_names": list(run.data.class_names),
             "checkpoints": checkpoints,
             "images": images,
         }
         if found is not None:
             write_json(path, results)
     run.log.info("\n" + results_table(results))
+    if found is not None and devices.is_first_process():
+        _log_uses(run)
+        run.log.info(f"report: {write_report(run.workdir)}")
     return results
+
+
+def _log_uses(run: Run) -> None:
+    """How to use what was found for the tightest budget."""
+    file = search.result_file(run, run.budgets[-1]).relative_to(run.workdir)
+    lines = usage_lines(run.workdir, str(file), run.arguments)
+    run.log.info("\n" + "\n".join(f"{purpose}:\n  {line}" for purpose, line in lines))
 
 
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
-    measured = _test(run, Measure(run, trained.pure), trained, configuration)
+    measure = Measure(run, trained.pure)
+    outcomes = measure.outcomes(run.data.test, trained.params, configuration)
+    measured = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
         "configuration": run.config.configuration,
@@ -98,7 +114,13 @@ def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
 
 def _full_precision(run: Run) -> dict | None:
     accuracy = full_precision(run, run.data.test)
-    return accuracy and {"top1": accuracy.top1_percent, "top5": accuracy.top5_percent}
+    if accuracy is None:
+        return None
+    return {
+        "top1": accuracy.top1_percent,
+        "top5": accuracy.top5_percent,
+        "cross_entropy": accuracy.mean_loss,
+    }
 
 
 def _rows(run: Run, found: list[dict] | None) -> list[dict]:
@@ -106,37 +128,83 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
         if networks.exists(run, PRETRAIN):
             return []
         networks.check(run, TRAIN)
-    trained = networks.coupled(run)
-    measure = Measure(run, trained.pure)
-    rows, known = [], {}
+    test = _Test(run)
     started = time.monotonic()
-    for row, configuration in _wanted(run, found):
-        run.stop.check()
-        key = configuration.tobytes()
-        if key not in known:
-            known[key] = _test(run, measure, trained, configuration)
-        rows.append(row | known[key])
-    run.log.info(f"evaluate: {len(known)} configurations in {time.monotonic() - started:.1f} s")
+    rows = _uniform_rows(run, test) if found is None else _budget_rows(run, test, found)
+    run.log.info(f"evaluate: {test.count} configurations in {time.monotonic() - started:.1f} s")
     return rows
 
 
-def _wanted(run: Run, found: list[dict] | None) -> Iterator[tuple[dict, np.ndarray]]:
-    """The rows of the table, without their figures, and the configurations they are about."""
+def _uniform_rows(run: Run, test: _Test) -> list[dict]:
     space = run.blueprint.space
-    if found is None:
-        for bits in space.candidates:
-            yield {"kind": "uniform", "name": f"w{bits}a{bits}"}, space.uniform(bits, bits)
-        return
+    return [
+        {"kind": "uniform", "name": f"w{bits}a{bits}"} | test.figures(space.uniform(bits, bits))
+        for bits in space.candidates
+    ]
+
+
+def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
+    """For each budget the uniform configuration and the searched one, with its paired gains."""
+    space, rows = run.blueprint.space, []
     for budget, result in zip(run.budgets, found, strict=True):
         limits = budget.as_dict()
-        for name, configuration in budget.uniform(space):
-            yield {"kind": "uniform", "name": name} | limits, configuration
-        row = {"kind": "searched", "name": budget.text}
-        yield row | limits, space.from_json(result, source=str(search.result_file(run, budget)))
+        best = dict(budget.uniform(run.knobs))
+        for name, configuration in best.items():
+            rows.append({"kind": "uniform", "name": name} | limits | test.figures(configuration))
+        searched = space.from_json(result, source=str(search.result_file(run, budget)))
+        row = {"kind": "searched", "name": budget.text, "budget": budget.text} | limits
+        row |= test.figures(searched)
+        row["gain"] = test.gain(searched, result.get("gain"))
+        row["gain_pair"] = test.gain(searched, result.get("gain_pair"))
+        rows.append(row)
+    return rows
 
 
-def _test(run: Run, measure: Measure, trained: networks.Trained, configuration) -> dict:
-    accuracy = measure.quantized(run.data.test, trained.params, configuration)
-    figures = {"top1": accuracy.top1_percent, "top1_interval": list(accuracy.top1_interval)}
-    figures |= {"top5": accuracy.top5_percent}
-    return run.costs_of(configuration) | figures | {"images": accuracy.images}
+class _Test:
+    """Configurations on the test images, each evaluated once."""
+
+    def __init__(self, run: Run):
+        self._run, self._trained = run, networks.coupled(run)
+        self._measure = Measure(run, self._trained.pure)
+        self._known: dict[bytes, Outcomes] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._known)
+
+    def outcomes(self, configuration: np.ndarray) -> Outcomes:
+        key = configuration.tobytes()
+        if key not in self._known:
+            self._run.stop.check()
+            found = self._measure.outcomes(self._run.data.test, self._trained.params, configuration)
+            self._known[key] = found
+        return self._known[key]
+
+    def figures(self, configuration: np.ndarray) -> dict:
+        """Costs and accuracies, as results name them."""
+        outcomes, run = self.outcomes(configuration), self._run
+        by_class = outcomes.top1_by_class(run.data.num_classes)
+        return (
+            run.costs_of(configuration) | accuracy_figures(outcomes) | {"top1_by_class": by_class}
+        )
+
+    def gain(self, configuration: np.ndarray, searched: dict | None) -> dict | None:
+        """The paired difference from the uniform pair that the search compared with."""
+        if searched is None:
+            return None
+        weights, activations = re.fullmatch(r"w(\d+)a(\d+)", searched["over"]).groups()
+        other = self._run.knobs.uniform(int(weights), int(activations))
+        found = gain(searched["over"], self.outcomes(configuration), self.outcomes(other))
+        return found.as_dict()
+
+
+def accuracy_figures(outcomes: Outcomes) -> dict:
+    """Accuracies as results name them."""
+    accuracy = outcomes.accuracy
+    return {
+        "top1": accuracy.top1_percent,
+        "top1_interval": list(accuracy.top1_interval),
+        "top5": accuracy.top5_percent,
+        "cross_entropy": accuracy.mean_loss,
+        "images": accuracy.images,
+    }

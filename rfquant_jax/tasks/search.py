@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 from pathlib import Path
 
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN
-from rfquant_jax.config import settings
-from rfquant_jax.evaluate.evaluator import Accuracy
+from rfquant_jax.evaluate.evaluator import Outcomes
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.budget import Budget
-from rfquant_jax.search.frontier import frontier, rank_correlations
-from rfquant_jax.search.greedy import Move, check_reachable, reachable
-from rfquant_jax.search.record import Visit
+from rfquant_jax.search.greedy import check_reachable, reachable
+from rfquant_jax.search.profile_search import ProfileSearch
+from rfquant_jax.search.selection import Finalist, Gain, gain, select
 from rfquant_jax.search.variables import without_frozen
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirm import Confirmation, figures
+from rfquant_jax.tasks.confirm import Confirmation, SearchImages, figures, search_images
 from rfquant_jax.tasks.context import Run
-from rfquant_jax.tasks.plots import draw, write_sensitivity
-from rfquant_jax.tasks.propose import candidate_evaluator, propose
-from rfquant_jax.tasks.workdir import FRONTIER_FILE, SEARCH_FOLDER, read_json, write_json
-
-EQUAL_COST = 0.9  # of a budget: a uniform configuration that uses up so much is its equal
+from rfquant_jax.tasks.curve import write_curve, write_model
+from rfquant_jax.tasks.plots import draw
+from rfquant_jax.tasks.profile import propose_from_profile
+from rfquant_jax.tasks.propose import Proposal, propose
+from rfquant_jax.tasks.workdir import SEARCH_FOLDER, read_json, write_json
 
 
 def search(run: Run) -> list[dict]:
@@ -35,7 +34,7 @@ def search(run: Run) -> list[dict]:
 
     Raises:
       CheckpointError: there is no coupled network.
-      Interrupted: a signal came; the trace up to here is kept.
+      Interrupted: a signal came; what was evaluated up to here is kept.
     """
     run.claim()
     found = results(run, networks.origin(run, TRAIN))
@@ -71,6 +70,12 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
     return found if fit else None
 
 
+def result_file(run: Run, budget: Budget) -> Path:
+    """Where the configuration found for a budget is written."""
+    name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x"))
+    return run.workdir / SEARCH_FOLDER / f"{name}.json"
+
+
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
     if not run.config.search.use_frozen:
@@ -80,145 +85,109 @@ def _search(run: Run) -> None:
     for budget in run.budgets:
         ends = reachable(run.knobs, budget)
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
-    evaluate = candidate_evaluator(run, trained, settings.search_metric(run.config))
-    proposals = propose(run, trained.origin, evaluate)
-    write_sensitivity(run, evaluate.by("cross_entropy"), trained.origin)
-    confirmed = Confirmation(run, trained)
+    images, model = search_images(run), None
+    if run.config.search.algorithm == "trust_region":
+        proposals, model = propose_from_profile(run, trained, images)
+    else:
+        proposals = propose(run, trained, images.proposing[0])
+    confirmed = Confirmation(run, trained, images.confirming)
     found = []
     for index, budget in enumerate(run.budgets):
+        finalists = _finalists(run, budget, proposals.found[index], images, model)
+        result = _confirmed_best(run, confirmed, budget, finalists)
         moves = [move for move in proposals.moves if move.budget == index]
-        finalists = _finalists(run, proposals.found, index)
-        found.append(_confirmed_best(run, confirmed, budget, finalists, moves))
-    points = write_frontier(run, confirmed, proposals.visits)
-    draw(run, found, points, confirmed.images)
+        trace = [m.as_dict() | {"layer": run.blueprint.space.names[m.layer]} for m in moves]
+        found.append(result | proposals.details[index] | {"trace": trace})
+    curve = None
+    if model is not None:
+        write_model(run, model, trained.origin)
+        curve = write_curve(run, model, confirmed)
+    draw(run, found, curve, confirmed.images)
     # Last of all, because they say that the search is finished.
     for budget, result in zip(run.budgets, found, strict=True):
         write_json(result_file(run, budget), result)
 
 
-def result_file(run: Run, budget: Budget) -> Path:
-    """Where the configuration found for a budget is written."""
-    name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x"))
-    return run.workdir / SEARCH_FOLDER / f"{name}.json"
+def _finalists(
+    run: Run,
+    budget: Budget,
+    proposals: list[Proposal],
+    images: SearchImages,
+    model: ProfileSearch | None,
+) -> dict[str, Finalist]:
+    """What competes for a budget, by name: proposals, and uniform configurations within it.
 
-
-def _finalists(run: Run, found: list[list[np.ndarray]], index: int) -> dict[str, np.ndarray]:
-    """Configurations within a budget that compete for it, by where they come from.
-
-    The uniform one with the most bits; what the search found; and the best it found for tighter
-    budgets, which is within this one, too.
+    The uniform one with the most bits and, where there is a profile, the best uniform pair wXaY.
     """
-    budget, algorithm = run.budgets[index], run.config.search.algorithm
-    finalists = {}
-    for place, configuration in enumerate(found[index]):
-        number = f" #{place + 1}" if place else ""
-        finalists[f"{algorithm} {budget.text}{number}"] = configuration
-    for tighter in range(index + 1, len(found)):
-        if budget.fits(found[tighter][0]):
-            finalists[f"{algorithm} {run.budgets[tighter].text}"] = found[tighter][0]
-    for name, configuration in budget.uniform(run.knobs):
-        finalists[f"uniform {name}"] = configuration
-    return finalists
+    everything = np.ones(len(images.confirming), bool)
+    found = {}
+    for proposal in proposals:
+        unseen = everything if proposal.part is None else images.unseen[proposal.part]
+        found[proposal.name] = Finalist(proposal.name, proposal.configuration, unseen)
+    uniform = budget.uniform(run.knobs)
+    pair = [] if model is None else best_pair(run, budget, model)
+    for name, configuration in [*uniform, *pair]:
+        found[f"uniform {name}"] = Finalist(f"uniform {name}", configuration, everything)
+    return found
+
+
+def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str, np.ndarray]]:
+    """The uniform pair wXaY within a budget that diverges least, with its name; empty if none."""
+    candidates = run.knobs.candidates
+    pairs = {
+        f"w{w}a{a}": run.knobs.uniform(w, a) for w, a in itertools.product(candidates, repeat=2)
+    }
+    within = {name: c for name, c in pairs.items() if budget.fits(c)}
+    if not within:
+        return []
+    values = model.divergences(list(within.values()))
+    # The name with the most bits, where several pairs are one configuration.
+    name = list(within)[int(np.argmin(values))]
+    return [(name, within[name])]
 
 
 def _confirmed_best(
-    run: Run,
-    confirmed: Confirmation,
-    budget: Budget,
-    finalists: dict[str, np.ndarray],
-    moves: list[Move],
+    run: Run, confirmed: Confirmation, budget: Budget, finalists: dict[str, Finalist]
 ) -> dict:
     """The winner among the finalists on the images to confirm on, as its file has it."""
-    accuracies = {name: confirmed(configuration) for name, configuration in finalists.items()}
-    winner = _winner(run, budget, finalists, accuracies)
-    configuration = finalists[winner]
-    result = {
-        "layers": run.blueprint.space.to_json(configuration),
-        **run.costs_of(configuration),
+    outcomes = {name: confirmed(f.configuration) for name, f in finalists.items()}
+    uniform = [name for name in finalists if name.startswith("uniform ")]
+    reference = uniform[0] if uniform else next(iter(finalists))
+    choice = select(list(finalists.values()), outcomes, reference)
+    winner = choice.winner
+    over_uniform = choice.gains[winner.name] if uniform else None
+    over_pair = _gain_over(uniform[-1], winner, outcomes) if uniform else None
+    run.log.info(f"search: {budget.text}: {_verdict(budget, winner, over_uniform)}")
+    return {
+        "layers": run.blueprint.space.to_json(winner.configuration),
+        **run.costs_of(winner.configuration),
         "budget": budget.text,
         **budget.as_dict(),
-        "source": winner,
+        "source": winner.name,
         "checkpoint": confirmed.origin,
-        "confirmed": {name: figures(accuracy) for name, accuracy in accuracies.items()},
-        "trace": [
-            move.as_dict() | {"layer": run.blueprint.space.names[move.layer]} for move in moves
-        ],
+        "confirmed": {name: figures(found.accuracy) for name, found in outcomes.items()},
+        "gain": _shown(over_uniform),
+        "gain_pair": _shown(over_pair),
+        "distinguishable": over_uniform is not None and over_uniform.distinguishable,
     }
-    run.log.info(
-        f"search: {budget.text}: {winner}, {budget.describe(configuration)}, "
-        f"confirmed top-1 {accuracies[winner].top1_percent:.2f} %"
-    )
-    return result
 
 
-def write_frontier(run: Run, confirmed: Confirmation, visits: list[Visit]) -> list[dict]:
-    """Confirms points over the range of BitOPs that the search visited, and how it saw them.
-
-    Writes `frontier.json`: costs, the error that the search saw, the confirmed accuracy; and the
-    rank correlations of the two, see `rank_correlations`. On one batch the error of a configuration
-    is a rough guess; the correlation tells how rough.
-
-    Returns:
-      the points, as the file has them.
-    """
-    points = frontier(visits, run.costs.bitops_g, run.config.search.frontier_points)
-    rows = []
-    for visit in points:
-        accuracy = confirmed(visit.configuration)
-        rows.append(
-            {
-                "layers": run.blueprint.space.to_json(visit.configuration),
-                **run.costs_of(visit.configuration),
-                "proxy": visit.error,
-                "confirmed": figures(accuracy),
-            }
-        )
-    guesses = [row["proxy"] for row in rows]
-    truths = [-row["confirmed"]["top1"] for row in rows]
-    over_all, given_cost = rank_correlations(guesses, truths, [row["bitops_g"] for row in rows])
-    content = {"checkpoint": confirmed.origin, "rank_correlation": over_all}
-    content |= {"rank_correlation_given_cost": given_cost, "points": rows}
-    write_json(run.workdir / FRONTIER_FILE, content)
-    if over_all is not None:
-        apart = "" if given_cost is None else f", {given_cost:.2f} apart from their costs"
-        run.log.info(
-            f"search: rank correlation of the errors it saw with confirmed ones: "
-            f"{over_all:.2f}{apart}, over {len(rows)} configurations"
-        )
-    return rows
+def _gain_over(name: str, winner: Finalist, outcomes: dict[str, Outcomes]) -> Gain:
+    return gain(name, outcomes[winner.name], outcomes[name], winner.unseen)
 
 
-def _winner(
-    run: Run,
-    budget: Budget,
-    finalists: dict[str, np.ndarray],
-    accuracies: dict[str, Accuracy],
-) -> str:
-    """The best finalist, unless the uniform one costs about as much and may well be as good.
-
-    The best of several looks better than it is, most of all on few images. Who asks for a level of
-    bits gets other than uniform ones only where they are better by more than chance would make
-    them: by `search.confirm_margin` standard errors of the difference.
-    """
-    metric = settings.search_metric(run.config)
-    best = min(accuracies, key=lambda name: _rank(accuracies[name], metric))
-    for name in accuracies:
-        if name.startswith("uniform ") and budget.load(finalists[name]) >= EQUAL_COST:
-            margin = run.config.search.confirm_margin
-            gain = accuracies[best].top1 - accuracies[name].top1
-            if gain < margin * _deviation(accuracies[best], accuracies[name]):
-                return name
-    return best
+def _shown(found: Gain | None) -> dict | None:
+    if found is None:
+        return None
+    return found.as_dict() | {"over": found.over.removeprefix("uniform ")}
 
 
-def _deviation(*accuracies: Accuracy) -> float:
-    """Standard deviation of the difference of two counts of images, taken as independent ones."""
-    shares = [(accuracy.top1 / accuracy.images, accuracy.images) for accuracy in accuracies]
-    return math.sqrt(sum(share * (1 - share) * images for share, images in shares))
-
-
-def _rank(accuracy: Accuracy, metric: str) -> tuple[float, float]:
-    """Sorts accuracies, the best first: by cross-entropy for that metric, else by the error."""
-    errors = float(accuracy.images - accuracy.top1)
-    loss = accuracy.loss if math.isfinite(accuracy.loss) else math.inf
-    return (loss, errors) if metric == "cross_entropy" else (errors, loss)
+def _verdict(budget: Budget, winner: Finalist, over_uniform: Gain | None) -> str:
+    """What the log says of a winner."""
+    text = f"{winner.name}, {budget.describe(winner.configuration)}"
+    if over_uniform is None or over_uniform.over == winner.name:
+        return text
+    loss, over = over_uniform.loss, over_uniform.over.removeprefix("uniform ")
+    half = (loss.high - loss.low) / 2
+    text += f", cross-entropy {loss.mean:+.4f} ± {half:.4f} against {over}"
+    return text if over_uniform.distinguishable else f"{text}: cannot be told apart from it"

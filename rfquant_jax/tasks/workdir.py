@@ -17,7 +17,9 @@ from rfquant_jax.errors import UserError, listed
 from rfquant_jax.runtime.files import parse_json, read_text, replacing
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
+COMMAND_FILE = "command.json"
 CONFIRMED_FILE, LOCK_FILE = "confirmed.jsonl", "lock"
+PROFILE_FILE, SNAPSHOT_FILE, SURROGATE_FILE = "profile.jsonl", "snapshot.json", "surrogate.json"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"

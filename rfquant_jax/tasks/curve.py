@@ -1,0 +1,104 @@
+"""What the task `search` says of a network as a whole: its curve, sensitivities, the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rfquant_jax.quant.space import COLUMN_NAMES
+from rfquant_jax.report import plots
+from rfquant_jax.search.budget import CostKind
+from rfquant_jax.search.frontier import curve, spread
+from rfquant_jax.search.profile_search import ProfileSearch
+from rfquant_jax.tasks.confirm import Confirmation, figures
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.workdir import (
+    FRONTIER_FILE,
+    SENSITIVITY_FILE,
+    SURROGATE_FILE,
+    write_json,
+)
+
+
+def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dict:
+    """Solves budgets over the whole range of costs, confirms some, writes `frontier.json`.
+
+    Returns:
+      what the file holds.
+    """
+    kind = _cost_kind(run)
+    points = curve(search.pooled, run.knobs, kind)
+    chosen = spread(len(points), run.config.search.frontier_points)
+    rows = []
+    for number, point in enumerate(points):
+        accuracy = confirmed(point.configuration).accuracy if number in chosen else None
+        measured = search.divergences([point.configuration])[0]
+        rows.append(
+            {
+                "budget": point.budget.text,
+                "layers": run.blueprint.space.to_json(point.configuration),
+                **run.costs_of(point.configuration),
+                "predicted_divergence": point.predicted,
+                "divergence": None if np.isnan(measured) else float(measured),
+                "confirmed": accuracy and figures(accuracy),
+            }
+        )
+    content = {"checkpoint": confirmed.origin, "cost": _cost_name(kind), "points": rows}
+    content["uniform"] = [
+        {"name": f"w{bits}a{bits}"}
+        | run.costs_of(configuration)
+        | {"confirmed": figures(confirmed(configuration).accuracy)}
+        for bits in run.knobs.candidates
+        for configuration in [run.knobs.uniform(bits, bits)]
+    ]
+    write_json(run.workdir / FRONTIER_FILE, content)
+    return content
+
+
+def _cost_kind(run: Run) -> CostKind:
+    """What the curve is drawn over: BitOPs, unless no budget limits them."""
+    kinds = [limit.kind for budget in run.budgets for limit in budget.limits]
+    return next((kind for kind in kinds if kind.unit == "G"), kinds[0])
+
+
+def _cost_name(kind: CostKind) -> str:
+    return {"G": "bitops_g", "MB": "size_mb", "ms": "latency_ms"}[kind.unit]
+
+
+def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
+    """Writes how well the surrogate predicts, and each layer's terms in it."""
+    found = search.pooled.quality
+    pairs = np.stack([found.measured, found.predicted], axis=1)
+    content = {
+        "checkpoint": checkpoint,
+        "r2": found.r2,
+        "rank_correlation": found.rank_correlation,
+        "strength": found.strength,
+        "configurations": len(pairs),
+        "held_out": pairs.round(4).tolist(),
+    }
+    write_json(run.workdir / SURROGATE_FILE, content)
+    run.log.info(
+        f"search: the surrogate explains {100 * found.r2:.0f} % of the variance of "
+        f"log(divergence) of configurations it has not seen, rank correlation "
+        f"{found.rank_correlation:.2f}"
+    )
+    _write_sensitivity(run, search, checkpoint)
+
+
+def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None:
+    """How much log(divergence) grows with each bit-width of each layer, by the surrogate."""
+    space, variables = run.blueprint.space, run.knobs
+    middle = variables.candidates[len(variables.candidates) // 2]
+    base = variables.uniform(middle, middle)
+    growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
+    terms = search.pooled.global_terms(base)
+    for variable, term in zip(variables.knobs, terms, strict=True):
+        smallest = term[variable.allowed[0]]
+        changes = {bits: value - smallest for bits, value in term.items()}
+        for layer in variable.layers:
+            growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
+    content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
+    path = run.workdir / SENSITIVITY_FILE
+    plots.sensitivity(path.with_suffix(".png"), growth, space.names)
+    # Last, because it says that both are there.
+    write_json(path, content | {"growth": growth})
