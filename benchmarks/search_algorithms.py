@@ -1,78 +1,80 @@
-"""Search algorithms compared on trained networks.
+"""Search algorithms compared on trained networks, at equal evaluations of the same images.
 
-    python -m benchmarks.search_algorithms --runs=runs/quickstart,runs/another
+    python -m benchmarks.search_algorithms --runs=runs/quickstart,runs/another --evaluations=150,500
 
 Every run is the workdir of a finished training; `--config=FILE` names their recipe, further flags
-`--config.<field>=VALUE` override it. For each rule: accuracy and cross-entropy, recalibrated, of
-the first configuration it gives for each budget, without the uniform one and the other finalists
-that the task `search` lets compete; evaluations spent; seconds. `--images` says what accuracies are
-measured on: the held-out images that no search proposes on, or the test part, which tells more
-where it is larger; no configuration is chosen by it. Means over budgets and runs come with the 95 %
-interval (Student's t over the runs) of the paired difference from the uniform configurations.
+`--config.<field>=VALUE` override it. All rules measure configurations on one fixed set of held-out
+images; an evaluation is one configuration on all of them. A rule that has used up its evaluations
+learns nothing more: every further configuration looks the same to it. For each rule, number of
+evaluations and budget: top-1 and cross-entropy, recalibrated, of the configuration it proposes
+first, on the test images, which select nothing; the best uniform configuration within the budget
+stands beside it. What the task `search` does afterwards (confirmation on other images) is left out.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
-from scipy import stats
 
-from rfquant_jax.config import settings
+from benchmarks.search_rules import RULES
 from rfquant_jax.evaluate.evaluator import Accuracy
 from rfquant_jax.report.tables import table
-from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.problem import Problem
+from rfquant_jax.search.evaluator import METRICS
+from rfquant_jax.search.image_sets import image_sets
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirm import search_parts
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.propose import candidate_evaluator
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
-_RULES = flags.DEFINE_list("rules", [], "numbers of the rules to compare, from 1; none: all")
-_IMAGES = flags.DEFINE_enum("images", "confirm", ["confirm", "test"], "to measure accuracies on")
+_EVALUATIONS = flags.DEFINE_list("evaluations", ["150", "500"], "for all budgets together")
+_IMAGES = flags.DEFINE_integer("images", 500, "held-out images to evaluate on, at most")
+_RULES = flags.DEFINE_list("rules", list(RULES), "to compare")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "their recipe")
 
-# name -> fields of config.search
-RULES: dict[str, dict] = {
-    "paper": {"algorithm": "paper"},
-    "error, min-max": {"metric": "error"},
-    "cross-entropy, max": {"metric": "cross_entropy", "normalize": "max"},
-    "cross-entropy, min-max": {"metric": "cross_entropy"},
-    "divergence, min-max": {"metric": "divergence"},
-    "divergence, min-max, 32 images": {"metric": "divergence", "batch_size": 32},
-    "divergence, min-max, joint moves": {"metric": "divergence", "joint": True},
-    "integer, cross-entropy": {"algorithm": "integer", "metric": "cross_entropy"},
-    "integer, divergence": {"algorithm": "integer", "metric": "divergence"},
-    "evolution, divergence": {
-        "algorithm": "evolution",
-        "metric": "divergence",
-        "population": 20,
-        "generations": 16,
-        "keep": 5,
-    },
-    "random, divergence": {"algorithm": "random", "metric": "divergence", "evaluations": 400},
-}
 
+@dataclass
+class Counted:
+    """Measures configurations by one metric until the evaluations are used up.
 
-def chosen() -> list[str]:
-    """Names of the rules to compare."""
-    for number in map(int, _RULES.value):
-        if not 0 < number <= len(RULES):
-            raise SystemExit(f"--rules={number}: there are {len(RULES)}")
-    numbers = map(int, _RULES.value or range(1, len(RULES) + 1))
-    return [list(RULES)[number - 1] for number in numbers]
+    A configuration that was measured before costs nothing.
+    """
+
+    measure: object  # (configurations, metric) -> float[N]
+    metric: str
+    left: int
+    spent: int = 0
+    known: dict[bytes, float] = field(default_factory=dict)
+
+    def __call__(self, configurations: np.ndarray, _: int = 0) -> np.ndarray:
+        unknown = {c.tobytes(): c for c in configurations if c.tobytes() not in self.known}
+        asked = list(unknown.items())[: self.left]
+        if asked:
+            values = self.measure(np.stack([c for _, c in asked]), self.metric)
+            self.known |= {k: float(v) for (k, _), v in zip(asked, values, strict=True)}
+            self.left -= len(asked)
+            self.spent += len(asked)
+        worst = max(self.known.values(), default=0.0)
+        return np.asarray([self.known.get(c.tobytes(), worst) for c in configurations])
+
+    def best(self, budget, space) -> np.ndarray | None:
+        """The best configuration within a budget that was measured."""
+        shape = (len(space), 2)
+        found = [(v, np.frombuffer(k, np.int32).reshape(shape)) for k, v in self.known.items()]
+        within = [(v, c) for v, c in found if budget.fits(c)]
+        return min(within, key=lambda pair: pair[0])[1] if within else None
 
 
 def compare(folder: str) -> list[dict]:
-    """One row for each rule and budget."""
+    """One row for each number of evaluations, rule and budget."""
     stored = ConfigDict(read_json(Path(folder) / CONFIG_FILE))
     config = _CONFIG.value.copy_and_resolve_references()
     config.update({"model": stored["model"], "seed": stored["seed"]})
@@ -83,85 +85,78 @@ def compare(folder: str) -> list[dict]:
 
 def _compare(run: Run, folder: str) -> list[dict]:
     trained = networks.coupled(run)
-    measure = Measure(run, trained.pure)
-    images = run.data.test if _IMAGES.value == "test" else search_parts(run)[1]
-    known: dict[bytes, Accuracy] = {}
-
-    def row(rule: str, number: int, configuration: np.ndarray, **figures) -> dict:
-        key = configuration.tobytes()
-        if key not in known:
-            known[key] = measure.quantized(images, trained.params, configuration)
-        accuracy = known[key]
-        found = {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
-        text = run.budgets[number].text
-        return {"run": folder, "rule": rule, "budget": text} | figures | found
-
-    rows, made = [], {}
+    measure = _measured_on(run, trained)
+    accuracies = _Accuracies(run, trained)
+    rows = []
     for number, budget in enumerate(run.budgets):
-        [(_, uniform)] = budget.uniform(run.knobs)
-        rows.append(row("uniform", number, uniform, evaluations=0, seconds=0.0))
-    for rule in chosen():
-        fields = RULES[rule]
-        found, figures = _search(run, trained, fields, made)
-        print(f"{folder}: {rule}: {figures['seconds']:.0f} s", flush=True)
-        rows += [row(rule, number, c, **figures) for number, c in enumerate(found)]
+        [(name, uniform)] = budget.uniform(run.knobs)
+        figures = {"rule": "uniform", "evaluations": 0, "spent": 0, "seconds": 0.0}
+        rows.append(figures | accuracies.row(folder, number, uniform) | {"name": name})
+    for evaluations in map(int, _EVALUATIONS.value):
+        for rule in _RULES.value:
+            metric = "error" if rule == "paper" else "divergence"
+            counted = Counted(measure, metric, evaluations)
+            start = time.monotonic()
+            found = RULES[rule](run, counted, evaluations)
+            seconds = time.monotonic() - start
+            figures = {"rule": rule, "evaluations": evaluations, "spent": counted.spent}
+            figures["seconds"] = seconds
+            print(f"{folder}: {rule}, {counted.spent} evaluations: {seconds:.0f} s", flush=True)
+            rows += [figures | accuracies.row(folder, n, c) for n, c in enumerate(found)]
     return rows
 
 
-def _evaluator(run: Run, trained: networks.Trained, made: dict[int, CandidateEvaluator]):
-    """The compiled evaluation with the batches that the run's config asks for."""
-    size = run.config.search.batch_size
-    if size not in made:
-        made[size] = candidate_evaluator(run, trained, "error")
-        made[size].by("divergence")(run.blueprint.space.uniform(4, 4)[None], 0)  # compiles
-    return made[size].by(settings.search_metric(run.config))
+def _measured_on(run: Run, trained: networks.Trained):
+    """Means of a metric over the same held-out images for every rule."""
+    count = min(_IMAGES.value, len(run.data.held_out))
+    batches = run.pipeline.training(run.data.held_out, count, seed=0, augment=False, whole=True)
+    sets = image_sets([batches[0]], run.config.search.batch_size)
+    evaluators = {m: candidate_evaluator(run, trained, sets, m) for m in METRICS[::2]}
+    for evaluator in evaluators.values():  # compiles
+        evaluator.mean(run.blueprint.space.uniform(4, 4)[None], sets.numbers(0))
+    return lambda configurations, metric: evaluators[metric].mean(configurations, sets.numbers(0))
 
 
-def _search(
-    run: Run, trained: networks.Trained, fields: dict, made: dict[int, CandidateEvaluator]
-) -> tuple[list[np.ndarray], dict]:
-    """The first configuration for each budget, and what finding all of them took."""
-    config = run.config.copy_and_resolve_references()
-    config.search.update(fields)
-    evaluate = _evaluator(Run(config, run.workdir), trained, made)
-    spent = 0
+class _Accuracies:
+    """Test accuracies of configurations, each measured once."""
 
-    def counted(configurations: np.ndarray, iteration: int) -> np.ndarray:
-        nonlocal spent
-        spent += len(configurations)
-        return evaluate(configurations, iteration)
+    def __init__(self, run: Run, trained: networks.Trained):
+        self._run, self._trained = run, trained
+        self._measure = Measure(run, trained.pure)
+        self._known: dict[bytes, Accuracy] = {}
 
-    algorithm = settings.search_algorithm(config, len(run.knobs.space), lambda move, after: None)
-    start = time.monotonic()
-    found = algorithm(Problem(run.knobs, tuple(run.budgets), counted, config.seed))
-    figures = {"evaluations": spent, "seconds": time.monotonic() - start}
-    return [configurations[0] for configurations in found], figures
+    def row(self, folder: str, number: int, configuration: np.ndarray) -> dict:
+        key = configuration.tobytes()
+        if key not in self._known:
+            self._known[key] = self._measure.quantized(
+                self._run.data.test, self._trained.params, configuration
+            )
+        accuracy, budget = self._known[key], self._run.budgets[number]
+        if not budget.fits(configuration):
+            raise SystemExit(f"{budget.text}: a proposal is not within the budget")
+        figures = {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
+        return {"run": folder, "budget": budget.text} | figures
 
 
 def summarize(rows: list[dict]) -> list[dict]:
-    """A row a rule: means over budgets and runs, by budget, and the difference from uniform."""
+    """A row for each rule and number of evaluations: means over the runs, by budget."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    runs = list(dict.fromkeys(row["run"] for row in rows))
-    top1 = {(r["rule"], r["run"], r["budget"]): r["top1"] for r in rows}
     shown = []
-    for rule in ("uniform", *chosen()):
-        own = [row for row in rows if row["rule"] == rule]
-        line = {"rule": rule} | {
-            budget: f"{np.mean([top1[rule, run, budget] for run in runs]):.2f}"
-            for budget in budgets
-        }
-        line["mean"] = f"{np.mean([row['top1'] for row in own]):.2f}"
-        differences = [
-            np.mean([top1[rule, run, b] - top1["uniform", run, b] for b in budgets]) for run in runs
-        ]
-        line["difference"] = f"{np.mean(differences):+.2f}"
-        if len(runs) > 1 and rule != "uniform":
-            error = np.std(differences, ddof=1) / np.sqrt(len(runs))
-            line["difference"] += f" ± {stats.t.ppf(0.975, len(runs) - 1) * error:.2f}"
-        for name in ("evaluations", "seconds"):
-            line[name] = f"{np.mean([row[name] for row in own]):.0f}"
+    for evaluations, rule in dict.fromkeys((row["evaluations"], row["rule"]) for row in rows):
+        own = [r for r in rows if (r["evaluations"], r["rule"]) == (evaluations, rule)]
+        line = {"evaluations": evaluations or None, "rule": rule}
+        for budget in budgets:
+            line[budget] = _pair([r for r in own if r["budget"] == budget])
+        line["mean"] = _pair(own)
+        line["seconds"] = f"{np.mean([r['seconds'] for r in own]):.0f}"
         shown.append(line)
     return shown
+
+
+def _pair(rows: list[dict]) -> str:
+    """Mean top-1 in percent and mean cross-entropy."""
+    means = [np.mean([row[name] for row in rows]) for name in ("top1", "cross_entropy")]
+    return f"{means[0]:.2f} / {means[1]:.4f}"
 
 
 def main(_: list[str]) -> None:
@@ -169,7 +164,6 @@ def main(_: list[str]) -> None:
     rows = []
     for folder in _RUNS.value:
         rows += compare(folder)
-        print(f"{folder} is done", flush=True)
         if _OUT.value:
             write_json(Path(_OUT.value), rows)
     shown = summarize(rows)

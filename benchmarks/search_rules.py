@@ -1,0 +1,83 @@
+"""Search rules as `benchmarks.search_algorithms` compares them: all within a number of evaluations.
+
+Each is a function of a run, of what measures configurations, and of the evaluations for all budgets
+together; it returns one configuration for each budget.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.config import settings
+from rfquant_jax.search.greedy import cheapest
+from rfquant_jax.search.problem import Problem
+from rfquant_jax.search.profile import Profile
+from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, measure_profile
+from rfquant_jax.search.trust_region import TrustRegionSettings
+from rfquant_jax.tasks.context import Run
+
+PROFILE_SHARE = 0.6  # of the evaluations, the rest is for the budgets
+POPULATION = 12  # of an evolution; its generations use up the evaluations
+
+
+def trust_region(run: Run, counted, evaluations: int) -> list[np.ndarray]:
+    """A profile, then trust regions."""
+    profiled = int(PROFILE_SHARE * evaluations)
+    each = (evaluations - profiled) // len(run.budgets)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "profile.jsonl"
+        profile = Profile(run.blueprint.space, path, {}, counted)
+        measure_profile(profile, run.knobs, 1, profiled, run.config.seed)
+        chosen = ProfileSettings(profiled, TrustRegionSettings(evaluations=each))
+        search = ProfileSearch(profile, len(profile), 1, run.knobs, chosen, run.config.seed)
+        return [search(budget, number)[0] for number, budget in enumerate(run.budgets)]
+
+
+def _by_config(**fields) -> Callable[[Run, object, int], list[np.ndarray]]:
+    """An algorithm of `config.search`; fields may be functions of evaluations for one budget."""
+
+    def rule(run: Run, counted, evaluations: int) -> list[np.ndarray]:
+        config, each = run.config.copy_and_resolve_references(), evaluations // len(run.budgets)
+        for name, value in fields.items():
+            config.search[name] = value(each) if callable(value) else value
+        algorithm = settings.search_algorithm(config, len(run.knobs.space), lambda *_: None)
+        found = algorithm(Problem(run.knobs, tuple(run.budgets), counted, config.seed))
+        best = [counted.best(budget, run.knobs.space) for budget in run.budgets]
+        # A walk that ran out of evaluations ends blindly: what it measured on its way counts, too.
+        return [_better(run, counted, *pair) for pair in zip(found, best, run.budgets, strict=True)]
+
+    return rule
+
+
+def _better(run: Run, counted, proposed, measured, budget) -> np.ndarray:
+    first = proposed[0]
+    if measured is None:
+        return first if budget.fits(first) else cheapest(run.knobs, budget)
+    return (
+        first
+        if counted.known.get(first.tobytes(), np.inf) <= _value(counted, measured)
+        else measured
+    )
+
+
+def _value(counted, configuration: np.ndarray) -> float:
+    return counted.known[configuration.tobytes()]
+
+
+RULES: dict[str, Callable[[Run, object, int], list[np.ndarray]]] = {
+    "trust_region": trust_region,
+    "greedy": _by_config(algorithm="greedy"),
+    "paper": _by_config(algorithm="paper"),
+    "evolution": _by_config(
+        algorithm="evolution",
+        population=POPULATION,
+        keep=4,
+        # Parents are known already: a generation measures its children alone.
+        generations=lambda each: max(1, 1 + (each - POPULATION) // (POPULATION - 4)),
+    ),
+    "random": _by_config(algorithm="random", evaluations=lambda each: each),
+}
