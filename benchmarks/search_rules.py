@@ -54,18 +54,12 @@ def _by_config(**fields) -> Callable[[Run, object, int], list[np.ndarray]]:
 
 
 def _better(run: Run, counted, proposed, measured, budget) -> np.ndarray:
+    """The first proposal, unless something better was measured within the budget."""
     first = proposed[0]
     if measured is None:
         return first if budget.fits(first) else cheapest(run.knobs, budget)
-    return (
-        first
-        if counted.known.get(first.tobytes(), np.inf) <= _value(counted, measured)
-        else measured
-    )
-
-
-def _value(counted, configuration: np.ndarray) -> float:
-    return counted.known[configuration.tobytes()]
+    values = [counted.known.get(c.tobytes(), np.inf) for c in (first, measured)]
+    return first if values[0] <= values[1] else measured
 
 
 RULES: dict[str, Callable[[Run, object, int], list[np.ndarray]]] = {
@@ -77,7 +71,7 @@ RULES: dict[str, Callable[[Run, object, int], list[np.ndarray]]] = {
         population=POPULATION,
         keep=4,
         # Parents are known already: a generation measures its children alone.
-        generations=lambda each: max(1, 1 + (each - POPULATION) // (POPULATION - 4)),
+        generations=lambda each: max(1, each // POPULATION),
     ),
     "random": _by_config(algorithm="random", evaluations=lambda each: each),
 }
