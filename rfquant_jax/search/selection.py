@@ -65,17 +65,30 @@ class Gain:
         }
 
 
-def gain(over: str, found: Outcomes, other: Outcomes, images: np.ndarray | None = None) -> Gain:
-    """The paired differences `found - other`.
+def gain(
+    over: str, pairs: Sequence[tuple[Outcomes, Outcomes]], images: Sequence[np.ndarray]
+) -> Gain:
+    """Paired differences `found - other`, pooled over several pairs of configurations.
 
     Args:
       over: name of the other one.
-      found, other: outcomes on the same images.
-      images: bool[N], those that count; None: all.
+      pairs: (found, other) outcomes on the same images.
+      images: of each pair bool[N], the images that count.
     """
-    kept = np.ones(len(found.labels), bool) if images is None else images
-    right = 100.0 * (found.top1.astype(float) - other.top1.astype(float))
-    return Gain(over, Difference.of(right[kept]), Difference.of(_losses(found, other)[kept]))
+    top1 = [100.0 * (f.top1.astype(float) - o.top1.astype(float)) for f, o in pairs]
+    losses = [_losses(found, other) for found, other in pairs]
+
+    def pooled(values: list[np.ndarray]) -> Difference:
+        return Difference.of(
+            np.concatenate([v[kept] for v, kept in zip(values, images, strict=True)])
+        )
+
+    return Gain(over, pooled(top1), pooled(losses))
+
+
+def on_all(over: str, found: Outcomes, other: Outcomes) -> Gain:
+    """The paired differences of two configurations on all images."""
+    return gain(over, [(found, other)], [np.ones(len(found.labels), bool)])
 
 
 def _losses(found: Outcomes, other: Outcomes) -> np.ndarray:
@@ -104,11 +117,12 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Choice:
-    """The finalist with the least mean cross-entropy against the reference.
+    """What was selected for a budget.
 
     Attributes:
       winner: the finalist.
-      gains: of each finalist by name, over the reference, on the images it has not seen.
+      gains: over each uniform finalist by name, on images that did not propose: of the proposals,
+        pooled over the halves of the images, or of a uniform winner.
     """
 
     winner: Finalist
@@ -116,16 +130,40 @@ class Choice:
 
 
 def select(
-    finalists: Sequence[Finalist], outcomes: Mapping[str, Outcomes], reference: str
+    proposals: Sequence[Finalist], uniform: Sequence[Finalist], outcomes: Mapping[str, Outcomes]
 ) -> Choice:
-    """Chooses a finalist by its paired mean cross-entropy on images that did not propose it.
+    """Takes the best proposal, unless a uniform configuration has the better mean.
+
+    Proposals of one half of the images are compared on the other half. What they gain over a
+    uniform configuration is pooled over the halves: that is what searching gains, on images that
+    the search did not see.
 
     Args:
-      finalists: at least one; of equal ones the first wins.
+      proposals: at least one; of equal ones the first wins.
+      uniform: configurations that no image proposed; may be none.
       outcomes: of each finalist by name, on all confirmation images.
-      reference: name of the finalist that all are compared with.
     """
-    base = outcomes[reference]
-    gains = {f.name: gain(reference, outcomes[f.name], base, f.unseen) for f in finalists}
-    winner = min(finalists, key=lambda finalist: gains[finalist.name].loss.mean)
-    return Choice(winner, gains)
+    base = outcomes[(uniform or proposals)[0].name]
+
+    def loss(finalist: Finalist, images: np.ndarray) -> float:
+        pairs = [(outcomes[finalist.name], base)]
+        return gain("", pairs, [images]).loss.mean
+
+    champions: dict[bytes, Finalist] = {}
+    for finalist in sorted(proposals, key=lambda finalist: loss(finalist, finalist.unseen)):
+        champions.setdefault(finalist.unseen.tobytes(), finalist)
+    leaders = list(champions.values())
+    gains = {
+        other.name: gain(
+            other.name,
+            [(outcomes[leader.name], outcomes[other.name]) for leader in leaders],
+            [leader.unseen for leader in leaders],
+        )
+        for other in uniform
+    }
+    if all(found.loss.mean < 0 for found in gains.values()):
+        return Choice(leaders[0], gains)
+    everything = np.ones(len(base.labels), bool)
+    best = min(uniform, key=lambda finalist: loss(finalist, everything))
+    over = {f.name: on_all(f.name, outcomes[best.name], outcomes[f.name]) for f in uniform}
+    return Choice(best, over)

@@ -13,7 +13,7 @@ from rfquant_jax.report.page import write_report
 from rfquant_jax.report.tables import COSTS, results_table, table
 from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
-from rfquant_jax.search.selection import gain
+from rfquant_jax.search.selection import on_all
 from rfquant_jax.tasks import networks, search
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
@@ -194,7 +194,7 @@ class _Test:
             return None
         weights, activations = re.fullmatch(r"w(\d+)a(\d+)", searched["over"]).groups()
         other = self._run.knobs.uniform(int(weights), int(activations))
-        found = gain(searched["over"], self.outcomes(configuration), self.outcomes(other))
+        found = on_all(searched["over"], self.outcomes(configuration), self.outcomes(other))
         return found.as_dict()
 
 

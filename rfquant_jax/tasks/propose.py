@@ -30,12 +30,12 @@ class Proposal:
     Attributes:
       name: where it comes from.
       configuration: int32[L, 2].
-      part: of the proposing images, see `confirm.SearchImages`; None: no image proposed it.
+      part: of the proposing images, see `confirm.SearchImages`.
     """
 
     name: str
     configuration: np.ndarray
-    part: int | None = None
+    part: int
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN
-from rfquant_jax.evaluate.evaluator import Outcomes
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import check_reachable, reachable
 from rfquant_jax.search.profile_search import ProfileSearch
-from rfquant_jax.search.selection import Finalist, Gain, gain, select
+from rfquant_jax.search.selection import Finalist, Gain, select
 from rfquant_jax.search.variables import without_frozen
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import Confirmation, SearchImages, figures, search_images
@@ -93,8 +92,9 @@ def _search(run: Run) -> None:
     confirmed = Confirmation(run, trained, images.confirming)
     found = []
     for index, budget in enumerate(run.budgets):
-        finalists = _finalists(run, budget, proposals.found[index], images, model)
-        result = _confirmed_best(run, confirmed, budget, finalists)
+        proposed = _proposed(proposals.found[index], images)
+        uniform = _uniform(run, budget, images, model)
+        result = _confirmed_best(run, confirmed, budget, proposed, uniform)
         moves = [move for move in proposals.moves if move.budget == index]
         trace = [m.as_dict() | {"layer": run.blueprint.space.names[m.layer]} for m in moves]
         found.append(result | proposals.details[index] | {"trace": trace})
@@ -108,27 +108,27 @@ def _search(run: Run) -> None:
         write_json(result_file(run, budget), result)
 
 
-def _finalists(
-    run: Run,
-    budget: Budget,
-    proposals: list[Proposal],
-    images: SearchImages,
-    model: ProfileSearch | None,
-) -> dict[str, Finalist]:
-    """What competes for a budget, by name: proposals, and uniform configurations within it.
-
-    The uniform one with the most bits and, where there is a profile, the best uniform pair wXaY.
-    """
-    everything = np.ones(len(images.confirming), bool)
-    found = {}
+def _proposed(proposals: list[Proposal], images: SearchImages) -> list[Finalist]:
+    """Proposals as finalists; what both halves propose was seen by neither in the other's place."""
+    found: dict[bytes, Finalist] = {}
     for proposal in proposals:
-        unseen = everything if proposal.part is None else images.unseen[proposal.part]
-        found[proposal.name] = Finalist(proposal.name, proposal.configuration, unseen)
-    uniform = budget.uniform(run.knobs)
+        key, unseen = proposal.configuration.tobytes(), images.unseen[proposal.part]
+        if key in found:
+            unseen = unseen | found[key].unseen
+        name = found[key].name if key in found else proposal.name
+        found[key] = Finalist(name, proposal.configuration, unseen)
+    return list(found.values())
+
+
+def _uniform(
+    run: Run, budget: Budget, images: SearchImages, model: ProfileSearch | None
+) -> list[Finalist]:
+    """The uniform configuration with the most bits within a budget, and the best pair wXaY."""
+    everything = np.ones(len(images.confirming), bool)
+    equal = budget.uniform(run.knobs)
     pair = [] if model is None else best_pair(run, budget, model)
-    for name, configuration in [*uniform, *pair]:
-        found[f"uniform {name}"] = Finalist(f"uniform {name}", configuration, everything)
-    return found
+    named = {f"uniform {name}": configuration for name, configuration in [*equal, *pair]}
+    return [Finalist(name, configuration, everything) for name, configuration in named.items()]
 
 
 def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str, np.ndarray]]:
@@ -147,17 +147,19 @@ def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str,
 
 
 def _confirmed_best(
-    run: Run, confirmed: Confirmation, budget: Budget, finalists: dict[str, Finalist]
+    run: Run,
+    confirmed: Confirmation,
+    budget: Budget,
+    proposed: list[Finalist],
+    uniform: list[Finalist],
 ) -> dict:
     """The winner among the finalists on the images to confirm on, as its file has it."""
-    outcomes = {name: confirmed(f.configuration) for name, f in finalists.items()}
-    uniform = [name for name in finalists if name.startswith("uniform ")]
-    reference = uniform[0] if uniform else next(iter(finalists))
-    choice = select(list(finalists.values()), outcomes, reference)
+    outcomes = {f.name: confirmed(f.configuration) for f in [*proposed, *uniform]}
+    choice = select(proposed, uniform, outcomes)
     winner = choice.winner
-    over_uniform = choice.gains[winner.name] if uniform else None
-    over_pair = _gain_over(uniform[-1], winner, outcomes) if uniform else None
-    run.log.info(f"search: {budget.text}: {_verdict(budget, winner, over_uniform)}")
+    # Without a pair of its own the uniform configuration is the best pair, too.
+    gains = [choice.gains[uniform[place].name] for place in (0, -1)] if uniform else [None, None]
+    run.log.info(f"search: {budget.text}: {_verdict(budget, winner, gains[0])}")
     return {
         "layers": run.blueprint.space.to_json(winner.configuration),
         **run.costs_of(winner.configuration),
@@ -166,14 +168,10 @@ def _confirmed_best(
         "source": winner.name,
         "checkpoint": confirmed.origin,
         "confirmed": {name: figures(found.accuracy) for name, found in outcomes.items()},
-        "gain": _shown(over_uniform),
-        "gain_pair": _shown(over_pair),
-        "distinguishable": over_uniform is not None and over_uniform.distinguishable,
+        "gain": _shown(gains[0]),
+        "gain_pair": _shown(gains[1]),
+        "distinguishable": gains[0] is not None and gains[0].distinguishable,
     }
-
-
-def _gain_over(name: str, winner: Finalist, outcomes: dict[str, Outcomes]) -> Gain:
-    return gain(name, outcomes[winner.name], outcomes[name], winner.unseen)
 
 
 def _shown(found: Gain | None) -> dict | None:
