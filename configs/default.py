@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
     #   paper is the published greedy search but for three things: it makes an up move from the
     #   smallest bit-width (the published program chooses it and stays where it is), it enters no
     #   state twice, and weights move until activations alone can reach the budget
-    config.search.profile = 300  # of trust_region: configurations measured once for all budgets
+    config.search.profile = 400  # of trust_region: configurations measured once for all budgets
     config.search.evaluations = 60  # for each budget, of trust_region and random
     config.search.images = 2000  # of trust_region: images of a profile, at most
     config.search.views = 5  # of trust_region: few images count augmented so many times, at most
