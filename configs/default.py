@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     config.quant.unsigned = ()  # layer patterns whose input is unsigned whatever calibration finds
     config.quant.split_candidates = False  # freezing weight bits leaves activation bits alone
     config.quant.scale_gradient = False  # LSQ's 1/sqrt(numel * Qp) on step-size gradients
-    config.quant.calibration_batches = 8  # training batches' images set activation step sizes
+    config.quant.calibration_batches = 8  # batches of training images for activation step sizes
 
     config.train = ConfigDict()  # coupled training
     config.train.epochs = 150  # passes over the training images; 0: post-training quantization

@@ -26,8 +26,15 @@ from rfquant_jax.quant.calibrate import (
 )
 from rfquant_jax.quant.layers import assign, quantized_layers
 from rfquant_jax.quant.space import ACTIVATIONS, Space
-from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, add_axis, fetch, replicate
-from rfquant_jax.runtime.devices import split as split_over
+from rfquant_jax.runtime.devices import (
+    REPLICATED,
+    SHARDED,
+    Compiled,
+    add_axis,
+    fetch,
+    replicate,
+    split,
+)
 
 SAMPLE = 2**17  # values of a layer's input to one batch that its step is searched on
 
@@ -72,11 +79,12 @@ def search_activation_steps(
     compare = Compiled(_compare(pure, preprocess), mesh, specs, SHARDED)
     stats = replicate(pure.stats, mesh)
 
-    def over_batches(function, *given) -> dict[str, np.ndarray]:
-        replicated, found = replicate(params, mesh), []
+    def over_batches(function: Compiled, params: Arrays, *given) -> dict[str, np.ndarray]:
+        """What the function finds in each batch, by layer: float32[batches, ...]."""
+        params, found = replicate(params, mesh), []
         for images, real in grouped(batches, mesh):
             check()
-            result = fetch(function(replicated, stats, split_over(images, mesh), *given))
+            result = fetch(function(params, stats, split(images, mesh), *given))
             found.append({name: values[real] for name, values in result.items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
@@ -84,11 +92,11 @@ def search_activation_steps(
         configuration = space.uniform(bits, bits)
         # As in `calibrate`: what stands in for a missing bit-width is measured, too.
         fresh = configuration[:, ACTIVATIONS] <= bits
-        found = over_batches(search, configuration, fresh)
+        found = over_batches(search, params, configuration, fresh)
         means = {name: _geometric_mean(steps) for name, steps in found.items()}
         params = params | with_steps(params, means, space, bits)
         grids = {name: step_search.fine_grid(steps) for name, steps in found.items()}
-        errors = over_batches(compare, configuration, grids)
+        errors = over_batches(compare, params, configuration, grids)
         best = {name: _least(errors[name], grid) for name, grid in grids.items()}
         params = params | with_steps(params, best, space, bits)
     return params

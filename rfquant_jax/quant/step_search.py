@@ -23,7 +23,7 @@ from rfquant_jax.quant import lsq
 
 PER_OCTAVE = 8  # steps of the first grid
 OCTAVES = 9  # from twice the step that clips nothing down to 1/256 of it
-FINE = 129  # steps of the second grid; at 8 bits E changes within about 0.2 % of a step
+FINE = 257  # steps of the second grid; at 8 bits E changes within about 0.2 % of a step
 POLISH = 4  # least squares solutions
 ROW = 1024  # values that are added up before their sum is added to others
 

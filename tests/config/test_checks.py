@@ -66,6 +66,14 @@ def test_the_default_recipe_has_the_published_constants():
     assert search_bits.start(config) == 5
 
 
+@pytest.mark.parametrize("section", ["train", "pretrain"])
+def test_nothing_warms_up_where_nothing_is_trained(section):
+    config = default.get_config()  # five epochs of warm-up in both trainings
+    config.pretrained = "weights.npz"
+    config[section].epochs = 0
+    rules.validate(config)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
