@@ -267,9 +267,8 @@ def test_free_fields_are_fields():
 
 
 def test_recipes_are_importable():
-    assert (
-        importlib.import_module("configs.quickstart").get_config().model.name == "mobilenetv2_tiny"
-    )
+    quick = importlib.import_module("configs.quickstart")
+    assert quick.get_config().model.name == "mobilenetv2_tiny"
 
 
 def test_missing_and_unknown_fields_are_named():

@@ -46,11 +46,12 @@ def best_of_all(weights, budget):
 
 def everything(knobs):
     """All configurations of a search, int32[N, L, 2]."""
-    found = []
-    for bits in itertools.product(*(knob.allowed for knob in knobs.knobs)):
-        taken = iter(bits)
-        found.append(knobs.set(lambda knob: next(taken)))
-    return np.stack(found)
+    choices = itertools.product(*(knob.allowed for knob in knobs.knobs))
+    bits = np.asarray(list(choices), np.int32)
+    found = np.zeros((len(bits), len(knobs.space), 2), np.int32)
+    for knob, taken in zip(knobs.knobs, bits.T, strict=True):
+        found[:, list(knob.layers), knob.column] = taken[:, None]
+    return found
 
 
 def additive_terms(seed, layers):

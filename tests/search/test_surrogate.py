@@ -25,10 +25,9 @@ UNEVEN = Space(("a", "b"), (8, 4, 2), np.asarray([[1, 1, 1], [1, 1, 0]], bool))
 
 
 def test_features_by_hand():
-    """Own columns: weights of a at 8 4 2, of b at 8 4, activations likewise; then 2 x 3 shared."""
-    found = Encoding(make_knobs(UNEVEN), reach=0.5)(
-        np.asarray([[[4, 2], [8, 4]], [[8, 8], [8, 8]]])
-    )
+    """Weights of a at 8 4 2, of b at 8 4, activations likewise; then two columns at 8 4 2."""
+    configurations = np.asarray([[[4, 2], [8, 4]], [[8, 8], [8, 8]]])
+    found = Encoding(make_knobs(UNEVEN), reach=0.5)(configurations)
     first = [0, 1, 0, 1, 0, 0, 0, 1, 0, 1] + [0.5, 0.5, 0, 0, 0.5, 0.5]
     second = [1, 0, 0, 1, 0, 1, 0, 0, 1, 0] + [1, 0, 0, 1, 0, 0]
     np.testing.assert_array_equal(found, [first, second])
@@ -53,10 +52,8 @@ def test_terms_by_hand():
 
 @given(seed=st.integers(0, 10**6))
 def test_terms_add_up_to_what_is_predicted(seed):
-    knobs, rng = (
-        make_knobs(space_of(3), groups=[("weights", "l0", "l2")]),
-        np.random.default_rng(seed),
-    )
+    knobs = make_knobs(space_of(3), groups=[("weights", "l0", "l2")])
+    rng = np.random.default_rng(seed)
     encoding = Encoding(knobs, reach=0.7)
     coefficients = rng.normal(size=encoding([knobs.lowest]).shape[1])
     configurations = np.stack([knobs.sample(rng) for _ in range(5)])
