@@ -24,11 +24,14 @@ FOLDS = 5
 
 
 def log_divergence(divergences: np.ndarray) -> np.ndarray:
-    """The quantity that the model predicts; what is not a number counts as the largest one."""
+    """The quantity that the model predicts; what is not a number counts as the largest one.
+
+    Rounding may leave a divergence a little below 0; it counts as 0.
+    """
     values = np.asarray(divergences, np.float64)
     finite = values[np.isfinite(values)]
     worst = finite.max() if len(finite) else 0.0
-    return np.log(np.where(np.isfinite(values), values, worst) + FLOOR)
+    return np.log(np.maximum(np.where(np.isfinite(values), values, worst), 0.0) + FLOOR)
 
 
 @dataclass(frozen=True)

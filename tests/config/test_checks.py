@@ -121,6 +121,11 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("search.max_bits", -1, "must not be negative"),
         ("search.min_bits", 7, "no bit-width from 7 to 6 is in quant.candidates (6, 5, 4, 3, 2)"),
         ("search.max_bits", 1, "no bit-width from 2 to 1 is in quant.candidates (6, 5, 4, 3, 2)"),
+        ("search.algorithm", "integer", "must be trust_region, greedy, paper, evolution or random"),
+        ("search.profile", 9, "must be at least 10"),
+        ("search.evaluations", 9, "must be at least 10"),
+        ("search.images", 0, "must be at least 1"),
+        ("search.views", 0, "must be at least 1"),
         ("search.pins", (("a", 4),), "(weight bits, activation bits) pair"),
         ("search.pins", (("a", (4, 4, 4)),), "(weight bits, activation bits) pair"),
         ("search.groups", (("weights",),), "must be one of weights, activations, both"),
@@ -270,7 +275,8 @@ def test_free_fields_are_fields():
 
 
 def test_recipes_are_importable():
-    assert importlib.import_module("configs.quickstart").get_config().model.name == "cifar_resnet8"
+    quick = importlib.import_module("configs.quickstart")
+    assert quick.get_config().model.name == "mobilenetv2_tiny"
 
 
 def test_missing_and_unknown_fields_are_named():

@@ -15,7 +15,6 @@ from rfquant_jax.tasks.context import Run
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
-    "--config.model.options.width=8",
     "--config.pretrain.epochs=2",
     "--config.train.epochs=4",
     "--config.train.eval_every=2",
@@ -24,8 +23,10 @@ SHRUNK = [
     "--config.losses.damping_start_epoch=1",
     "--config.quant.calibration_batches=2",
     "--config.search.budgets=1.05*w4a4,1.05*w2a2",
-    "--config.search.algorithm=greedy",
-    "--config.search.confirm_margin=0.0",
+    "--config.search.profile=30",
+    "--config.search.evaluations=12",
+    "--config.search.views=1",
+    "--config.search.frontier_points=3",
     "--config.search.max_iterations_per_layer=2",
     "--config.search.starts=3",  # each of them is a program to compile
 ]

@@ -42,3 +42,27 @@ def best_of_all(weights, budget):
     configurations = [np.asarray(c, np.int32).reshape(-1, 2) for c in everything]
     inside = np.stack([c for c in configurations if budget.fits(c)])
     return harm(weights, inside).min()
+
+
+def everything(knobs):
+    """All configurations of a search, int32[N, L, 2]."""
+    choices = itertools.product(*(knob.allowed for knob in knobs.knobs))
+    bits = np.asarray(list(choices), np.int32)
+    found = np.zeros((len(bits), len(knobs.space), 2), np.int32)
+    for knob, taken in zip(knobs.knobs, bits.T, strict=True):
+        found[:, list(knob.layers), knob.column] = taken[:, None]
+    return found
+
+
+def additive_terms(seed, layers):
+    """Logarithms of harms, float[L, 2, |B|]: fewer bits hurt more, by another measure each time."""
+    steps = np.random.default_rng(seed).gamma(0.7, 0.8, (layers, 2, len(B) - 1)) + 0.02
+    return np.concatenate([np.zeros((layers, 2, 1)), np.cumsum(steps, axis=2)], axis=2)
+
+
+def divergence(terms, configurations):
+    """exp(sum of the terms - 7); 0 for the largest configuration, as of a network."""
+    configurations = np.asarray(configurations)
+    places = B[0] - configurations
+    logs = np.take_along_axis(terms[None], places[..., None], axis=3).sum(axis=(1, 2, 3))
+    return np.where(np.all(places == 0, axis=(1, 2)), 0.0, np.exp(logs - 7))

@@ -1,4 +1,4 @@
-"""Every algorithm on landscapes whose best answer is known."""
+"""Every algorithm that draws fresh batches, on landscapes whose best answer is known."""
 
 import itertools
 from dataclasses import replace
@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
-from rfquant_jax.search import integer, sensitivity
 from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.greedy import GreedySettings, worst_for_nan
-from rfquant_jax.search.integer import IntegerSettings, integer_search
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from rfquant_jax.search.variables import make_knobs
-from tests.search.landscapes import B, best_of_all, bitops_budgets, harm, problem, space_of
+from tests.search.landscapes import B, bitops_budgets, harm, problem, space_of
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
 JOINT = replace(SCORING, joint=True)
@@ -27,7 +24,6 @@ ALGORITHMS = {
     "joint": lambda p: greedy_search(p, settings=JOINT, on_move=lambda move, after: None),
     "random": lambda p: random_search(p, evaluations=30, keep=3, least=0.9),
     "evolution": lambda p: evolution(p, settings=SMALL, scoring=SCORING),
-    "integer": lambda p: integer_search(p, settings=IntegerSettings(2, 3, 20)),
 }
 
 
@@ -109,55 +105,6 @@ def test_the_same_seed_asks_and_answers_the_same(name):
     assert asked[:half] == asked[half:]
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("limit", [20.0, 30.0, 41.0, 55.0])
-@pytest.mark.parametrize("weights", [(1, 1), (1, 8), (5, 2)])
-def test_where_harms_add_up_integer_programming_finds_the_best(limit, weights):
-    given_problem = problem(weights, limit)
-    knobs, (budget,) = given_problem.knobs, given_problem.budgets
-    measured = sensitivity.measure(given_problem.evaluate, knobs, knobs.uniform(4, 4), 2)
-    found = integer.solve(knobs, budget, measured)
-    assert harm(weights, found[None])[0] == pytest.approx(best_of_all(weights, budget))
-
-
-def test_tied_layers_are_solved_together():
-    """Layer 0 would like many bits, layer 1 does not care: together they take the same."""
-    given_problem = problem((9, 0), 32.0, groups=[("both", "l*")])
-    knobs, (budget,) = given_problem.knobs, given_problem.budgets
-    measured = sensitivity.measure(given_problem.evaluate, knobs, knobs.uniform(4, 4), 1)
-    assert integer.solve(knobs, budget, measured).tolist() == [[4, 4], [4, 4]]
-
-
-def test_sensitivities_are_differences_from_the_base():
-    given_problem = problem((1, 10), 100.0)
-    base = given_problem.knobs.uniform(4, 5)
-    offsets = iter([100.0, 200.0])  # what a batch makes hard for all
-
-    def evaluate(configurations, iteration):
-        return harm((1, 10), configurations) + next(offsets)
-
-    measured = sensitivity.measure(evaluate, given_problem.knobs, base, 2, first=7)
-    assert measured.error == pytest.approx(11 * 4 + 11 * 1 + 150)
-    growth = {
-        (knob.layers[0], knob.column): change
-        for knob, change in zip(given_problem.knobs.knobs, measured.growth, strict=True)
-    }
-    assert growth[0, WEIGHTS] == pytest.approx({6: -4, 5: -3, 4: 0, 3: 5, 2: 12})
-    assert growth[1, ACTIVATIONS] == pytest.approx({6: -10, 5: 0, 4: 30, 3: 80, 2: 150})
-
-
-def test_refinement_mends_what_sensitivities_cannot_see():
-    """Both layers at few bits are a disaster that one at a time does not show."""
-
-    def evaluate(configurations, iteration):
-        both = np.all(configurations[:, :, WEIGHTS] <= 3, axis=1)
-        return harm((1, 1), configurations) + 1000.0 * both
-
-    given_problem = problem((1, 1), 24.0, evaluate=evaluate)
-    ((refined, *_),) = integer_search(given_problem, settings=IntegerSettings(1, 20, 100))
-    assert given_problem.budgets[0].fits(refined)
-    assert refined[:, WEIGHTS].max() > 3
 
 
 def test_evolution_comes_closer_than_its_first_generation():

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from rfquant_jax.search.frontier import frontier, rank_correlations
-from rfquant_jax.search.record import Recorder, Visit
+from rfquant_jax.search.record import Recorder
 from tests.search.landscapes import harm, problem, space_of
 from tests.search.test_algorithms import ALGORITHMS
 
@@ -88,18 +87,6 @@ def test_failed_evaluations_are_remembered_as_such(tmp_path):
     assert np.isnan(answers[1][0])
 
 
-def test_the_frontier_takes_the_best_of_each_stretch_of_costs():
-    def visit(cost, error):
-        return Visit(np.asarray([[cost, 0]]), 0, error)
-
-    visits = [visit(1, 5), visit(1, 4), visit(9, 3), visit(12, 2), visit(100, 1), visit(90, np.nan)]
-    found = frontier(visits, lambda configuration: float(configuration[0, 0]), 2)
-    assert [(int(v.configuration[0, 0]), v.error) for v in found] == [(9, 3), (100, 1)]
-    assert frontier(visits, lambda c: 1.0, 3)[0].error == 1
-    assert frontier([], lambda c: 1.0, 3) == []
-    assert frontier(visits, lambda c: 1.0, 0) == []
-
-
 @pytest.mark.parametrize("damage", [b"[]\n", b"5\n", b"{}\n", b"\xff\xfe\n"])
 def test_a_damaged_line_ends_the_record(tmp_path, damage):
     path = tmp_path / "r.jsonl"
@@ -109,20 +96,3 @@ def test_a_damaged_line_ends_the_record(tmp_path, damage):
     found, again, _ = run("greedy", path)
     assert len(again) == len(calls) - 2
     np.testing.assert_array_equal(found, whole)
-
-
-def test_rank_correlations_are_told_apart_from_costs():
-    """By hand: ranks of guesses 1 2 4 3 5, of truths 2 1 3 5 4, of costs 1 2 3 4 5.
-
-    Spearman's is 1 - 6 sum(d^2) / (n (n^2 - 1)): guesses and truths 1 - 6 * 8 / 120 = 0.6, guesses
-    and costs 1 - 6 * 2 / 120 = 0.9, truths and costs 1 - 6 * 4 / 120 = 0.8; the partial one is
-    (0.6 - 0.9 * 0.8) / sqrt((1 - 0.81) * (1 - 0.64)) = -0.12 / sqrt(0.0684).
-    """
-    guesses, truths, costs = [0.1, 0.2, 0.7, 0.3, 0.9], [-6, -9, -5, -1, -2], [10, 20, 30, 41, 50]
-    over_all, given_cost = rank_correlations(guesses, truths, costs)
-    assert over_all == pytest.approx(0.6)
-    assert given_cost == pytest.approx(-0.12 / 0.0684**0.5)
-    assert rank_correlations([1, 1, 1], [1, 2, 3], [3, 4, 5]) == (None, None)
-    assert rank_correlations([1, 2], [1, 2], [4, 3]) == (None, None)
-    assert rank_correlations([1, 3, 2], [3, 1, 2], [1, 2, 3]) == (pytest.approx(-1), None)
-    assert rank_correlations([1, 2, 3, 4], [1, 3, 2, 4], [1, 2, 3, 4])[1] is None
