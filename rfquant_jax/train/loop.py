@@ -197,21 +197,29 @@ class Trainer:
         return state, position
 
     def _schedule(self, epoch: int, state: TrainState, position: Position) -> None:
-        timing = self._plan.scheduler
-        if timing is None or not timing.fires(epoch, self._plan.epochs):
+        timing, epochs, space = self._plan.scheduler, self._plan.epochs, self._space
+        if timing is None:
+            return
+        ratio, masks = 0.0, Masks(space.full_mask, space.full_mask)
+        frozen_now = any(
+            np.any(now != full) for now, full in zip(position.masks, masks, strict=True)
+        )
+        releases = timing.has_released(epoch, epochs) and frozen_now
+        if not releases and not timing.fires(epoch, epochs):
             return
         metric = self._meter(state.params, position.masks.weights)
-        ratio = timing.ratio(epoch, self._plan.epochs)
-        masks = Masks(
-            *freeze(metric, self._space, ratio, split_candidates=self._plan.split_candidates)
-        )
-        changed = changes(position.masks.weights, masks.weights, self._space, metric)
+        if not releases:
+            ratio = timing.ratio(epoch, epochs)
+            split = self._plan.split_candidates
+            masks = Masks(*freeze(metric, space, ratio, split_candidates=split))
+        changed = changes(position.masks.weights, masks.weights, space, metric)
         record = {"event": "scheduler", "epoch": epoch, "ratio": ratio, "changes": changed}
         position.masks = masks
         position.history.append(record)
         self._log.event(self._plan.task, position.step + 1, record)
-        frozen = int(np.sum(masks.weights != self._space.full_mask))
-        self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(self._space)} layers frozen")
+        frozen = int(np.sum(masks.weights != space.full_mask))
+        after = " for the rest of the training" if releases else ""
+        self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(space)} layers frozen{after}")
 
     def _on_devices(self, batch: Arrays) -> list[Arrays]:
         """A batch's micro-batches, on their way to the devices."""

@@ -31,6 +31,7 @@ class Timing:
       late_from: share of the epochs.
       ratio_min: share of the layers that are frozen at the end.
       ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
+      release_from: share of the epochs after which nothing is frozen; 1: never.
     """
 
     start_epoch: int
@@ -39,9 +40,17 @@ class Timing:
     late_from: float
     ratio_min: float
     ratio_amplitude: float
+    release_from: float = 1.0
+
+    def has_released(self, epoch: int, epochs: int) -> bool:
+        """Whether all bit-widths may be sampled in this epoch, whatever was frozen before."""
+        # The guard keeps a share such as 0.55 * 40 = 22.000...04 from losing an epoch to rounding.
+        return epoch >= self.release_from * epochs - 1e-9
 
     def fires(self, epoch: int, epochs: int) -> bool:
         """Whether it fires before the first step of this epoch."""
+        if self.has_released(epoch, epochs):
+            return False
         period = self.period if epoch < self.late_from * epochs else self.late_period
         return epoch > self.start_epoch and (epoch + 1) % period == 0
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
 from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.train.diagnose import Finding, diagnose
@@ -58,6 +59,7 @@ class StepSettings:
       random_passes: K.
       strategy: one of `STRATEGIES`.
       ema_decay: decay of the moving average of all parameters and statistics.
+      sampling: how the configurations of the random passes are drawn.
     """
 
     candidates: tuple[int, ...]
@@ -66,6 +68,7 @@ class StepSettings:
     ema_decay: float
     loss: LossWeights
     optimizer: OptimizerSettings
+    sampling: Sampling = PUBLISHED
 
 
 class CoupledStep:
@@ -241,8 +244,9 @@ class CoupledStep:
     # What follows runs per device.
 
     def _sample_configurations(self, key, weight_mask, activation_mask):
-        candidates, count = self.settings.candidates, self.settings.random_passes
-        return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
+        constants = self.settings
+        shared = constants.candidates, constants.random_passes, constants.sampling
+        return sample_step(key, weight_mask, activation_mask, *shared)
 
     def _stem_forward(self, params, stats, batch):
         """What the passes of a batch start from, the statistics it moves, and sums to add to."""

@@ -158,6 +158,47 @@ def test_masks_change_before_the_first_step_of_an_epoch(undisturbed):
     assert undisturbed[0][3][1].tolist() == [[True, True, True], [True, True, False]]
 
 
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A training that freezes in epoch 1 and 3 and releases before epoch 4, the fifth of six."""
+    folder, checkpoints = tmp_path_factory.mktemp("released"), MemoryCheckpoints()
+    plan = replace(PLAN, scheduler=replace(PLAN.scheduler, release_from=0.6))
+    return folder, plan, checkpoints, train(folder, checkpoints, plan=plan)
+
+
+def test_everything_frozen_is_released_before_the_first_step_of_an_epoch(released):
+    calls = released[3]
+    assert [not call[1].all() for call in calls] == [False] * 3 + [True] * 9 + [False] * 6
+    assert released[2].about(18)["masks"] == [[[1, 1, 1]] * 2] * 2
+
+
+def test_a_release_is_reported_once_with_the_layers_it_releases(released):
+    folder, _, checkpoints, _ = released
+    history = checkpoints.about(18)["history"]
+    assert [(record["epoch"], record["ratio"]) for record in history] == [
+        (1, 0.5),
+        (3, 0.5),
+        (4, 0.0),
+    ]
+    assert history[2]["changes"] == [{"layer": "b", "bits": 2, "change": "released", "metric": 1.0}]
+    assert (
+        "epoch 4: 0 of 2 layers frozen for the rest of the training"
+        in (folder / "log.txt").read_text()
+    )
+
+
+@pytest.mark.parametrize("stop_at", [12, 13])
+def test_a_training_stopped_at_its_release_goes_on_with_the_same_masks(released, tmp_path, stop_at):
+    _, plan, through, calls = released
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(Interrupted):
+        train(tmp_path, checkpoints, plan=plan, stop_at=stop_at)
+    resumed = train(tmp_path, checkpoints, plan=plan)
+    masks = [call[1].tolist() for call in resumed]
+    assert masks == [call[1].tolist() for call in calls[stop_at:]]
+    assert checkpoints.about(18)["history"] == through.about(18)["history"]
+
+
 def test_rates_are_those_of_the_epoch(undisturbed):
     learning = [float(call[2].learning) for call in undisturbed[0]]
     damping = [float(call[2].damping) for call in undisturbed[0]]

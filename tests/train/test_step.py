@@ -10,6 +10,7 @@ import pytest
 from rfquant_jax.nn.functional import PureNetwork, zeros_like
 from rfquant_jax.quant import convert
 from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
@@ -72,7 +73,7 @@ def after(on_all, pure, data, masks):
 def by_hand(pure, data, masks, space):
     """Gradients and statistics of each of the eight shards, every pass called alone."""
     sample_key, _ = jax.random.split(KEY)
-    configurations = bits.sample_step(sample_key, *masks, convert.CANDIDATES, 3)
+    configurations = sample_step(sample_key, *masks, convert.CANDIDATES, 3)
     inputs = StepInputs(
         configurations, bits.smallest(masks.weights, convert.CANDIDATES), RATES.damping, KEY
     )
