@@ -110,9 +110,7 @@ def get_config() -> ConfigDict:
     config.scheduler.period = 2  # epochs between firings
     config.scheduler.late_period = 15  # epochs between firings at the end
     config.scheduler.late_from = 0.72  # share of the epochs after which late_period applies
-    config.scheduler.release_from = (
-        1.0  # share of the epochs after which nothing is frozen; 1: none
-    )
+    config.scheduler.release_from = 1.0  # share of the epochs after which nothing is frozen
     config.scheduler.ratio_min = 0.2  # share of layers frozen at the end
     config.scheduler.ratio_amplitude = 0.15  # the share starts at ratio_min + 2 * this
     config.scheduler.boundary = 0.25  # p: width of the unstable zone, share of half a bin

@@ -73,7 +73,9 @@ def sample_step(
     configurations = bits[jnp.stack(columns, axis=-1)]
     if not count or not sampling.smallest_pass:
         return configurations
-    chosen = jax.random.bernoulli(jax.random.fold_in(key, _SMALLEST), sampling.smallest_pass)
+    # A recipe may say 1 for 1.0.
+    probability = float(sampling.smallest_pass)
+    chosen = jax.random.bernoulli(jax.random.fold_in(key, _SMALLEST), probability)
     smallest = bits[::-1][jnp.argmax(masks[..., ::-1], axis=-1).T]
     return configurations.at[1].set(jnp.where(chosen, smallest, configurations[1]))
 

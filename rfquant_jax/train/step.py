@@ -144,9 +144,11 @@ class CoupledStep:
         self._prepare(batches[0]["image"], inputs)
         references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
         if self.settings.strategy == "loop":
-            result = self._host_loop(state, batches, references, inputs, rates)
+            state, metrics, report = self._host_loop(state, batches, references, inputs, rates)
         else:
-            result = self._whole(state, tuple(batches), tuple(references), inputs, rates)
+            given = state, tuple(batches), tuple(references), inputs, rates
+            state, metrics, report = self._whole(*given)
+        result = state, metrics, report._replace(configurations=inputs.configurations)
         if self.mesh.size > 1 and jax.default_backend() == "cpu":
             # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
             jax.block_until_ready(result)
