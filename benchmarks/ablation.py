@@ -1,73 +1,127 @@
-"""The method's two ingredients, one at a time: the scheduler and information distortion mitigation.
+"""What each part of the training is worth: sampling, smallest pass, scheduler, release, IDM.
 
     python -m benchmarks.ablation --seeds=10
 
-Four variants of the quickstart (neither, scheduler, IDM, both) for each seed, all from the same
-full-precision network. Prints the mean top-1 and its 95 % interval (Student's t over the seeds) of
-the uniform and the searched configurations at the 3- and the 2-bit level, and the mean of the
-paired differences from "neither". Every run is one of `launch.py` in a process of its own; what was
-done before is not done again. Further arguments are handed on to every run, also `--config=FILE`:
-any recipe with budgets at these two levels can be compared.
+Every variant is trained for each seed, all variants of a seed from the same full-precision network.
+Prints the mean top-1 and cross-entropy on the test part, with 95 % intervals (Student's t over the
+seeds), of uniform and of mixed configurations; then the paired differences from the first variant,
+which trains as published. Every training is one of `launch.py` in a process of its own; what was
+done before is not done again. Further arguments are handed on to every run, also `--config=FILE`.
+
+A mixed configuration of mean m gives the weights and the activations of each layer the allowed
+bit-width nearest to a draw from Normal(m, 0.8). The same twelve serve all variants and seeds.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 from scipy import stats
 
+from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import read_json, write_json
 
-_SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds, from 0 on", lower_bound=2)
+_SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds", lower_bound=2)
+_FIRST = flags.DEFINE_integer("first_seed", 0, "the first of them", lower_bound=0)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder for all of it")
+_ONLY = flags.DEFINE_list("only", [], "names of variants, all by default")
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
-# name -> whether (the scheduler, information distortion mitigation) is on
-VARIANTS = {
-    "neither": (False, False),
-    "scheduler": (True, False),
-    "IDM": (False, True),
-    "both": (True, True),
+IDM, SCHEDULER = "losses.information_distortion_mitigation", "scheduler.enabled"
+PUBLISHED = {
+    "train.sampling": "independent",
+    "train.smallest_pass": 0.0,
+    SCHEDULER: True,
+    "scheduler.release_from": 1.0,
+    IDM: True,
 }
-LEVELS = (3, 2)  # bits
+LEVELS, SMALLEST = {"train.sampling": "levels"}, {"train.smallest_pass": 1.0}
+FREE, RELEASED = {SCHEDULER: False}, {"scheduler.release_from": 0.6}
+# name -> fields that differ from the published training
+VARIANTS = {
+    "published": {},
+    "published-released": RELEASED,
+    "neither": FREE | {IDM: False},
+    "scheduler": {IDM: False},
+    "idm": FREE,
+    "idm-smallest": FREE | SMALLEST,
+    "idm-levels": FREE | LEVELS,
+    "idm-levels-smallest": FREE | LEVELS | SMALLEST,
+    "both-levels-smallest": LEVELS | SMALLEST,
+    "both-levels-smallest-released": LEVELS | SMALLEST | RELEASED,
+    "levels-smallest": FREE | LEVELS | SMALLEST | {IDM: False},
+}
+UNIFORM, MIXED, DRAWS = (2, 3, 4, 6), (2.3, 2.7), 12
+
+Figures = dict[str, float]
 
 
-def run_seed(seed: int, workdir: Path, extra: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Top-1 on the test part, for every variant by level."""
-    start = workdir / "start"
-    budgets = ",".join(f"1.05*w{b}a{b}" for b in LEVELS)
-    arguments = [f"--config.seed={seed}", f"--config.search.budgets={budgets}", *extra]
-    _launch(start, "--config.tasks=pretrain", *arguments)
-    figures = {}
-    for variant, (scheduler, mitigation) in VARIANTS.items():
-        _launch(
-            workdir / variant,
-            "--config.tasks=train,search,evaluate",
-            f"--config.checkpoint={start}",
-            f"--config.scheduler.enabled={scheduler}",
-            f"--config.losses.information_distortion_mitigation={mitigation}",
-            *arguments,
+def mixed(space: Space, mean: float, count: int = DRAWS) -> list[np.ndarray]:
+    """Configurations around a mean bit-width, see above; the same at every call."""
+    rng = np.random.default_rng(round(100 * mean))
+    configurations = []
+    for _ in range(count):
+        draws = rng.normal(mean, 0.8, (len(space), 2))
+        allowed = [np.asarray(space.allowed(i)) for i in range(len(space))]
+        configurations.append(
+            np.asarray(
+                [
+                    [bits[np.argmin(np.abs(bits - draw))] for draw in row]
+                    for bits, row in zip(allowed, draws, strict=True)
+                ],
+                np.int32,
+            )
         )
-        rows = read_json(workdir / variant / "results.json")["rows"]
-        figures[variant] = {
-            f"{row['kind']} {b}": row["top1"] for row in rows for b in LEVELS if _at(row, b)
-        }
+    return configurations
+
+
+def figures_of(workdir: Path) -> Figures:
+    """Top-1 (%) and cross-entropy of a trained run on its test part, by configurations."""
+    run = Run(ConfigDict(read_json(workdir / "config.json")), workdir)
+    trained, space = networks.coupled(run), run.blueprint.space
+    measure = Measure(run, trained.pure)
+    asked = {f"{bits} bits": [space.uniform(bits, bits)] for bits in UNIFORM}
+    asked |= {f"mixed {mean}": mixed(space, mean) for mean in MIXED}
+    figures = {}
+    for name, configurations in asked.items():
+        found = [measure.quantized(run.data.test, trained.params, c) for c in configurations]
+        figures[name] = float(np.mean([accuracy.top1_percent for accuracy in found]))
+        figures[f"{name}, loss"] = float(np.mean([accuracy.mean_loss for accuracy in found]))
+    return figures
+
+
+def run_seed(
+    seed: int, workdir: Path, variants: Mapping[str, Mapping], extra: Sequence[str]
+) -> dict[str, Figures]:
+    """Figures of every variant, all from one full-precision network."""
+    start, arguments = workdir / "start", [f"--config.seed={seed}", *extra]
+    figures = {}
+    for name, changes in variants.items():
+        done = workdir / f"{name}.json"
+        if not done.exists():
+            _launch(start, "--config.tasks=pretrain", *arguments)
+            fields = [f"--config.{field}={value}" for field, value in (PUBLISHED | changes).items()]
+            given = "--config.tasks=train", f"--config.checkpoint={start}"
+            _launch(workdir / name, *given, *arguments, *fields)
+            write_json(done, figures_of(workdir / name))
+        figures[name] = read_json(done)
+        print(f"seed {seed}, {name}: {figures[name]}", flush=True)
     return figures
 
 
 def _launch(workdir: Path, *arguments: str) -> None:
     command = [sys.executable, str(LAUNCH), f"--workdir={workdir}", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def _at(row: dict, bits: int) -> bool:
-    return f"w{bits}a{bits}" in row["name"]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -77,7 +131,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
-def summarize(figures: dict[str, list[dict[str, float]]]) -> list[dict]:
+def summarize(figures: Mapping[str, Sequence[Figures]]) -> list[dict]:
     """A row a variant, and for each but the first a row of paired differences from the first."""
     first = next(iter(figures))
     rows = []
@@ -91,17 +145,26 @@ def summarize(figures: dict[str, list[dict[str, float]]]) -> list[dict]:
     return rows
 
 
+def _shown(row: Mapping) -> dict[str, str]:
+    """A row of the summary as text: top-1 and cross-entropy of a column in one cell."""
+    cells = {"variant": row["variant"]}
+    for name in [name for name in row if f"{name}, loss" in row]:
+        top1, loss = row[name], row[f"{name}, loss"]
+        cells[name] = f"{top1[0]:.2f} ± {top1[1]:.2f} / {loss[0]:.3f} ± {loss[1]:.3f}"
+    return cells
+
+
 def main(arguments: list[str]) -> None:
-    workdir, figures = Path(_WORKDIR.value), {variant: [] for variant in VARIANTS}
-    for seed in range(_SEEDS.value):
-        for variant, run in run_seed(seed, workdir / f"seed{seed}", arguments[1:]).items():
+    workdir = Path(_WORKDIR.value)
+    variants = {name: VARIANTS[name] for name in _ONLY.value or VARIANTS}
+    figures: dict[str, list[Figures]] = {name: [] for name in variants}
+    for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
+        for variant, run in run_seed(
+            seed, workdir / f"seed{seed}", variants, arguments[1:]
+        ).items():
             figures[variant].append(run)
-            print(f"seed {seed}, {variant}: {run}", flush=True)
     rows = summarize(figures)
-    shown = [
-        {k: v if k == "variant" else f"{v[0]:.2f} ± {v[1]:.2f}" for k, v in row.items()}
-        for row in rows
-    ]
+    shown = [_shown(row) for row in rows]
     print(table(shown, {name: name for name in shown[0]}))
     write_json(workdir / "summary.json", {"runs": figures, "rows": rows})
 

@@ -82,6 +82,9 @@ def get_config() -> ConfigDict:
     config.train.accumulate = 1  # micro-batches that an update's images are cut into
     config.train.steps_per_epoch = 0  # updates that count as an epoch; 0: one pass over the images
     config.train.random_passes = 3  # K: random configurations per step, beside the largest one
+    config.train.sampling = "independent"  # of random passes: or levels, one for all layers a pass
+    config.train.level_spread = 0.8  # of levels: standard deviation of the layers' bits around it
+    config.train.smallest_pass = 0.0  # probability that a step has a pass at the smallest bits
     config.train.strategy = "auto"  # how passes are strung together: loop, unroll, scan; auto
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
     config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
@@ -107,6 +110,7 @@ def get_config() -> ConfigDict:
     config.scheduler.period = 2  # epochs between firings
     config.scheduler.late_period = 15  # epochs between firings at the end
     config.scheduler.late_from = 0.72  # share of the epochs after which late_period applies
+    config.scheduler.release_from = 1.0  # share of the epochs after which nothing is frozen
     config.scheduler.ratio_min = 0.2  # share of layers frozen at the end
     config.scheduler.ratio_amplitude = 0.15  # the share starts at ratio_min + 2 * this
     config.scheduler.boundary = 0.25  # p: width of the unstable zone, share of half a bin

@@ -82,7 +82,13 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must lie between 0 and 2147483647": (lambda v: 0 <= v < 2**31, ("seed", "data.split_seed")),
     "must be positive": (
         lambda v: v > 0,
-        ("pretrain.lr", "optimizer.lr", "optimizer.clip", "optimizer.adam_epsilon"),
+        (
+            "pretrain.lr",
+            "train.level_spread",
+            "optimizer.lr",
+            "optimizer.clip",
+            "optimizer.adam_epsilon",
+        ),
     ),
     "must lie between 0 and 1, both excluded": (
         lambda v: 0 < v < 1,
@@ -105,7 +111,9 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: 0 <= v <= 1,
         (
             "data.max_bad_fraction",
+            "train.smallest_pass",
             "scheduler.late_from",
+            "scheduler.release_from",
             "scheduler.ratio_min",
             "losses.distillation",
             "search.min_load",
@@ -122,6 +130,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be auto, loop, unroll or scan": (
         lambda v: v in ("auto", "loop", "unroll", "scan"),
         ("train.strategy",),
+    ),
+    "must be independent or levels": (
+        lambda v: v in ("independent", "levels"),
+        ("train.sampling",),
     ),
     "must be resized_crop or pad": (lambda v: v in ("resized_crop", "pad"), ("data.augmentation",)),
     "must be bilinear or bicubic": (

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantSettings
+from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.search.greedy import GreedySettings, Move
 from rfquant_jax.search.problem import Algorithm, greedy_search
 from rfquant_jax.search.profile_search import ProfileSettings
@@ -119,6 +120,9 @@ def coupled_step(config: ConfigDict) -> StepSettings:
             adam_b2=optimizer.adam_b2,
             adam_epsilon=optimizer.adam_epsilon,
         ),
+        sampling=Sampling(
+            config.train.sampling, config.train.level_spread, config.train.smallest_pass
+        ),
     )
 
 
@@ -132,6 +136,7 @@ def coupled_plan(config: ConfigDict) -> Plan:
         late_from=scheduler.late_from,
         ratio_min=scheduler.ratio_min,
         ratio_amplitude=scheduler.ratio_amplitude,
+        release_from=scheduler.release_from,
     )
     return Plan(
         task="train",

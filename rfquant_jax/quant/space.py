@@ -1,4 +1,4 @@
-"""Configurations and candidate masks: naming, sampling, JSON in and out.
+"""Configurations and candidate masks: naming, JSON in and out.
 
 A configuration is int32[L, 2]: the weight and activation bit-width of each searched layer, in
 forward order. A candidate mask is bool[L, |B|]: which bit-widths may be sampled now.
@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rfquant_jax.errors import UserError, one_line
@@ -165,34 +163,3 @@ def largest(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
 def smallest(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
     """The smallest bit-width each row of a bool[L, |B|] mask allows, int32[L]."""
     return np.asarray(candidates, np.int32)[::-1][np.argmax(mask[:, ::-1], axis=1)]
-
-
-def sample(key: jax.Array, mask: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
-    """Draws for each layer one of its allowed bit-widths, all equally likely, int32[L].
-
-    Args:
-      mask: bool[L, |B|], traced; at least one bit-width is allowed in each row.
-    """
-    choice = jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf), axis=-1)
-    return jnp.asarray(candidates, jnp.int32)[choice]
-
-
-def sample_step(
-    key: jax.Array,
-    weight_mask: jax.Array,
-    activation_mask: jax.Array,
-    candidates: tuple[int, ...],
-    count: int,
-) -> jax.Array:
-    """The configurations of one training step, int32[1 + count, L, 2].
-
-    The first has every layer at its largest allowed bit-width (the max pass), the others are drawn
-    independently for each layer, weights and activations apart.
-    """
-    order = jnp.asarray(candidates, jnp.int32)
-    columns = []
-    for column, mask in enumerate((weight_mask, activation_mask)):
-        keys = jax.random.split(jax.random.fold_in(key, column), count)
-        drawn = [sample(k, mask, candidates) for k in keys]
-        columns.append(jnp.stack([order[jnp.argmax(mask, axis=-1)], *drawn]))
-    return jnp.stack(columns, axis=-1)

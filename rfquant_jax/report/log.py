@@ -49,6 +49,14 @@ class RunLog:
           OSError: they cannot be written.
         """
         self.event(task, step, values)
+        self.curves(task, step, values)
+
+    def curves(self, task: str, step: int, values: Mapping[str, float]) -> None:
+        """Numbers at a step of a task as TensorBoard scalars alone.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         if self._workdir is not None:
             if self._board is None:
                 self._board = _Board(self._workdir / "tensorboard")

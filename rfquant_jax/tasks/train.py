@@ -96,11 +96,10 @@ def train(run: Run) -> None:
 def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
     pure, params, signed = _coupled_start(run, batches, checkpoints, untrained=plan.epochs == 0)
     measure, space = Measure(run, pure), run.blueprint.space
-    levels = space.candidates[0], space.candidates[len(space.candidates) // 2], space.candidates[-1]
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
         scores = {}
-        for bits in levels:
+        for bits in space.candidates:
             configuration = space.uniform(bits, bits)
             accuracy = measure.quantized(run.data.held_out, params, configuration)
             scores[f"w{bits}a{bits}"] = accuracy.top1_percent

@@ -17,7 +17,8 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import Progress, RunLog
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.signals import StopSignal
-from rfquant_jax.train import schedules
+from rfquant_jax.train import interference, schedules
+from rfquant_jax.train.interference import BitCounts, pass_kinds, summarize
 from rfquant_jax.train.nonfinite_guard import Watch
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
 from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
@@ -140,6 +141,7 @@ class Trainer:
         self._score, self._meter, self._teacher = score, meter, teacher
         self._about = about or {}
         self._watch = Watch(plan.task, plan.max_bad_steps, space, log, step.diagnose, plan.remedy)
+        self._sampled = BitCounts(space)
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
         # The processes of a run stop, and save by the first one's clock, after the same step.
@@ -172,6 +174,7 @@ class Trainer:
                 position.step += 1
                 progress.advance()
                 self._watch.add(taken, state)
+                self._sampled.add(taken.report.configurations)
                 self._report(epoch, position, state, taken, progress)
                 # Before a stop is looked at: an epoch's end is saved with its score.
                 if within == self._per_epoch - 1:
@@ -197,21 +200,29 @@ class Trainer:
         return state, position
 
     def _schedule(self, epoch: int, state: TrainState, position: Position) -> None:
-        timing = self._plan.scheduler
-        if timing is None or not timing.fires(epoch, self._plan.epochs):
+        timing, epochs, space = self._plan.scheduler, self._plan.epochs, self._space
+        if timing is None:
+            return
+        ratio, masks = 0.0, Masks(space.full_mask, space.full_mask)
+        frozen_now = any(
+            np.any(now != full) for now, full in zip(position.masks, masks, strict=True)
+        )
+        releases = timing.has_released(epoch, epochs) and frozen_now
+        if not releases and not timing.fires(epoch, epochs):
             return
         metric = self._meter(state.params, position.masks.weights)
-        ratio = timing.ratio(epoch, self._plan.epochs)
-        masks = Masks(
-            *freeze(metric, self._space, ratio, split_candidates=self._plan.split_candidates)
-        )
-        changed = changes(position.masks.weights, masks.weights, self._space, metric)
+        if not releases:
+            ratio = timing.ratio(epoch, epochs)
+            split = self._plan.split_candidates
+            masks = Masks(*freeze(metric, space, ratio, split_candidates=split))
+        changed = changes(position.masks.weights, masks.weights, space, metric)
         record = {"event": "scheduler", "epoch": epoch, "ratio": ratio, "changes": changed}
         position.masks = masks
         position.history.append(record)
         self._log.event(self._plan.task, position.step + 1, record)
-        frozen = int(np.sum(masks.weights != self._space.full_mask))
-        self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(self._space)} layers frozen")
+        frozen = int(np.sum(masks.weights != space.full_mask))
+        after = " for the rest of the training" if releases else ""
+        self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(space)} layers frozen{after}")
 
     def _on_devices(self, batch: Arrays) -> list[Arrays]:
         """A batch's micro-batches, on their way to the devices."""
@@ -235,7 +246,10 @@ class Trainer:
         last = position.step == self.total_steps
         if position.step % self._plan.log_every and not last:
             return
-        values = summarize(taken.metrics, self._step.settings.random_passes)
+        configurations = np.asarray(taken.report.configurations)
+        kinds = pass_kinds(configurations, taken.masks, self._space.candidates)
+        values = summarize(taken.metrics, kinds)
+        self._sampled.drain()
         self._watch.drain(state)  # the metrics have been waited for: this costs nothing
         values |= self._watch.counts()
         values |= {f"rate/{k}": float(v) for k, v in taken.rates._asdict().items()}
@@ -257,7 +271,21 @@ class Trainer:
         self._log.metrics(self._plan.task, position.step, values | {"held_out/mean": mean})
         shown = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
         self._log.info(f"{self._plan.task}: {when}: held-out top-1 of the EMA: {shown}")
+        self._report_interference(state, position)
         self._save(state, position, score=mean)
+
+    def _report_interference(self, state: TrainState, position: Position) -> None:
+        if self._meter is None or not position.step:
+            return
+        shares, counts = (
+            self._meter.shares(state.params, position.masks.weights),
+            self._sampled.take(),
+        )
+        record = interference.record(self._space, position.masks, counts, shares)
+        self._log.event(self._plan.task, position.step, record)
+        curves = interference.scalars(record)
+        frozen = np.sum(position.masks.weights != self._space.full_mask)
+        self._log.curves(self._plan.task, position.step, curves | {"frozen_layers": int(frozen)})
 
     def _save(self, state: TrainState, position: Position, score: float | None) -> None:
         self._watch.drain(state)
@@ -266,6 +294,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "masks": [mask.astype(int).tolist() for mask in position.masks],
             "watch": self._watch.state(),
+            "sampled": self._sampled.state(),
             "history": list(position.history),  # written in the background while training goes on
         }
         self._checkpoints.save(
@@ -295,6 +324,7 @@ class Trainer:
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
         self._watch.restore(about["watch"])
+        self._sampled.restore(about["sampled"])
         return state, Position(step, masks, about["history"])
 
 
@@ -305,26 +335,6 @@ def split_batch(batch: Arrays, parts: int) -> list[Arrays]:
         {name: values[i * size : (i + 1) * size] for name, values in batch.items()}
         for i in range(parts)
     ]
-
-
-def summarize(metrics: list[Arrays], random_passes: int) -> dict[str, float]:
-    """Means over devices and micro-batches: the max pass's, and those of the random passes.
-
-    Args:
-      metrics: of each pass of a step, {name: float32[devices]}.
-
-    Returns:
-      "<name>" for the max pass and "random/<name>" for the mean of the random ones.
-    """
-    metrics = devices.fetch(metrics)
-    every = 1 + random_passes
-    groups = {"": metrics[::every], "random/": [m for i, m in enumerate(metrics) if i % every]}
-    return {
-        prefix + name: float(np.mean([m[name] for m in group]))
-        for prefix, group in groups.items()
-        if group
-        for name in group[0]
-    }
 
 
 def _kept(state: TrainState) -> dict:

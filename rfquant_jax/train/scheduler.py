@@ -31,6 +31,7 @@ class Timing:
       late_from: share of the epochs.
       ratio_min: share of the layers that are frozen at the end.
       ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
+      release_from: share of the epochs after which nothing is frozen; 1: never.
     """
 
     start_epoch: int
@@ -39,9 +40,17 @@ class Timing:
     late_from: float
     ratio_min: float
     ratio_amplitude: float
+    release_from: float = 1.0
+
+    def has_released(self, epoch: int, epochs: int) -> bool:
+        """Whether all bit-widths may be sampled in this epoch, whatever was frozen before."""
+        # The guard keeps a share such as 0.55 * 40 = 22.000...04 from losing an epoch to rounding.
+        return epoch >= self.release_from * epochs - 1e-9
 
     def fires(self, epoch: int, epochs: int) -> bool:
         """Whether it fires before the first step of this epoch."""
+        if self.has_released(epoch, epochs):
+            return False
         period = self.period if epoch < self.late_from * epochs else self.late_period
         return epoch > self.start_epoch and (epoch + 1) % period == 0
 
@@ -64,24 +73,39 @@ def unstable_share(
     return jnp.where(bits < lsq.FULL_PRECISION, share, 0.0)
 
 
-def instability(network: nnx.Module, weight_mask: jax.Array, boundary: float) -> jax.Array:
-    """M_l of every searched layer, float32[L]: the mean of share / bits over its allowed bits.
+def boundary_shares(network: nnx.Module, boundary: float) -> jax.Array:
+    """`unstable_share` of every searched layer at every candidate bit-width, float32[L, |B|].
 
     Args:
       network: a coupled network.
-      weight_mask: bool[L, |B|], traced.
       boundary: p, the width of the unstable zone as a share of half a bin.
     """
-    metrics = []
-    for layer in searched_layers(network):
-        quantizer = layer.weight_quantizer
-        terms = [
-            unstable_share(layer.kernel[...], quantizer.step[...][i], bits, boundary) / bits
-            for i, bits in enumerate(quantizer.candidates)
+    return jnp.stack(
+        [
+            jnp.stack(
+                [
+                    unstable_share(
+                        layer.kernel[...], layer.weight_quantizer.step[...][i], bits, boundary
+                    )
+                    for i, bits in enumerate(layer.weight_quantizer.candidates)
+                ]
+            )
+            for layer in searched_layers(network)
         ]
-        allowed = weight_mask[layer.index]
-        metrics.append(jnp.sum(jnp.where(allowed, jnp.stack(terms), 0.0)) / jnp.sum(allowed))
-    return jnp.stack(metrics)
+    )
+
+
+def instability(
+    shares: jax.Array, weight_mask: jax.Array, candidates: tuple[int, ...]
+) -> jax.Array:
+    """M_l of every searched layer, float32[L]: the mean of share / bits over its allowed bits.
+
+    Args:
+      shares: float32[L, |B|], from `boundary_shares`.
+      weight_mask: bool[L, |B|], traced.
+    """
+    terms = shares / jnp.asarray(candidates, shares.dtype)
+    return jnp.sum(jnp.where(weight_mask, terms, 0.0), axis=1) / jnp.sum(weight_mask, axis=1)
 
 
 def freeze(
@@ -134,13 +158,24 @@ class InstabilityMeter:
     def __init__(self, pure: PureNetwork, boundary: float):
         self.traces = 0
 
-        def measure(params: Arrays, stats: Arrays, mask: jax.Array) -> jax.Array:
+        def measure(params: Arrays, stats: Arrays, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
             self.traces += 1
-            return instability(pure.merge(params, stats), mask, boundary)
+            network = pure.merge(params, stats)
+            shares = boundary_shares(network, boundary)
+            candidates = searched_layers(network)[0].weight_quantizer.candidates
+            return instability(shares, mask, candidates), shares
 
         self._measure = jax.jit(measure)
         self._stats = pure.stats
 
     def __call__(self, params: Arrays, weight_mask: np.ndarray) -> np.ndarray:
         """M_l, float32[L]."""
-        return np.asarray(self._measure(params, self._stats, weight_mask))
+        return np.asarray(self._measure(params, self._stats, weight_mask)[0])
+
+    def shares(self, params: Arrays, weight_mask: np.ndarray) -> np.ndarray:
+        """Shares of the weights near a boundary at each bit-width, float32[L, |B|].
+
+        Args:
+          weight_mask: any; it is here so that one program serves both.
+        """
+        return np.asarray(self._measure(params, self._stats, weight_mask)[1])

@@ -107,10 +107,12 @@ class StepReport(NamedTuple):
         update was left out: nothing of the state has changed.
       floored: int32[], elements of step sizes that the update would have taken below
         `lsq.MIN_STEP`, to zero or beyond it, and that were kept there.
+      configurations: int32[1 + K, L, 2], what the passes ran, the max pass's first.
     """
 
     failed: jax.Array | np.ndarray
     floored: jax.Array | np.ndarray
+    configurations: jax.Array | np.ndarray | None = None
 
 
 class Masks(NamedTuple):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
 from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.train.diagnose import Finding, diagnose
@@ -58,6 +59,7 @@ class StepSettings:
       random_passes: K.
       strategy: one of `STRATEGIES`.
       ema_decay: decay of the moving average of all parameters and statistics.
+      sampling: how the configurations of the random passes are drawn.
     """
 
     candidates: tuple[int, ...]
@@ -66,6 +68,7 @@ class StepSettings:
     ema_decay: float
     loss: LossWeights
     optimizer: OptimizerSettings
+    sampling: Sampling = PUBLISHED
 
 
 class CoupledStep:
@@ -141,9 +144,11 @@ class CoupledStep:
         self._prepare(batches[0]["image"], inputs)
         references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
         if self.settings.strategy == "loop":
-            result = self._host_loop(state, batches, references, inputs, rates)
+            state, metrics, report = self._host_loop(state, batches, references, inputs, rates)
         else:
-            result = self._whole(state, tuple(batches), tuple(references), inputs, rates)
+            given = state, tuple(batches), tuple(references), inputs, rates
+            state, metrics, report = self._whole(*given)
+        result = state, metrics, report._replace(configurations=inputs.configurations)
         if self.mesh.size > 1 and jax.default_backend() == "cpu":
             # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
             jax.block_until_ready(result)
@@ -241,8 +246,9 @@ class CoupledStep:
     # What follows runs per device.
 
     def _sample_configurations(self, key, weight_mask, activation_mask):
-        candidates, count = self.settings.candidates, self.settings.random_passes
-        return bits.sample_step(key, weight_mask, activation_mask, candidates, count)
+        constants = self.settings
+        shared = constants.candidates, constants.random_passes, constants.sampling
+        return sample_step(key, weight_mask, activation_mask, *shared)
 
     def _stem_forward(self, params, stats, batch):
         """What the passes of a batch start from, the statistics it moves, and sums to add to."""

@@ -46,6 +46,8 @@ def test_the_default_recipe_has_the_published_constants():
         "train.batch_size": 512,  # 128 on each of 4 devices
         "train.random_passes": 3,
         "train.ema_decay": 0.9997,
+        "train.sampling": "independent",
+        "train.smallest_pass": 0.0,
         "optimizer.lr": 0.04,
         "optimizer.min_lr": 1e-5,
         "optimizer.warmup_epochs": 5,
@@ -58,6 +60,7 @@ def test_the_default_recipe_has_the_published_constants():
         "losses.wd_region": 0.0,
         "scheduler.late_from": 0.72,
         "scheduler.boundary": 0.25,
+        "scheduler.release_from": 1.0,
         "search.alpha": 1.5,
         "quant.candidates": (6, 5, 4, 3, 2),
     }
@@ -102,6 +105,11 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
         ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
+        ("train.sampling", "even", "must be independent or levels"),
+        ("train.level_spread", 0.0, "must be positive"),
+        ("train.smallest_pass", 1.5, "must lie between 0 and 1"),
+        ("train.smallest_pass", -0.5, "must lie between 0 and 1"),
+        ("scheduler.release_from", 2.0, "must lie between 0 and 1"),
         ("search.metric", "top5", "must be error, cross_entropy or divergence"),
         ("search.normalize", "mean", "must be max or minmax"),
         ("search.budgets", "", "must not be empty"),

@@ -4,6 +4,7 @@ import pytest
 
 from configs import default
 from rfquant_jax.config import settings
+from rfquant_jax.quant.sampling import Sampling
 
 
 def test_region_decay_is_the_difference_of_the_two_decays():
@@ -18,6 +19,15 @@ def test_without_information_distortion_mitigation_its_features_are_not_kept():
     assert settings.coupled_step(config).loss.idm == 0.01
     config.losses.information_distortion_mitigation = False
     assert settings.coupled_step(config).loss.idm == 0
+
+
+def test_the_sampling_of_a_run_reaches_its_steps_and_its_scheduler():
+    config = default.get_config()
+    assert settings.coupled_step(config).sampling == Sampling()
+    config.train.sampling, config.train.level_spread = "levels", 0.5
+    config.train.smallest_pass, config.scheduler.release_from = 0.25, 0.6
+    assert settings.coupled_step(config).sampling == Sampling("levels", 0.5, 0.25)
+    assert settings.coupled_plan(config).scheduler.release_from == 0.6
 
 
 def test_seeds_differ_by_purpose_and_by_run():

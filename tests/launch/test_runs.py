@@ -50,11 +50,17 @@ def test_metrics_tell_of_training_scheduler_and_search(finished):
     assert fired[0]["changes"][0]["change"] == "frozen"
     assert fired[0]["changes"][0]["bits"] == 2
     scored = [r for r in records if "held_out/mean" in r and r["task"] == "train"]
-    three = [f"held_out/w{b}a{b}" for b in (6, 4, 2)]
+    levels = [f"held_out/w{b}a{b}" for b in (6, 5, 4, 3, 2)]
     for record in scored:
-        assert record["held_out/mean"] == pytest.approx(np.mean([record[name] for name in three]))
+        assert record["held_out/mean"] == pytest.approx(np.mean([record[name] for name in levels]))
     losses = [r["loss"] for r in records if r["task"] == "train" and "loss" in r]
     assert len(losses) == 12  # 60 steps, a line every 5
+    told = [r for r in records if r.get("event") == "interference"]
+    assert [r["step"] for r in told] == [r["step"] for r in scored]
+    for record in told:
+        assert record["passes"] == 90  # 30 steps of 3 random passes between evaluations
+        for row in record["weights"] + record["activations"]:
+            assert sum(row) == 90
 
 
 def test_the_checkpoint_keeps_masks_and_their_history(finished):

@@ -2,11 +2,8 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.quant import space as bits
@@ -80,35 +77,3 @@ def test_a_file_that_is_not_json_is_refused(pair, tmp_path):
     file.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         pair.parse(str(file))
-
-
-masks = st.lists(
-    st.lists(st.booleans(), min_size=5, max_size=5).filter(any), min_size=1, max_size=6
-)
-
-
-@given(mask=masks, seed=st.integers(0, 2**31))
-def test_samples_are_always_allowed(mask, seed):
-    mask = np.asarray(mask)
-    drawn = np.asarray(bits.sample_step(jax.random.key(seed), mask, mask[::-1], B, 3))
-    assert drawn.shape == (4, len(mask), 2)
-    for configuration in drawn:
-        for row, (w, a) in enumerate(configuration):
-            assert mask[row, B.index(w)]
-            assert mask[::-1][row, B.index(a)]
-    np.testing.assert_array_equal(drawn[0, :, 0], bits.largest(mask, B))
-    np.testing.assert_array_equal(drawn[0, :, 1], bits.largest(mask[::-1], B))
-
-
-def test_samples_are_uniform_and_independent():
-    mask = np.asarray([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1]], bool)
-    drawn = np.asarray(bits.sample_step(jax.random.key(0), mask, mask, B, 3000))[1:]
-    for row, expected in ((0, 600), (1, 1000)):
-        for column in (0, 1):
-            counts = np.bincount(drawn[:, row, column], minlength=7)
-            allowed = [b for b, has in zip(B, mask[row], strict=True) if has]
-            # five standard deviations of a binomial count
-            assert np.all(np.abs(counts[allowed] - expected) < 5 * np.sqrt(expected))
-    # Weights and activations, and neighbouring layers, are drawn apart.
-    for x, y in ((drawn[:, 0, 0], drawn[:, 0, 1]), (drawn[:, 0, 0], drawn[:, 1, 0])):
-        assert abs(np.corrcoef(x, y)[0, 1]) < 0.1

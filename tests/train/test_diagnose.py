@@ -7,7 +7,7 @@ import pytest
 
 from rfquant_jax.nn.functional import PureNetwork
 from rfquant_jax.quant import convert
-from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.diagnose import IMAGES, diagnose
 from rfquant_jax.train.passes import CoupledPass, LossWeights
@@ -27,7 +27,7 @@ def found(pure, space, changes, losses, *, parts=None, teachers=None):
     sample_key, dropout = jax.random.split(KEY)
     drawn = np.zeros((1, 0, 2), np.int32)
     if space:
-        drawn = bits.sample_step(sample_key, *masks, space.candidates, PASSES - 1)
+        drawn = sample_step(sample_key, *masks, space.candidates, PASSES - 1)
     inputs = StepInputs(drawn, np.full(len(drawn[0]), 2, np.int32), RATES.damping, dropout)
     step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(random_passes=0))
     state = step.init(pure.params | changes)
@@ -72,7 +72,7 @@ def test_a_coupled_network_under_the_configuration_of_the_pass(pure, space):
 
 @pytest.mark.parametrize(("operand", "column"), [("weight", 0), ("input", 1)])
 def test_a_step_size_counts_only_where_it_is_in_use(pure, space, operand, column):
-    drawn = bits.sample_step(
+    drawn = sample_step(
         jax.random.split(KEY)[0], space.full_mask, space.full_mask, space.candidates, 1
     )
     layer = space.names.index("depthwise")

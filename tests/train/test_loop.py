@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.train import loop
 from rfquant_jax.train.diagnose import Finding
-from rfquant_jax.train.loop import Plan, SaveClock, Trainer, split_batch, summarize
+from rfquant_jax.train.loop import Plan, SaveClock, Trainer, split_batch
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.state import StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
@@ -48,7 +49,7 @@ class WritingStep:
     """
 
     def __init__(self, bad=(), floored=0):
-        self.mesh, self.settings = mesh_of(1), SimpleNamespace(random_passes=1)
+        self.mesh = mesh_of(1)
         self.calls, self.diagnosed = [], []
         self._bad, self._floored = bad, floored
 
@@ -62,7 +63,9 @@ class WritingStep:
         self.calls.append((labels, weights, rates, key, len(parts), teachers))
         bad = len(self.calls) in self._bad
         metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([np.nan if bad else 3.0])}]
-        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored))
+        # Two layers: the max pass, then 2 and 3 bits for weights, 4 and 2 for activations.
+        ran = np.asarray([[[4, 4], [4, 4]], [[2, 4], [3, 2]]], np.int32)
+        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored), ran)
         if bad:
             return state, metrics, report
         params = {"count": state.params["count"] + 1}
@@ -97,6 +100,16 @@ class MemoryCheckpoints:
         pass
 
 
+class Meter:
+    """Stands for `InstabilityMeter`: the second layer is the more turbulent one."""
+
+    def __call__(self, params, mask):
+        return np.asarray([0.0, 1.0])
+
+    def shares(self, params, mask):
+        return np.asarray([[0.5, 0.25, 0.125], [0.75, 0.5, 1.0]])
+
+
 class StopAt:
     """Stands for `StopSignal`: a signal comes during a certain step."""
 
@@ -125,7 +138,7 @@ def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None, step=No
         log=log,
         stop=StopAt(step, stop_at),
         score=lambda params, stats: {"x": float(params["count"]), "y": 0.0},
-        meter=lambda params, mask: np.asarray([0.0, 1.0]),
+        meter=Meter(),
         teacher=teacher,
     )
     with contextlib.closing(log):
@@ -156,6 +169,47 @@ def test_masks_change_before_the_first_step_of_an_epoch(undisturbed):
     frozen = [not call[1].all() for call in undisturbed[0]]
     assert frozen == [False] * 3 + [True] * 15
     assert undisturbed[0][3][1].tolist() == [[True, True, True], [True, True, False]]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A training that freezes in epoch 1 and 3 and releases before epoch 4, the fifth of six."""
+    folder, checkpoints = tmp_path_factory.mktemp("released"), MemoryCheckpoints()
+    plan = replace(PLAN, scheduler=replace(PLAN.scheduler, release_from=0.6))
+    return folder, plan, checkpoints, train(folder, checkpoints, plan=plan)
+
+
+def test_everything_frozen_is_released_before_the_first_step_of_an_epoch(released):
+    calls = released[3]
+    assert [not call[1].all() for call in calls] == [False] * 3 + [True] * 9 + [False] * 6
+    assert released[2].about(18)["masks"] == [[[1, 1, 1]] * 2] * 2
+
+
+def test_a_release_is_reported_once_with_the_layers_it_releases(released):
+    folder, _, checkpoints, _ = released
+    history = checkpoints.about(18)["history"]
+    assert [(record["epoch"], record["ratio"]) for record in history] == [
+        (1, 0.5),
+        (3, 0.5),
+        (4, 0.0),
+    ]
+    assert history[2]["changes"] == [{"layer": "b", "bits": 2, "change": "released", "metric": 1.0}]
+    assert (
+        "epoch 4: 0 of 2 layers frozen for the rest of the training"
+        in (folder / "log.txt").read_text()
+    )
+
+
+@pytest.mark.parametrize("stop_at", [12, 13])
+def test_a_training_stopped_at_its_release_goes_on_with_the_same_masks(released, tmp_path, stop_at):
+    _, plan, through, calls = released
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(Interrupted):
+        train(tmp_path, checkpoints, plan=plan, stop_at=stop_at)
+    resumed = train(tmp_path, checkpoints, plan=plan)
+    masks = [call[1].tolist() for call in resumed]
+    assert masks == [call[1].tolist() for call in calls[stop_at:]]
+    assert checkpoints.about(18)["history"] == through.about(18)["history"]
 
 
 def test_rates_are_those_of_the_epoch(undisturbed):
@@ -242,8 +296,28 @@ def test_a_batch_is_cut_in_order():
     assert parts[2]["image"].tolist() == [40, 50]
 
 
-def test_metrics_are_means_over_devices_passes_and_micro_batches():
-    # Two micro-batches of one max pass and two random ones, on two devices.
-    passes = [[1, 3], [10, 10], [20, 40], [5, 7], [0, 0], [30, 10]]
-    found = summarize([{"loss": np.asarray(p, np.float32)} for p in passes], 2)
-    assert found == {"loss": 4.0, "random/loss": 15.0}
+def lines(folder, event):
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record.get("event") == event]
+
+
+def test_each_evaluation_tells_what_was_sampled_since_the_one_before(released):
+    first, second = lines(released[0], "interference")
+    assert [first["step"], second["step"]] == [12, 18]
+    assert first["bits"] == [4, 3, 2]
+    assert first["layers"] == ["a", "b"]
+    assert first["passes"] == 12
+    assert first["weights"] == [[0, 0, 12], [0, 12, 0]]
+    assert first["activations"] == [[12, 0, 0], [0, 0, 12]]
+    assert second["passes"] == 6
+    assert second["weights"] == [[0, 0, 6], [0, 6, 0]]
+    assert first["near_boundary"] == [[0.5, 0.25, 0.125], [0.75, 0.5, 1.0]]
+    assert [first["smallest"], second["smallest"]] == [[2, 3], [2, 2]]
+
+
+def test_a_stopped_training_counts_its_passes_as_if_it_had_not_stopped(released, tmp_path):
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(Interrupted):
+        train(tmp_path, checkpoints, plan=released[1], stop_at=7)
+    train(tmp_path, checkpoints, plan=released[1])
+    assert lines(tmp_path, "interference") == lines(released[0], "interference")

@@ -1,5 +1,7 @@
 """The scheduler: its metric, its timing, and what freezing does to the masks."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.quant.space import Space
 from rfquant_jax.train import scheduler
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, freeze
@@ -22,6 +25,15 @@ def test_published_firing_epochs():
     assert fired[:3] == [7, 9, 11]
     # 72 % of 150 epochs are 108; then every 15th
     assert [e for e in fired if e > 100] == [101, 103, 105, 107, 119, 134, 149]
+
+
+def test_nothing_is_frozen_from_the_share_of_the_epochs_that_releases():
+    # 0.55 * 40 is 22.000000000000004 in floating point, and epoch 22 must not wait for another.
+    timing = replace(PUBLISHED, release_from=0.55)
+    assert [e for e in range(40) if timing.has_released(e, 40)] == list(range(22, 40))
+    assert [e for e in range(40) if timing.fires(e, 40)] == [7, 9, 11, 13, 15, 17, 19, 21]
+    assert not any(PUBLISHED.has_released(e, 150) for e in range(150))
+    assert not any(replace(PUBLISHED, release_from=0.0).fires(e, 150) for e in range(150))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +135,7 @@ def test_a_frozen_bit_width_is_never_sampled(metric, ratio, seed):
     space = Space(("a", "b", "c", "d"), B, np.ones((4, 5), bool))
     weights, activations = freeze(np.asarray(metric), space, ratio, split_candidates=False)
     assert np.sum(weights != space.full_mask) == int(ratio * 4 + 1e-9)
-    drawn = np.asarray(bits.sample_step(jax.random.key(seed), weights, activations, B, 3))
+    drawn = np.asarray(sample_step(jax.random.key(seed), weights, activations, B, 3))
     for column, mask in enumerate((weights, activations)):
         for layer in range(4):
             allowed = {b for b, has in zip(B, mask[layer], strict=True) if has}

@@ -14,6 +14,7 @@ from rfquant_jax.nn.precision import compute_in
 from rfquant_jax.quant import convert
 from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.layer_table import describe
+from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 from tests.conftest import IMAGE_SHAPE, SEARCHED, TinyNet, batch, identity
@@ -48,7 +49,7 @@ def pure(plain):
 @pytest.fixture(scope="module")
 def inputs():
     mask = np.tile([True, True, True, False], (len(SEARCHED), 1))
-    configurations = bits.sample_step(jax.random.key(2), mask, mask, CANDIDATES, PASSES - 1)
+    configurations = sample_step(jax.random.key(2), mask, mask, CANDIDATES, PASSES - 1)
     smallest = bits.smallest(mask, CANDIDATES)
     return StepInputs(configurations, smallest, np.float32(0.1), jax.random.key(7))
 

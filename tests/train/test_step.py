@@ -10,6 +10,7 @@ import pytest
 from rfquant_jax.nn.functional import PureNetwork, zeros_like
 from rfquant_jax.quant import convert
 from rfquant_jax.quant import space as bits
+from rfquant_jax.quant.sampling import Sampling, sample_step
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
@@ -60,6 +61,8 @@ def run(step, params, data, masks, micro=1, key=KEY):
     batches = [devices.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
     state, metrics, report = step(step.init(params), batches, masks, RATES, key)
     assert not np.any(report.failed)
+    configurations = step.inputs(masks, RATES, key).configurations
+    np.testing.assert_array_equal(report.configurations, configurations)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -72,7 +75,7 @@ def after(on_all, pure, data, masks):
 def by_hand(pure, data, masks, space):
     """Gradients and statistics of each of the eight shards, every pass called alone."""
     sample_key, _ = jax.random.split(KEY)
-    configurations = bits.sample_step(sample_key, *masks, convert.CANDIDATES, 3)
+    configurations = sample_step(sample_key, *masks, convert.CANDIDATES, 3)
     inputs = StepInputs(
         configurations, bits.smallest(masks.weights, convert.CANDIDATES), RATES.damping, KEY
     )
@@ -264,6 +267,21 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, 
         state, *_ = on_all(state, [sharded], masks, rates, jax.random.key(i))
     assert before == on_all.traces
     assert on_all.traces == {name: int(name != "whole") for name in on_all.traces}
+
+
+@pytest.mark.parametrize("devices_used", [1, 2, DEVICES])
+def test_levels_are_drawn_by_one_program_alike_on_every_device(pure, space, rng, devices_used):
+    sampling = Sampling("levels", 0.8, 0.5)
+    step = CoupledStep(pure, mesh_of(devices_used), identity, settings(sampling=sampling))
+    for i in range(4):
+        masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
+        drawn = step.inputs(masks, RATES, jax.random.key(i)).configurations
+        sample_key, _ = jax.random.split(jax.random.key(i))
+        expected = sample_step(sample_key, *masks, convert.CANDIDATES, 3, sampling)
+        for shard in drawn.addressable_shards:
+            np.testing.assert_array_equal(shard.data, expected)
+        assert len(drawn.addressable_shards) == devices_used
+    assert step.traces["sample"] == 1
 
 
 def test_a_network_that_lies_on_the_mesh_already_can_be_trained(coupled, data, masks):

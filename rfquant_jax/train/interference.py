@@ -1,0 +1,137 @@
+"""How the bit-widths of one network disturb each other: what a training writes about its passes.
+
+Losses by kind of pass, how often each layer ran at each bit-width, and how many weights are close
+to a rounding boundary, where the passes of different bit-widths push them to and fro.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from rfquant_jax.nn.functional import Arrays
+from rfquant_jax.quant.space import COLUMN_NAMES, Space, smallest
+from rfquant_jax.runtime import devices
+from rfquant_jax.train.state import Masks
+
+MAX, SMALLEST, RANDOM = "max", "smallest", "random"
+# The max pass's metrics have no prefix: those of full-precision training are named alike.
+_PREFIXES = {MAX: "", SMALLEST: "smallest/", RANDOM: "random/"}
+
+
+def pass_kinds(configurations: np.ndarray, masks: Masks, candidates: tuple[int, ...]) -> list[str]:
+    """What each pass of a step is: `max` the first, then `smallest` or `random`.
+
+    Args:
+      configurations: int32[1 + K, L, 2].
+      masks: what was allowed in the step. A pass is the smallest one if every layer runs at the
+        smallest bit-widths of its masks.
+    """
+    least = np.stack([smallest(mask, candidates) for mask in masks], axis=-1)
+    return [MAX] + [SMALLEST if (c == least).all() else RANDOM for c in configurations[1:]]
+
+
+def summarize(metrics: list[Arrays], kinds: Sequence[str]) -> dict[str, float]:
+    """Means over devices, micro-batches and passes of a kind.
+
+    Args:
+      metrics: of each pass of a step, in order, {name: float32[devices]}.
+      kinds: of the passes of each micro-batch, see `pass_kinds`.
+
+    Returns:
+      "<name>" for the max pass, "smallest/<name>" and "random/<name>" for the others, if any.
+    """
+    metrics = devices.fetch(metrics)
+    groups: dict[str, list[Arrays]] = {kind: [] for kind in _PREFIXES}
+    for number, measured in enumerate(metrics):
+        groups[kinds[number % len(kinds)]].append(measured)
+    return {
+        _PREFIXES[kind] + name: float(np.mean([m[name] for m in group]))
+        for kind, group in groups.items()
+        if group
+        for name in group[0]
+    }
+
+
+class BitCounts:
+    """How many passes ran each layer at each bit-width since last asked; max passes do not count.
+
+    Args:
+      space: the configurations; with no layers there is nothing to count.
+    """
+
+    def __init__(self, space: Space):
+        self._space, self._pending = space, []
+        self._clear()
+
+    def _clear(self) -> None:
+        shape = (len(COLUMN_NAMES), *self._space.full_mask.shape)
+        self._passes, self._counts = 0, np.zeros(shape, np.int64)
+
+    def add(self, configurations: jax.Array) -> None:
+        """Notes the passes of a step, int32[1 + K, L, 2], without waiting for them."""
+        if len(self._space):
+            self._pending.append(configurations)
+
+    def drain(self) -> None:
+        """Counts what was noted."""
+        for configurations in jax.device_get(self._pending):
+            chosen = configurations[1:, :, :, None] == np.asarray(self._space.candidates)
+            self._counts += chosen.sum(axis=0).swapaxes(0, 1)
+            self._passes += len(chosen)
+        self._pending.clear()
+
+    def take(self) -> dict:
+        """`{"passes": n, "weights": int[L][|B|], "activations": int[L][|B|]}`, and clears."""
+        state = self.state()
+        self._clear()
+        return state
+
+    def state(self) -> dict:
+        """The same without clearing, JSON: what a checkpoint keeps."""
+        self.drain()
+        named = zip(COLUMN_NAMES, self._counts.tolist(), strict=True)
+        return {"passes": self._passes} | dict(named)
+
+    def restore(self, state: Mapping) -> None:
+        """Counts on from what `state` gave."""
+        self._clear()
+        self._passes = state["passes"]
+        self._counts += np.asarray([state[name] for name in COLUMN_NAMES], np.int64).reshape(
+            self._counts.shape
+        )
+
+
+def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> dict:
+    """The line of `metrics.jsonl` about the time since the last evaluation.
+
+    Args:
+      masks: as they are now.
+      counts: from `BitCounts.take`.
+      shares: float[L, |B|], of the weights near a rounding boundary at each bit-width.
+    """
+    allowed = zip(shares.tolist(), space.full_mask.tolist(), strict=True)
+    return {
+        "event": "interference",
+        "bits": list(space.candidates),
+        "layers": list(space.names),
+        **counts,
+        "near_boundary": [
+            [value if has else None for value, has in zip(*row, strict=True)] for row in allowed
+        ],
+        "smallest": smallest(masks.weights, space.candidates).tolist(),
+    }
+
+
+def scalars(content: Mapping) -> dict[str, float]:
+    """The same as curves: shares of the passes, and of the weights at the smallest bit-width."""
+    values = {}
+    for index, layer in enumerate(content["layers"]):
+        for column in COLUMN_NAMES:
+            for bits, count in zip(content["bits"], content[column][index], strict=True):
+                values[f"sampled/{layer}/{column[0]}{bits}"] = count / max(content["passes"], 1)
+        least = content["bits"].index(content["smallest"][index])
+        values[f"near_boundary/{layer}"] = content["near_boundary"][index][least]
+    return values

@@ -1,0 +1,83 @@
+"""What a training writes about its passes."""
+
+import numpy as np
+import pytest
+
+from rfquant_jax.quant.space import Space
+from rfquant_jax.train import interference
+from rfquant_jax.train.interference import BitCounts, pass_kinds, summarize
+from rfquant_jax.train.state import Masks
+
+B = (4, 3, 2)
+
+
+@pytest.fixture
+def space():
+    """Two layers, the second of which never goes below 3 bits."""
+    return Space(("a", "dw"), B, np.asarray([[1, 1, 1], [1, 1, 0]], bool))
+
+
+def test_a_pass_is_the_smallest_one_by_the_masks_of_its_step(space):
+    passes = np.asarray(
+        [
+            [[4, 4], [4, 4]],
+            [[2, 2], [3, 3]],
+            [[3, 2], [3, 3]],
+            [[2, 2], [3, 4]],
+        ]
+    )
+    full = Masks(space.full_mask, space.full_mask)
+    assert pass_kinds(passes, full, B) == ["max", "smallest", "random", "random"]
+    frozen = space.full_mask.copy()
+    frozen[0, 2] = False  # the weights of the first layer have lost 2 bits
+    assert pass_kinds(passes, Masks(frozen, space.full_mask), B) == [
+        "max",
+        "random",
+        "smallest",
+        "random",
+    ]
+
+
+def test_metrics_are_means_over_devices_passes_and_micro_batches():
+    # Two micro-batches of a max pass, a smallest and a random one, on two devices.
+    passes = [[1, 3], [10, 10], [20, 40], [5, 7], [0, 0], [30, 10]]
+    metrics = [{"loss": np.asarray(p, np.float32)} for p in passes]
+    found = summarize(metrics, ["max", "smallest", "random"])
+    assert found == {"loss": 4.0, "smallest/loss": 5.0, "random/loss": 25.0}
+    assert summarize(metrics, ["max", "random", "random"]) == {"loss": 4.0, "random/loss": 15.0}
+    assert summarize(metrics[:1], ["max"]) == {"loss": 2.0}
+
+
+def test_counts_of_the_passes_but_the_max_ones(space):
+    counts = BitCounts(space)
+    counts.add(np.asarray([[[4, 4], [4, 4]], [[2, 4], [3, 3]], [[2, 3], [4, 3]]], np.int32))
+    counts.add(np.asarray([[[4, 4], [4, 4]], [[3, 4], [3, 4]], [[2, 3], [4, 3]]], np.int32))
+    expected = {
+        "passes": 4,
+        "weights": [[0, 1, 3], [2, 2, 0]],
+        "activations": [[2, 2, 0], [1, 3, 0]],
+    }
+    kept = counts.state()
+    assert kept == expected
+    assert counts.take() == expected
+    assert counts.take()["passes"] == 0
+    counts.restore(kept)
+    counts.add(np.asarray([[[4, 4], [4, 4]], [[2, 4], [3, 3]]], np.int32))
+    assert counts.take()["weights"] == [[0, 1, 4], [2, 3, 0]]
+
+
+def test_a_record_and_its_curves(space):
+    counts = {"passes": 4, "weights": [[0, 1, 3], [2, 2, 0]], "activations": [[2, 2, 0], [1, 3, 0]]}
+    frozen = space.full_mask.copy()
+    frozen[0, 2] = False
+    shares = np.asarray([[0.5, 0.25, 0.125], [0.75, 0.5, 1.0]])
+    record = interference.record(space, Masks(frozen, space.full_mask), counts, shares)
+    # What a layer cannot run at has no share.
+    assert record["near_boundary"] == [[0.5, 0.25, 0.125], [0.75, 0.5, None]]
+    assert record["smallest"] == [3, 3]
+    curves = interference.scalars(record)
+    assert curves["sampled/a/w2"] == 0.75
+    assert curves["sampled/dw/a4"] == 0.25
+    assert curves["near_boundary/a"] == 0.25
+    assert curves["near_boundary/dw"] == 0.5
+    assert len(curves) == 2 * 2 * 3 + 2
