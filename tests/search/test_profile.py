@@ -158,6 +158,7 @@ def test_another_header_forgets_the_file(tmp_path, header):
         b'{"part": 0, "configuration": 3, "divergence": 1.0}\n',
         b'{"part": 0, "configuration": null, "divergence": 1.0}\n',
         b'{"part": 0, "configuration": ["aa", "a", "a", "a"], "divergence": 1.0}\n',
+        b'{"part": 0, "configuration": ["a", "a", "a", "a"], "divergence": 1.0}\n',
         b'{"part": "0", "configuration": "aaaa", "divergence": 1.0}\n',
         b'{"part": null, "configuration": "aaaa", "divergence": 1.0}\n',
         b'{"part": true, "configuration": "aaaa", "divergence": 1.0}\n',
