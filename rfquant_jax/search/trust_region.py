@@ -18,6 +18,7 @@ from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import cheapest
 from rfquant_jax.search.ilp import Program
 from rfquant_jax.search.surrogate import (
+    FLOOR,
     Encoding,
     Quality,
     Surrogate,
@@ -197,9 +198,12 @@ class TrustRegionSearch:
         return sorted(fitting, key=lambda i: (values[i], i))
 
     def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the model is fitted to: all but the largest bit-widths, which diverge by 0."""
+        """What the model is fitted to: all but what does not diverge, as the largest bit-widths.
+
+        Its logarithm is that of `FLOOR` and of rounding.
+        """
         divergences = np.asarray(self._divergences)
-        kept = divergences != 0
+        kept = ~(divergences <= FLOOR)  # also what is not a number
         return np.stack(self._configurations)[kept], log_divergence(divergences)[kept]
 
     def _of_choices(self, terms: Terms) -> np.ndarray:
