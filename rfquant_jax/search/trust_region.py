@@ -192,10 +192,11 @@ class TrustRegionSearch:
             self._divergences.append(float(value))
 
     def _within(self, budget: Budget) -> list[int]:
-        """Numbers of the configurations within a budget, by their divergence."""
+        """Numbers of the configurations within a budget, by their divergence; NaN at the end."""
         values = log_divergence(np.asarray(self._divergences))
+        failed = ~np.isfinite(self._divergences)
         fitting = [i for i, c in enumerate(self._configurations) if budget.fits(c)]
-        return sorted(fitting, key=lambda i: (values[i], i))
+        return sorted(fitting, key=lambda i: (failed[i], values[i], i))
 
     def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
         """What the model is fitted to: all but what does not diverge, as the largest bit-widths.
