@@ -88,9 +88,10 @@ class TrustRegionSearch:
           number: of the budget, for the random draws.
         """
         rng = np.random.default_rng([self._seed, number, 2])
+        left, stall = self._settings.evaluations, 0
         if not self._within(budget):
             self._learn([cheapest(self._variables, budget)])
-        left, stall = self._settings.evaluations, 0
+            left -= 1
         radius = len(self._variables.knobs)  # the first round is global
         best = self._within(budget)[0]
         while left > 0 and stall < self._settings.patience:
