@@ -59,6 +59,10 @@ def _solved(model: TrustRegionSearch, variables: Knobs, budget: Budget) -> Point
         return Point(budget, only, float(np.exp(model.surrogate(0).predict([only])[0])))
     surrogate = model.surrogate(known)
     centre = model.configuration(known)
+    top = variables.candidates[0]
+    if np.array_equal(centre, variables.uniform(top, top)):
+        # What others diverge from; a model of logarithms says nothing around a divergence of 0.
+        return Point(budget, centre, float(np.exp(surrogate.value)))
     radius = max(2, round(REGION * len(variables.knobs)))
     found = model.solve(surrogate.terms, budget, centre, radius)
     configuration = centre if found is None else found

@@ -105,13 +105,13 @@ class Profile:
 
     def _is_measurement(self, line: dict) -> bool:
         try:
-            self._space.decode(line["configuration"])
-            value = line["divergence"]
-        except (LookupError, TypeError, ValueError):
+            name, part, value = line["configuration"], line["part"], line["divergence"]
+            self._space.decode(name)
+            _number(value)
+        except (LookupError, OverflowError, TypeError, ValueError):
             return False
-        return isinstance(line.get("part"), int) and (
-            value is None or isinstance(value, int | float)
-        )
+        # A bool is an int to `isinstance`.
+        return type(name) is str and type(part) is int and type(value) in (int, float, type(None))
 
 
 def _number(value: float | None) -> float:

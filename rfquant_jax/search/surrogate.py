@@ -142,7 +142,7 @@ def fit(
     target = values - value
     scaled = features * weights[:, None]
     # Fewer measurements in effect need as much less of the ridge.
-    ridge = strength * weights.mean()
+    ridge = strength * (weights.mean() if len(weights) else 1.0)
     hessian = features.T @ scaled + ridge * np.eye(features.shape[1])
     factor = np.linalg.cholesky(hessian)
     mean = np.linalg.solve(hessian, scaled.T @ target)
@@ -174,9 +174,12 @@ def cross_validate(encoding: Encoding, configurations: np.ndarray, values: np.nd
     """Chooses the strength of the ridge, all measurements weighted alike.
 
     Args:
-      configurations: int32[N, L, 2], N at least `FOLDS`.
+      configurations: int32[N, L, 2]; with N below `FOLDS` nothing is predicted but the mean.
       values: log(divergence), float64[N].
     """
+    if len(values) < FOLDS:
+        mean = values.mean() if len(values) else 0.0
+        return Quality(STRENGTHS[-1], 0.0, 0.0, values, np.full(len(values), mean))
     features = encoding(configurations)
     folds = np.arange(len(values)) % FOLDS
     predicted = np.zeros((len(STRENGTHS), len(values)))

@@ -18,6 +18,7 @@ from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import cheapest
 from rfquant_jax.search.ilp import Program
 from rfquant_jax.search.surrogate import (
+    FLOOR,
     Encoding,
     Quality,
     Surrogate,
@@ -87,9 +88,10 @@ class TrustRegionSearch:
           number: of the budget, for the random draws.
         """
         rng = np.random.default_rng([self._seed, number, 2])
+        left, stall = self._settings.evaluations, 0
         if not self._within(budget):
             self._learn([cheapest(self._variables, budget)])
-        left, stall = self._settings.evaluations, 0
+            left -= 1
         radius = len(self._variables.knobs)  # the first round is global
         best = self._within(budget)[0]
         while left > 0 and stall < self._settings.patience:
@@ -191,15 +193,19 @@ class TrustRegionSearch:
             self._divergences.append(float(value))
 
     def _within(self, budget: Budget) -> list[int]:
-        """Numbers of the configurations within a budget, by their divergence."""
+        """Numbers of the configurations within a budget, by their divergence; NaN at the end."""
         values = log_divergence(np.asarray(self._divergences))
+        failed = ~np.isfinite(self._divergences)
         fitting = [i for i, c in enumerate(self._configurations) if budget.fits(c)]
-        return sorted(fitting, key=lambda i: (values[i], i))
+        return sorted(fitting, key=lambda i: (failed[i], values[i], i))
 
     def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the model is fitted to: all but the largest bit-widths, which diverge by 0."""
+        """What the model is fitted to: all but what does not diverge, as the largest bit-widths.
+
+        Its logarithm is that of `FLOOR` and of rounding.
+        """
         divergences = np.asarray(self._divergences)
-        kept = divergences != 0
+        kept = ~(divergences <= FLOOR)  # also what is not a number
         return np.stack(self._configurations)[kept], log_divergence(divergences)[kept]
 
     def _of_choices(self, terms: Terms) -> np.ndarray:
