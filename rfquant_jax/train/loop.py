@@ -324,7 +324,8 @@ class Trainer:
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
         self._watch.restore(about["watch"])
-        self._sampled.restore(about["sampled"])
+        if "sampled" in about:  # not in checkpoints of earlier releases
+            self._sampled.restore(about["sampled"])
         return state, Position(step, masks, about["history"])
 
 
