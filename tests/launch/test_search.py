@@ -1,6 +1,8 @@
 """Searches of a trained network by other algorithms, budgets and restrictions."""
 
+import base64
 import csv
+import json
 import re
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirm import Confirmation
+from rfquant_jax.tasks.confirm import Confirmation, search_images
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from tests.launch.conftest import SHRUNK, assert_one_line, read
@@ -20,15 +22,18 @@ SMALL = [
     "--config.tasks=search",
     "--config.search.population=8",
     "--config.search.generations=2",
-    "--config.search.evaluations=20",
-    "--config.search.refinement_rounds=2",
-    "--config.search.sensitivity_batches=1",
     "--config.search.keep=2",
-    "--config.search.frontier_points=3",
 ]
 
 
-@pytest.mark.parametrize("algorithm", ["paper", "integer", "evolution", "random"])
+def assert_pictures(workdir, *names):
+    for name in names:
+        height, width, _ = cv2.imread(str(workdir / name)).shape
+        assert height > 300, name
+        assert width > 600, name
+
+
+@pytest.mark.parametrize("algorithm", ["greedy", "paper", "evolution", "random"])
 def test_every_algorithm_searches_a_network(launch, finished, tmp_path, algorithm):
     arguments = [
         *SMALL,
@@ -48,29 +53,57 @@ def test_every_algorithm_searches_a_network(launch, finished, tmp_path, algorith
         for figures in found["confirmed"].values():
             low, high = figures["top1_interval"]
             assert 0 <= low <= figures["top1"] <= high <= 100
-    whole = read(tmp_path / "frontier.json")
-    assert 1 <= len(whole["points"]) <= 3
-    costs = [point["bitops_g"] for point in whole["points"]]
-    assert costs == sorted(costs)
-    assert whole["rank_correlation"] is None or -1 <= whole["rank_correlation"] <= 1
-    for picture in ("bits.png", "frontier.png", "sensitivity.png"):
-        height, width, _ = cv2.imread(str(tmp_path / picture)).shape
-        assert height > 300, picture
-        assert width > 600, picture
-    alone = read(tmp_path / "sensitivity.json")
-    layers = read(tmp_path / "search" / "1.05xw3a3.json")["layers"]
-    assert alone["base"] == {layer: [5, 5] for layer in layers}
-    for what in ("weights", "activations"):
-        assert list(alone["growth"][what]) == list(layers)
-        for growth in alone["growth"][what].values():
-            assert growth["5"] == 0
-            assert len(growth) == 5
+        if algorithm in ("greedy", "paper"):
+            assert {move["phase"] for move in found["trace"]} <= {"weights", "activations"}
+            assert {move["layer"] for move in found["trace"]} <= set(found["layers"])
+    assert algorithm not in ("greedy", "paper") or found["trace"]
+    assert_pictures(tmp_path, "bits.png", "frontier.png")
+    # Without a profile there is no model of the network.
+    for name in ("frontier.json", "sensitivity.json", "surrogate.json"):
+        assert not (tmp_path / name).exists()
     assert re.search(r"1\.05\*w3a3: within reach are 0\.\d+ GBitOPs to 0\.\d+ GBitOPs", done.stdout)
 
 
+def test_a_search_on_a_profile_says_what_the_network_is_like(finished):
+    workdir, output = finished
+    layers = read(workdir / "search" / "1.05xw2a2.json")["layers"]
+    curve = read(workdir / "frontier.json")
+    assert curve["cost"] == "bitops_g"
+    costs = [point["bitops_g"] for point in curve["points"]]
+    assert len(costs) > 10
+    by_name = {row["name"]: row for row in curve["uniform"]}
+    assert list(by_name) == ["w6a6", "w5a5", "w4a4", "w3a3", "w2a2"]
+    assert costs[0] == by_name["w2a2"]["bitops_g"]
+    assert costs[-1] == by_name["w6a6"]["bitops_g"]
+    confirmed = [n for n, point in enumerate(curve["points"]) if point["confirmed"]]
+    assert len(confirmed) == 3
+    assert (confirmed[0], confirmed[-1]) == (0, len(costs) - 1)
+    for row in [*curve["uniform"], *(curve["points"][n] for n in confirmed)]:
+        low, high = row["confirmed"]["top1_interval"]
+        assert 0 <= low <= row["confirmed"]["top1"] <= high <= 100
+    assert curve["points"][0]["confirmed"] == by_name["w2a2"]["confirmed"]
+    model = read(workdir / "surrogate.json")
+    assert model["configurations"] == len(model["held_out"]) == 30  # 31 less the largest
+    measured, predicted = np.asarray(model["held_out"]).T
+    explained = 1 - np.mean((measured - predicted) ** 2) / measured.var()
+    assert model["r2"] == pytest.approx(explained, abs=1e-3)
+    ranks = [values.argsort().argsort() for values in (measured, predicted)]
+    assert model["rank_correlation"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=5e-3)
+    assert f"the surrogate explains {100 * model['r2']:.0f} % of the variance" in output
+    alone = read(workdir / "sensitivity.json")
+    assert alone["base"] == {layer: [4, 4] for layer in layers}
+    for what in ("weights", "activations"):
+        assert list(alone["growth"][what]) == list(layers)
+        for growth in alone["growth"][what].values():
+            assert growth["6"] == 0
+            assert len(growth) in (4, 5)  # depthwise layers have no 2 bits
+    assert_pictures(workdir, "bits.png", "frontier.png", "sensitivity.png")
+
+
 def test_a_budget_in_milliseconds_with_pins_and_groups(launch, finished, tmp_path):
-    """The table makes the first layer alone expensive: 9 ms a bit of weight above 2."""
+    """The table makes one layer alone expensive: 9 ms a bit of weight above 2."""
     layers = list(read(finished[0] / "search" / "1.05xw2a2.json")["layers"])
+    costly, pinned, *tied = (layers[i] for i in (1, 2, 4, 5))  # no depthwise ones
     table = tmp_path / "latency.csv"
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -78,70 +111,134 @@ def test_a_budget_in_milliseconds_with_pins_and_groups(launch, finished, tmp_pat
         for layer in layers:
             for w in (6, 5, 4, 3, 2):
                 for a in (6, 5, 4, 3, 2):
-                    cost = 9 * (w - 2) if layer == layers[0] else 1
-                    writer.writerow([layer, w, a, cost])
+                    writer.writerow([layer, w, a, 9 * (w - 2) if layer == costly else 1])
     arguments = [
         *SMALL,
         f"--config.checkpoint={finished[0]}",
-        "--config.search.algorithm=integer",
         f"--config.search.latency_table={table}",
-        f"--config.search.pins=(('{layers[1]}', (4, 3)),)",
-        f"--config.search.groups=(('both', '{layers[2]}', '{layers[3]}'),)",
+        f"--config.search.pins=(('{pinned}', (4, 3)),)",
+        f"--config.search.groups=(('both', '{tied[0]}', '{tied[1]}'),)",
     ]
-    # Everything but the first layer's weights costs 1 a layer, whatever the bits.
-    reached = f"--config.search.budgets={len(layers) - 1}ms"
-    done = launch(*arguments, reached, f"--workdir={tmp_path / 'run'}")
+    # Everything but the costly layer's weights costs 1 a layer, whatever the bits.
+    least = len(layers) - 1
+    done = launch(*arguments, f"--config.search.budgets={least}ms", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    found = read(tmp_path / "run" / "search" / f"{len(layers) - 1}ms.json")
-    assert found["layers"][layers[0]][0] == 2
-    assert found["layers"][layers[1]] == [4, 3]
-    assert found["layers"][layers[2]] == found["layers"][layers[3]]
-    assert found["budget_ms"] == len(layers) - 1
+    found = read(tmp_path / "run" / "search" / f"{least}ms.json")
+    assert found["layers"][costly][0] == 2
+    assert found["layers"][pinned] == [4, 3]
+    assert found["layers"][tied[0]] == found["layers"][tied[1]]
+    assert found["budget_ms"] == least
+    curve = read(tmp_path / "run" / "frontier.json")
+    assert curve["cost"] == "latency_ms"
+    costs = [point["latency_ms"] for point in curve["points"]]
+    assert (costs[0], costs[-1]) == (least, least + 36)
     refused = launch(
-        *arguments, f"--config.search.budgets={len(layers) - 2}ms", f"--workdir={tmp_path / 'no'}"
+        *arguments, f"--config.search.budgets={least - 1}ms", f"--workdir={tmp_path / 'no'}"
     )
-    assert_one_line(refused, f"cost from {len(layers) - 1} ms to {len(layers) - 1 + 36} ms")
+    assert_one_line(refused, f"cost from {least} ms to {least + 36} ms")
 
 
 def test_frozen_bit_widths_are_left_out_where_that_is_asked(launch, finished, tmp_path):
     """Some layers of the shared run end without 2 bits, which other searches may give them."""
     run = Run(ConfigDict(read(finished[0] / "config.json")), finished[0])
-    masks = networks.coupled(run).masks
-    frozen = ~masks.all(axis=2)
-    assert frozen.any()
-    assert not frozen.all()
+    masks, space = networks.coupled(run).masks, run.blueprint.space
+    assert (space.full_mask & ~masks).any()
+    assert masks.all(axis=2).any()
+    smallest = np.asarray(
+        [[min(np.asarray(space.candidates)[left]) for left in column] for column in masks]
+    )
     arguments = [*SMALL, f"--config.checkpoint={finished[0]}", "--config.search.use_frozen=False"]
-    arguments += ["--config.search.algorithm=integer", f"--workdir={tmp_path}"]
+    arguments.append(f"--workdir={tmp_path}")
     refused = launch(*arguments, "--config.search.budgets=1*w2a2")
     assert_one_line(
         refused, "config.search.budgets: 1*w2a2 cannot be reached; configurations of th"
     )
-    cheapest = run.costs.bitops_g(np.where(frozen, 3, 2).T)
-    budget = f"--config.search.budgets={1.0001 * cheapest}G"
-    done = launch(*arguments, budget, f"--workdir={tmp_path / 'run'}")
+    budget = f"--config.search.budgets={1.0001 * run.costs.bitops_g(smallest.T)}G"
+    arguments[-1] = f"--workdir={tmp_path / 'run'}"
+    done = launch(*arguments, budget)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "run" / "search").glob("*G.json")
-    assert list(read(file)["layers"].values()) == np.where(frozen, 3, 2).T.tolist()
+    assert list(read(file)["layers"].values()) == smallest.T.tolist()
+    # Another process evaluates what this one found, against the same uniform configuration.
+    done = launch(*arguments, budget, "--config.tasks=evaluate")
+    assert done.returncode == 0, done.stderr
+    uniform, searched = read(tmp_path / "run" / "results.json")["rows"]
+    assert searched["gain"]["over"] == uniform["name"] == read(file)["gain"]["over"]
+    assert uniform["bitops_g"] == searched["bitops_g"]
+    assert searched["gain"]["cross_entropy"] == 0
 
 
-def test_confirmed_accuracies_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatch):
+def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatch):
     config = ConfigDict(read(finished[0] / "config.json"))
     config.tasks, config.checkpoint = ("search",), str(finished[0])
     run = Run(config, tmp_path)
-    trained = networks.coupled(run)
+    trained, images = networks.coupled(run), search_images(run).confirming
     configuration = run.blueprint.space.uniform(4, 4)
-    first = Confirmation(run, trained)
-    accuracy = first(configuration)
-    assert accuracy.images == len(first.images)
+    first = Confirmation(run, trained, images)
+    outcomes = first(configuration)
+    assert len(outcomes.labels) == len(images) == 324
     asked = []
-    monkeypatch.setattr(Measure, "quantized", lambda self, *what: asked.append(what) or accuracy)
-    assert first(configuration) == Confirmation(run, trained)(configuration) == accuracy
+
+    def counted(self, *what):
+        asked.append(what)
+        return outcomes
+
+    monkeypatch.setattr(Measure, "outcomes", counted)
+    for again in (first(configuration), Confirmation(run, trained, images)(configuration)):
+        for name in ("loss", "top1", "top5", "labels"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(outcomes, name))
     assert asked == []
-    Confirmation(run, trained)(run.blueprint.space.uniform(3, 3))
+    Confirmation(run, trained, images)(run.blueprint.space.uniform(3, 3))
     assert len(asked) == 1
     other = replace(trained, origin="another")
-    Confirmation(run, other)(configuration)
+    Confirmation(run, other, images)(configuration)
     assert len(asked) == 2
+
+
+def test_the_winner_is_chosen_on_the_half_that_did_not_propose_it(finished):
+    """Recomputed from the images' outcomes in the workdir."""
+    workdir, _ = finished
+    run = Run(ConfigDict(read(workdir / "config.json")), workdir)
+    images, space = search_images(run), run.blueprint.space
+    assert [len(part) for part in images.proposing] == [162, 162]
+    unseen = dict(zip("AB", images.unseen, strict=True))
+    np.testing.assert_array_equal(unseen["A"], ~unseen["B"])
+    for half, part in zip("AB", images.proposing, strict=True):
+        assert sorted(part.indices) == np.flatnonzero(~unseen[half]).tolist()
+    lines = (workdir / "search" / "confirmed.jsonl").read_text().splitlines()[1:]
+    losses = {}
+    for line in map(json.loads, lines):
+        rows = np.frombuffer(base64.b64decode(line["outcomes"]), "<f4").reshape(4, 324)
+        losses[line["configuration"]] = rows[0].astype(float)
+    profile = [
+        json.loads(t) for t in (workdir / "search" / "profile.jsonl").read_text().splitlines()
+    ]
+    values = {(line["part"], line["configuration"]): line["divergence"] for line in profile[1:]}
+    for file in ("1.05xw4a4.json", "1.05xw2a2.json"):
+        found = read(workdir / "search" / file)
+        over = found["gain"]["over"]
+        base = losses[space.encode(space.parse(over))]
+        budget = next(b for b in run.budgets if b.text == found["budget"])
+        means = {}
+        for name in found["confirmed"]:
+            if name.startswith("uniform "):
+                counted = np.ones(324, bool)
+                configuration = space.encode(space.parse(name.split()[1]))
+            else:
+                half = name[-1]
+                counted = unseen[half]
+                # The best that was measured on this half within the budget.
+                configuration = min(
+                    (
+                        c
+                        for p, c in values
+                        if p == "AB".index(half) and budget.fits(space.decode(c))
+                    ),
+                    key=lambda c, half=half: values["AB".index(half), c],
+                )
+            means[name] = (losses[configuration] - base)[counted].mean()
+        assert found["source"] == min(means, key=means.get)
+        assert found["gain"]["cross_entropy"] == pytest.approx(min(means.values()))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +248,11 @@ def test_confirmed_accuracies_are_found_once_for_a_checkpoint(finished, tmp_path
         ("--config.search.groups=(('both', 'no*'),)", "config.search.groups = 'no*': matches"),
         ("--config.search.latency_table=nowhere.csv", "nowhere.csv: cannot be read"),
         ("--config.search.budgets=3ms", "config.search.budgets = '3ms': must be a number of GBit"),
-        ("--config.search.algorithm=magic", "must be greedy, paper, integer, evolution or random"),
+        ("--config.search.algorithm=integer", "= 'integer': must be trust_region, greedy, paper"),
+        (
+            "--config.search.algorithm=magic",
+            "must be trust_region, greedy, paper, evolution or random",
+        ),
     ],
 )
 def test_a_mistake_about_the_search_is_said_in_one_line(launch, finished, tmp_path, argument, said):

@@ -36,9 +36,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
 ):
     command = [sys.executable, str(LAUNCH), *SHRUNK, f"--workdir={tmp_path}"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "metrics.jsonl"
+    file, sign = {
+        "train": (tmp_path / "metrics.jsonl", '"task": "train"'),
+        "search": (tmp_path / "search" / "profile.jsonl", '"divergence"'),
+    }[task]
     deadline = time.monotonic() + 300
-    while not (metrics.exists() and f'"task": "{task}"' in metrics.read_text()):
+    while not (file.exists() and sign in file.read_text()):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -62,7 +65,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     if task == "train":
         assert re.search(r"train: goes on after step \d+", done.stdout)
     else:
-        assert re.search(r"search: goes on after [1-9]\d* recorded iterations", done.stdout)
+        assert re.search(r"search: .*; [1-9]\d* evaluations are there", done.stdout)
     assert_equals_undisturbed(tmp_path, finished[0])
     assert steps_of_training(tmp_path) == list(range(5, 61, 5)), (
         "no line is missing and none stands twice"
@@ -110,28 +113,33 @@ def assert_equals_undisturbed(workdir, undisturbed):
 def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(
     environment, launch, finished, tmp_path
 ):
-    """Killed while it proposes, again while it confirms, then left alone."""
-    arguments = [*SHRUNK, "--config.tasks=search", f"--workdir={tmp_path}"]
-    arguments.append(f"--config.checkpoint={finished[0]}")
+    """Killed while it measures, while it searches, and while it confirms; then left alone."""
+    workdir = tmp_path / "copy"
+    done_later = ("search", "results.json", "frontier.*", "sensitivity.*", "surrogate.*", "lock")
+    shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns(*done_later))
+    arguments = [*SHRUNK, "--config.tasks=search", f"--workdir={workdir}"]
     command = [sys.executable, str(LAUNCH), *arguments]
     whole = {f.name: f.read_text() for f in (finished[0] / "search").iterdir()}
-    for name, lines in (("trace.jsonl", 9), ("confirmed.jsonl", 3)):
+    measured = read(finished[0] / "search" / "snapshot.json")["length"]
+    moments = (("profile.jsonl", 5), ("profile.jsonl", measured + 2), ("confirmed.jsonl", 3))
+    for name, lines in moments:
         assert len(whole[name].splitlines()) > lines + 1
         process = subprocess.Popen(command, env=environment)
-        record, deadline = tmp_path / "search" / name, time.monotonic() + 300
+        record, deadline = workdir / "search" / name, time.monotonic() + 300
         while not record.exists() or record.read_text().count("\n") < lines:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.002)
         process.kill()
         process.wait()
-        assert not (tmp_path / "frontier.json").exists()
+        assert not (workdir / "frontier.json").exists()
     kept = record.read_text()
     done = launch(*arguments)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"search: goes on after \d\d recorded iterations", done.stdout)
+    evaluations = whole["profile.jsonl"].count("\n") - 1
+    assert f"; {evaluations} evaluations are there" in done.stdout
     assert record.read_text().startswith(kept[: kept.rindex("\n")])
     for name, content in whole.items():
-        found = (tmp_path / "search" / name).read_text()
-        origin = f'"{finished[0]}/checkpoints'
-        assert found.replace(origin, '"checkpoints') == content, name
+        assert (workdir / "search" / name).read_text() == content, name
+    for name in ("frontier.json", "sensitivity.json", "surrogate.json"):
+        assert read(workdir / name) == read(finished[0] / name), name
