@@ -136,6 +136,7 @@ class Blueprint:
         """
         stacked = [images for images, _ in grouped(batches, mesh)]
         signed = self.find_signed(network, stacked, preprocess, mesh)
+        check()
         pure = PureNetwork(self.convert(network, signed))
         params = post_training.search_weight_steps(pure)
         params = post_training.search_activation_steps(

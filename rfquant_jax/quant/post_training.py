@@ -36,7 +36,8 @@ from rfquant_jax.runtime.devices import (
     split,
 )
 
-SAMPLE = 2**17  # values of a layer's input to one batch that its step is searched on
+SAMPLE = 2**16  # values of a layer's input to one batch that its step is searched on
+ROUGH = 33  # steps of the second grid of a batch alone: the sum over batches has a finer one
 
 
 def search_weight_steps(pure: PureNetwork) -> Arrays:
@@ -103,7 +104,7 @@ def search_activation_steps(
 
 
 def _search(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    return step_search.line_search(sample(x), lower, upper)
+    return step_search.line_search(sample(x), lower, upper, ROUGH)
 
 
 def _compare(pure: PureNetwork, preprocess: Preprocess):

@@ -28,12 +28,13 @@ POLISH = 4  # least squares solutions
 ROW = 1024  # values that are added up before their sum is added to others
 
 
-def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array, fine: int = FINE) -> jax.Array:
     """The step size of least squared error.
 
     Args:
       x: float32 or bfloat16 of any shape.
       lower, upper: float32[], the smallest and largest code; one is not zero.
+      fine: steps of the second grid.
 
     Returns:
       float32[], at least `lsq.MIN_STEP`, which it is where x is zero everywhere.
@@ -42,7 +43,7 @@ def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     largest = jnp.maximum(_ratio(jnp.max(rows), upper), _ratio(jnp.min(rows), lower))
     coarse = jnp.exp2(1 - jnp.arange(OCTAVES * PER_OCTAVE + 1) / PER_OCTAVE)
     step = _best_of(rows, largest * coarse, lower, upper)
-    step = _best_of(rows, step * jnp.exp2(jnp.linspace(-1, 1, FINE) / PER_OCTAVE), lower, upper)
+    step = _best_of(rows, step * jnp.exp2(jnp.linspace(-1, 1, fine) / PER_OCTAVE), lower, upper)
     for _ in range(POLISH):
         step = _least_squares(rows, step, lower, upper)
     return jnp.maximum(step, lsq.MIN_STEP)

@@ -55,7 +55,7 @@ def workdir(environment, launch, tmp_path_factory):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 75, errors
     assert "the same command goes on" in errors
     assert not any((workdir / "checkpoints").glob("train/[0-9]*"))
