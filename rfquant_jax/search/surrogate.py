@@ -1,14 +1,17 @@
 """An additive model of how far configurations diverge from the largest one, fitted to a profile.
 
     log(divergence) = constant + sum over variables of a term for the variable's bit-width
+                               + sum over layers of a term for its pair of bit-widths
 
 Ridge regression. Every bit-width has one term that all variables of a column share, and each
 variable has its own deviation from it: where a variable was seen too rarely, the shared term stands
-in. Measurements count less the more variables differ from where the model is used.
+in. The terms of pairs are shared by all layers. Measurements count less the more variables differ
+from where the model is used.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +19,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
+from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.variables import Knobs
 
 FLOOR = 1e-6  # added to a divergence before its logarithm: that of the largest bit-widths is 0
@@ -35,8 +39,24 @@ def log_divergence(divergences: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a model adds up for a configuration.
+
+    Attributes:
+      variables: of each variable, {bit-width: term}.
+      pairs: {(weight bits, activation bits): term}, once for each layer that has them.
+    """
+
+    variables: tuple[dict[int, float], ...]
+    pairs: dict[tuple[int, int], float]
+
+
+@dataclass(frozen=True)
 class Encoding:
     """Configurations as features: one column for each bit-width of each variable, and shared ones.
+
+    The shared columns count the variables of each column at each bit-width, then the layers at each
+    pair of bit-widths.
 
     Attributes:
       variables: of the search.
@@ -62,19 +82,30 @@ class Encoding:
             bits = configurations[:, variable.layers[0], variable.column]
             own[rows, start + np.searchsorted(-np.asarray(variable.allowed), -bits)] = 1
             shared[rows, variable.column, np.searchsorted(-np.asarray(candidates), -bits)] += 1
-        return np.concatenate([own, self.reach * shared.reshape(len(rows), -1)], axis=1)
+        places = np.searchsorted(-np.asarray(candidates), -configurations)
+        pairs = np.zeros((len(configurations), len(candidates), len(candidates)))
+        for layer in range(places.shape[1]):
+            pairs[rows, places[:, layer, WEIGHTS], places[:, layer, ACTIVATIONS]] += 1
+        together = [part.reshape(len(rows), -1) for part in (shared, pairs)]
+        return np.concatenate([own, self.reach * np.concatenate(together, axis=1)], axis=1)
 
-    def terms(self, coefficients: np.ndarray) -> tuple[dict[int, float], ...]:
-        """Each variable's {bit-width: its own term + the shared one}."""
-        shared = self.reach * coefficients[self.starts[-1] :].reshape(2, -1)
-        places = {bits: i for i, bits in enumerate(self.variables.candidates)}
-        return tuple(
+    def terms(self, coefficients: np.ndarray) -> Terms:
+        """What these coefficients float64[F] add up: own and shared terms of a variable in one."""
+        candidates = self.variables.candidates
+        count = len(candidates)
+        reached = self.reach * coefficients[self.starts[-1] :]
+        shared = reached[: 2 * count].reshape(2, count)
+        pairs = reached[2 * count :].reshape(count, count)
+        places = {bits: i for i, bits in enumerate(candidates)}
+        own = tuple(
             {
                 bits: float(coefficients[start + i] + shared[variable.column, places[bits]])
                 for i, bits in enumerate(variable.allowed)
             }
             for start, variable in zip(self.starts[:-1], self.variables.knobs, strict=True)
         )
+        both = itertools.product(enumerate(candidates), repeat=2)
+        return Terms(own, {(w, a): float(pairs[i, j]) for (i, w), (j, a) in both})
 
 
 @dataclass(frozen=True)
@@ -102,11 +133,11 @@ class Surrogate:
         return self.value + features @ self.mean
 
     @property
-    def terms(self) -> tuple[dict[int, float], ...]:
-        """Of each variable, {bit-width: term}; only differences within a variable matter."""
+    def terms(self) -> Terms:
+        """What the model adds up; only differences between configurations matter."""
         return self.encoding.terms(self.mean)
 
-    def sample(self, rng: np.random.Generator) -> tuple[dict[int, float], ...]:
+    def sample(self, rng: np.random.Generator) -> Terms:
         """Terms drawn from the posterior (Thompson sampling)."""
         drawn = self.mean + self.root @ rng.standard_normal(len(self.mean))
         return self.encoding.terms(drawn)

@@ -22,13 +22,13 @@ from rfquant_jax.search.surrogate import (
     Encoding,
     Quality,
     Surrogate,
+    Terms,
     cross_validate,
     fit,
     log_divergence,
 )
 from rfquant_jax.search.variables import Knobs
 
-Terms = Sequence[dict[int, float]]
 Measure = Callable[[np.ndarray], np.ndarray]  # int32[N, L, 2] -> divergences float64[N]
 
 
@@ -132,9 +132,21 @@ class TrustRegionSearch:
             width=share * len(self._variables.knobs),
         )
 
-    def global_terms(self, centre: np.ndarray) -> tuple[dict[int, float], ...]:
-        """Each variable's terms in the model of all measurements, all weighted alike."""
-        return self.surrogate(self._known[centre.tobytes()], width=1e9).terms
+    def sensitivity(self, base: np.ndarray) -> tuple[dict[int, float], ...]:
+        """How much the predicted log(divergence) grows when one variable alone loses bits.
+
+        Args:
+          base: int32[L, 2], a measured configuration: what all other variables are at.
+
+        Returns:
+          of each variable, {bit-width: growth from its largest one}; measurements count alike.
+        """
+        model = self.surrogate(self._known[base.tobytes()], width=np.inf)
+        found = []
+        for variable in self._variables.knobs:
+            values = model.predict([variable.turned(base, bits) for bits in variable.allowed])
+            found.append(dict(zip(variable.allowed, (values - values[0]).tolist(), strict=True)))
+        return tuple(found)
 
     def solve(
         self, terms: Terms, budget: Budget, centre: np.ndarray | None = None, radius: int = 0
@@ -142,13 +154,14 @@ class TrustRegionSearch:
         """The configuration of least predicted divergence within a budget and a trust region.
 
         Args:
-          terms: of each variable, {bit-width: term}.
+          terms: of the divergence, see `Surrogate.terms`.
           centre, radius: at most so many variables differ from this configuration; None: any.
 
         Returns:
           int32[L, 2], or None where the solver finds none.
         """
-        objective = self._of_choices(terms)
+        objective = self._of_choices(terms.variables)
+        objective += [terms.pairs[c.weight_bits, c.activation_bits] for c in self._program.choices]
         limits = []
         if centre is not None:
             changed = [
@@ -208,7 +221,7 @@ class TrustRegionSearch:
         kept = ~(divergences <= FLOOR)  # also what is not a number
         return np.stack(self._configurations)[kept], log_divergence(divergences)[kept]
 
-    def _of_choices(self, terms: Terms) -> np.ndarray:
+    def _of_choices(self, terms: Sequence[dict[int, float]]) -> np.ndarray:
         """Each variable's term counts once: with the first of its layers."""
         firsts = {
             (v.layers[0], v.column): of for v, of in zip(self._variables.knobs, terms, strict=True)

@@ -86,15 +86,13 @@ def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
 
 
 def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None:
-    """How much log(divergence) grows with each bit-width of each layer, by the surrogate."""
+    """How much log(divergence) grows when one layer alone loses bits, by the surrogate."""
     space, variables = run.blueprint.space, run.knobs
     middle = variables.candidates[len(variables.candidates) // 2]
     base = variables.uniform(middle, middle)
     growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
-    terms = search.pooled.global_terms(base)
-    for variable, term in zip(variables.knobs, terms, strict=True):
-        smallest = term[variable.allowed[0]]
-        changes = {bits: value - smallest for bits, value in term.items()}
+    found = search.pooled.sensitivity(base)
+    for variable, changes in zip(variables.knobs, found, strict=True):
         for layer in variable.layers:
             growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}

@@ -24,25 +24,33 @@ from tests.search.landscapes import additive_terms, divergence, everything, spac
 UNEVEN = Space(("a", "b"), (8, 4, 2), np.asarray([[1, 1, 1], [1, 1, 0]], bool))
 
 
+PAIRS = [(w, a) for w in (8, 4, 2) for a in (8, 4, 2)]
+
+
 def test_features_by_hand():
-    """Weights of a at 8 4 2, of b at 8 4, activations likewise; then two columns at 8 4 2."""
+    """Weights of a at 8 4 2, of b at 8 4, activations likewise; two columns at 8 4 2; pairs."""
     configurations = np.asarray([[[4, 2], [8, 4]], [[8, 8], [8, 8]]])
     found = Encoding(make_knobs(UNEVEN), reach=0.5)(configurations)
     first = [0, 1, 0, 1, 0, 0, 0, 1, 0, 1] + [0.5, 0.5, 0, 0, 0.5, 0.5]
     second = [1, 0, 0, 1, 0, 1, 0, 0, 1, 0] + [1, 0, 0, 1, 0, 0]
+    first += [0, 0.5, 0] + [0, 0, 0.5] + [0, 0, 0]  # one layer at (8, 4), one at (4, 2)
+    second += [1, 0, 0] + [0, 0, 0] + [0, 0, 0]  # two layers at (8, 8)
     np.testing.assert_array_equal(found, [first, second])
 
 
 def test_tied_layers_have_one_variable_in_the_features():
     knobs = make_knobs(UNEVEN, groups=[("both", "a", "b")])
     found = Encoding(knobs)(np.asarray([[[4, 8], [4, 8]]]))
-    np.testing.assert_array_equal(found, [[0, 1, 1, 0] + [0, 1, 0, 1, 0, 0]])
+    pairs = [0, 0, 0] + [2, 0, 0] + [0, 0, 0]  # both layers count
+    np.testing.assert_array_equal(found, [[0, 1, 1, 0] + [0, 1, 0, 1, 0, 0] + pairs])
 
 
 def test_terms_by_hand():
-    coefficients = np.arange(16.0)
+    coefficients = np.arange(25.0)
     found = Encoding(make_knobs(UNEVEN), reach=0.5).terms(coefficients)
-    assert found == (
+    pairs = [((w, a), 8.0 + place / 2) for place, (w, a) in enumerate(PAIRS)]
+    assert found.pairs == dict(pairs)
+    assert found.variables == (
         {8: 0 + 5.0, 4: 1 + 5.5, 2: 2 + 6.0},
         {8: 3 + 5.0, 4: 4 + 5.5},
         {8: 5 + 6.5, 4: 6 + 7.0, 2: 7 + 7.5},
@@ -59,7 +67,8 @@ def test_terms_add_up_to_what_is_predicted(seed):
     configurations = np.stack([knobs.sample(rng) for _ in range(5)])
     terms = encoding.terms(coefficients)
     summed = [
-        sum(term[knob.read(c)] for knob, term in zip(knobs.knobs, terms, strict=True))
+        sum(term[knob.read(c)] for knob, term in zip(knobs.knobs, terms.variables, strict=True))
+        + sum(terms.pairs[w, a] for w, a in c)
         for c in configurations
     ]
     np.testing.assert_allclose(encoding(configurations) @ coefficients, summed)
@@ -98,8 +107,9 @@ def test_an_additive_model_is_found_where_there_is_one(seed, width):
     truth = np.log(divergence(additive_terms(seed, 4), others))
     np.testing.assert_allclose(model.predict(others), truth, atol=2e-3)
     growths = additive_terms(seed, 4)
-    for knob, term in zip(knobs.knobs, model.terms, strict=True):
-        grown = [term[bits] - term[6] for bits in knob.allowed]
+    for knob in knobs.knobs:
+        alone = model.predict([knob.turned(others[0], bits) for bits in knob.allowed])
+        grown = alone - alone[0]
         np.testing.assert_allclose(grown, growths[knob.layers[0], knob.column], atol=2e-3)
 
 
