@@ -11,7 +11,7 @@ Examples:
 
   python launch.py
   python launch.py --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
-      --workdir=runs/tight --config.search.budgets=0.01G
+      --workdir=runs/tight --config.search.budgets=0.0015G
   python launch.py --config.tasks=export --config.configuration=w4a4
   python launch.py --config.tasks=cost --config.configuration=w4a4
 

@@ -2,7 +2,7 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set is not one of the paper's.
 Needs: a folder with train/<class>/* and val/<class>/*, 32x32 images.
-Expected: see the results in the documentation. Time: some hours on two processor cores; it can be
+Expected: see docs/results.md. Time: some hours on two processor cores; it can be
 stopped and resumed at any time.
 Command: python launch.py --config=configs/cifar10_mobilenetv2.py --config.data.path=DIR
 """

@@ -4,7 +4,7 @@ Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set is not o
 Needs: a folder with train/<class>/* and val/<class>/*, 32x32 images, and weights of a CIFAR
 ResNet-20 with parameter-free shortcuts. Without weights: --config.pretrain.epochs=100
 --config.pretrain.warmup_epochs=5 --config.tasks=pretrain,train,search,evaluate.
-Expected: see "CIFAR-10" in README.md. Time: 30 epochs are 21,000 steps, some hours on two processor
+Expected: see docs/results.md. Time: 30 epochs are 21,000 steps, some hours on two processor
 cores; with --config.train.steps_per_epoch=50 --config.train.ema_decay=0.99 it is 1,500 steps and
 under an hour.
 Command: python launch.py --config=configs/cifar10_resnet20.py --config.data.path=DIR \

@@ -1,102 +1,157 @@
-"""What the README tells its readers to type."""
+"""What the README and the pages in docs/ tell their readers: commands, links, programs."""
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import quickstart
-from rfquant_jax import data, tasks
+from rfquant_jax import data
 from rfquant_jax.config import recipes
+from rfquant_jax.config.fields import leaves
 from rfquant_jax.data import embedded
+from rfquant_jax.quant.space import ACTIVATIONS
+from rfquant_jax.tasks import evaluate
+from rfquant_jax.tasks.context import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text()
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+}
+GET_QUICKSTART = quickstart.get_config
 
 
-def program(name):
-    """The Python program between two marks."""
-    block = README.split(f"<!-- python {name} -->")[1].split("<!-- end -->")[0]
+def program(page, name):
+    """The Python program between two marks of a page."""
+    block = PAGES[page].split(f"<!-- python {name} -->")[1].split("<!-- end -->")[0]
     return re.search(r"```python\n(.*?)```", block, re.DOTALL)[1]
 
 
 def commands(start):
-    """The README's command lines that begin like this, continued lines joined."""
-    text = README.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(rf"^    ({start}.*)$", text, re.MULTILINE)]
+    """The command lines of all pages that begin like this, continued lines joined, each once."""
+    found = {}
+    for text in PAGES.values():
+        joined = text.replace("\\\n", " ")
+        for line in re.findall(rf"^    ({start}.*)$", joined, re.MULTILINE):
+            words = shlex.split(line)
+            found[tuple(words[words.index("python") :])] = None
+    return [list(words) for words in found]
+
+
+LAUNCHES = commands("python launch.py") + commands("srun")
 
 
 def shrunk():
     config = GET_QUICKSTART()
-    config.devices, config.model.options.width = 1, 8
+    config.devices = 1
     config.pretrain.epochs, config.train.epochs, config.train.eval_every = 1, 1, 1
     config.pretrain.warmup_epochs = config.optimizer.warmup_epochs = 0
     config.losses.damping_start_epoch = 0
-    config.quant.calibration_batches, config.search.max_iterations_per_layer = 1, 1
+    config.quant.calibration_batches = 1
+    config.search.profile, config.search.evaluations, config.search.frontier_points = 30, 10, 2
     return config
-
-
-GET_QUICKSTART = quickstart.get_config
 
 
 class CountingSource:
     """A source that counts how many records were read."""
 
     def __init__(self, source):
-        self.source, self.reads = source, 0
+        self.source, self.reads, self._lock = source, 0, threading.Lock()
 
     def __len__(self):
         return len(self.source)
 
     def __getitem__(self, index):
-        self.reads += 1
+        with self._lock:  # batches are prepared in several threads
+            self.reads += 1
         return self.source[index]
 
 
 @pytest.fixture
 def image_reads(monkeypatch):
     """How many test images had been read when the final evaluation began, and at its end."""
-    opened, reads = [], []
+    opened, reads, measured = [], [], evaluate.evaluate
 
     def counted(*arguments):
         loaded = embedded.digits(*arguments)
         opened.append(CountingSource(loaded.test))
         return replace(loaded, test=opened[-1])
 
-    def evaluate(run):
+    def final(run):
         reads.append(sum(source.reads for source in opened))
-        results = evaluate.evaluate(run)
+        results = measured(run)
         reads.append(sum(source.reads for source in opened))
         return results
 
     monkeypatch.setitem(data.SOURCES, "digits", counted)
-    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    monkeypatch.setattr(evaluate, "evaluate", final)
     return reads
+
+
+# By hand, from the stages (expansion, channels, blocks) = (1, 8, 1), (4, 12, 2), (4, 20, 2) of the
+# quickstart's network, behind a stem of 16 channels: weights of every searched kernel.
+KERNELS = {
+    "features.1.conv.0": 9 * 16,
+    "features.1.conv.3": 16 * 8,
+    "features.2.conv.0": 8 * 32,
+    "features.2.conv.3": 9 * 32,
+    "features.2.conv.6": 32 * 12,
+    "features.3.conv.0": 12 * 48,
+    "features.3.conv.3": 9 * 48,
+    "features.3.conv.6": 48 * 12,
+    "features.4.conv.0": 12 * 48,
+    "features.4.conv.3": 9 * 48,
+    "features.4.conv.6": 48 * 20,
+    "features.5.conv.0": 20 * 80,
+    "features.5.conv.3": 9 * 80,
+    "features.5.conv.6": 80 * 20,
+    "features.6.0": 20 * 96,
+}
+DEPTHWISE = {"features.1.conv.0", *(f"features.{block}.conv.3" for block in range(2, 6))}
+FIXED = 8 * (9 * 16 + 96 * 10)  # bits of the stem and the classifier
 
 
 def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
     monkeypatch.setattr(quickstart, "get_config", shrunk)
     monkeypatch.chdir(tmp_path)
-    exec(program("chain"), {})
+    exec(program("README.md", "chain"), {})
+    folder = tmp_path / "runs" / "from_python"
     # Nothing before the final evaluation has seen a test image: neither the choice of checkpoints
-    # nor recalibration nor the search.
-    before, after = image_reads
-    assert before == 0
-    assert after >= 2 * 500
+    # nor recalibration nor the search. It reads each of the 500 once for every network.
+    log = (folder / "log.txt").read_text()
+    networks = 1 + int(re.search(r"evaluate: (\d+) configurations in", log)[1])
+    assert image_reads == [0, 500 * networks]
+    assert networks >= 3  # full precision, a uniform and a searched configuration
     output = capsys.readouterr().out
-    assert re.search(r"^0\.05MB 0\.\d+ \{'layer1\.0\.conv1': \[\d, \d\]", output, re.MULTILINE)
-    assert "'kind': 'searched', 'name': '0.05MB'" in output
-    assert (tmp_path / "runs" / "from_python" / "results.json").exists()
+    printed = dict(re.findall(r"^(\S+) 0\.\d+ (\{'features.*\})$", output, re.MULTILINE))
+    assert list(printed) == ["1.05*w3a3", "5KB"]
+    layers = ast.literal_eval(printed["5KB"])
+    assert list(layers) == list(KERNELS)
+    for name, (weight_bits, activation_bits) in layers.items():
+        fewest = 3 if name in DEPTHWISE else 2
+        assert {weight_bits, activation_bits} <= set(range(fewest, 7)), name
+    bits = FIXED + sum(layers[name][0] * weights for name, weights in KERNELS.items())
+    assert bits <= 8 * 5 * 1024
+    rows = ast.literal_eval(re.search(r"^\[\{'kind'.*\]$", output, re.MULTILINE)[0])
+    searched = [row for row in rows if row["kind"] == "searched"]
+    assert [row["name"] for row in searched] == ["1.05*w3a3", "5KB"]
+    assert searched[1]["size_mb"] == bits / 8 / 2**20
+    assert (folder / "results.json").exists()
 
 
 def test_the_recipe_of_ones_own_network_and_images_runs(tmp_path):
     recipe = tmp_path / "my_recipe.py"
-    recipe.write_text(program("recipe"))
+    recipe.write_text(program("docs/own_network.md", "recipe"))
     costs, whole = (
         subprocess.run(
             [sys.executable, ROOT / "launch.py", f"--config={recipe}", *arguments],
@@ -124,24 +179,63 @@ def test_the_recipe_of_ones_own_network_and_images_runs(tmp_path):
     row = re.search(r"^w4a4 +(\S+)", costs.stdout, re.MULTILINE)
     np.testing.assert_allclose(float(row[1]), expected, rtol=1e-5)
     assert whole.returncode == 0, whole.stderr
-    assert "searched 0.004MB" in whole.stdout
+    # 0.004 MB leave at most 5 bits for the convolution's weights: 6 would be 0.0044 MB.
+    row = re.search(r"^0\.004MB +\S+ +(\S+)", whole.stdout, re.MULTILINE)
+    weights, fixed = 9 * 24 * 24, 8 * (9 * 3 * 24 + 24 * 4)
+    sizes = [(fixed + bits * weights) / 8 / 2**20 for bits in (5, 4, 3, 2)]
+    assert min(abs(float(row[1]) / size - 1) for size in sizes) < 1e-5
     assert (tmp_path / "runs" / "my_recipe" / "results.json").exists()
 
 
-def check_fields(command):
+def recipe_of(command):
+    """The file that a command names, or the quickstart where it is the reader's own."""
     given = [word.split("=")[1] for word in command if word.startswith("--config=")]
-    recipe = given[0] if given and given[0] != "my_recipe.py" else "configs/quickstart.py"
-    recipes.check_overrides(recipes.load(ROOT / recipe), command)
+    name = given[0] if given and given[0] != "my_recipe.py" else "configs/quickstart.py"
+    return ROOT / name
 
 
-ON_A_CLUSTER = [command[command.index("python") :] for command in commands("srun")]
+def check_fields(command):
+    recipes.check_overrides(recipes.load(recipe_of(command)), command)
 
 
-@pytest.mark.parametrize("command", commands("python launch.py") + ON_A_CLUSTER, ids=" ".join)
+@pytest.mark.parametrize("command", LAUNCHES, ids=" ".join)
 def test_the_fields_of_every_command_exist(command):
     check_fields(command)
     unknown = {word.split("=")[0] for word in command[2:]} - {"--workdir", "--config"}
     assert all(name.startswith("--config.") for name in unknown)
+
+
+SEARCHES = [
+    command
+    for command in LAUNCHES
+    if recipe_of(command).name == "quickstart.py" and any("search." in word for word in command)
+]
+
+
+def run_of(command, workdir):
+    """The run of the quickstart that a command starts."""
+    values, config = flags.FlagValues(), GET_QUICKSTART()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    values([word for word in command[1:] if not word.startswith(("--workdir", "--config="))])
+    return Run(config, workdir)
+
+
+@pytest.mark.parametrize("command", SEARCHES, ids=" ".join)
+def test_the_search_that_a_command_asks_for_fits_the_network(command, tmp_path):
+    run = run_of(command, tmp_path)
+    # Reading these raises an error where a pattern matches no layer or a budget is out of reach.
+    assert list(run.knobs.space.names) == list(KERNELS)
+    assert {budget.text for budget in run.budgets} == set(run.config.search.budgets.split(","))
+
+
+def test_the_example_of_pins_and_groups_is_what_the_text_says(tmp_path):
+    [command] = [c for c in SEARCHES if any("search.pins" in word for word in c)]
+    knobs = run_of(command, tmp_path).knobs
+    named = [({knobs.space.names[i] for i in knob.layers}, knob) for knob in knobs.knobs]
+    pinned = set().union(*(names for names, knob in named if knob.allowed == (4,)))
+    assert pinned == {name for name in KERNELS if name.startswith("features.1.")}
+    tied = [(names, knob.column) for names, knob in named if len(names) > 1]
+    assert tied == [(DEPTHWISE - {"features.1.conv.0"}, ACTIVATIONS)]
 
 
 @pytest.mark.parametrize("command", commands("python -m benchmarks"), ids=" ".join)
@@ -154,3 +248,44 @@ def test_the_flags_of_every_benchmark_exist(command):
     for word in set(command[3:]) - set(fields):
         name = word.split("=")[0].removeprefix("--")
         assert any(f"  --{prefix}{name}:" in done.stdout for prefix in ("", "[no]"))
+
+
+def slug(heading):
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page):
+    """Those of a page's headings, outside code."""
+    text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_resolve(page):
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    for link in [link for link in links if not re.match(r"\w+:", link)]:
+        target, _, anchor = link.partition("#")
+        path = (folder / target).resolve() if target else ROOT / page
+        assert path.is_relative_to(ROOT), link
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path.read_text()), link
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[\w/]+\.md)\)", PAGES["README.md"]))
+    assert linked == set(PAGES) - {"README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_fields_that_a_page_names_exist(page):
+    """Every `section.field` in code quotes, where the section is one of the config's."""
+    known = dict(leaves(GET_QUICKSTART()))
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    quoted = re.findall(r"`(?:--)?(?:config\.)?(\w+\.\w+)(?:=[^`]*)?`", PAGES[page])
+    files = (".py", ".json", ".jsonl", ".png", ".html", ".safetensors")
+    for name in quoted:
+        if name.partition(".")[0] in sections and not name.endswith(files):
+            assert name in known

@@ -1,7 +1,7 @@
 """80 epochs of ResNet18 on ImageNet: scheduler and information distortion mitigation.
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
-Expected: the paper reports +1.2 points over neither. Not run here (on small data: README.md).
+Expected: the paper reports +1.2 points over neither. Not run here (on small data: docs/results.md).
 Hardware: 4 GPUs, 128 images each. Time: not measured.
 Command: python launch.py --config=configs/ablation/both.py --config.data.path=IMAGENET \
     --config.pretrained=resnet18.safetensors
