@@ -50,12 +50,19 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
     layers = _Layers(nodes, model, small)
     for node in model.graph.nodes:
         shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
+        nodes.scope = f"{node.layer}/" if node.op in LAYERS else ""
         if node.op in LAYERS:
             layers.emit(node, shapes[0])
         elif node.op == CONSTANT:
-            nodes.constants[node.output] = _channels_first(model.constants[node.output][None])
+            nodes.constants[node.output] = channels_first(model.constants[node.output][None])
         else:
             emit(nodes, node, shapes)
+    return finished(nodes, model, ir_version)
+
+
+def finished(nodes: Nodes, model: IntegerModel, ir_version: int) -> onnx.ModelProto:
+    """The checked ONNX model of a graph whose logits have the name that the model's graph uses."""
+    nodes.scope = ""
     nodes.add("Identity", [model.graph.output], OUTPUT)
     graph = helper.make_graph(
         nodes.nodes,
@@ -66,7 +73,7 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
     )
     made = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[helper.make_opsetid("", nodes.opset)],
         ir_version=ir_version,
         producer_name="rfquant_jax",
     )
@@ -80,13 +87,21 @@ def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
-def _channels_first(values: np.ndarray) -> np.ndarray:
+def channels_first(values: np.ndarray) -> np.ndarray:
+    """Images or kernels, if they are that, with their channels in front of rows and columns."""
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 
 
 def _along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Values by channel, shaped for what has the channels of an image [H, W, C] or a vector."""
     return values.reshape(-1, 1, 1) if len(shape) == 3 else values
+
+
+def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...]) -> None:
+    """A BatchNorm on its own: scale and shift of each channel."""
+    scale, bias = (_along(v.astype(np.float32), shape) for v in (data.scale, data.bias))
+    scaled = nodes.add("Mul", [node.inputs[0], nodes.constant(scale)])
+    nodes.add("Add", [scaled, nodes.constant(bias)], node.output)
 
 
 class _Layers:
@@ -99,15 +114,12 @@ class _Layers:
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
         data = self.model.layers[node.layer]
-        bias = data.bias.astype(np.float32)
         if node.op == AFFINE:
-            scale = self.nodes.constant(_along(data.scale.astype(np.float32), shape))
-            scaled = self.nodes.add("Mul", [node.inputs[0], scale])
-            self.nodes.add("Add", [scaled, self.nodes.constant(_along(bias, shape))], node.output)
+            emit_affine(self.nodes, node, data, shape)
             return
         x, weights = self._input(node.inputs[0], data), self._weights(node, data, len(shape))
         if node.op == CONVOLUTION:
-            y = self.nodes.add("Conv", [x, weights], **_options(node.attributes))
+            y = self.nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
         elif len(shape) == 3:
             y = self.nodes.add("Conv", [x, weights])
         elif len(shape) == 1:
@@ -115,7 +127,8 @@ class _Layers:
         else:
             y = self.nodes.add("MatMul", [x, weights])
         # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
-        bias = self.nodes.constant(_along(bias, shape), f"{node.layer}.bias")
+        bias = _along(data.bias.astype(np.float32), shape)
+        bias = self.nodes.constant(bias, f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
 
     def _input(self, name: str, data: LayerData) -> str:
@@ -156,7 +169,7 @@ class _Layers:
         Dense layers take (outputs, inputs) for vectors, a 1x1 convolution's kernel for images, and
         (inputs, outputs) for anything with other axes before the last.
         """
-        kernel, axis = _channels_first(data.kernel), 0
+        kernel, axis = channels_first(data.kernel), 0
         if node.op == DENSE and rank == 3:
             kernel = kernel[:, :, None, None]
         elif node.op == DENSE and rank > 1:
@@ -174,7 +187,8 @@ class _Layers:
         return self.nodes.add("DequantizeLinear", operands, axis=axis)
 
 
-def _options(attributes: Mapping) -> dict:
+def convolution_options(attributes: Mapping) -> dict:
+    """Attributes of ONNX's Conv."""
     (top, bottom), (left, right) = attributes["padding"]
     return {
         "kernel_shape": attributes["kernel"][1:3],

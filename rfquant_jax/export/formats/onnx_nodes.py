@@ -37,21 +37,22 @@ class Nodes:
 
     Attributes:
       opset: the version of ONNX's operations.
+      scope: what the names of new nodes start with.
       constants: arrays that belong to names of the integer model's graph, stored where used.
     """
 
     def __init__(self, opset: int):
-        self.opset = opset
+        self.opset, self.scope = opset, ""
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self._known: dict[tuple, str] = {}
 
     def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
-        """Appends a node and returns the name of its output."""
-        output = output or f"{op}_{len(self.nodes)}"
+        """Appends a node, named after its output, and returns that name."""
+        output = output or f"{self.scope}{op}_{len(self.nodes)}"
         names = [self.constant(self.constants[n]) if n in self.constants else n for n in inputs]
-        self.nodes.append(helper.make_node(op, names, [output], **attributes))
+        self.nodes.append(helper.make_node(op, names, [output], name=output, **attributes))
         return output
 
     def constant(self, values: np.ndarray, name: str = "") -> str:

@@ -6,9 +6,12 @@ Integer kernels take int8 weights, an int32 bias and one float32 multiplier a ch
 
 With k = 1 the bias is rounded to whole accumulators, which moves some code boundaries. Weights of
 few bits leave room in int8: the kernel is stored k times as large, and B has steps of 1 / k
-accumulators. `fast` is monotone, like the runtime's `code` (see `boundaries`). So the two are equal
-for *every* accumulator if they are equal on both sides of every code boundary. For given k and B
-each side bounds M from below or from above; a channel is solved where the bounds leave room.
+accumulators. A layer that reads several copies of its input, with a part of the kernel for each,
+has room for an even larger k.
+
+`fast` is monotone, like the runtime's `code` (see `boundaries`). So the two are equal for *every*
+accumulator if they are equal on both sides of every code boundary. For given k and B each side
+bounds M from below or from above; a channel is solved where the bounds leave room.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ class Requantization:
       multiplier: float32[O], M, positive.
       width: float64[O], how far M may be off in either direction, as a share of it; 0 where the
         channel has no solution and the other entries mean nothing.
+      copies: of the input, and parts of the kernel.
     """
 
     factor: np.ndarray
     bias: np.ndarray
     multiplier: np.ndarray
     width: np.ndarray
+    copies: int = 1
 
     @property
     def solved(self) -> np.ndarray:
@@ -52,9 +57,12 @@ class Requantization:
         return self.width > 0
 
     def kernel(self, codes: np.ndarray) -> np.ndarray:
-        """A layer's kernel int8[O, ...] times the factors, int8."""
+        """A layer's kernel int8[O, ..., I] times the factors, int8[O, ..., copies * I]."""
         factor = self.factor.reshape(-1, *[1] * (codes.ndim - 1))
-        return (codes.astype(np.int64) * factor).astype(np.int8)
+        whole = codes.astype(np.int64) * factor
+        # Hermite's identity: the sum of floor((n + i) / copies) over i is n.
+        parts = [(whole + i) // self.copies for i in range(self.copies)]
+        return np.concatenate(parts, axis=-1).astype(np.int8)
 
 
 def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.ndarray:
@@ -63,16 +71,21 @@ def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.nda
     return np.rint(np.clip(product, target.low, target.high)).astype(np.int64)
 
 
-def solve(data: LayerData, target: Target, smallest_weight: int = -128) -> Requantization:
+def solve(
+    data: LayerData, target: Target, smallest_weight: int = -128, copies: int = 1
+) -> Requantization:
     """Finds k, B and M for each channel; of several solutions the one with the widest interval.
 
     Args:
       data: a layer for which `is_integer` holds.
       smallest_weight: of the stored kernel; -127 for runtimes that exclude -128.
+      copies: of its input that the layer may read.
     """
     boundaries = Boundaries.of(data, target)
     found = _constant_channels(boundaries)
-    largest = _largest_factors(data, boundaries.sign, smallest_weight)
+    found.copies = copies
+    limits = copies * LARGEST_WEIGHT, copies * smallest_weight
+    largest = _largest_factors(data, boundaries.sign, *limits)
     # Down to one half: whatever a smaller k solves, a multiple of it above one half solves, too.
     for below in range(int(largest.max(initial=0) + 1) // 2):
         factor = largest - below
@@ -93,11 +106,11 @@ def _constant_channels(boundaries: Boundaries) -> Requantization:
     return Requantization(np.zeros(len(code), np.int64), code, ones, width)
 
 
-def _largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
-    """The largest k with which each channel of the kernel fits int8; 0 where none does."""
+def _largest_factors(data: LayerData, sign: np.ndarray, most: int, least: int) -> np.ndarray:
+    """The largest k with which each channel of the kernel stays in a range; 0 where none does."""
     weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1) * sign[:, None]
     up, down = np.maximum(weights.max(1), 1), np.maximum(-weights.min(1), 1)
-    return np.minimum(LARGEST_WEIGHT // up, -smallest_weight // down)
+    return np.minimum(most // up, -least // down)
 
 
 class _Channels:
