@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
-from rfquant_jax.export.formats.onnx_nodes import Nodes
+from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.model import LayerData
 
@@ -21,12 +22,14 @@ class Codes:
     Attributes:
       name: of the tensor.
       zero: what stands for code 0.
+      channels: C.
       order: the network's channel that each channel of the tensor holds, or HOLE for one that
         holds nothing; None where they are the network's channels as they are.
     """
 
     name: str
     zero: int
+    channels: int
     order: np.ndarray | None = None
 
     @property
@@ -47,14 +50,30 @@ class Codes:
         found[..., self.order == HOLE] = 0
         return found
 
-    def pick(self, nodes: Nodes, channels: np.ndarray | None) -> str:
-        """The tensor with some of the network's channels, in their order; None: with all."""
+    def floats(self, nodes: Nodes) -> str:
+        """The codes of the tensor's own channels in float32."""
+        x = nodes.add("Cast", [self.name], to=TensorProto.FLOAT)
+        return nodes.add("Sub", [x, nodes.constant(np.float32(self.zero))]) if self.zero else x
+
+    def pick(self, nodes: Nodes, channels: np.ndarray | None = None) -> str:
+        """The codes of some of the network's channels in float32, [N, C', H, W]; None: of all.
+
+        A product with a matrix of zeros and ones, because that is exact and keeps the channels
+        last, as onnxruntime has them here; a Gather would have the whole tensor transposed.
+        """
         places = self.places
-        if places is not None:
-            channels = places if channels is None else places[channels]
-        if channels is None:
-            return self.name
-        return nodes.add("Gather", [self.name, nodes.numbers(channels)], axis=1)
+        if places is None and channels is None:
+            return self.floats(nodes)
+        places = np.arange(self.channels) if places is None else places
+        places = places if channels is None else places[channels]
+        one = nodes.constant(np.float32(1))
+        x = nodes.add("Transpose", [self.name], perm=TO_LAST)
+        x = nodes.add("DequantizeLinear", [x, one, nodes.constant(np.uint8(self.zero))])
+        ones = np.zeros((self.channels, len(places)), np.int8)
+        ones[places, np.arange(len(places))] = 1
+        zero = nodes.constant(np.int8(0))
+        picked = nodes.add("DequantizeLinear", [nodes.constant(ones), one, zero])
+        return nodes.add("Transpose", [nodes.add("MatMul", [x, picked])], perm=TO_FIRST)
 
 
 def clipped(nodes: Nodes, codes: str, target: Target, zero: int) -> str:
@@ -72,7 +91,7 @@ def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
     if len(parts) > 1:
         name = nodes.add("Concat", [part.name for part in parts], axis=1)
     straight = np.array_equal(order, np.arange(len(order)))
-    return Codes(name, parts[0].zero, None if straight else order)
+    return Codes(name, parts[0].zero, len(order), None if straight else order)
 
 
 def zero_of(data: LayerData) -> int:

@@ -7,8 +7,8 @@ Every layer whose output only one quantizer reads becomes
 with DequantizeLinear(int8 kernel, M) and DequantizeLinear(int32 bias, M) as the other operands,
 which onnxruntime fuses to one QLinearConv. The numbers in it come from `requantize.solve`; clipping
 activations are part of the codes' range. Channels without a solution are computed in a layer of
-their own: in integers from several copies of the input where that solves them, else in float.
-Layers whose output is needed in float have integer products, or float sums of whole numbers.
+their own with a float result. Layers whose output is needed in float have integer products, or
+float sums of whole numbers.
 
 Opset 13 alone, standard operators.
 """
@@ -113,7 +113,7 @@ class _Builder:
             low, high = data.input_range
             target = Target(data.input_step, low, high)
             tensor = self._quantize(name, target, zero_of(data))
-            self._codes[key] = Codes(tensor, zero_of(data))
+            self._codes[key] = Codes(tensor, zero_of(data), self._model.graph.shapes[name][-1])
         return self._codes[key]
 
     def _quantize(self, name: str, target: Target, zero: int) -> str:
@@ -127,16 +127,17 @@ class _Builder:
         consumer = self._consumers.of(node)
         if consumer is None or not data.is_integer or node.op != CONVOLUTION:
             return False
-        parts, rest = split(node, data, consumer.target)
-        if not parts:
+        part = split(node, data, consumer.target)
+        if not part.solution.solved.any():
             return False
         self.channels += len(data.scale)
-        self.unsolved += len(rest)
+        self.unsolved += len(part.rest)
         target, zero = consumer.target, zero_of(consumer.reader)
-        made = [integer_layer(self.nodes, node, data, codes, part, target, zero) for part in parts]
-        if len(rest):
-            y = float_layer(self.nodes, node, data, codes, shape, rest)
-            made.append(Codes(self._quantize(y, target, zero), zero, rest))
+        made = [integer_layer(self.nodes, node, data, codes, part, target, zero)]
+        if len(part.rest):
+            y = float_layer(self.nodes, node, data, codes, shape, part.rest)
+            y = self._quantize(y, target, zero)
+            made.append(Codes(y, zero, len(part.rest), part.rest))
         self._codes[consumer.value, Quantizer.of(consumer.reader)] = joined(self.nodes, made)
         self._skipped |= set(consumer.skipped)
         return True

@@ -7,13 +7,11 @@ from onnx import TensorProto
 
 from rfquant_jax.export.formats.onnx import channels_first, convolution_options
 from rfquant_jax.export.formats.onnx_codes import Codes
-from rfquant_jax.export.formats.onnx_nodes import Nodes
+from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import LayerData
 from rfquant_jax.export.ir.operations import CONVOLUTION, OPERATIONS
 from rfquant_jax.export.ir.shapes import Shape
-
-_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def float_layer(
@@ -33,7 +31,7 @@ def float_layer(
       output: what the result is called.
     """
     part = Part(data, np.arange(len(data.scale)) if rows is None else rows)
-    if data.is_integer and _is_product(node):
+    if data.is_integer and is_product(node):
         return _product(nodes, node, part, codes, shape, output)
     return _convolution(nodes, node, part, codes, shape, rows, output)
 
@@ -47,8 +45,8 @@ class Part:
         self.bias = data.bias[rows].astype(np.float32)
 
 
-def _is_product(node: Node) -> bool:
-    """Whether the layer multiplies every pixel's channels with one matrix."""
+def is_product(node: Node) -> bool:
+    """Whether a layer multiplies every pixel's channels with one matrix."""
     if node.op != CONVOLUTION:
         return True
     attributes = node.attributes
@@ -62,7 +60,7 @@ def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, o
     if node.op == CONVOLUTION:
         x = _every(nodes, x, node.attributes["strides"])
     if image:
-        x = nodes.add("Transpose", [x], perm=_TO_LAST)
+        x = nodes.add("Transpose", [x], perm=TO_LAST)
     one = nodes.constant(np.float32(1))
     x = nodes.add("DequantizeLinear", [x, one, nodes.constant(np.uint8(codes.zero))])
     kernel = codes.columns(part.kernel.reshape(len(part.kernel), -1)).T
@@ -71,7 +69,7 @@ def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, o
     weights = nodes.add("DequantizeLinear", names, axis=1)
     y = nodes.add("MatMul", [x, weights])
     y = nodes.add("Add", [y, nodes.constant(part.bias)], None if image else output)
-    return nodes.add("Transpose", [y], output, perm=_TO_FIRST) if image else y
+    return nodes.add("Transpose", [y], output, perm=TO_FIRST) if image else y
 
 
 def _every(nodes: Nodes, x: str, strides) -> str:
@@ -87,14 +85,11 @@ def _convolution(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shap
     attributes = node.attributes
     size = OPERATIONS[CONVOLUTION].shape([shape], attributes)[:2]
     if attributes["groups"] == 1:
-        x, kernel = codes.name, codes.columns(part.kernel)
+        # With DequantizeLinear in place of Cast, onnxruntime would quantize the kernel once more.
+        x, kernel = codes.floats(nodes), codes.columns(part.kernel)
     else:
         x, kernel, groups = _grouped(nodes, node, part, codes, rows)
         attributes = attributes | {"groups": groups}
-    # With DequantizeLinear in place of Cast, onnxruntime would quantize the kernel once more.
-    x = nodes.add("Cast", [x], to=TensorProto.FLOAT)
-    if codes.zero:
-        x = nodes.add("Sub", [x, nodes.constant(np.float32(codes.zero))])
     weights = nodes.constant(np.ascontiguousarray(channels_first(kernel)))
     if kernel.dtype != np.float32:
         weights = nodes.add("Cast", [weights], to=TensorProto.FLOAT)  # of a constant: while loading
@@ -111,7 +106,7 @@ def _grouped(nodes: Nodes, node: Node, part: Part, codes: Codes, rows):
     """Input, kernel and groups of a convolution in groups; with rows, one group for each."""
     kernel, groups = part.kernel, node.attributes["groups"]
     if rows is None:
-        return codes.pick(nodes, None), kernel, groups
+        return codes.pick(nodes), kernel, groups
     group, width = rows // (node.attributes["kernel"][0] // groups), kernel.shape[-1]
     read = group[:, None] * width + np.arange(width)
     return codes.pick(nodes, read.reshape(-1)), kernel, len(rows)

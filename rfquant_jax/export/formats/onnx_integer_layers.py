@@ -14,57 +14,47 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import LayerData
 from rfquant_jax.export.ir.requantize import Requantization, solve
 
-MOST_COPIES = 4  # of a layer's input; more has solved no channel
 # onnxruntime requantizes so many channels at a time, and any others one by one.
 LANES = 16
 
 
 @dataclass(frozen=True)
-class Part:
-    """Output channels of a layer that are computed together.
+class Split:
+    """How the output channels of a layer are computed.
 
     Attributes:
-      rows: the channels.
+      rows: the channels that integer kernels compute.
       solution: of these channels, in their order.
+      rest: the channels that are computed in float.
     """
 
     rows: np.ndarray
     solution: Requantization
+    rest: np.ndarray
 
 
-def split(node: Node, data: LayerData, target: Target) -> tuple[list[Part], np.ndarray]:
-    """Parts that integer kernels compute, and the channels that none can compute exactly."""
-    solution = solve(data, target)
+def split(node: Node, data: LayerData, target: Target) -> Split:
+    """Finds the numbers for as many channels as possible, with larger input codes if need be."""
     every = np.arange(len(data.scale))
-    if solution.solved.all():
-        return [Part(every, solution)], every[:0]
+    solution = solve(data, target)
+    if not solution.solved.all():
+        # The input's range ends at 2^bits - 1, moved to start at zero.
+        larger = solve(data, target, gain=1 << (8 - data.input_bits))
+        solution = max(larger, solution, key=lambda found: int(found.solved.sum()))
     if node.attributes["groups"] > 1:
-        if not solution.solved.any():
-            return [], every
-        return [Part(every, solution)], every[~solution.solved]
-    hard = _hardest(solution)
-    again = _with_copies(data, target, hard)
-    easy = np.setdiff1d(every, hard)
-    parts = [Part(easy, _of(solution, easy))] if len(easy) else []
-    if again.solved.any():
-        parts.append(Part(hard[again.solved], _of(again, np.flatnonzero(again.solved))))
-    return parts, hard[~again.solved]
+        return Split(every, solution, every[~solution.solved])
+    rest = _hardest(solution)
+    rows = np.setdiff1d(every, rest)
+    return Split(rows, _of(solution, rows), rest)
 
 
 def _hardest(solution: Requantization) -> np.ndarray:
-    """The channels without a solution, and others that fill the lanes of the kernels."""
+    """The channels without a solution, and others so that the kernels' lanes are filled."""
     channels, unsolved = len(solution.width), int((~solution.solved).sum())
     count = -(-unsolved // LANES) * LANES
     if channels % LANES or count > channels // 2:
-        return np.arange(channels)
+        return np.arange(channels if unsolved else 0)
     return np.sort(np.argsort(solution.width, kind="stable")[:count])
-
-
-def _with_copies(data: LayerData, target: Target, rows: np.ndarray) -> Requantization:
-    """A solution for some channels with the fewest copies of the input that solve most of them."""
-    part = replace(data, kernel=data.kernel[rows], scale=data.scale[rows], bias=data.bias[rows])
-    found = [solve(part, target, copies=copies) for copies in range(2, MOST_COPIES + 1)]
-    return max(found, key=lambda one: (int(one.solved.sum()), -one.copies))
 
 
 def _of(solution: Requantization, rows: np.ndarray) -> Requantization:
@@ -73,27 +63,37 @@ def _of(solution: Requantization, rows: np.ndarray) -> Requantization:
 
 
 def integer_layer(
-    nodes: Nodes, node: Node, data: LayerData, codes: Codes, part: Part, target: Target, zero: int
+    nodes: Nodes, node: Node, data: LayerData, codes: Codes, part: Split, target: Target, zero: int
 ) -> Codes:
-    """Appends a part of a convolution.
+    """Appends the channels of a convolution that integer kernels compute.
 
     Args:
       zero: what stands for code 0 in the result.
     """
-    if node.attributes["groups"] == 1:
-        kernel = part.solution.kernel(codes.columns(data.kernel[part.rows]))
-        x, order, solution = codes.name, part.rows, part.solution
-        if solution.copies > 1:
-            x = nodes.add("Concat", [x] * solution.copies, axis=1)
-        groups = 1
+    solution, groups = part.solution, node.attributes["groups"]
+    if groups == 1:
+        kernel, order = solution.kernel(codes.columns(data.kernel[part.rows])), part.rows
+        x = codes.name
     else:
-        x, order = _grouped(nodes, node, codes, part.solution)
+        x, order = _grouped(nodes, node, codes, solution)
         rows = np.maximum(order, 0)
-        kernel, solution = part.solution.kernel(data.kernel)[rows], _of(part.solution, rows)
-        groups = node.attributes["groups"] * len(order) // len(data.kernel)
+        kernel, solution = solution.kernel(data.kernel)[rows], _of(solution, rows)
+        groups = groups * len(order) // len(data.kernel)
+    if solution.gain > 1:
+        x = _larger(nodes, x, codes.zero, solution.gain)
     options = convolution_options(node.attributes | {"groups": groups})
-    y = _convolution(nodes, x, codes.zero, kernel, solution, order == HOLE, options, zero)
-    return Codes(clipped(nodes, y, target, zero), zero, order)
+    y = _convolution(
+        nodes, x, codes.zero * solution.gain, kernel, solution, order == HOLE, options, zero
+    )
+    return Codes(clipped(nodes, y, target, zero), zero, len(order), order)
+
+
+def _larger(nodes: Nodes, x: str, zero: int, gain: int) -> str:
+    """Codes so many times as large; onnxruntime's BitShift takes three times as long."""
+    steps = [(np.float32(1), np.uint8(zero)), (np.float32(1 / gain), np.uint8(zero * gain))]
+    for op, step in zip(("DequantizeLinear", "QuantizeLinear"), steps, strict=True):
+        x = nodes.add(op, [x, *(nodes.constant(v) for v in step)])
+    return x
 
 
 def _grouped(
@@ -109,7 +109,7 @@ def _grouped(
     if codes.order is not None and depthwise:
         order = codes.order.copy()
     elif codes.order is not None:
-        x = codes.pick(nodes, None)
+        x = nodes.add("Gather", [x, nodes.numbers(codes.places)], axis=1)
     order[(order != HOLE) & ~solution.solved[order]] = HOLE
     return x, order
 

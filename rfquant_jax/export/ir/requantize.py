@@ -6,8 +6,8 @@ Integer kernels take int8 weights, an int32 bias and one float32 multiplier a ch
 
 With k = 1 the bias is rounded to whole accumulators, which moves some code boundaries. Weights of
 few bits leave room in int8: the kernel is stored k times as large, and B has steps of 1 / k
-accumulators. A layer that reads several copies of its input, with a part of the kernel for each,
-has room for an even larger k.
+accumulators. Inputs of few bits leave room in their 8 bits, too: codes that are stored 2^s times as
+large make k larger by as much.
 
 `fast` is monotone, like the runtime's `code` (see `boundaries`). So the two are equal for *every*
 accumulator if they are equal on both sides of every code boundary. For given k and B each side
@@ -42,14 +42,14 @@ class Requantization:
       multiplier: float32[O], M, positive.
       width: float64[O], how far M may be off in either direction, as a share of it; 0 where the
         channel has no solution and the other entries mean nothing.
-      copies: of the input, and parts of the kernel.
+      gain: how many times as large the input's codes are stored; all of k is a multiple of it.
     """
 
     factor: np.ndarray
     bias: np.ndarray
     multiplier: np.ndarray
     width: np.ndarray
-    copies: int = 1
+    gain: int = 1
 
     @property
     def solved(self) -> np.ndarray:
@@ -57,12 +57,9 @@ class Requantization:
         return self.width > 0
 
     def kernel(self, codes: np.ndarray) -> np.ndarray:
-        """A layer's kernel int8[O, ..., I] times the factors, int8[O, ..., copies * I]."""
-        factor = self.factor.reshape(-1, *[1] * (codes.ndim - 1))
-        whole = codes.astype(np.int64) * factor
-        # Hermite's identity: the sum of floor((n + i) / copies) over i is n.
-        parts = [(whole + i) // self.copies for i in range(self.copies)]
-        return np.concatenate(parts, axis=-1).astype(np.int8)
+        """A layer's kernel int8[O, ...] times the factors, without the gain, int8."""
+        factor = (self.factor // self.gain).reshape(-1, *[1] * (codes.ndim - 1))
+        return (codes.astype(np.int64) * factor).astype(np.int8)
 
 
 def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.ndarray:
@@ -72,20 +69,19 @@ def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.nda
 
 
 def solve(
-    data: LayerData, target: Target, smallest_weight: int = -128, copies: int = 1
+    data: LayerData, target: Target, smallest_weight: int = -128, gain: int = 1
 ) -> Requantization:
     """Finds k, B and M for each channel; of several solutions the one with the widest interval.
 
     Args:
       data: a layer for which `is_integer` holds.
       smallest_weight: of the stored kernel; -127 for runtimes that exclude -128.
-      copies: of its input that the layer may read.
+      gain: how many times as large the input's codes are stored.
     """
     boundaries = Boundaries.of(data, target)
     found = _constant_channels(boundaries)
-    found.copies = copies
-    limits = copies * LARGEST_WEIGHT, copies * smallest_weight
-    largest = _largest_factors(data, boundaries.sign, *limits)
+    found.gain = gain
+    largest = _largest_factors(data, boundaries.sign, smallest_weight)
     # Down to one half: whatever a smaller k solves, a multiple of it above one half solves, too.
     for below in range(int(largest.max(initial=0) + 1) // 2):
         factor = largest - below
@@ -94,7 +90,8 @@ def solve(
         size = max(_MOST_AT_ONCE // (len(NEAREST_BIASES) * max(len(boundaries.codes), 1)), 1)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            _try(found, _Channels(data, boundaries, target, part), factor[part], target)
+            channels = _Channels(data, boundaries, target, part)
+            _try(found, channels, gain * factor[part], target)
     return found
 
 
@@ -106,11 +103,11 @@ def _constant_channels(boundaries: Boundaries) -> Requantization:
     return Requantization(np.zeros(len(code), np.int64), code, ones, width)
 
 
-def _largest_factors(data: LayerData, sign: np.ndarray, most: int, least: int) -> np.ndarray:
-    """The largest k with which each channel of the kernel stays in a range; 0 where none does."""
+def _largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
+    """The largest k with which each channel of the kernel fits int8; 0 where none does."""
     weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1) * sign[:, None]
     up, down = np.maximum(weights.max(1), 1), np.maximum(-weights.min(1), 1)
-    return np.minimum(most // up, -least // down)
+    return np.minimum(LARGEST_WEIGHT // up, -smallest_weight // down)
 
 
 class _Channels:
