@@ -20,8 +20,15 @@ from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.trace.capture import capture
-from rfquant_jax.export.verify.compare import CodeComparison, compare_codes, compare_predictions
+from rfquant_jax.export.verify.compare import (
+    Agreement,
+    CodeComparison,
+    CodesOf,
+    compare_codes,
+    compare_predictions,
+)
 from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.export.verify.runners import Runner, missing_runtime, open_all
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -202,16 +209,19 @@ def _export_one(
         "float32": _compare_codes(run, stored, reference),
         "float64": _compare_codes(run, model, exact),
     }
+    runners = open_all(paths)
+    predictors = {kind: runner.predict for kind, runner in runners.items()}
     batches = _normalized(run, wanted.images)
-    found = compare_predictions(reference, exact, files.open_all(paths), batches)
+    found = compare_predictions(reference, exact, predictors, batches)
     return {
         "layers": run.blueprint.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
         "evaluation": found.evaluation.as_dict(),
         "formats": {
-            kind: _file(run, paths[kind]) | agreement.as_dict()
-            for kind, agreement in found.formats.items()
+            kind: _file(run, path)
+            | _verified(run, kind, stored, runners.get(kind), found.formats.get(kind))
+            for kind, path in paths.items()
         },
         "differing_codes": {
             precision: {layer: vars(count) for layer, count in compared.layers.items()}
@@ -221,7 +231,18 @@ def _export_one(
     }
 
 
-def _compare_codes(run: Run, model: IntegerModel, reference: Reference) -> CodeComparison:
+def _verified(
+    run: Run, kind: str, model: IntegerModel, runner: Runner | None, found: Agreement | None
+) -> dict:
+    """What a format's own runtime computes, beside the evaluation and the integer runtime."""
+    if runner is None:
+        return {"not_verified": f"{missing_runtime(kind)} is not installed"}
+    if runner.codes is None:
+        return found.as_dict()
+    return found.as_dict() | {"differing_codes": _compare_codes(run, model, runner).total}
+
+
+def _compare_codes(run: Run, model: IntegerModel, reference: CodesOf) -> CodeComparison:
     return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
 
 

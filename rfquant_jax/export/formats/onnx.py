@@ -20,13 +20,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
 from rfquant_jax.runtime.files import replacing
 
-OUTPUT = "logits"
+OUTPUT, CODES = "logits", "codes"  # a name and a key of the metadata
 _OPSETS = {False: (13, 8), True: (21, 10)}  # small or not: opset, IR version
 
 
@@ -57,11 +58,19 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
             nodes.constants[node.output] = channels_first(model.constants[node.output][None])
         else:
             emit(nodes, node, shapes)
-    return finished(nodes, model, ir_version)
+    return finished(nodes, model, ir_version, layers.read)
 
 
-def finished(nodes: Nodes, model: IntegerModel, ir_version: int) -> onnx.ModelProto:
-    """The checked ONNX model of a graph whose logits have the name that the model's graph uses."""
+def finished(
+    nodes: Nodes, model: IntegerModel, ir_version: int, codes: Mapping[str, Codes]
+) -> onnx.ModelProto:
+    """The checked ONNX model of nodes whose logits have the name that the model's graph uses.
+
+    Its metadata say, as JSON, what the model's `about` does, and where the codes are.
+
+    Args:
+      codes: by layer, those of its input.
+    """
     nodes.scope = ""
     nodes.add("Identity", [model.graph.output], OUTPUT)
     graph = helper.make_graph(
@@ -77,7 +86,8 @@ def finished(nodes: Nodes, model: IntegerModel, ir_version: int) -> onnx.ModelPr
         ir_version=ir_version,
         producer_name="rfquant_jax",
     )
-    helper.set_model_props(made, {key: json.dumps(value) for key, value in model.about.items()})
+    about = dict(model.about) | {CODES: {layer: held.to_json() for layer, held in codes.items()}}
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(made, full_check=True)
     return made
 
@@ -105,11 +115,16 @@ def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...
 
 
 class _Layers:
-    """Emits convolutions, dense layers and affine maps."""
+    """Emits convolutions, dense layers and affine maps.
+
+    Attributes:
+      read: by layer, the codes of its input.
+    """
 
     def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
         self.nodes, self.model, self.small = nodes, model, small
-        self._quantized: dict[tuple, str] = {}
+        self.read: dict[str, Codes] = {}
+        self._quantized: dict[tuple, tuple[str, str]] = {}
         self._makers = {node.output: node for node in model.graph.nodes}
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
@@ -117,7 +132,7 @@ class _Layers:
         if node.op == AFFINE:
             emit_affine(self.nodes, node, data, shape)
             return
-        x, weights = self._input(node.inputs[0], data), self._weights(node, data, len(shape))
+        x, weights = self._input(node, data), self._weights(node, data, len(shape))
         if node.op == CONVOLUTION:
             y = self.nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
         elif len(shape) == 3:
@@ -131,16 +146,20 @@ class _Layers:
         bias = self.nodes.constant(bias, f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
 
-    def _input(self, name: str, data: LayerData) -> str:
+    def _input(self, node: Node, data: LayerData) -> str:
         """The input on its quantizer's grid."""
+        name = node.inputs[0]
         if not data.quantizes_input:
             return name
         key = (name, data.input_bits, data.input_signed, data.input_step)
         if key not in self._quantized:
             self._quantized[key] = self._quantize(name, data)
-        return self._quantized[key]
+        codes, values = self._quantized[key]
+        self.read[node.layer] = Codes(codes, 0, self.model.graph.shapes[name][-1])
+        return values
 
-    def _quantize(self, name: str, data: LayerData) -> str:
+    def _quantize(self, name: str, data: LayerData) -> tuple[str, str]:
+        """Names of the codes and of the values that they stand for."""
         exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
         kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
         kind = kinds[data.input_signed]
@@ -150,7 +169,7 @@ class _Layers:
         if not exact and data.input_bits < 8:
             low, high = (self.nodes.constant(np.asarray(v, kind)) for v in data.input_range)
             codes = self.nodes.add("Clip", [codes, low, high])
-        return self.nodes.add("DequantizeLinear", [codes, step, zero])
+        return codes, self.nodes.add("DequantizeLinear", [codes, step, zero])
 
     def _may_have_four_bits(self, name: str) -> bool:
         """Whether onnxruntime can load 4-bit codes of this.

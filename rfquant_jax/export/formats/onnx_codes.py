@@ -42,6 +42,11 @@ class Codes:
         places[channels] = np.flatnonzero(self.order != HOLE)
         return places
 
+    def to_json(self) -> dict:
+        """Where the codes are: a tensor's name, its zero point, and each channel's place."""
+        places = None if self.places is None else self.places.tolist()
+        return {"tensor": self.name, "zero": self.zero, "places": places}
+
     def columns(self, kernel: np.ndarray) -> np.ndarray:
         """A kernel [O, ..., I] for the tensor's channels; zeros for holes."""
         if self.order is None:

@@ -15,8 +15,6 @@ Opset 13 alone, standard operators.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,37 +35,19 @@ from rfquant_jax.runtime.files import replacing
 _OPSET, _IR_VERSION = 13, 8
 
 
-@dataclass(frozen=True)
-class FastModel:
-    """An ONNX model and where its layers' codes are.
-
-    Attributes:
-      model: checked.
-      codes: by layer, the tensor that holds the codes of its input.
-      channels, unsolved: of the layers that run in integers, all channels and those that do not.
-    """
-
-    model: onnx.ModelProto
-    codes: Mapping[str, Codes]
-    channels: int
-    unsolved: int
-
-
-def write(path: Path, model: IntegerModel) -> FastModel:
+def write(path: Path, model: IntegerModel) -> None:
     """Writes the model; its input is `image`, float32[batch, C, H, W], its output `logits`."""
     made = make(model)
     with replacing(path) as temporary:
-        temporary.write_bytes(made.model.SerializeToString())
-    return made
+        temporary.write_bytes(made.SerializeToString())
 
 
-def make(model: IntegerModel) -> FastModel:
+def make(model: IntegerModel) -> onnx.ModelProto:
     """The checked ONNX model; see `write`."""
     builder = _Builder(model)
     for node in model.graph.nodes:
         builder.emit(node)
-    made = finished(builder.nodes, model, _IR_VERSION)
-    return FastModel(made, builder.read, builder.channels, builder.unsolved)
+    return finished(builder.nodes, model, _IR_VERSION, builder.read)
 
 
 class _Builder:
@@ -80,7 +60,6 @@ class _Builder:
     def __init__(self, model: IntegerModel):
         self.nodes = Nodes(_OPSET)
         self.read: dict[str, Codes] = {}
-        self.channels = self.unsolved = 0
         self._model, self._consumers = model, Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}
         self._skipped: set[str] = set()
@@ -130,8 +109,6 @@ class _Builder:
         part = split(node, data, consumer.target)
         if not part.solution.solved.any():
             return False
-        self.channels += len(data.scale)
-        self.unsolved += len(part.rest)
         target, zero = consumer.target, zero_of(consumer.reader)
         made = [integer_layer(self.nodes, node, data, codes, part, target, zero)]
         if len(part.rest):
