@@ -14,12 +14,12 @@ from rfquant_jax.runtime.compilation_cache import LEAST_SECONDS, keep_compiled, 
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import claim
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # A convolution, an all-reduce and a donated buffer on four devices.
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from rfquant_jax import parallel
+from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.compilation_cache import keep_compiled
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 
@@ -32,13 +32,13 @@ def step(x, kernel):
     y = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return jnp.tanh(y) + jax.lax.pmean(y.mean(), parallel.AXIS)
+    return jnp.tanh(y) + jax.lax.pmean(y.mean(), devices.AXIS)
 
-mesh = parallel.make_mesh(4)
+mesh = devices.make_mesh(4)
 compiled = Compiled(step, mesh, (SHARDED, REPLICATED), SHARDED, donate=0)
 rng = np.random.default_rng(0)
-x = parallel.split(rng.normal(size=(8, 6, 6, 3)).astype(np.float32), mesh)
-kernel = parallel.replicate(rng.normal(size=(3, 3, 3, 3)).astype(np.float32), mesh)
+x = devices.split(rng.normal(size=(8, 6, 6, 3)).astype(np.float32), mesh)
+kernel = devices.replicate(rng.normal(size=(3, 3, 3, 3)).astype(np.float32), mesh)
 for _ in range(3):
     x = compiled(x, kernel)
 counts = {n: events.count(f"/jax/compilation_cache/cache_{n}") for n in ("hits", "misses")}

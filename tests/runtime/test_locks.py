@@ -17,7 +17,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.runtime import locks
 from rfquant_jax.runtime.locks import WorkdirLock
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path

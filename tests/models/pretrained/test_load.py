@@ -16,7 +16,7 @@ from rfquant_jax.models import mobilenetv2
 from rfquant_jax.models.pretrained.files import read_weights
 from rfquant_jax.models.pretrained.load import load_weights
 
-SHARED = Path(os.environ.get("RFQUANT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+SHARED = Path(os.environ.get("RFQUANT_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 
 
 def small(classes=3):
