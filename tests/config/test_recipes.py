@@ -20,7 +20,7 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.train.state import Masks
 from rfquant_jax.train.step import CoupledStep
-from tests.test_config import CONFIGS, RECIPES
+from tests.config.test_checks import CONFIGS, RECIPES
 
 PUBLISHED = [path for path in RECIPES if path.stem != "default"]
 CLASSES, SIZE, IMAGES = 3, 32, 12

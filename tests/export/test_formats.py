@@ -20,7 +20,7 @@ from rfquant_jax.export.verify.runners import run_onnx
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
-from tests.export.test_capture import SHIFT, Around, WithNorm, coupled_of
+from tests.export.trace.test_capture import SHIFT, Around, WithNorm, coupled_of
 
 BETWEEN = {
     "relu6": nnx.relu6,

@@ -12,7 +12,7 @@ from configs import quickstart
 from rfquant_jax.errors import UserError
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import LOCK_FILE, claim, read_json, write_json
-from tests.test_lock import is_free
+from tests.runtime.test_locks import is_free
 
 JSON = st.recursive(
     st.none() | st.integers() | st.floats(allow_nan=False) | st.text(),

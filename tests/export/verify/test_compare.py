@@ -21,7 +21,7 @@ from rfquant_jax.quant import convert
 from rfquant_jax.quant.layers import QuantConv
 from tests.conftest import CLASSES, IMAGE_SHAPE, batch, identity, images, mesh_of
 from tests.export.conftest import at, logits_of, scramble
-from tests.export.test_capture import Around
+from tests.export.trace.test_capture import Around
 
 CONFIGURATION = np.asarray([[6, 2], [2, 6], [5, 3], [3, 4]], np.int32)
 
