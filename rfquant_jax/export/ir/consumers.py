@@ -37,13 +37,14 @@ class Consumer:
     Attributes:
       value: the name of what it quantizes.
       skipped: names of the values between the layer and the quantizer, `value` among them.
-      reader: one of the layers that read the codes.
+      reader, reader_name: one of the layers that read the codes.
       target: its quantizer with the activations' bounds folded in.
     """
 
     value: str
     skipped: tuple[str, ...]
     reader: LayerData
+    reader_name: str
     target: Target
 
 
@@ -73,7 +74,8 @@ class Consumers:
         datas = [self._model.layers[reader.layer] for reader in readers]
         if len({Quantizer.of(d) for d in datas}) > 1 or not datas[0].quantizes_input:
             return None
-        return Consumer(name, tuple(skipped), datas[0], _target(datas[0], bounds))
+        target = _target(datas[0], bounds)
+        return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
 
     def _only_clip(self, name: str) -> Node | None:
         """The node that reads `name`, if it is the only one and clips with a number."""
