@@ -162,7 +162,7 @@ def get_config() -> ConfigDict:
     config.predict.top = 5  # classes written for each image, the most probable first
 
     config.export = ConfigDict()
-    formats = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "bundle")
+    formats = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "c", "bundle")
     config.export.formats = formats  # files to write, the integer one in any case
     config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
     config.export.images = 1000  # at most so many held-out images to verify predictions on

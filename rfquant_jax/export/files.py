@@ -8,18 +8,19 @@ from pathlib import Path
 
 from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
+from rfquant_jax.export.formats import c, onnx_fast, stablehlo
 from rfquant_jax.export.formats import integer as integer_format
 from rfquant_jax.export.formats import onnx as onnx_model
-from rfquant_jax.export.formats import onnx_fast, stablehlo
 from rfquant_jax.export.ir.model import IntegerModel
 
-INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, BUNDLE = EXPORT_FORMATS
+INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, C, BUNDLE = EXPORT_FORMATS
 SUFFIXES = {
     INTEGER: ".safetensors",
     ONNX: ".onnx",
     ONNX_SMALL: ".small.onnx",
     ONNX_FAST: ".fast.onnx",
     STABLEHLO: ".stablehlo",
+    C: ".c",
 }
 BUNDLE_FILE = "bundle.safetensors"
 
@@ -38,6 +39,7 @@ def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) 
         ONNX_SMALL: lambda path: onnx_model.write(path, model, small=True),
         ONNX_FAST: lambda path: onnx_fast.write(path, model),
         STABLEHLO: lambda path: stablehlo.write(path, model, platforms),
+        C: lambda path: c.write(path, model),
     }
     asked = [kind for kind in writers if kind in formats or kind == INTEGER]
     paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}

@@ -12,6 +12,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.report.tables import COSTS, results_table, table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks import networks, search
+from rfquant_jax.tasks.activations import activation_bytes, activation_line
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
 from rfquant_jax.tasks.workdir import EVALUATION_FOLDER, RESULTS_FILE, read_json, write_json
@@ -27,6 +28,7 @@ def cost(run: Run) -> None:
     columns = {"configuration": "configuration"} | COSTS
     if devices.is_first_process():
         print(table(rows, columns))
+        print(activation_line(activation_bytes(run)))
 
 
 def evaluate(run: Run) -> dict:
@@ -65,10 +67,13 @@ def evaluate(run: Run) -> dict:
             "rows": _rows(run, found),
             "checkpoints": checkpoints,
             "images": images,
+            "activation_bytes": activation_bytes(run),
         }
         if found is not None:
             write_json(path, results)
     run.log.info("\n" + results_table(results))
+    if "activation_bytes" in results:  # those of an earlier version do not say
+        run.log.info(activation_line(results["activation_bytes"]))
     return results
 
 

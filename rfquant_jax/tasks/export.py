@@ -17,6 +17,7 @@ from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files
 from rfquant_jax.export.formats import integer as format
 from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.trace.capture import capture
@@ -217,6 +218,7 @@ def _export_one(
         "layers": run.blueprint.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
+        "activation_bytes": memory_of(model).size,
         "evaluation": found.evaluation.as_dict(),
         "formats": {
             kind: _file(run, path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 
+from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.export.formats import c_nodes
 from rfquant_jax.export.formats.c_text import array, comment_text, number
 from rfquant_jax.export.ir.boundaries import Target
@@ -165,9 +167,14 @@ def _quantizer(target: Target, zero: int) -> str:
 
 
 def pixel_values(model: IntegerModel) -> np.ndarray | None:
-    """The normalised value of every pixel by channel, float32[C, 256], as training computes it."""
+    """The normalised value of every pixel by channel, float32[C, 256].
+
+    XLA computes them, as it does for the evaluation: it multiplies with the reciprocal, say.
+    """
     mean, std = (np.asarray(model.about.get(name, []), np.float32) for name in ("mean", "std"))
-    if mean.shape != (model.graph.input_shape[-1],) or mean.shape != std.shape:
+    channels = model.graph.input_shape[-1]
+    if mean.shape != (channels,) or mean.shape != std.shape:
         return None
-    pixels = np.arange(256, dtype=np.float32)
-    return (pixels - 255 * mean[:, None]) / (255 * std[:, None])
+    pixels = np.arange(256, dtype=np.uint8)[None, :, None, None].repeat(channels, -1)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.asarray(jax.jit(normalizer(mean, std))(pixels))[0, :, 0].T

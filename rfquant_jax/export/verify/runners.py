@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,12 +19,15 @@ from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.formats import stablehlo
 from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.verify import run_c
 from rfquant_jax.export.verify.compare import Predict
 
 Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
-# What runs a format, where that is no requirement of this package: a module and how to get it.
-OPTIONAL: dict[str, tuple[str, str]] = {}
+# What runs a format, where that is no requirement of this package: how to find and to call it.
+_OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
+    files.C: (run_c.compiler, "a C compiler (cc)"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Runner:
 
 def missing_runtime(kind: str) -> str | None:
     """What has to be installed to run a format; None where nothing is missing."""
-    module, package = OPTIONAL.get(kind, ("numpy", ""))
-    return None if importlib.util.find_spec(module) else package
+    find, name = _OPTIONAL.get(kind, (lambda: True, ""))
+    return None if find() else name
 
 
 def open_all(paths: Mapping[str, Path]) -> dict[str, Runner]:
@@ -152,4 +154,5 @@ _OPENERS: Mapping[str, Callable[[Path], Runner]] = {
     files.ONNX_SMALL: run_onnx,
     files.ONNX_FAST: run_onnx,
     files.STABLEHLO: _stablehlo,
+    files.C: lambda path: Runner(run_c.load(path)),
 }
