@@ -10,7 +10,16 @@ from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.search.variables import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
-EXPORT_FORMATS = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "c", "bundle")
+EXPORT_FORMATS = (
+    "integer",
+    "onnx",
+    "onnx_small",
+    "onnx_fast",
+    "stablehlo",
+    "c",
+    "tflite",
+    "bundle",
+)
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
 

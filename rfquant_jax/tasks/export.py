@@ -17,6 +17,7 @@ from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files
 from rfquant_jax.export.formats import integer as format
 from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import tflite_graph
 from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
@@ -123,6 +124,8 @@ def check(run: Run, before: Container[str]) -> None:
     if jax.process_count() > 1:
         rule = "the task export works in a run of one process: start it by itself"
         raise ConfigError("tasks", rules.tasks(run.config), rule)
+    if files.TFLITE in run.config.export.formats:
+        tflite_graph.schema()
     network = run.blueprint.convert(run.network)
     network.eval()
     _ = capture(network, run.image_shape).graph.shapes  # reading them is a check

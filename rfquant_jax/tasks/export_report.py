@@ -11,7 +11,7 @@ from rfquant_jax.report.tables import table
 
 # Formats with integer kernels. The others compute with floats and round them in their own way; what
 # counts are their predictions.
-EXACT = (files.ONNX_FAST,)
+EXACT = (files.ONNX_FAST, files.TFLITE)
 LARGEST_OFF_TIE = 0.01  # in steps: rounding errors of float32 stay far below
 LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, as a share of the largest: scales are right or not
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.formats import stablehlo
 from rfquant_jax.export.ir import runtime
-from rfquant_jax.export.verify import run_c
+from rfquant_jax.export.verify import run_c, run_tflite
 from rfquant_jax.export.verify.compare import Predict
 
 Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
@@ -27,6 +28,7 @@ Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 # What runs a format, where that is no requirement of this package: how to find and to call it.
 _OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
     files.C: (run_c.compiler, "a C compiler (cc)"),
+    files.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
 }
 
 
@@ -155,4 +157,5 @@ _OPENERS: Mapping[str, Callable[[Path], Runner]] = {
     files.ONNX_FAST: run_onnx,
     files.STABLEHLO: _stablehlo,
     files.C: lambda path: Runner(run_c.load(path)),
+    files.TFLITE: lambda path: Runner(*run_tflite.load(path)),
 }
