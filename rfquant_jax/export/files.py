@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -26,8 +26,18 @@ SUFFIXES = {
 BUNDLE_FILE = "bundle.safetensors"
 
 
-def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) -> dict[str, Path]:
+def write_all(
+    folder: Path,
+    name: str,
+    model: IntegerModel,
+    formats: Container[str],
+    platforms: Sequence[str],
+    batch: int = 0,
+) -> dict[str, Path]:
     """Writes one configuration in every asked format but the bundle, the integer one always.
+
+    Args:
+      platforms, batch: of the StableHLO artifact.
 
     Returns:
       the files by format.
@@ -39,7 +49,7 @@ def write_all(folder: Path, name: str, model: IntegerModel, formats, platforms) 
         ONNX: lambda path: onnx_model.write(path, model, small=False),
         ONNX_SMALL: lambda path: onnx_model.write(path, model, small=True),
         ONNX_FAST: lambda path: onnx_fast.write(path, model),
-        STABLEHLO: lambda path: stablehlo.write(path, model, platforms),
+        STABLEHLO: lambda path: stablehlo.write(path, model, platforms, batch),
         C: lambda path: c.write(path, model),
         TFLITE: lambda path: tflite.write(path, model),
     }

@@ -12,6 +12,7 @@ from flax import nnx
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN, stage_folder
 from rfquant_jax.config import checks as rules
+from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.sources import Part
 from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files
@@ -71,8 +72,12 @@ def export(run: Run) -> dict:
         run.stop.check()
         statistics = measure.recalibrated(trained.params, configuration)
         network = fixed_network(trained.pure, trained.params, statistics, configuration)
-        models[name] = fold(network, run.image_shape, _about(run, trained.origin, configuration))
-        results[name] = _export_one(run, name, network, models[name], configuration)
+        reference = Reference(network)
+        about = _about(run, name, trained.origin, configuration)
+        about["accuracy"] = _accuracy(run, reference)
+        models[name] = fold(network, run.image_shape, about)
+        exact = Reference(network, np.float64)
+        results[name] = _export_one(run, name, reference, exact, models[name], configuration)
         found = list(disagreements(run.config.export, results[name]))
         results[name]["verified"] = not found
         wrong |= {name: found} if found else {}
@@ -187,27 +192,47 @@ def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.nd
             yield path.stem, (content.get("checkpoint"), configuration)
 
 
-def _about(run: Run, origin: str, configuration: np.ndarray) -> dict:
-    """What a model's file tells about it."""
+def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
+    """What a model's files tell about it, but for its accuracy."""
     data = run.config.data
     return {
         "network": run.config.model.name,
+        "configuration": name,
+        "layers": run.blueprint.space.to_json(configuration),
         "checkpoint": origin,
         "input": "float32, (pixel / 255 - mean) / std for each channel",
         "mean": [float(v) for v in data.mean],
         "std": [float(v) for v in data.std],
+        "resize": data.resize or data.image_size,  # pixels of the shorter side; 0: as it is
+        "crop": data.image_size,  # of the middle, pixels of both sides; 0: as it is
+        "interpolation": data.interpolation,
         "classes": list(run.data.class_names),
     } | run.costs_of(configuration)
 
 
+def _accuracy(run: Run, reference: Reference) -> dict:
+    """The evaluation's accuracy on the images that the files are verified on."""
+    correct = images = 0
+    for batch in _normalized(run, run.config.export.images):
+        real = batch["label"] != PADDING_LABEL
+        best = reference.logits(batch["image"])[real].argmax(axis=-1)
+        correct += int((best == batch["label"][real]).sum())
+        images += int(real.sum())
+    return {"top1": 100 * correct / images, "images": images}
+
+
 def _export_one(
-    run: Run, name: str, network: nnx.Module, model: IntegerModel, configuration: np.ndarray
+    run: Run,
+    name: str,
+    reference: Reference,
+    exact: Reference,
+    model: IntegerModel,
+    configuration: np.ndarray,
 ) -> dict:
     """Writes all files of a configuration and holds them against the evaluation."""
     wanted = run.config.export
     folder = run.workdir / EXPORT_FOLDER
-    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms)
-    reference, exact = Reference(network), Reference(network, np.float64)
+    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
     stored = reading.read(paths[files.INTEGER]).model()
     codes = {
         "float32": _compare_codes(run, stored, reference),

@@ -105,7 +105,8 @@ def _block(draw, bits, b, x):
     if draw(st.booleans()):
         hidden = 2 * inputs
         x = b.relu(b.conv(x, hidden, bits=draw(bits), input_bits=draw(bits), signed=signed), most)
-        options = {"dilation": draw(st.integers(1, 2)), "padding": draw(st.integers(1, 2))}
+        fits = min(b.values[x].shape[1:3]) > 2
+        options = {"dilation": draw(st.integers(1, 1 + fits)), "padding": draw(st.integers(1, 2))}
         options |= {"bits": draw(bits), "input_bits": draw(bits)}
         x = b.relu(b.conv(x, hidden, 3, stride, hidden, **options), most)
         outputs = draw(st.sampled_from([inputs, inputs + 2]))

@@ -16,7 +16,7 @@ from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.formats import onnx_fast, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.fold import fold
-from rfquant_jax.export.verify.runners import run_onnx
+from rfquant_jax.export.verify.runners import open_all, run_onnx
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
@@ -215,6 +215,27 @@ def test_float_convolutions_that_are_only_nearly_whole_are_rounded(model, rng, m
     monkeypatch.setattr(stablehlo, "_convolve", lambda *args: right(*args) - 1e-3)
     found = stablehlo.exact_convolution(codes, data.kernel, data, node.attributes)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stablehlo_artifact_of_one_image_at_a_time(model, tmp_path, rng):
+    path = tmp_path / "a.stablehlo"
+    stablehlo.write(path, model, ("cpu",), batch=1)
+    assert stablehlo.read(path).in_avals[0].shape == (1, *IMAGE_SHAPE)
+    assert "gather" not in str(stablehlo.read(path).mlir_module())  # as dynamic slices become
+    x = images(rng, 3)
+    found = open_all({"stablehlo": path})["stablehlo"].predict(x)
+    np.testing.assert_allclose(found, runtime.run(model.stored(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_stablehlo_artifact_names_no_files_of_this_machine(model, tmp_path):
+    path = tmp_path / "a.stablehlo"
+    limit = jax.config.jax_traceback_in_locations_limit
+    stablehlo.write(path, model, ("cpu",))
+    assert jax.config.jax_traceback_in_locations_limit == limit
+    content = path.read_bytes()
+    for name in (b"rfquant_jax/", b"site-packages", b".py"):
+        assert name not in content
+    assert json.loads((tmp_path / "a.stablehlo.json").read_text()) == {"mean": [0.5]}
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", bytes(5000)])

@@ -140,14 +140,25 @@ def _channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def _stablehlo(path: Path) -> Runner:
-    call = jax.jit(stablehlo.read(path).call)
+    artifact = stablehlo.read(path)
+    call, size = jax.jit(artifact.call), artifact.in_avals[0].shape[0]
     processor = jax.devices("cpu")[0]
 
     def predict(images: np.ndarray) -> np.ndarray:
         with jax.default_device(processor):
-            return np.asarray(call(images))
+            if not isinstance(size, int):
+                return np.asarray(call(images))
+            return _in_batches(call, images, size)
 
     return Runner(predict)
+
+
+def _in_batches(call: Callable, images: np.ndarray, size: int) -> np.ndarray:
+    """The logits of any number of images from a program that takes so many at a time."""
+    missing = -len(images) % size
+    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    parts = [call(padded[i : i + size]) for i in range(0, len(padded), size)]
+    return np.concatenate(parts)[: len(images)]
 
 
 _OPENERS: Mapping[str, Callable[[Path], Runner]] = {
