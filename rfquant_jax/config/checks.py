@@ -18,6 +18,7 @@ EXPORT_FORMATS = (
     "stablehlo",
     "c",
     "tflite",
+    "qonnx",
     "bundle",
 )
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import c, onnx_fast, stablehlo, tflite
+from rfquant_jax.export.formats import c, onnx_fast, qonnx, stablehlo, tflite
 from rfquant_jax.export.formats import integer as integer_format
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.ir.model import IntegerModel
 
-INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, C, TFLITE, BUNDLE = EXPORT_FORMATS
+INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, C, TFLITE, QONNX, BUNDLE = EXPORT_FORMATS
 SUFFIXES = {
     INTEGER: ".safetensors",
     ONNX: ".onnx",
@@ -22,6 +22,7 @@ SUFFIXES = {
     STABLEHLO: ".stablehlo",
     C: ".c",
     TFLITE: ".tflite",
+    QONNX: ".qonnx.onnx",
 }
 BUNDLE_FILE = "bundle.safetensors"
 
@@ -52,6 +53,7 @@ def write_all(
         STABLEHLO: lambda path: stablehlo.write(path, model, platforms, batch),
         C: lambda path: c.write(path, model),
         TFLITE: lambda path: tflite.write(path, model),
+        QONNX: lambda path: qonnx.write(path, model),
     }
     asked = [kind for kind in writers if kind in formats or kind == INTEGER]
     paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}

@@ -115,7 +115,7 @@ def test_the_default_recipe_has_the_published_constants():
         (
             "export.formats",
             ("mlir",),
-            "must be among integer, onnx, onnx_small, onnx_fast, stablehlo",
+            "must be among integer, onnx, onnx_small",
         ),
         ("export.batch", -1, "must not be negative"),
         ("export.formats", (), "must not be empty"),

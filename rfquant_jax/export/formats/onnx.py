@@ -12,7 +12,7 @@ onnxruntime can load that.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -62,7 +62,11 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
 
 
 def finished(
-    nodes: Nodes, model: IntegerModel, ir_version: int, codes: Mapping[str, Codes]
+    nodes: Nodes,
+    model: IntegerModel,
+    ir_version: int,
+    codes: Mapping[str, Codes],
+    domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The checked ONNX model of nodes whose logits have the name that the model's graph uses.
 
@@ -70,6 +74,7 @@ def finished(
 
     Args:
       codes: by layer, those of its input.
+      domains: of operators that are not ONNX's own; what they return is not checked.
     """
     nodes.scope = ""
     nodes.add("Identity", [model.graph.output], OUTPUT)
@@ -82,13 +87,16 @@ def finished(
     )
     made = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", nodes.opset)],
+        opset_imports=[
+            helper.make_opsetid("", nodes.opset),
+            *(helper.make_opsetid(domain, 1) for domain in domains),
+        ],
         ir_version=ir_version,
         producer_name="rfquant_jax",
     )
     about = dict(model.about) | {CODES: {layer: held.to_json() for layer, held in codes.items()}}
     helper.set_model_props(made, {key: json.dumps(value) for key, value in about.items()})
-    onnx.checker.check_model(made, full_check=True)
+    onnx.checker.check_model(made, full_check=not domains)
     return made
 
 
@@ -102,14 +110,14 @@ def channels_first(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 
 
-def _along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Values by channel, shaped for what has the channels of an image [H, W, C] or a vector."""
     return values.reshape(-1, 1, 1) if len(shape) == 3 else values
 
 
 def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...]) -> None:
     """A BatchNorm on its own: scale and shift of each channel."""
-    scale, bias = (_along(v.astype(np.float32), shape) for v in (data.scale, data.bias))
+    scale, bias = (along(v.astype(np.float32), shape) for v in (data.scale, data.bias))
     scaled = nodes.add("Mul", [node.inputs[0], nodes.constant(scale)])
     nodes.add("Add", [scaled, nodes.constant(bias)], node.output)
 
@@ -142,7 +150,7 @@ class _Layers:
         else:
             y = self.nodes.add("MatMul", [x, weights])
         # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
-        bias = _along(data.bias.astype(np.float32), shape)
+        bias = along(data.bias.astype(np.float32), shape)
         bias = self.nodes.constant(bias, f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
 

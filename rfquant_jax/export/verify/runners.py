@@ -20,7 +20,7 @@ from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.formats import stablehlo
 from rfquant_jax.export.ir import runtime
-from rfquant_jax.export.verify import run_c, run_tflite
+from rfquant_jax.export.verify import run_c, run_qonnx, run_tflite
 from rfquant_jax.export.verify.compare import Predict
 
 Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
@@ -29,6 +29,7 @@ Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 _OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
     files.C: (run_c.compiler, "a C compiler (cc)"),
     files.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
+    files.QONNX: (lambda: find_spec("qonnx"), "qonnx"),
 }
 
 
@@ -108,27 +109,34 @@ class _OnnxCodes:
 
     @cached_property
     def _opened(self) -> tuple[Mapping[str, Mapping], onnxruntime.InferenceSession]:
-        model = onnx.load(self._path)
-        held = {prop.key: prop.value for prop in model.metadata_props}
-        where = json.loads(held[onnx_model.CODES])
-        kind = onnx.TensorProto.INT32
-        for name in sorted({entry["tensor"] for entry in where.values()}):
-            made = onnx.helper.make_node("Cast", [name], [f"{name}/int32"], to=kind)
-            model.graph.node.append(made)
-            model.graph.output.append(
-                onnx.helper.make_tensor_value_info(made.output[0], kind, None)
-            )
-        return where, session(model.SerializeToString())
+        where, content = with_codes(self._path)
+        return where, session(content)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         where, opened = self._opened
         names = [output.name for output in opened.get_outputs()]
         found = opened.run(names, {opened.get_inputs()[0].name: _channels_first(images)})
         by_name = dict(zip(names, found, strict=True))
-        return found[0], {layer: _read(by_name, entry) for layer, entry in where.items()}
+        return found[0], {layer: read_codes(by_name, entry) for layer, entry in where.items()}
 
 
-def _read(by_name: Mapping[str, np.ndarray], entry: Mapping) -> np.ndarray:
+def with_codes(path: Path) -> tuple[Mapping[str, Mapping], bytes]:
+    """Where a file's codes are, by layer, and the model with them as outputs behind the logits.
+
+    The outputs of a tensor `name` are called `name/int32`; see `read_codes`.
+    """
+    model = onnx.load(path)
+    held = {prop.key: prop.value for prop in model.metadata_props}
+    where = json.loads(held[onnx_model.CODES])
+    kind = onnx.TensorProto.INT32
+    for name in sorted({entry["tensor"] for entry in where.values()}):
+        made = onnx.helper.make_node("Cast", [name], [f"{name}/int32"], to=kind)
+        model.graph.node.append(made)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(made.output[0], kind, None))
+    return where, model.SerializeToString()
+
+
+def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping) -> np.ndarray:
     """One layer's codes as the network has them: int16, its channels last and in order."""
     codes = (by_name[f"{entry['tensor']}/int32"] - entry["zero"]).astype(np.int16)
     codes = codes if entry["places"] is None else codes[:, entry["places"]]
@@ -168,5 +176,6 @@ _OPENERS: Mapping[str, Callable[[Path], Runner]] = {
     files.ONNX_FAST: run_onnx,
     files.STABLEHLO: _stablehlo,
     files.C: lambda path: Runner(run_c.load(path)),
+    files.QONNX: lambda path: Runner(run_qonnx.load(path)),
     files.TFLITE: lambda path: Runner(*run_tflite.load(path)),
 }
