@@ -4,17 +4,19 @@
 
 An untrained network, its step sizes and BatchNorm calibrated on images, is exported at random
 bit-widths for every layer in every format, and each file is held against the evaluation on other
-images. Then onnxruntime runs the quantized files and the float32 network's ONNX in turns, one image
-at a time; the ratio is that of the medians. "folded" is the session option
-session.disable_quant_qdq=1, with which onnxruntime dequantizes the kernels once, while loading.
+images, layer by layer and by its predictions. Then the quantized files and the float32 network's
+ONNX run in turns, one image at a time: in onnxruntime, and in OpenVINO and LiteRT where they are
+installed (tests/requirements-runtimes.txt). A ratio is that of the medians, to float32 in the same
+runtime. "folded" is the session option session.disable_quant_qdq=1, with which onnxruntime
+dequantizes the kernels once, while loading.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -34,8 +36,10 @@ from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel
+from rfquant_jax.export.verify import run_tflite
 from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
 from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.export.verify.runners import open_all, read_codes, with_codes
 from rfquant_jax.quant.plan import Blueprint, QuantSettings
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
@@ -49,11 +53,12 @@ _FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: ran
 _IMAGES = flags.DEFINE_integer("images", 64, "to compare predictions on", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 16, "images in a batch", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 51, "timed runs of each file", lower_bound=1)
+_THREADS = flags.DEFINE_integer("threads", 1, "of every runtime", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the bit-widths")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 CLASSES = 10  # of random images
-FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
+FORMATS = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "c")
 
 
 def main(_: list[str]) -> None:
@@ -65,7 +70,8 @@ def main(_: list[str]) -> None:
     quantized = calibrated(plain, blueprint, configuration, calibration)
     model = fold(quantized, image_shape())
     with tempfile.TemporaryDirectory() as folder:
-        paths = files.write_all(Path(folder), "mixed", model, FORMATS, ("cpu", "cuda"))
+        formats = (*FORMATS, "tflite") if find_spec("ai_edge_litert") else FORMATS
+        paths = files.write_all(Path(folder), "mixed", model, formats, ("cpu", "cuda"))
         predicted = CostModel.of(blueprint.layers).size_mb(configuration) * 2**20
         rows = verified(quantized, model, paths, compared)
         paths["float32"] = Path(folder) / "float32.onnx"
@@ -77,7 +83,9 @@ def main(_: list[str]) -> None:
         for row in rows:
             row["bytes"] = paths[row["file"]].stat().st_size
             row["smaller"] = whole / row["bytes"]
-        timings = timed({name: paths[name] for name in ("float32", "onnx", "onnx_small")})
+        timings = timed(paths)
+        if find_spec("openvino"):
+            in_openvino(paths["onnx"], model, compared)
     print(f"kernels: {model.kernel_bytes} bytes; the search counts {predicted:.1f}")
     print(table(rows, {n: n for n in rows[0]}))
     print()
@@ -147,37 +155,107 @@ def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: lis
         counts = compare_codes(made, against, images[:1]).layers.values()
         different, total = sum(c.different for c in counts), sum(c.total for c in counts)
         print(f"codes that differ in {name}: {different} of {total}")
-    found = compare_predictions(reference, exact, files.open_all(paths), images)
-    return [{"file": name, **agreement.as_dict()} for name, agreement in found.formats.items()]
-
-
-def timed(paths: dict[str, Path]) -> list[dict]:
-    """Medians of onnxruntime's milliseconds for one image, and their ratios to the first's."""
-    sessions = {name: session(path, folded=False) for name, path in paths.items()}
-    sessions |= {f"{n}, folded": session(p, folded=True) for n, p in list(paths.items())[1:]}
-    height, width, channels = image_shape()
-    image = np.random.default_rng(0).normal(size=(1, channels, height, width))
-    image = image.astype(np.float32)
-    spent: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(_ROUNDS.value):
-        for name, opened in sessions.items():
-            start = time.perf_counter()
-            opened.run(None, {"image": image})
-            spent[name].append(time.perf_counter() - start)
-    medians = {name: 1000 * float(np.median(values)) for name, values in spent.items()}
+    runners = open_all(paths)
+    predictors = {name: runner.predict for name, runner in runners.items()}
+    found = compare_predictions(reference, exact, predictors, images)
+    counts = {
+        name: compare_codes(stored, runner, images[:1]).total if runner.codes else {}
+        for name, runner in runners.items()
+    }
     return [
-        {"file": name, "ms": value, "ratio": value / medians["float32"]}
-        for name, value in medians.items()
+        {"file": name, **agreement.as_dict(), "codes": counts[name].get("different")}
+        for name, agreement in found.formats.items()
     ]
 
 
-def session(path: Path, *, folded: bool) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on all processor cores."""
+def timed(paths: dict[str, Path]) -> list[dict]:
+    """Medians of the milliseconds for one image, and their ratios to float32 in that runtime."""
+    names = ("float32", "onnx", "onnx_small", "onnx_fast")
+    runs = {("onnxruntime", n): by_onnxruntime(paths[n], folded=False) for n in names}
+    runs |= {
+        ("onnxruntime", f"{n}, folded"): by_onnxruntime(paths[n], folded=True) for n in names[1:3]
+    }
+    if find_spec("openvino"):
+        for name in ("float32", "onnx", "onnx_fast"):
+            runs["openvino", name] = by_openvino(paths[name])
+    image = np.random.default_rng(0).normal(size=(1, *image_shape())).astype(np.float32)
+    if "tflite" in paths:
+        predict, _ = run_tflite.load(paths["tflite"], _THREADS.value)
+        runs["litert", "tflite"] = lambda: predict(image)
+    spent: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
+    for _ in range(_ROUNDS.value):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            spent[name].append(time.perf_counter() - start)
+    medians = {name: 1000 * float(np.median(values)) for name, values in spent.items()}
+    return [
+        {
+            "runtime": runtime,
+            "file": name,
+            "ms": value,
+            # LiteRT has no float32 file: to onnxruntime's.
+            "ratio": value / medians.get((runtime, "float32"), medians["onnxruntime", "float32"]),
+        }
+        for (runtime, name), value in medians.items()
+    ]
+
+
+def channels_first() -> np.ndarray:
+    """One image as ONNX takes it."""
+    height, width, channels = image_shape()
+    return np.random.default_rng(0).normal(size=(1, channels, height, width)).astype(np.float32)
+
+
+def by_onnxruntime(path: Path, *, folded: bool) -> Callable[[], object]:
+    """Runs a file with onnxruntime."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = _THREADS.value
     if folded:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    image = channels_first()
+    return lambda: session.run(None, {"image": image})
+
+
+def openvino_model(content: Path | bytes, hint: str | None = "f32"):
+    """A model compiled by OpenVINO; without a hint it computes in bfloat16 where it can."""
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": _THREADS.value}
+    options |= {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+    core = openvino.Core()
+    return core.compile_model(core.read_model(content), "CPU", options)
+
+
+def by_openvino(path: Path) -> Callable[[], object]:
+    """Runs a file with OpenVINO in float32."""
+    compiled, image = openvino_model(path), channels_first()
+    return lambda: compiled(image)
+
+
+class OpenVinoCodes:
+    """What OpenVINO computes, for `compare_codes`."""
+
+    dtype = np.float32
+
+    def __init__(self, path: Path, hint: str | None):
+        self.where, content = with_codes(path)
+        self.compiled = openvino_model(content, hint)
+
+    def __call__(self, images: np.ndarray):
+        found = self.compiled(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+        by_name = {name: found[o] for o in self.compiled.outputs for name in o.get_names()}
+        codes = {layer: read_codes(by_name, entry) for layer, entry in self.where.items()}
+        return by_name["logits"], codes
+
+
+def in_openvino(path: Path, model: IntegerModel, images: list) -> None:
+    """Prints how many codes OpenVINO computes otherwise, in float32 and as it does by default."""
+    for hint in ("f32", None):
+        counts = compare_codes(model.stored(), OpenVinoCodes(path, hint), images[:1]).total
+        share = counts["different"] / counts["total"]
+        print(f"OpenVINO, {hint or 'default'}: {share:.2e} of the plain file's codes differ")
 
 
 def network():

@@ -171,9 +171,10 @@ def get_config() -> ConfigDict:
     config.predict.top = 5  # classes written for each image, the most probable first
 
     config.export = ConfigDict()
-    formats = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
-    config.export.formats = formats  # files to write, the integer one in any case
+    formats = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "c", "bundle")
+    config.export.formats = formats  # to write, the integer one always; tflite needs ai-edge-litert
     config.export.platforms = ("cpu", "cuda")  # of the StableHLO artifact: cpu, cuda, rocm, tpu
+    config.export.batch = 0  # images that the StableHLO artifact takes at a time; 0: any number
     config.export.images = 1000  # at most so many held-out images to verify predictions on
     config.export.code_images = 100  # of them, to compare the codes of every layer on
     # Shares of predictions and, in each layer, of codes, but always at least one: more is an error.

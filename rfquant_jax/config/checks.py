@@ -12,7 +12,17 @@ from rfquant_jax.search.budget import check_budget
 from rfquant_jax.search.variables import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
-EXPORT_FORMATS = ("integer", "onnx", "onnx_small", "stablehlo", "bundle")
+EXPORT_FORMATS = (
+    "integer",
+    "onnx",
+    "onnx_small",
+    "onnx_fast",
+    "stablehlo",
+    "c",
+    "tflite",
+    "qonnx",
+    "bundle",
+)
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
 

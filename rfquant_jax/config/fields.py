@@ -45,6 +45,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v >= 0,
         (
             "devices",
+            "export.batch",
             "distributed.processes",
             "distributed.process",
             "checkpoints.every_steps",

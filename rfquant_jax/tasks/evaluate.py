@@ -15,6 +15,7 @@ from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.selection import on_all
 from rfquant_jax.tasks import networks, search
+from rfquant_jax.tasks.activations import activation_bytes, activation_line
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
 from rfquant_jax.tasks.workdir import (
@@ -36,6 +37,7 @@ def cost(run: Run) -> None:
     columns = {"configuration": "configuration"} | COSTS
     if devices.is_first_process():
         print(table(rows, columns))
+        print(activation_line(activation_bytes(run)))
 
 
 def evaluate(run: Run) -> dict:
@@ -77,10 +79,13 @@ def evaluate(run: Run) -> dict:
             "class_names": list(run.data.class_names),
             "checkpoints": checkpoints,
             "images": images,
+            "activation_bytes": activation_bytes(run),
         }
         if found is not None:
             write_json(path, results)
     run.log.info("\n" + results_table(results))
+    if "activation_bytes" in results:  # those of an earlier version do not say
+        run.log.info(activation_line(results["activation_bytes"]))
     if found is not None and devices.is_first_process():
         _log_uses(run)
         run.log.info(f"report: {write_report(run.workdir)}")

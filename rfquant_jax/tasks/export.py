@@ -12,16 +12,26 @@ from flax import nnx
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN, stage_folder
 from rfquant_jax.config import checks as rules
+from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.sources import Part
 from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files
 from rfquant_jax.export.formats import integer as format
 from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import tflite_graph
+from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.trace.capture import capture
-from rfquant_jax.export.verify.compare import CodeComparison, compare_codes, compare_predictions
+from rfquant_jax.export.verify.compare import (
+    Agreement,
+    CodeComparison,
+    CodesOf,
+    compare_codes,
+    compare_predictions,
+)
 from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.export.verify.runners import Runner, missing_runtime, open_all
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -62,8 +72,12 @@ def export(run: Run) -> dict:
         run.stop.check()
         statistics = measure.recalibrated(trained.params, configuration)
         network = fixed_network(trained.pure, trained.params, statistics, configuration)
-        models[name] = fold(network, run.image_shape, _about(run, trained.origin, configuration))
-        results[name] = _export_one(run, name, network, models[name], configuration)
+        reference = Reference(network)
+        about = _about(run, name, trained.origin, configuration)
+        about["accuracy"] = _accuracy(run, reference)
+        models[name] = fold(network, run.image_shape, about)
+        exact = Reference(network, np.float64)
+        results[name] = _export_one(run, name, reference, exact, models[name], configuration)
         found = list(disagreements(run.config.export, results[name]))
         results[name]["verified"] = not found
         wrong |= {name: found} if found else {}
@@ -115,6 +129,8 @@ def check(run: Run, before: Container[str]) -> None:
     if jax.process_count() > 1:
         rule = "the task export works in a run of one process: start it by itself"
         raise ConfigError("tasks", rules.tasks(run.config), rule)
+    if files.TFLITE in run.config.export.formats:
+        tflite_graph.schema()
     network = run.blueprint.convert(run.network)
     network.eval()
     _ = capture(network, run.image_shape).graph.shapes  # reading them is a check
@@ -176,42 +192,66 @@ def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.nd
             yield path.stem, (content.get("checkpoint"), configuration)
 
 
-def _about(run: Run, origin: str, configuration: np.ndarray) -> dict:
-    """What a model's file tells about it."""
+def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
+    """What a model's files tell about it, but for its accuracy."""
     data = run.config.data
     return {
         "network": run.config.model.name,
+        "configuration": name,
+        "layers": run.blueprint.space.to_json(configuration),
         "checkpoint": origin,
         "input": "float32, (pixel / 255 - mean) / std for each channel",
         "mean": [float(v) for v in data.mean],
         "std": [float(v) for v in data.std],
+        "resize": data.resize or data.image_size,  # pixels of the shorter side; 0: as it is
+        "crop": data.image_size,  # of the middle, pixels of both sides; 0: as it is
+        "interpolation": data.interpolation,
         "classes": list(run.data.class_names),
     } | run.costs_of(configuration)
 
 
+def _accuracy(run: Run, reference: Reference) -> dict:
+    """The evaluation's accuracy on the images that the files are verified on."""
+    correct = images = 0
+    for batch in _normalized(run, run.config.export.images):
+        real = batch["label"] != PADDING_LABEL
+        best = reference.logits(batch["image"])[real].argmax(axis=-1)
+        correct += int((best == batch["label"][real]).sum())
+        images += int(real.sum())
+    return {"top1": 100 * correct / images, "images": images}
+
+
 def _export_one(
-    run: Run, name: str, network: nnx.Module, model: IntegerModel, configuration: np.ndarray
+    run: Run,
+    name: str,
+    reference: Reference,
+    exact: Reference,
+    model: IntegerModel,
+    configuration: np.ndarray,
 ) -> dict:
     """Writes all files of a configuration and holds them against the evaluation."""
     wanted = run.config.export
     folder = run.workdir / EXPORT_FOLDER
-    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms)
-    reference, exact = Reference(network), Reference(network, np.float64)
+    paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
     stored = reading.read(paths[files.INTEGER]).model()
     codes = {
         "float32": _compare_codes(run, stored, reference),
         "float64": _compare_codes(run, model, exact),
     }
+    runners = open_all(paths)
+    predictors = {kind: runner.predict for kind, runner in runners.items()}
     batches = _normalized(run, wanted.images)
-    found = compare_predictions(reference, exact, files.open_all(paths), batches)
+    found = compare_predictions(reference, exact, predictors, batches)
     return {
         "layers": run.blueprint.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
+        "activation_bytes": memory_of(model).size,
         "evaluation": found.evaluation.as_dict(),
         "formats": {
-            kind: _file(run, paths[kind]) | agreement.as_dict()
-            for kind, agreement in found.formats.items()
+            kind: _file(run, path)
+            | _verified(run, kind, stored, runners.get(kind), found.formats.get(kind))
+            for kind, path in paths.items()
         },
         "differing_codes": {
             precision: {layer: vars(count) for layer, count in compared.layers.items()}
@@ -221,7 +261,18 @@ def _export_one(
     }
 
 
-def _compare_codes(run: Run, model: IntegerModel, reference: Reference) -> CodeComparison:
+def _verified(
+    run: Run, kind: str, model: IntegerModel, runner: Runner | None, found: Agreement | None
+) -> dict:
+    """What a format's own runtime computes, beside the evaluation and the integer runtime."""
+    if runner is None:
+        return {"not_verified": f"{missing_runtime(kind)} is not installed"}
+    if runner.codes is None:
+        return found.as_dict()
+    return found.as_dict() | {"differing_codes": _compare_codes(run, model, runner).total}
+
+
+def _compare_codes(run: Run, model: IntegerModel, reference: CodesOf) -> CodeComparison:
     return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
 
 

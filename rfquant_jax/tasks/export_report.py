@@ -9,6 +9,9 @@ from ml_collections import ConfigDict
 from rfquant_jax.export import files
 from rfquant_jax.report.tables import table
 
+# Formats with integer kernels. The others compute with floats and round them in their own way; what
+# counts are their predictions.
+EXACT = (files.ONNX_FAST, files.TFLITE)
 LARGEST_OFF_TIE = 0.01  # in steps: rounding errors of float32 stay far below
 LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, as a share of the largest: scales are right or not
 
@@ -20,7 +23,8 @@ def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
       limits: the config's section `export`.
       result: of one configuration, as `export.json` has it.
     """
-    for kind, row in result["formats"].items():
+    verified = {k: row for k, row in result["formats"].items() if "not_verified" not in row}
+    for kind, row in verified.items():
         # The integer runtime in float64, or the evaluation's own rounding errors would be counted
         # against it; the others have rounding errors of their own.
         integer = kind == files.INTEGER
@@ -34,6 +38,8 @@ def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
                 f"images; config.export.{field} = {limits[field]:g} allows "
                 f"{_allowed(limits[field], row['images'])}"
             )
+        if kind in EXACT and "differing_codes" in row:
+            yield from _codes_of_format(kind, row["differing_codes"], limits.max_differing_codes)
     for precision, counts in result["differing_codes"].items():
         share = 0.0 if precision == "float64" else limits.max_differing_codes
         yield from _differing_codes(precision, counts, share)
@@ -42,6 +48,15 @@ def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
             "fed the evaluation's codes in float64, the logits differ by "
             f"{result['float64_difference']:.2e} of the largest"
         )
+
+
+def _codes_of_format(kind: str, count: Mapping, share: float) -> Iterator[str]:
+    most = _allowed(share, count["total"])
+    where = f"{kind} computes other codes than the integer runtime"
+    if count["different"] > most:
+        yield f"{where}: {count['different']} of {count['total']}, {most} may"
+    elif count["off_tie"] > LARGEST_OFF_TIE:
+        yield f"{where}, by more than rounding: {count['off_tie']:.3g} steps from a tie"
 
 
 def _differing_codes(precision: str, counts: Mapping[str, Mapping], share: float) -> Iterator[str]:
@@ -65,7 +80,7 @@ def export_table(content: Mapping) -> str:
     for name, result in content["configurations"].items():
         evaluation = {"name": f"{name} evaluation", "bytes": whole}
         rows.append(evaluation | result["evaluation"])
-        rows += [{"name": f"{name} {kind}"} | row for kind, row in result["formats"].items()]
+        rows += [_row(f"{name} {kind}", row) for kind, row in result["formats"].items()]
     if "bundle" in content:
         rows.append({"name": "bundle"} | content["bundle"])
     rows = [row | {"ratio": f"{row.get('ratio', 1):.2f}"} for row in rows]
@@ -75,8 +90,16 @@ def export_table(content: Mapping) -> str:
         "top1": "top-1 (%)",
         "equal_percent": "equal (%)",
         "equal_exact_percent": "to float64 (%)",
+        "codes": "codes differ",
         "largest_difference": "logits differ",
         "bytes": "bytes",
         "ratio": "float32 / this",
     }
     return table(rows, columns)
+
+
+def _row(name: str, found: Mapping) -> dict:
+    codes = found.get("differing_codes")
+    row = {"name": name} | found | {"codes": codes and codes["different"]}
+    # In the place of the figures that a runtime would have given.
+    return row | {"images": "not verified"} if "not_verified" in found else row

@@ -53,6 +53,7 @@ FREE_FIELDS = (
     "predict.top",
     "export.formats",
     "export.platforms",
+    "export.batch",
     "export.images",
     "export.code_images",
     "export.max_unequal",

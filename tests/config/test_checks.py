@@ -148,7 +148,12 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("data.interpolation", "nearest", "must be bilinear or bicubic"),
         ("data.max_bad_fraction", -0.1, "must lie between 0 and 1"),
         ("predict.top", 0, "must be at least 1"),
-        ("export.formats", ("tflite",), "must be among integer, onnx, onnx_small, stablehlo"),
+        (
+            "export.formats",
+            ("mlir",),
+            "must be among integer, onnx, onnx_small",
+        ),
+        ("export.batch", -1, "must not be negative"),
         ("export.formats", (), "must not be empty"),
         ("export.platforms", ("cuda",), "must include cpu"),
         ("export.platforms", ("cpu", "vulkan"), "must be among cpu, cuda"),

@@ -15,6 +15,7 @@ from rfquant_jax.export.formats import integer as format
 from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.packing import packed_size
+from rfquant_jax.export.verify.runners import open_all
 from tests.conftest import images
 from tests.export.conftest import refused
 
@@ -123,14 +124,14 @@ def test_files_that_are_not_there_or_of_others(path, tmp_path):
     assert "is no integer model of this project" in refused(path)
 
 
-@pytest.mark.parametrize("kind", ["integer", "onnx", "onnx_small", "stablehlo"])
+@pytest.mark.parametrize("kind", ["integer", "onnx", "onnx_small", "onnx_fast", "stablehlo"])
 def test_what_a_format_cannot_write_or_run_is_said_in_one_line(kind, model, tmp_path, monkeypatch):
     path = tmp_path / f"a{files.SUFFIXES[kind]}"
     paths = files.write_all(tmp_path, "a", model, (kind,), ("cpu",))
     assert path in paths.values()
     path.write_bytes(b"nonsense" * 9)
     with pytest.raises(UserError) as error:
-        files.open_all({kind: path})
+        open_all({kind: path})
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
     path.unlink()
@@ -144,7 +145,7 @@ def test_what_a_format_cannot_write_or_run_is_said_in_one_line(kind, model, tmp_
 def test_what_a_runtime_raises_on_images_is_said_in_one_line(model, tmp_path):
     paths = files.write_all(tmp_path, "a", model, ("onnx",), ("cpu",))
     with pytest.raises(UserError, match=r"a.onnx: cannot be run as onnx \(") as error:
-        files.open_all(paths)["onnx"](np.zeros((1, 5, 5, 3), np.float32))
+        open_all(paths)["onnx"].predict(np.zeros((1, 5, 5, 3), np.float32))
     assert "\n" not in str(error.value)
 
 

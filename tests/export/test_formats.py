@@ -1,5 +1,6 @@
 """ONNX and StableHLO beside the integer runtime."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -11,11 +12,11 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.files import onnx as onnx_runner
 from rfquant_jax.export.formats import onnx as onnx_model
-from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.formats import onnx_fast, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.fold import fold
+from rfquant_jax.export.verify.runners import open_all, run_onnx
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE, images
 from tests.export.conftest import at
@@ -43,15 +44,18 @@ BEHIND = {
 
 
 def compare(model, x, path):
-    """Both ONNX variants and the StableHLO program give what the integer runtime does.
+    """All ONNX variants and the StableHLO program give what the integer runtime does.
 
     The input is such that no rounding tie is near: then nothing but the last digits may differ.
     """
     expected = runtime.run(model, x)
-    for small in (False, True):
-        onnx_model.write(path, model, small=small)
+    for variant in ("plain", "small", "fast"):
+        if variant == "fast":
+            onnx_fast.write(path, model)
+        else:
+            onnx_model.write(path, model, small=variant == "small")
         onnx.checker.check_model(str(path), full_check=True)
-        found = onnx_runner(path)(x)
+        found = run_onnx(path).predict(x)
         if found.ndim == 4:  # an ONNX output that is an image has its channels first
             found = np.moveaxis(found, 1, -1)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -146,7 +150,9 @@ def test_the_small_variant_keeps_two_codes_a_byte(model, tmp_path):
     }
     plain = onnx.load(tmp_path / "plain.onnx")
     assert [(o.domain, o.version) for o in plain.opset_import] == [("", 13)]
-    assert {p.key: p.value for p in plain.metadata_props} == {"mean": "[0.5]"}
+    held = {p.key: json.loads(p.value) for p in plain.metadata_props}
+    assert held["mean"] == [0.5]
+    assert held["codes"].keys() == model.layers.keys() - {"stem"}
     shape = plain.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in shape] == ["batch", 2, 6, 6]
 
@@ -209,6 +215,27 @@ def test_float_convolutions_that_are_only_nearly_whole_are_rounded(model, rng, m
     monkeypatch.setattr(stablehlo, "_convolve", lambda *args: right(*args) - 1e-3)
     found = stablehlo.exact_convolution(codes, data.kernel, data, node.attributes)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stablehlo_artifact_of_one_image_at_a_time(model, tmp_path, rng):
+    path = tmp_path / "a.stablehlo"
+    stablehlo.write(path, model, ("cpu",), batch=1)
+    assert stablehlo.read(path).in_avals[0].shape == (1, *IMAGE_SHAPE)
+    assert "gather" not in str(stablehlo.read(path).mlir_module())  # as dynamic slices become
+    x = images(rng, 3)
+    found = open_all({"stablehlo": path})["stablehlo"].predict(x)
+    np.testing.assert_allclose(found, runtime.run(model.stored(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_stablehlo_artifact_names_no_files_of_this_machine(model, tmp_path):
+    path = tmp_path / "a.stablehlo"
+    limit = jax.config.jax_traceback_in_locations_limit
+    stablehlo.write(path, model, ("cpu",))
+    assert jax.config.jax_traceback_in_locations_limit == limit
+    content = path.read_bytes()
+    for name in (b"rfquant_jax/", b"site-packages", b".py"):
+        assert name not in content
+    assert json.loads((tmp_path / "a.stablehlo.json").read_text()) == {"mean": [0.5]}
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", bytes(5000)])

@@ -16,12 +16,13 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.export.formats import integer_reader as reading
 from rfquant_jax.export.formats import stablehlo
 from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.verify import run_c, runners
 from rfquant_jax.tasks import export, export_report
 from rfquant_jax.tasks.context import Run
 from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
-FORMATS = ("integer", "onnx", "onnx_small", "stablehlo")
+FORMATS = ("integer", "onnx", "onnx_small", "onnx_fast", "stablehlo", "c")
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,9 @@ def test_all_winners_are_exported_in_every_format_and_verified(exported, finishe
         assert found["evaluation"]["images"] == 324
         assert found["verified"] is True
         assert found["float64_difference"] < 1e-9
+        assert found["activation_bytes"] > 0
+        assert found["formats"]["onnx_fast"]["differing_codes"]["different"] == 0
+        assert found["formats"]["onnx_fast"]["differing_codes"]["total"] > 1e5
         for kind in FORMATS:
             row = found["formats"][kind]
             assert (workdir / row["file"]).stat().st_size == row["bytes"]
@@ -58,7 +62,8 @@ def test_all_winners_are_exported_in_every_format_and_verified(exported, finishe
             assert sum(c["different"] for c in counts) <= limit
             assert sum(c["total"] for c in counts) > 1e5
     files = {path.name for path in (workdir / "export").iterdir()}
-    suffixes = (".safetensors", ".onnx", ".small.onnx", ".stablehlo")
+    suffixes = (".safetensors", ".onnx", ".small.onnx", ".fast.onnx", ".c", ".h")
+    suffixes += (".stablehlo", ".stablehlo.json")
     assert files == {n + s for n in content["configurations"] for s in suffixes} | {
         "bundle.safetensors"
     }
@@ -74,6 +79,16 @@ def test_the_files_are_what_their_formats_say(exported, finished):
         assert bundle.model(name).equals(alone)
         assert alone.about["mean"] == [0.31]
         assert alone.about["classes"] == [str(digit) for digit in range(10)]
+        assert alone.about["configuration"] == name
+        assert alone.about["accuracy"]["images"] == 324
+        assert "sha256:" in alone.about["checkpoint"]
+        for suffix in (".onnx", ".small.onnx", ".fast.onnx"):
+            held = {p.key: p.value for p in onnx.load(f"{path}{suffix}").metadata_props}
+            assert json.loads(held["layers"]) == alone.about["layers"]
+        assert json.loads(path.with_name(f"{name}.stablehlo.json").read_text()) == alone.about
+        program = run_c.load(path.with_name(f"{name}.c"))
+        x = np.random.default_rng(0).uniform(-0.8, 1.8, (20, 8, 8, 1)).astype(np.float32)
+        np.testing.assert_array_equal(program(x), runtime.run(alone, x))
         onnx.checker.check_model(str(path.with_name(f"{name}.onnx")), full_check=True)
         artifact = stablehlo.read(path.with_name(f"{name}.stablehlo"))
         assert artifact.platforms == ("cpu", "cuda")
@@ -178,6 +193,7 @@ def result_with(codes32=(0, 1000, 0.0), codes64=(0, 1000, 0.0), logits=0.0, **un
         ({"onnx": (0, 6)}, "onnx predicts .*max_unequal_float = 0.005 allows 5"),
         ({"onnx_small": (0, 6)}, "onnx_small predicts otherwise"),
         ({"stablehlo": (0, 6)}, "stablehlo predicts otherwise"),
+        ({"onnx_fast": (0, 6)}, "onnx_fast predicts otherwise"),
         ({"codes32": (1, 1000, 0.001)}, None),
         ({"codes32": (2, 1000, 0.001)}, "in float32, codes of layer a differ .*: 2 of 1000, 1 may"),
         ({"codes32": (30, 3_000_000, 0.001)}, None),
@@ -196,6 +212,46 @@ def test_files_may_differ_by_rounding_alone(found, said):
     assert not reasons or re.search(said, reasons[0])
 
 
+@pytest.mark.parametrize(
+    ("different", "off_tie", "said"),
+    [
+        (10, 0.001, None),
+        (11, 0.001, "onnx_fast computes other codes than the integer runtime: 11 of 1000000, 10"),
+        (1, 0.02, "by more than rounding: 0.02 steps"),
+    ],
+)
+def test_integer_kernels_must_compute_the_same_codes(different, off_tie, said):
+    result = result_with()
+    found = {"different": different, "total": 1_000_000, "off_tie": off_tie}
+    result["formats"]["onnx_fast"]["differing_codes"] = found
+    reasons = list(export_report.disagreements(default.get_config().export, result))
+    assert len(reasons) == (said is not None)
+    assert not reasons or said in reasons[0]
+
+
+def test_a_format_without_its_runtime_is_not_verified(monkeypatch, model_paths):
+    """Neither its predictions nor its codes count, and the table says so."""
+    monkeypatch.setattr(run_c, "compiler", lambda: None)
+    monkeypatch.setattr(runners, "_OPTIONAL", {"c": (run_c.compiler, "a C compiler (cc)")})
+    assert runners.open_all(model_paths).keys() == {"integer"}
+    assert runners.missing_runtime("c") == "a C compiler (cc)"
+    row = export._verified(None, "c", None, None, None)
+    assert row == {"not_verified": "a C compiler (cc) is not installed"}
+    result = result_with()
+    result["formats"]["c"] = row | {"bytes": 5, "ratio": 2.0}
+    assert not list(export_report.disagreements(default.get_config().export, result))
+    result["evaluation"] = {}
+    content = {"float32_bytes": 10, "configurations": {"w4a4": result}}
+    (line,) = [one for one in export_report.export_table(content).splitlines() if "w4a4 c" in one]
+    assert line.split()[2:4] == ["not", "verified"]
+
+
+@pytest.fixture
+def model_paths(exported):
+    folder = exported[0] / "export"
+    return {"integer": folder / "1.05xw2a2.safetensors", "c": folder / "1.05xw2a2.c"}
+
+
 def test_one_of_few_images_may_be_a_tie():
     result = result_with()
     for row in result["formats"].values():
@@ -206,7 +262,7 @@ def test_one_of_few_images_may_be_a_tie():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config.export.formats=tflite"], "config.export.formats = ('tflite',): must be among"),
+        (["--config.export.formats=mlir"], "config.export.formats = ('mlir',): must be among"),
         (["--config.export.platforms=cuda"], "must include cpu"),
         ([], "has no train checkpoint"),
     ],

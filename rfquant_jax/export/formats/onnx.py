@@ -12,7 +12,7 @@ onnxruntime can load that.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -20,13 +20,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
 from rfquant_jax.runtime.files import replacing
 
-OUTPUT = "logits"
+OUTPUT, CODES = "logits", "codes"  # a name and a key of the metadata
 _OPSETS = {False: (13, 8), True: (21, 10)}  # small or not: opset, IR version
 
 
@@ -50,12 +51,32 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
     layers = _Layers(nodes, model, small)
     for node in model.graph.nodes:
         shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
+        nodes.scope = f"{node.layer}/" if node.op in LAYERS else ""
         if node.op in LAYERS:
             layers.emit(node, shapes[0])
         elif node.op == CONSTANT:
-            nodes.constants[node.output] = _channels_first(model.constants[node.output][None])
+            nodes.constants[node.output] = channels_first(model.constants[node.output][None])
         else:
             emit(nodes, node, shapes)
+    return finished(nodes, model, ir_version, layers.read)
+
+
+def finished(
+    nodes: Nodes,
+    model: IntegerModel,
+    ir_version: int,
+    codes: Mapping[str, Codes],
+    domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The checked ONNX model of nodes whose logits have the name that the model's graph uses.
+
+    Its metadata say, as JSON, what the model's `about` does, and where the codes are.
+
+    Args:
+      codes: by layer, those of its input.
+      domains: of operators that are not ONNX's own; what they return is not checked.
+    """
+    nodes.scope = ""
     nodes.add("Identity", [model.graph.output], OUTPUT)
     graph = helper.make_graph(
         nodes.nodes,
@@ -66,12 +87,16 @@ def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
     )
     made = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[
+            helper.make_opsetid("", nodes.opset),
+            *(helper.make_opsetid(domain, 1) for domain in domains),
+        ],
         ir_version=ir_version,
         producer_name="rfquant_jax",
     )
-    helper.set_model_props(made, {key: json.dumps(value) for key, value in model.about.items()})
-    onnx.checker.check_model(made, full_check=True)
+    about = dict(model.about) | {CODES: {layer: held.to_json() for layer, held in codes.items()}}
+    helper.set_model_props(made, {key: json.dumps(value) for key, value in about.items()})
+    onnx.checker.check_model(made, full_check=not domains)
     return made
 
 
@@ -80,34 +105,44 @@ def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
-def _channels_first(values: np.ndarray) -> np.ndarray:
+def channels_first(values: np.ndarray) -> np.ndarray:
+    """Images or kernels, if they are that, with their channels in front of rows and columns."""
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 
 
-def _along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Values by channel, shaped for what has the channels of an image [H, W, C] or a vector."""
     return values.reshape(-1, 1, 1) if len(shape) == 3 else values
 
 
+def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...]) -> None:
+    """A BatchNorm on its own: scale and shift of each channel."""
+    scale, bias = (along(v.astype(np.float32), shape) for v in (data.scale, data.bias))
+    scaled = nodes.add("Mul", [node.inputs[0], nodes.constant(scale)])
+    nodes.add("Add", [scaled, nodes.constant(bias)], node.output)
+
+
 class _Layers:
-    """Emits convolutions, dense layers and affine maps."""
+    """Emits convolutions, dense layers and affine maps.
+
+    Attributes:
+      read: by layer, the codes of its input.
+    """
 
     def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
         self.nodes, self.model, self.small = nodes, model, small
-        self._quantized: dict[tuple, str] = {}
+        self.read: dict[str, Codes] = {}
+        self._quantized: dict[tuple, tuple[str, str]] = {}
         self._makers = {node.output: node for node in model.graph.nodes}
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
         data = self.model.layers[node.layer]
-        bias = data.bias.astype(np.float32)
         if node.op == AFFINE:
-            scale = self.nodes.constant(_along(data.scale.astype(np.float32), shape))
-            scaled = self.nodes.add("Mul", [node.inputs[0], scale])
-            self.nodes.add("Add", [scaled, self.nodes.constant(_along(bias, shape))], node.output)
+            emit_affine(self.nodes, node, data, shape)
             return
-        x, weights = self._input(node.inputs[0], data), self._weights(node, data, len(shape))
+        x, weights = self._input(node, data), self._weights(node, data, len(shape))
         if node.op == CONVOLUTION:
-            y = self.nodes.add("Conv", [x, weights], **_options(node.attributes))
+            y = self.nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
         elif len(shape) == 3:
             y = self.nodes.add("Conv", [x, weights])
         elif len(shape) == 1:
@@ -115,19 +150,24 @@ class _Layers:
         else:
             y = self.nodes.add("MatMul", [x, weights])
         # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
-        bias = self.nodes.constant(_along(bias, shape), f"{node.layer}.bias")
+        bias = along(data.bias.astype(np.float32), shape)
+        bias = self.nodes.constant(bias, f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
 
-    def _input(self, name: str, data: LayerData) -> str:
+    def _input(self, node: Node, data: LayerData) -> str:
         """The input on its quantizer's grid."""
+        name = node.inputs[0]
         if not data.quantizes_input:
             return name
         key = (name, data.input_bits, data.input_signed, data.input_step)
         if key not in self._quantized:
             self._quantized[key] = self._quantize(name, data)
-        return self._quantized[key]
+        codes, values = self._quantized[key]
+        self.read[node.layer] = Codes(codes, 0, self.model.graph.shapes[name][-1])
+        return values
 
-    def _quantize(self, name: str, data: LayerData) -> str:
+    def _quantize(self, name: str, data: LayerData) -> tuple[str, str]:
+        """Names of the codes and of the values that they stand for."""
         exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
         kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
         kind = kinds[data.input_signed]
@@ -137,7 +177,7 @@ class _Layers:
         if not exact and data.input_bits < 8:
             low, high = (self.nodes.constant(np.asarray(v, kind)) for v in data.input_range)
             codes = self.nodes.add("Clip", [codes, low, high])
-        return self.nodes.add("DequantizeLinear", [codes, step, zero])
+        return codes, self.nodes.add("DequantizeLinear", [codes, step, zero])
 
     def _may_have_four_bits(self, name: str) -> bool:
         """Whether onnxruntime can load 4-bit codes of this.
@@ -156,7 +196,7 @@ class _Layers:
         Dense layers take (outputs, inputs) for vectors, a 1x1 convolution's kernel for images, and
         (inputs, outputs) for anything with other axes before the last.
         """
-        kernel, axis = _channels_first(data.kernel), 0
+        kernel, axis = channels_first(data.kernel), 0
         if node.op == DENSE and rank == 3:
             kernel = kernel[:, :, None, None]
         elif node.op == DENSE and rank > 1:
@@ -174,7 +214,8 @@ class _Layers:
         return self.nodes.add("DequantizeLinear", operands, axis=axis)
 
 
-def _options(attributes: Mapping) -> dict:
+def convolution_options(attributes: Mapping) -> dict:
+    """Attributes of ONNX's Conv."""
     (top, bottom), (left, right) = attributes["padding"]
     return {
         "kernel_shape": attributes["kernel"][1:3],

@@ -16,7 +16,7 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.shapes import Shape
 
 _IMAGE_AXES = {1: 2, 2: 3, 3: 1}  # from [N, H, W, C] to [N, C, H, W]
-_TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
 
 _PLAIN = {
     "add": "Add",
@@ -37,21 +37,22 @@ class Nodes:
 
     Attributes:
       opset: the version of ONNX's operations.
+      scope: what the names of new nodes start with.
       constants: arrays that belong to names of the integer model's graph, stored where used.
     """
 
     def __init__(self, opset: int):
-        self.opset = opset
+        self.opset, self.scope = opset, ""
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self._known: dict[tuple, str] = {}
 
     def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
-        """Appends a node and returns the name of its output."""
-        output = output or f"{op}_{len(self.nodes)}"
+        """Appends a node, named after its output, and returns that name."""
+        output = output or f"{self.scope}{op}_{len(self.nodes)}"
         names = [self.constant(self.constants[n]) if n in self.constants else n for n in inputs]
-        self.nodes.append(helper.make_node(op, names, [output], **attributes))
+        self.nodes.append(helper.make_node(op, names, [output], name=output, **attributes))
         return output
 
     def constant(self, values: np.ndarray, name: str = "") -> str:
@@ -107,7 +108,7 @@ def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
         if sorted(axes) == [1, 2]:
             axes = [2, 3]
         else:
-            x = nodes.add("Transpose", [x], perm=_TO_LAST)
+            x = nodes.add("Transpose", [x], perm=TO_LAST)
     makes_image = len(shapes[0]) - len(axes) == 3
     output = None if makes_image else node.output
     if not axes:
@@ -118,7 +119,7 @@ def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
         kind = "ReduceSum" if node.op == "sum" else "ReduceMax"
         x = nodes.add(kind, [x, nodes.numbers(axes)], output, keepdims=0)
     if makes_image:
-        nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
+        nodes.add("Transpose", [x], node.output, perm=TO_FIRST)
 
 
 def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
@@ -167,12 +168,12 @@ def _concatenate(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 def _reshape(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
     x, shape = node.inputs[0], list(node.attributes["shape"])
     if len(shapes[0]) == 3:
-        x = nodes.add("Transpose", [x], perm=_TO_LAST)
+        x = nodes.add("Transpose", [x], perm=TO_LAST)
     if len(shape) != 3:
         nodes.add("Reshape", [x, nodes.numbers([-1, *shape])], node.output)
         return
     x = nodes.add("Reshape", [x, nodes.numbers([-1, *shape])])
-    nodes.add("Transpose", [x], node.output, perm=_TO_FIRST)
+    nodes.add("Transpose", [x], node.output, perm=TO_FIRST)
 
 
 _OTHERS: Mapping = {

@@ -6,7 +6,9 @@ integer file, and what compiles it cannot unfold them again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,17 +26,45 @@ from rfquant_jax.runtime.files import replacing
 _EXACT = jax.lax.Precision.HIGHEST
 
 
-def write(path: Path, model: IntegerModel, platforms: Sequence[str]) -> None:
-    """Writes the artifact: `float32[batch, H, W, C]`, normalised images, to float32 logits.
+def write(path: Path, model: IntegerModel, platforms: Sequence[str], batch: int = 0) -> None:
+    """Writes the artifact, and what the model's `about` says as JSON beside it.
+
+    It takes `float32[batch, H, W, C]`, normalised images, and returns float32 logits.
 
     Args:
       platforms: it can be compiled for, of "cpu", "cuda", "rocm" and "tpu".
+      batch: images in a batch; 0: any number of them.
     """
-    (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *model.graph.input_shape), jnp.float32)
-    exported = jax.export.export(jax.jit(program(model)), platforms=list(platforms))(images)
+    exported = export(model, platforms, batch)
     with replacing(path) as temporary:
         temporary.write_bytes(exported.serialize())
+    with replacing(path.with_name(path.name + ".json")) as temporary:
+        temporary.write_text(json.dumps(dict(model.about), indent=2) + "\n", encoding="utf-8")
+
+
+def export(model: IntegerModel, platforms: Sequence[str], batch: int = 0) -> jax.export.Exported:
+    """The artifact; see `write`."""
+    size = batch or jax.export.symbolic_shape("batch")[0]
+    images = jax.ShapeDtypeStruct((size, *model.graph.input_shape), jnp.float32)
+    with _without_paths():
+        return jax.export.export(jax.jit(program(model)), platforms=list(platforms))(images)
+
+
+@contextlib.contextmanager
+def _without_paths() -> Iterator[None]:
+    """Keeps the names of this machine's source files out of what is lowered."""
+    wanted = {
+        "jax_hlo_source_file_canonicalization_regex": ".*",
+        "jax_traceback_in_locations_limit": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def read(path: Path) -> jax.export.Exported:

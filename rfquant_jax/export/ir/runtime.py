@@ -29,13 +29,60 @@ def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
 
     Args:
       images: [N, H, W, C].
+
+    Raises:
+      TypeError: they are not floating-point images, but pixels, say.
+      ValueError: they have another shape, or values that no normalised image has.
     """
+    check_images(model, images)
 
     def layer(node: Node, x: np.ndarray) -> np.ndarray:
         data = model.layers[node.layer]
         return finish(data, accumulate(node, data, quantize(data, x)), images.dtype)
 
     return walk(model.graph, images, layer, model.constants, np)
+
+
+def check_images(model: IntegerModel, images: np.ndarray) -> None:
+    """Refuses what is no batch of normalised images; see `run`."""
+    dtype, shape = getattr(images, "dtype", None), getattr(images, "shape", ())
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"images of {dtype or type(images).__name__} must be normalised float32 or float64: "
+            "(pixel / 255 - mean) / std"
+        )
+    wanted = model.graph.input_shape
+    if len(shape) != 4 or tuple(shape[1:]) != tuple(wanted):
+        raise ValueError(f"images {tuple(shape)} must have the shape {('N', *wanted)}")
+    if not images.size:
+        return
+    least, most = images.min(), images.max()  # NaN, if there is one
+    low, high = value_range(model)
+    if not low <= least <= most <= high:
+        raise ValueError(
+            f"images with values from {least:g} to {most:g} must be normalised, "
+            f"(pixel / 255 - mean) / std: here from {low:g} to {high:g}"
+        )
+
+
+def value_range(model: IntegerModel) -> tuple[float, float]:
+    """The values that normalised images can have, with room for rounding.
+
+    Without the model's mean and std all finite numbers.
+    """
+    mean, std = (_numbers(model.about.get(name)) for name in ("mean", "std"))
+    if not len(mean) or len(mean) != len(std) or not (std > 0).all():
+        largest = float(np.finfo(np.float32).max)
+        return -largest, largest
+    low, high = float((-mean / std).min()), float(((1 - mean) / std).max())
+    room = 1e-3 * (high - low)
+    return low - room, high + room
+
+
+def _numbers(value: object) -> np.ndarray:
+    """A list of numbers from a file as float64; empty where it is anything else."""
+    valid = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+    return np.asarray(value if valid else [], np.float64)
 
 
 def walk(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,15 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.ir.runtime import accumulate, finish, quantize, walk
 from rfquant_jax.export.verify.reference import Reference
+
+
+class CodesOf(Protocol):
+    """What computes logits and, by layer, the codes of its input; see `Reference`."""
+
+    dtype: type
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]: ...
+
 
 Predict = Callable[[np.ndarray], np.ndarray]  # normalised images [N, H, W, C] to logits
 
@@ -59,14 +69,27 @@ class CodeComparison:
     layers: dict[str, CodeCount]
     logits: float = 0.0
 
+    @property
+    def total(self) -> dict:
+        """The counts of all layers together, and the largest share in one of them."""
+        counts = list(self.layers.values())
+        shares = [c.different / c.total for c in counts if c.total]
+        return {
+            "different": sum(c.different for c in counts),
+            "total": sum(c.total for c in counts),
+            "off_tie": max((c.off_tie for c in counts), default=0.0),
+            "largest_share": max(shares, default=0.0),
+        }
+
 
 def compare_codes(
-    model: IntegerModel, reference: Reference, batches: Iterable[Mapping[str, np.ndarray]]
+    model: IntegerModel, reference: CodesOf, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> CodeComparison:
     """Feeds every layer the evaluation's codes and counts where the next codes differ.
 
     Args:
       model: its scales in the reference's dtype.
+      reference: the evaluation, or what runs a file of another format.
       batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
     """
     counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}

@@ -152,6 +152,37 @@ def configurations(draw):
     return np.asarray(rows, np.int32)
 
 
+NORMALIZED = {"mean": [0.5, 0.25], "std": [0.25, 0.5]}  # values from -2 to 2 and from -0.5 to 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda x: (127 * x).astype(np.uint8), TypeError, "images of uint8 must be normalised"),
+        (lambda x: x.astype(np.int32), TypeError, "images of int32 must be normalised"),
+        (lambda x: x.tolist(), TypeError, "images of list must be normalised"),
+        (lambda x: x[0], ValueError, r"\(6, 6, 2\) must have the shape \('N', 6, 6, 2\)"),
+        (lambda x: x.transpose(0, 3, 1, 2), ValueError, "must have the shape"),
+        (lambda x: np.where(x == x.max(), np.nan, x), ValueError, "from nan to nan"),
+        (lambda x: np.where(x == x.max(), np.inf, x), ValueError, "to inf must be normalised"),
+        (lambda x: np.where(x == x.max(), 2.1, x), ValueError, "2.1 must .* from -2.004 to 2.004"),
+        (lambda x: 127 * np.abs(x), ValueError, "must be normalised"),
+    ],
+)
+def test_what_is_no_normalised_image_is_refused(model, rng, change, error, said):
+    normalised = replace(model, about=NORMALIZED).stored()
+    x = rng.uniform(-2, 2, (3, *IMAGE_SHAPE)).astype(np.float32)
+    assert runtime.run(normalised, x).shape == (3, 5)
+    assert runtime.run(normalised, x[:0]).shape == (0, 5)
+    with pytest.raises(error, match=said):
+        runtime.run(normalised, change(x).astype(np.float32) if error is ValueError else change(x))
+
+
+@pytest.mark.parametrize("about", [{}, {"mean": "a", "std": [1]}, {"mean": [0], "std": [0]}])
+def test_without_a_mean_and_std_any_finite_number_is_an_image(model, rng, about):
+    assert runtime.value_range(replace(model, about=about))[1] > 1e38
+
+
 @given(configurations())
 @settings(max_examples=15)
 def test_any_configuration_survives_packing_and_runs_unchanged(

@@ -1,0 +1,156 @@
+"""C loops for what happens between the layers of an integer model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from rfquant_jax.export.formats.c_text import number
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.shapes import Shape
+
+_BINARY = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "maximum": "({0} > {1} ? {0} : {1})",
+    "minimum": "({0} < {1} ? {0} : {1})",
+}
+_UNARY = {
+    "negate": "-{0}",
+    "absolute": "({0} < 0.0f ? -{0} : {0})",
+    "sigmoid": "(tanhf({0} / 2.0f) + 1.0f) / 2.0f",
+    "tanh": "tanhf({0})",
+}
+_COMBINE = {"sum": "t = t + {0};", "max": "if ({0} > t) t = {0};"}
+
+
+def emit(node: Node, shapes: Sequence[Shape | None], shape: Shape, names: Sequence[str]) -> str:
+    """The loops of one operation without parameters.
+
+    Args:
+      shapes: of its inputs; None for a number.
+      shape: of its result.
+      names: C expressions of its inputs, and of its result behind them.
+    """
+    if node.op in _BINARY or node.op in _UNARY:
+        return _elementwise(node, shapes, shape, names)
+    if node.op == "concatenate":
+        return _concatenate(node, shapes, shape, names)
+    return _OTHERS[node.op](node, shapes[0], shape, names)
+
+
+def affine(shape: Shape, names: Sequence[str], numbers: Sequence[str]) -> str:
+    """The loops of a BatchNorm on its own; `numbers` are the arrays of its scale and bias."""
+    at, channel = place(shape, indices(shape)), f"i{len(shape) - 1}"
+    product = f"const float product = {names[0]}[{at}] * {numbers[0]}[{channel}];"
+    return loops(shape, f"{product} {names[1]}[{at}] = product + {numbers[1]}[{channel}];")
+
+
+def loops(shape: Shape, body: str, start: int = 0) -> str:
+    """A loop over i0, i1, ... for each axis around some statements."""
+    heads = [
+        f"for (int32_t i{axis} = 0; i{axis} < {size}; i{axis}++)"
+        for axis, size in enumerate(shape, start)
+    ]
+    return "\n  ".join([*heads, f"{{ {body} }}"])
+
+
+def place(shape: Shape, indices: Sequence[str]) -> str:
+    """The offset of an element; axes of length 1 are repeated."""
+    steps = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+    terms = [
+        f"({index}) * {step}" if step != 1 else f"({index})"
+        for index, step, size in zip(indices, steps, shape, strict=True)
+        if size != 1
+    ]
+    return " + ".join(terms) or "0"
+
+
+def indices(shape: Shape, start: int = 0) -> list[str]:
+    return [f"i{axis}" for axis in range(start, start + len(shape))]
+
+
+def _elementwise(node, shapes, shape, names) -> str:
+    operands = [
+        number(x) if of is None else f"{name}[{place(of, indices(shape))}]"
+        for x, of, name in zip(node.inputs, shapes, names[:-1], strict=True)
+    ]
+    formula = (_BINARY | _UNARY)[node.op].format(*operands)
+    return loops(shape, f"{names[-1]}[{place(shape, indices(shape))}] = {formula};")
+
+
+def _reduce(node, of, shape, names) -> str:
+    axes = [axis - 1 for axis in node.attributes["axes"]]
+    kept, inner = iter(indices(shape)), iter(indices(axes, len(shape)))
+    index = [next(inner) if axis in axes else next(kept) for axis in range(len(of))]
+    return _fold(node.op, [of[axis] for axis in sorted(axes)], of, index, shape, names)
+
+
+def _fold(op: str, sizes, of, index, shape, names, guard: str = "") -> str:
+    """Combines the elements at some places; the first of a maximum starts it."""
+    start = "0.0f" if op == "sum" else "-3.402823466e+38f"
+    step = guard + _COMBINE[op].format(f"{names[0]}[{place(of, index)}]")
+    around = loops(sizes, step, len(shape))
+    target = f"{names[1]}[{place(shape, indices(shape))}]"
+    return loops(shape, f"float t = {start};\n  {around}\n  {target} = t;")
+
+
+def _pool(node, of, shape, names) -> str:
+    strides, padding = node.attributes["strides"], node.attributes["padding"]
+    rank = len(shape)
+    index = [f"i{axis} * {strides[axis]} + i{rank + axis} - {padding[axis][0]}" for axis in (0, 1)]
+    inside = " && ".join(
+        f"({one}) >= 0 && ({one}) < {size}" for one, size in zip(index, of, strict=False)
+    )
+    op = node.op.removesuffix("_pool")
+    return _fold(op, node.attributes["window"], of, [*index, "i2"], shape, names, f"if ({inside}) ")
+
+
+def _pad(node, of, shape, names) -> str:
+    index = [f"i{axis} - {low}" for axis, (low, _) in enumerate(node.attributes["padding"])]
+    inside = " && ".join(
+        f"({one}) >= 0 && ({one}) < {size}"
+        for one, size, pad in zip(index, of, node.attributes["padding"], strict=True)
+        if any(pad)
+    )
+    value = f"{names[0]}[{place(of, index)}]"
+    if inside:
+        value = f"({inside}) ? {value} : {number(node.attributes['value'])}"
+    return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
+
+
+def _slice(node, of, shape, names) -> str:
+    starts, strides = node.attributes["starts"], node.attributes["strides"]
+    index = [f"i{a} * {by} + {at}" for a, (at, by) in enumerate(zip(starts, strides, strict=True))]
+    value = f"{names[0]}[{place(of, index)}]"
+    return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
+
+
+def _reshape(node, of, shape, names) -> str:
+    return loops((int(np.prod(shape)),), f"{names[1]}[i0] = {names[0]}[i0];")
+
+
+def _concatenate(node: Node, shapes: Sequence[Shape], shape: Shape, names: Sequence[str]) -> str:
+    axis, parts = node.attributes["axis"] - 1, []
+    starts = itertools.accumulate((of[axis] for of in shapes), initial=0)
+    for of, name, start in zip(shapes, names[:-1], starts, strict=False):
+        index = indices(of)
+        target = [*index[:axis], f"{index[axis]} + {start}", *index[axis + 1 :]]
+        copy = f"{names[-1]}[{place(shape, target)}] = {name}[{place(of, index)}];"
+        parts.append(loops(of, copy))
+    return "\n  ".join(parts)
+
+
+_OTHERS: Mapping[str, Callable] = {
+    "sum": _reduce,
+    "max": _reduce,
+    "sum_pool": _pool,
+    "max_pool": _pool,
+    "pad": _pad,
+    "slice": _slice,
+    "reshape": _reshape,
+}

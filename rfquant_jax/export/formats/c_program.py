@@ -1,0 +1,180 @@
+"""The C function that computes one image, and the constant arrays that it reads."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.export.formats import c_nodes
+from rfquant_jax.export.formats.c_text import array, comment_text, number
+from rfquant_jax.export.ir.boundaries import Target
+from rfquant_jax.export.ir.consumers import Consumers
+from rfquant_jax.export.ir.graph import INPUT, Node
+from rfquant_jax.export.ir.memory import MemoryPlan, codes_of, plan, scratch_of
+from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE
+from rfquant_jax.export.ir.packing import pack
+
+_HEAD = """\
+static void run(const float *image, const uint8_t *pixels, float *logits, float *arena) {
+  (void)image, (void)pixels, (void)arena;"""
+
+
+def memory_of(model: IntegerModel) -> MemoryPlan:
+    """Where the activations of one image lie."""
+    return plan(model.graph, lambda layer: model.layers[layer].quantizes_input)
+
+
+class Program:
+    """Writes the function `run`.
+
+    Attributes:
+      arrays: definitions of the arrays.
+      memory: where activations lie.
+    """
+
+    def __init__(self, model: IntegerModel):
+        self.model, self.memory = model, memory_of(model)
+        self.arrays: list[str] = []
+        self._consumers = Consumers(model)
+
+    def text(self) -> str:
+        """The function; `arrays` are complete afterwards."""
+        graph = self.model.graph
+        fused = [self._consumers.of(n) for n in graph.nodes if n.output in self.memory.fused]
+        skipped = {name for consumer in fused for name in consumer.skipped}
+        self._filled = {codes_of(c.value, c.reader_name) for c in fused}
+        lines = [_HEAD]
+        for place, node in enumerate(graph.nodes):
+            if node.op == CONSTANT:
+                held = self.model.constants[node.output]
+                self.arrays.append(array("float", f"constant_{node.output}", held))
+            elif node.op in (CONVOLUTION, DENSE):
+                lines += self._layer(place, node)
+            elif node.output not in skipped:
+                lines.append(self._other(place, node))
+        return "\n  ".join(lines) + "\n}\n"
+
+    def _floats(self, value: str) -> str:
+        """The C expression of a value of floats."""
+        if value == self.model.graph.output:
+            return "logits"
+        if value == INPUT:
+            return "image"
+        if value in self.memory.buffers:
+            return f"(arena + {self.memory.buffers[value].offset // 4})"
+        return f"constant_{value}"
+
+    def _bytes(self, buffer: str, kind: str = "uint8_t") -> str:
+        return f"({kind} *)(arena + {self.memory.buffers[buffer].offset // 4})"
+
+    def _other(self, place: int, node: Node) -> str:
+        shapes = self.model.graph.shapes
+        of = [shapes[x] if isinstance(x, str) else None for x in node.inputs]
+        names = [self._floats(x) if isinstance(x, str) else "" for x in node.inputs]
+        names.append(self._floats(node.output))
+        if node.op == AFFINE:
+            data = self.model.layers[node.layer]
+            return c_nodes.affine(shapes[node.output], names, self._numbers(place, data))
+        return c_nodes.emit(node, of, shapes[node.output], names)
+
+    def _numbers(self, place: int, data: LayerData) -> tuple[str, str]:
+        """Names of the arrays with a layer's scale and bias."""
+        names = f"scale_{place}", f"bias_{place}"
+        for name, values in zip(names, (data.scale, data.bias), strict=True):
+            self.arrays.append(array("float", name, values))
+        return names
+
+    def _layer(self, place: int, node: Node) -> list[str]:
+        """A block that computes a convolution or a dense layer."""
+        data = self.model.layers[node.layer]
+        bits = f"{data.weight_bits} bits, input {data.input_bits}"
+        floats, codes, quantizer = self._floats(node.output), "0", "0"
+        lines = [
+            f"{{ /* {comment_text(node.layer)}: {bits} */",
+            f"  const shape_t s = {{{', '.join(map(str, self._sizes(node)))}}};",
+            f"  const layer_t layer = {{{self._parameters(place, data)}}};",
+        ]
+        if node.output in self.memory.fused:
+            consumer = self._consumers.of(node)
+            zero = consumer.reader.input_range[0]
+            lines.append(f"  const quantizer_t q = {{{_quantizer(consumer.target, zero)}}};")
+            floats, quantizer = "0", "&q"
+            codes = self._bytes(codes_of(consumer.value, consumer.reader_name))
+        found, x = self._input(place, node, data)
+        row = self._bytes(scratch_of(node.layer), "int8_t")
+        name = "integer_layer" if data.is_integer else "float_layer"
+        call = f"  {name}(&s, &layer, {x}, {row}, {codes}, {floats}, {quantizer});"
+        return [*lines, *found, call, "}"]
+
+    def _sizes(self, node: Node) -> list[int]:
+        """The fields of `shape_t`."""
+        shapes, attributes = self.model.graph.shapes, node.attributes
+        if node.op == CONVOLUTION:
+            output, kernel = shapes[node.output], attributes["kernel"]
+            (top, _), (left, _) = attributes["padding"]
+            places = [*attributes["strides"], *attributes["dilation"], top, left, *output[:2]]
+            sizes = [*shapes[node.inputs[0]], *kernel[1:3], kernel[0], attributes["groups"]]
+            return [*sizes, *places]
+        outputs, inputs = attributes["kernel"]
+        rows = math.prod(shapes[node.inputs[0]][:-1])
+        return [rows, 1, inputs, 1, 1, outputs, 1, 1, 1, 1, 1, 0, 0, rows, 1]
+
+    def _parameters(self, place: int, data: LayerData) -> str:
+        """The fields of `layer_t`."""
+        scale, bias = self._numbers(place, data)
+        kernel = f"kernel_{place}"
+        if data.weight_bits >= FLOAT_BITS:
+            self.arrays.append(array("float", kernel, data.kernel))
+            return f"0, {kernel}, 0, {scale}, {bias}"
+        packed = pack(data.kernel, data.weight_bits)
+        self.arrays.append(array("uint8_t", kernel, packed))
+        return f"{kernel}, 0, {data.weight_bits}, {scale}, {bias}"
+
+    def _input(self, place: int, node: Node, data: LayerData) -> tuple[list[str], str]:
+        """Statements that make a layer's input, and the expressions that stand for it."""
+        value = node.inputs[0]
+        if not data.quantizes_input:
+            pixels = "pixels, pixel_values, 256" if value == INPUT else "0, 0, 0"
+            if value == INPUT and not self._reads_pixels():
+                pixels = "0, 0, 0"
+            source = f"  const source_t x = {{{self._floats(value)}, {pixels}}};"
+            return [source], "&x"
+        name, zero = codes_of(value, node.layer), data.input_range[0]
+        lines, codes = [], self._bytes(name)
+        if name not in self._filled:
+            target = Target(data.input_step, *data.input_range)
+            count = math.prod(self.model.graph.shapes[value])
+            lines = [
+                f"  const quantizer_t input = {{{_quantizer(target, zero)}}};",
+                f"  quantize({self._floats(value)}, {codes}, {count}, &input);",
+            ]
+        if data.is_integer:
+            return lines, f"{codes}, {zero}"
+        self.arrays.append(array("float", f"values_{place}", zero + np.arange(256)))
+        return [*lines, f"  const source_t x = {{0, {codes}, values_{place}, 0}};"], "&x"
+
+    def _reads_pixels(self) -> bool:
+        """Whether layers read pixels where there is no image of floats."""
+        return pixel_values(self.model) is not None and INPUT not in self.memory.buffers
+
+
+def _quantizer(target: Target, zero: int) -> str:
+    return f"{number(target.step)}, {target.low}, {target.high}, {zero}"
+
+
+def pixel_values(model: IntegerModel) -> np.ndarray | None:
+    """The normalised value of every pixel by channel, float32[C, 256].
+
+    XLA computes them, as it does for the evaluation: it multiplies with the reciprocal, say.
+    """
+    mean, std = (np.asarray(model.about.get(name, []), np.float32) for name in ("mean", "std"))
+    channels = model.graph.input_shape[-1]
+    if mean.shape != (channels,) or mean.shape != std.shape:
+        return None
+    pixels = np.arange(256, dtype=np.uint8)[None, :, None, None].repeat(channels, -1)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.asarray(jax.jit(normalizer(mean, std))(pixels))[0, :, 0].T

@@ -1,0 +1,120 @@
+"""An integer model as ONNX for speed: int8 kernels of onnxruntime with exactly our codes.
+
+Every layer whose output only one quantizer reads becomes
+
+    DequantizeLinear(uint8, 1, z) -> Conv -> QuantizeLinear(1, z') -> Clip(uint8)
+
+with DequantizeLinear(int8 kernel, M) and DequantizeLinear(int32 bias, M) as the other operands,
+which onnxruntime fuses to one QLinearConv. The numbers in it come from `requantize.solve`; clipping
+activations are part of the codes' range. Channels without a solution are computed in a layer of
+their own with a float result. Layers whose output is needed in float have integer products, or
+float sums of whole numbers.
+
+Opset 13 alone, standard operators.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from rfquant_jax.export.formats.onnx import channels_first, emit_affine, finished
+from rfquant_jax.export.formats.onnx_codes import Codes, clipped, joined, zero_of
+from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
+from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
+from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
+from rfquant_jax.export.ir.boundaries import Target
+from rfquant_jax.export.ir.consumers import Consumers, Quantizer
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.runtime.files import replacing
+
+_OPSET, _IR_VERSION = 13, 8
+
+
+def write(path: Path, model: IntegerModel) -> None:
+    """Writes the model; its input is `image`, float32[batch, C, H, W], its output `logits`."""
+    made = make(model)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made.SerializeToString())
+
+
+def make(model: IntegerModel) -> onnx.ModelProto:
+    """The checked ONNX model; see `write`."""
+    builder = _Builder(model)
+    for node in model.graph.nodes:
+        builder.emit(node)
+    return finished(builder.nodes, model, _IR_VERSION, builder.read)
+
+
+class _Builder:
+    """Emits the nodes of one model.
+
+    Attributes:
+      read: by layer, the codes of its input.
+    """
+
+    def __init__(self, model: IntegerModel):
+        self.nodes = Nodes(_OPSET)
+        self.read: dict[str, Codes] = {}
+        self._model, self._consumers = model, Consumers(model)
+        self._codes: dict[tuple[str, Quantizer], Codes] = {}
+        self._skipped: set[str] = set()
+
+    def emit(self, node: Node) -> None:
+        shapes = [self._model.graph.shapes.get(name, ()) for name in node.inputs]
+        self.nodes.scope = f"{node.layer}/" if node.op in LAYERS else ""
+        if node.op in LAYERS:
+            self._layer(node, shapes[0])
+        elif node.op == CONSTANT:
+            held = self._model.constants[node.output][None]
+            self.nodes.constants[node.output] = channels_first(held)
+        elif node.output not in self._skipped:
+            emit(self.nodes, node, shapes)
+
+    def _layer(self, node: Node, shape) -> None:
+        data = self._model.layers[node.layer]
+        if node.op == AFFINE:
+            emit_affine(self.nodes, node, data, shape)
+        elif not data.quantizes_input:
+            unquantized_layer(self.nodes, node, data, shape)
+        else:
+            codes = self.read[node.layer] = self._input(node.inputs[0], data)
+            if not self._integer(node, data, codes, shape):
+                float_layer(self.nodes, node, data, codes, shape, output=node.output)
+
+    def _input(self, name: str, data: LayerData) -> Codes:
+        key = name, Quantizer.of(data)
+        if key not in self._codes:
+            low, high = data.input_range
+            target = Target(data.input_step, low, high)
+            tensor = self._quantize(name, target, zero_of(data))
+            self._codes[key] = Codes(tensor, zero_of(data), self._model.graph.shapes[name][-1])
+        return self._codes[key]
+
+    def _quantize(self, name: str, target: Target, zero: int) -> str:
+        """The codes of a float tensor."""
+        operands = [self.nodes.constant(v) for v in (np.float32(target.step), np.uint8(zero))]
+        codes = self.nodes.add("QuantizeLinear", [name, *operands])
+        return clipped(self.nodes, codes, target, zero)
+
+    def _integer(self, node: Node, data: LayerData, codes: Codes, shape) -> bool:
+        """Emits a layer in integers if its output is read as codes alone."""
+        consumer = self._consumers.of(node)
+        if consumer is None or not data.is_integer or node.op != CONVOLUTION:
+            return False
+        part = split(node, data, consumer.target)
+        if not part.solution.solved.any():
+            return False
+        target, zero = consumer.target, zero_of(consumer.reader)
+        made = [integer_layer(self.nodes, node, data, codes, part, target, zero)]
+        if len(part.rest):
+            y = float_layer(self.nodes, node, data, codes, shape, part.rest)
+            y = self._quantize(y, target, zero)
+            made.append(Codes(y, zero, len(part.rest), part.rest))
+        self._codes[consumer.value, Quantizer.of(consumer.reader)] = joined(self.nodes, made)
+        self._skipped |= set(consumer.skipped)
+        return True

@@ -1,0 +1,135 @@
+"""Layers of codes whose result is float: exact accumulators, then scale and bias in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from rfquant_jax.export.formats.onnx import channels_first, convolution_options
+from rfquant_jax.export.formats.onnx_codes import Codes
+from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.model import LayerData
+from rfquant_jax.export.ir.operations import CONVOLUTION, OPERATIONS
+from rfquant_jax.export.ir.shapes import Shape
+
+
+def float_layer(
+    nodes: Nodes,
+    node: Node,
+    data: LayerData,
+    codes: Codes,
+    shape: Shape,
+    rows: np.ndarray | None = None,
+    output: str | None = None,
+) -> str:
+    """Appends a layer and returns the name of its float32 result.
+
+    Args:
+      shape: of the layer's input.
+      rows: the output channels to compute; None: all.
+      output: what the result is called.
+    """
+    part = Part(data, np.arange(len(data.scale)) if rows is None else rows)
+    if data.is_integer and is_product(node):
+        return _product(nodes, node, part, codes, shape, output)
+    return _convolution(nodes, node, part, codes, shape, rows, output)
+
+
+class Part:
+    """Some output channels of a layer: `kernel`, `scale` and `bias` as in `LayerData`, float32."""
+
+    def __init__(self, data: LayerData, rows: np.ndarray):
+        self.kernel = data.kernel[rows]
+        self.scale = data.scale[rows].astype(np.float32)
+        self.bias = data.bias[rows].astype(np.float32)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a layer multiplies every pixel's channels with one matrix."""
+    if node.op != CONVOLUTION:
+        return True
+    attributes = node.attributes
+    one_pixel = list(attributes["kernel"][1:3]) == [1, 1] and attributes["groups"] == 1
+    return one_pixel and not np.any(attributes["padding"])
+
+
+def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, output) -> str:
+    """DequantizeLinear, MatMul, Add: onnxruntime has one integer kernel for these three."""
+    x, image = codes.name, len(shape) == 3
+    if node.op == CONVOLUTION:
+        x = _every(nodes, x, node.attributes["strides"])
+    if image:
+        x = nodes.add("Transpose", [x], perm=TO_LAST)
+    one = nodes.constant(np.float32(1))
+    x = nodes.add("DequantizeLinear", [x, one, nodes.constant(np.uint8(codes.zero))])
+    kernel = codes.columns(part.kernel.reshape(len(part.kernel), -1)).T
+    operands = [np.ascontiguousarray(kernel), part.scale, np.zeros(len(part.scale), np.int8)]
+    names = [nodes.constant(values) for values in operands]
+    weights = nodes.add("DequantizeLinear", names, axis=1)
+    y = nodes.add("MatMul", [x, weights])
+    y = nodes.add("Add", [y, nodes.constant(part.bias)], None if image else output)
+    return nodes.add("Transpose", [y], output, perm=TO_FIRST) if image else y
+
+
+def _every(nodes: Nodes, x: str, strides) -> str:
+    """Every so many rows and columns of [N, C, H, W]."""
+    if list(strides) == [1, 1]:
+        return x
+    starts, ends = nodes.numbers([0, 0]), nodes.numbers([2**31 - 1] * 2)
+    return nodes.add("Slice", [x, starts, ends, nodes.numbers([2, 3]), nodes.numbers(strides)])
+
+
+def _convolution(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, rows, output):
+    """A float32 convolution of the codes: all its sums are whole numbers, so they are exact."""
+    attributes = node.attributes
+    size = OPERATIONS[CONVOLUTION].shape([shape], attributes)[:2]
+    if attributes["groups"] == 1:
+        # With DequantizeLinear in place of Cast, onnxruntime would quantize the kernel once more.
+        x, kernel = codes.floats(nodes), codes.columns(part.kernel)
+    else:
+        x, kernel, groups = _grouped(nodes, node, part, codes, rows)
+        attributes = attributes | {"groups": groups}
+    weights = nodes.constant(np.ascontiguousarray(channels_first(kernel)))
+    if kernel.dtype != np.float32:
+        weights = nodes.add("Cast", [weights], to=TensorProto.FLOAT)  # of a constant: while loading
+    y = nodes.add("Conv", [x, weights], **convolution_options(attributes))
+    # A scale for each pixel keeps onnxruntime from multiplying it into the kernel, whose sums would
+    # then be rounded. Expanded while loading.
+    scale = nodes.constant(part.scale.reshape(-1, 1, 1))
+    scale = nodes.add("Expand", [scale, nodes.numbers([len(part.scale), *size])])
+    y = nodes.add("Mul", [y, scale])
+    return nodes.add("Add", [y, nodes.constant(part.bias.reshape(-1, 1, 1))], output)
+
+
+def _grouped(nodes: Nodes, node: Node, part: Part, codes: Codes, rows):
+    """Input, kernel and groups of a convolution in groups; with rows, one group for each."""
+    kernel, groups = part.kernel, node.attributes["groups"]
+    if rows is None:
+        return codes.pick(nodes), kernel, groups
+    group, width = rows // (node.attributes["kernel"][0] // groups), kernel.shape[-1]
+    read = group[:, None] * width + np.arange(width)
+    return codes.pick(nodes, read.reshape(-1)), kernel, len(rows)
+
+
+def unquantized_layer(nodes: Nodes, node: Node, data: LayerData, shape: Shape) -> None:
+    """Appends a layer that reads floats: the kernel's scale is multiplied in while loading."""
+    part = Part(data, np.arange(len(data.scale)))
+    kernel = channels_first(part.kernel)
+    if node.op != CONVOLUTION and len(shape) == 3:
+        kernel = kernel[:, :, None, None]
+    weights = nodes.constant(np.ascontiguousarray(kernel))
+    if kernel.dtype != np.float32:
+        weights = nodes.add("Cast", [weights], to=TensorProto.FLOAT)
+    scale = part.scale.reshape(-1, *[1] * (kernel.ndim - 1))
+    weights, bias = nodes.add("Mul", [weights, nodes.constant(scale)]), nodes.constant(part.bias)
+    operands = [node.inputs[0], weights, bias]
+    if node.op == CONVOLUTION:
+        nodes.add("Conv", operands, node.output, **convolution_options(node.attributes))
+    elif len(shape) == 3:
+        nodes.add("Conv", operands, node.output)
+    elif len(shape) == 1:
+        nodes.add("Gemm", operands, node.output, transB=1)
+    else:
+        y = nodes.add("MatMul", [node.inputs[0], nodes.add("Transpose", [weights], perm=[1, 0])])
+        nodes.add("Add", [y, bias], node.output)

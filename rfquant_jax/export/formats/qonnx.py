@@ -1,0 +1,116 @@
+"""An integer model as QONNX: `Quant` nodes with true bit-widths, for FINN and hls4ml.
+
+    Quant(x, input step, 0, input bits) -> Conv(that, Quant(kernel codes, 1, 0, weight bits))
+        -> Mul(scale of each channel) -> Add(bias)
+
+The kernels are whole numbers in float32, so nothing about them is rounded. QONNX clips and rounds
+half to even as the integer runtime does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from rfquant_jax.export.formats.onnx import (
+    along,
+    channels_first,
+    convolution_options,
+    emit_affine,
+    finished,
+)
+from rfquant_jax.export.formats.onnx_codes import Codes
+from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes, emit
+from rfquant_jax.export.ir.consumers import Quantizer
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.runtime.files import replacing
+
+DOMAIN = "qonnx.custom_op.general"
+_OPSET, _IR_VERSION = 13, 8
+
+
+def write(path: Path, model: IntegerModel) -> None:
+    """Writes the model; its input is `image`, float32[batch, C, H, W], its output `logits`."""
+    made = make(model)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made.SerializeToString())
+
+
+def make(model: IntegerModel) -> onnx.ModelProto:
+    """The ONNX model; see `write`."""
+    layers = _Layers(model.stored())
+    nodes = layers.nodes
+    for node in model.graph.nodes:
+        shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
+        nodes.scope = f"{node.layer}/" if node.op in LAYERS else ""
+        if node.op in LAYERS:
+            layers.emit(node, shapes[0])
+        elif node.op == CONSTANT:
+            nodes.constants[node.output] = channels_first(model.constants[node.output][None])
+        else:
+            emit(nodes, node, shapes)
+    return finished(nodes, model, _IR_VERSION, layers.read, domains=(DOMAIN,))
+
+
+class _Layers:
+    """Emits layers with `Quant` nodes.
+
+    Attributes:
+      read: by layer, its quantized input: values, not codes.
+    """
+
+    def __init__(self, model: IntegerModel):
+        self.nodes, self.model = Nodes(_OPSET), model
+        self.read: dict[str, Codes] = {}
+        self._quantized: dict[tuple[str, Quantizer], str] = {}
+
+    def emit(self, node: Node, shape: tuple[int, ...]) -> None:
+        nodes, data = self.nodes, self.model.layers[node.layer]
+        if node.op == AFFINE:
+            emit_affine(nodes, node, data, shape)
+            return
+        x, y = self._input(node, data), None
+        kernel = channels_first(data.kernel.astype(np.float32))
+        if node.op == CONVOLUTION:
+            weights = self._weights(node, data, kernel)
+            y = nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
+        else:
+            y = self._product(node, data, x, kernel, shape)
+        # The input's step is in its values already.
+        scale = along(data.scale / np.float32(data.input_step), shape)
+        y = nodes.add("Mul", [y, nodes.constant(scale.astype(np.float32))])
+        bias = nodes.constant(along(data.bias, shape), f"{node.layer}.bias")
+        nodes.add("Add", [y, bias], node.output)
+
+    def _product(self, node: Node, data: LayerData, x: str, kernel: np.ndarray, shape) -> str:
+        weights = self._weights(node, data, np.ascontiguousarray(kernel.T))
+        if len(shape) != 3:
+            return self.nodes.add("MatMul", [x, weights])
+        x = self.nodes.add("Transpose", [x], perm=TO_LAST)
+        y = self.nodes.add("MatMul", [x, weights])
+        return self.nodes.add("Transpose", [y], perm=TO_FIRST)
+
+    def _weights(self, node: Node, data: LayerData, kernel: np.ndarray) -> str:
+        held = self.nodes.constant(kernel, f"{node.layer}.kernel")
+        if data.weight_bits >= FLOAT_BITS:
+            return held
+        return self._quant(held, 1.0, data.weight_bits, signed=True)
+
+    def _input(self, node: Node, data: LayerData) -> str:
+        name, key = node.inputs[0], (node.inputs[0], Quantizer.of(data))
+        if not data.quantizes_input:
+            return name
+        if key not in self._quantized:
+            found = self._quant(name, data.input_step, data.input_bits, signed=data.input_signed)
+            self._quantized[key] = found
+        self.read[node.layer] = Codes(self._quantized[key], 0, self.model.graph.shapes[name][-1])
+        return self._quantized[key]
+
+    def _quant(self, x: str, step: float, bits: int, *, signed: bool) -> str:
+        numbers = [self.nodes.constant(np.float32(v)) for v in (step, 0, bits)]
+        options = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        return self.nodes.add("Quant", [x, *numbers], domain=DOMAIN, **options)

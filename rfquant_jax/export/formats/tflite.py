@@ -1,0 +1,234 @@
+"""An integer model for LiteRT (TensorFlow Lite): int8 convolutions with exactly our codes.
+
+The numbers k, B, M of `requantize.solve` become an int8 kernel, an int32 bias and the scales: a
+runtime computes M as input scale * kernel scale / output scale. The scale of codes is free. Codes
+that only integer kernels read take the one with which an activation clips them: RELU6 at
+6 / (2^bits - 1), RELU_N1_TO_1 at 1 / 2^(bits - 1); all others have scale 1.
+
+Layers whose output is needed in float are float convolutions of whole numbers, so their sums are
+exact; their kernels are stored in int8 all the same, and dequantized while loading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.export.formats import tflite_nodes
+from rfquant_jax.export.formats.tflite_graph import FlatGraph
+from rfquant_jax.export.ir.consumers import Consumer, Consumers, Quantizer
+from rfquant_jax.export.ir.graph import INPUT, Node
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.export.ir.requantize import Requantization, solve
+from rfquant_jax.runtime.files import replacing
+
+SMALLEST_WEIGHT = -127  # of int8 kernels in this format
+CODES = "codes"  # a key of the metadata
+
+
+def write(path: Path, model: IntegerModel) -> None:
+    """Writes the model: `image`, float32[batch, H, W, C], normalised, to `logits`.
+
+    Raises:
+      UserError: the package with the schema is not installed.
+    """
+    content = make(model)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def make(model: IntegerModel) -> bytes:
+    """The flatbuffer; see `write`."""
+    builder = _Builder(model.stored())
+    for node in model.graph.nodes:
+        builder.emit(node)
+    read = {layer: {"tensor": c.tensor, "zero": c.zero} for layer, c in builder.read.items()}
+    about = dict(model.about) | {CODES: read}
+    values = builder.values
+    return builder.flat.serialize(values[INPUT], values[model.graph.output], about)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """An int8 tensor of codes.
+
+    Attributes:
+      tensor: its number.
+      scale, zero: of its quantization; `zero` stands for code 0.
+    """
+
+    tensor: int
+    scale: np.float32
+    zero: int
+
+
+def zero_of(data: LayerData) -> int:
+    """What stands for code 0: one end of the codes' range is an end of int8's."""
+    return 127 - data.input_range[1] if data.input_signed else -128
+
+
+class _Builder:
+    """Emits the operators of one model.
+
+    Attributes:
+      values: the tensors of float values by name.
+      read: by layer, the codes of its input.
+    """
+
+    def __init__(self, model: IntegerModel):
+        self.flat, self.model = FlatGraph(), model
+        self.values = {INPUT: self.flat.value(INPUT, model.graph.input_shape)}
+        self.read: dict[str, Codes] = {}
+        self._consumers = Consumers(model)
+        self._codes: dict[tuple[str, Quantizer], Codes] = {}
+        self._larger: dict[tuple[int, int], Codes] = {}
+        self._skipped: set[str] = set()
+        found = {n.layer: self._solution(n) for n in model.graph.layer_nodes}
+        self._solutions = {name: one for name, one in found.items() if one is not None}
+
+    def _solution(self, node: Node) -> Requantization | None:
+        """The numbers of a layer that can run in integers as a whole."""
+        data, consumer = self.model.layers[node.layer], self._consumers.of(node)
+        if consumer is None or node.op != CONVOLUTION or not data.is_integer:
+            return None
+        for gain in (1, 1 << (8 - data.input_bits)):
+            solution = solve(data, consumer.target, SMALLEST_WEIGHT, gain)
+            if solution.solved.all():
+                return solution
+        return None
+
+    def emit(self, node: Node) -> None:
+        shapes = self.model.graph.shapes
+        if node.op == CONSTANT:
+            self.values[node.output] = self.flat.constant(self.model.constants[node.output][None])
+        elif node.op == AFFINE:
+            data = self.model.layers[node.layer]
+            x, shape = self.values[node.inputs[0]], shapes[node.output]
+            self.values[node.output] = self._affine(x, data, shape, node.output)
+        elif node.op in LAYERS:
+            self._layer(node)
+        elif node.output not in self._skipped:
+            tflite_nodes.emit(self.flat, node, shapes, self.values)
+
+    def _layer(self, node: Node) -> None:
+        data, shapes = self.model.layers[node.layer], self.model.graph.shapes
+        x, shape = node.inputs[0], shapes[node.inputs[0]]
+        if not data.quantizes_input:
+            y = self._float_layer(node, data, self.values[x], shape)
+        else:
+            codes = self.read[node.layer] = self._input(x, data)
+            if node.layer in self._solutions:
+                self._integer_layer(node, data, codes, shape)
+                return
+            floats = self.flat.value(f"{node.layer}/input", shape)
+            self.flat.add("DEQUANTIZE", [codes.tensor], floats)
+            y = self._float_layer(node, data, floats, shape)
+        self.values[node.output] = self._affine(y, data, shapes[node.output], node.output)
+
+    def _affine(self, x: int, data: LayerData, shape, name: str) -> int:
+        """x * scale + bias in two steps, as the runtime rounds them."""
+        flat, none = self.flat, self.flat.activation("NONE")
+        scale, bias = (flat.constant(v.astype(np.float32)) for v in (data.scale, data.bias))
+        y = flat.value(f"{name}/scaled", shape)
+        flat.add("MUL", [x, scale], y, kind="MulOptions", fusedActivationFunction=none)
+        y, x = flat.value(name, shape), y
+        return flat.add("ADD", [x, bias], y, kind="AddOptions", fusedActivationFunction=none)
+
+    def _input(self, name: str, data: LayerData) -> Codes:
+        """The codes of a value, of scale 1 where they are made of floats."""
+        key = name, Quantizer.of(data)
+        if key not in self._codes:
+            flat, shape = self.flat, self.model.graph.shapes[name]
+            step, none = flat.constant(np.float32([data.input_step])), flat.activation("NONE")
+            x, y = self.values[name], flat.value(f"{name}/steps", shape)
+            flat.add("DIV", [x, step], y, kind="DivOptions", fusedActivationFunction=none)
+            for op, bound in zip(("MAXIMUM", "MINIMUM"), data.input_range, strict=True):
+                x, y = y, flat.value(f"{name}/{op.lower()}", shape)
+                limit = flat.constant(np.float32([bound]))
+                flat.add(op, [x, limit], y, kind="MaximumMinimumOptions")
+            zero = zero_of(data)
+            codes = flat.value(f"{name}/codes", shape, "int8", 1.0, zero)
+            flat.add("QUANTIZE", [y], codes, kind="QuantizeOptions")
+            self._codes[key] = Codes(codes, np.float32(1), zero)
+        return self._codes[key]
+
+    def _float_layer(self, node: Node, data: LayerData, x: int, shape) -> int:
+        """The sums of a layer's products."""
+        flat, kernel = self.flat, data.kernel
+        y = flat.value(f"{node.layer}/sums", self.model.graph.shapes[node.output])
+        if node.op == CONVOLUTION:
+            kernel, _ = tflite_nodes.kernel_of(node, kernel)
+        if kernel.dtype == np.float32:
+            weights = flat.constant(kernel)
+        else:
+            weights = flat.constant_floats(f"{node.layer}/kernel", kernel)
+        bias = flat.constant(np.zeros(len(data.scale), np.float32))
+        if node.op == CONVOLUTION:
+            return tflite_nodes.convolution(flat, node, [x, weights, bias], shape, y)
+        options = {"keepNumDims": True, "fusedActivationFunction": flat.activation("NONE")}
+        return flat.add(
+            "FULLY_CONNECTED", [x, weights, bias], y, kind="FullyConnectedOptions", **options
+        )
+
+    def _integer_layer(self, node: Node, data: LayerData, codes: Codes, shape) -> None:
+        consumer, solution = self._consumers.of(node), self._solutions[node.layer]
+        x = codes if solution.gain == 1 else self._times(codes, solution.gain, data, shape)
+        out, clip = self._output(node, consumer)
+        # So that input scale * kernel scale / output scale is M again.
+        scales = (solution.multiplier * (out.scale / x.scale)).astype(np.float32)
+        kernel, axis = tflite_nodes.kernel_of(node, solution.kernel(data.kernel))
+        weights = self.flat.constant(kernel, scales, axis)
+        bias = self.flat.constant(solution.bias.astype(np.int32), x.scale * scales)
+        operands = [x.tensor, weights, bias]
+        quantized = x.scale, x.zero
+        tflite_nodes.convolution(
+            self.flat, node, operands, shape, out.tensor, clip or "NONE", quantized
+        )
+        if clip is None:
+            out = self._clipped(out, consumer, node)
+        self._codes[consumer.value, Quantizer.of(consumer.reader)] = out
+        self._skipped |= set(consumer.skipped)
+
+    def _times(self, codes: Codes, gain: int, data: LayerData, shape) -> Codes:
+        """The same values as codes that are `gain` times as large."""
+        key = codes.tensor, gain
+        if key not in self._larger:
+            scale, zero = np.float32(codes.scale / gain), 0 if data.input_signed else -128
+            tensor = self.flat.value(f"{codes.tensor}/larger", shape, "int8", scale, zero)
+            self.flat.add("QUANTIZE", [codes.tensor], tensor, kind="QuantizeOptions")
+            self._larger[key] = Codes(tensor, scale, zero)
+        return self._larger[key]
+
+    def _output(self, node: Node, consumer: Consumer) -> tuple[Codes, str | None]:
+        """The tensor for a layer's codes, and the activation that clips them; None if none can."""
+        reader, target = consumer.reader, consumer.target
+        low, high = reader.input_range
+        scale, clip = np.float32(1), None
+        if self._read_as_integers(consumer):
+            if not reader.input_signed and target.low == 0 and 0 < target.high < 255:
+                scale, clip = np.float32(6 / target.high), "RELU6"
+            elif reader.input_signed and (target.low, target.high) == (low, high) and high < 127:
+                scale, clip = np.float32(-1 / low), "RELU_N1_TO_1"
+        shape, zero = self.model.graph.shapes[node.output], zero_of(reader)
+        tensor = self.flat.value(f"{node.layer}/codes", shape, "int8", scale, zero)
+        return Codes(tensor, scale, zero), clip
+
+    def _read_as_integers(self, consumer: Consumer) -> bool:
+        readers = [n for n in self.model.graph.layer_nodes if consumer.value in n.inputs]
+        return all(reader.layer in self._solutions for reader in readers)
+
+    def _clipped(self, codes: Codes, consumer: Consumer, node: Node) -> Codes:
+        """Codes within the target's range, by operators of their own where int8 is wider."""
+        shape, target = self.model.graph.shapes[node.output], consumer.target
+        for op, bound, end in (("MAXIMUM", target.low, -128), ("MINIMUM", target.high, 127)):
+            if bound + codes.zero == end:
+                continue
+            quantized = "int8", codes.scale, codes.zero
+            y = self.flat.value(f"{node.layer}/{op.lower()}", shape, *quantized)
+            limit = self.flat.constant_codes(bound + codes.zero, codes.scale, codes.zero)
+            self.flat.add(op, [codes.tensor, limit], y, kind="MaximumMinimumOptions")
+            codes = Codes(y, codes.scale, codes.zero)
+        return codes

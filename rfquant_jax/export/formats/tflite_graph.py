@@ -1,0 +1,181 @@
+"""Collects the tensors and operators of a LiteRT model and writes its flatbuffer.
+
+The schema's classes come with the package ai-edge-litert; TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+import numpy as np
+
+from rfquant_jax.errors import UserError
+
+PACKAGE = "ai-edge-litert"
+METADATA = "rfquant_jax"
+_MINIMUM_VERSION = b"1.14.0"  # of the runtime: the oldest that has all of these operators
+_TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}
+
+
+def schema() -> ModuleType:
+    """The module with the classes of the flatbuffer schema.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise UserError(f"the format tflite needs the package {PACKAGE}") from error
+    return schema_py_generated
+
+
+class FlatGraph:
+    """Tensors are numbers; every one but a constant has a leading axis of images."""
+
+    def __init__(self):
+        self._schema = schema()
+        self._tensors, self._operators, self._codes = [], [], {}
+        self._buffers = [self._schema.BufferT()]  # the first one is empty, and every value's
+        self._held: dict[tuple, int] = {}
+
+    def value(self, name: str, shape: Sequence[int], kind: str = "float32", scale=None, zero=0):
+        """A tensor that is computed, or the input; with a scale its numbers are codes."""
+        quantization = None if scale is None else self._quantization([scale], [zero], 0)
+        return self._tensor(name, [1, *shape], kind, 0, quantization, [-1, *shape])
+
+    def constant(self, values: np.ndarray, scale=None, axis: int = 0) -> int:
+        """A stored tensor, once for equal ones; with scales its numbers are codes along an axis."""
+        values = np.ascontiguousarray(values)
+        key = (
+            values.tobytes(),
+            values.shape,
+            values.dtype.name,
+            scale
+            if scale is None
+            else (
+                np.asarray(scale, np.float32).tobytes(),
+                axis,
+            ),
+        )
+        if key not in self._held:
+            buffer = self._buffer(values.tobytes())
+            scales = None if scale is None else np.atleast_1d(np.asarray(scale, np.float32))
+            quantization = None
+            if scales is not None:
+                quantization = self._quantization(scales, np.zeros(len(scales), np.int64), axis)
+            name = f"constant_{len(self._tensors)}"
+            kind = values.dtype.name
+            self._held[key] = self._tensor(name, values.shape, kind, buffer, quantization, None)
+        return self._held[key]
+
+    def constant_codes(self, code: int, scale, zero: int) -> int:
+        """A stored code with the quantization of the tensor that it is compared with."""
+        buffer, name = self._buffer(np.int8(code).tobytes()), f"constant_{len(self._tensors)}"
+        quantization = self._quantization([scale], [zero], 0)
+        return self._tensor(name, [1], "int8", buffer, quantization, None)
+
+    def constant_floats(self, name: str, codes: np.ndarray) -> int:
+        """Stored int8 codes as whole float32 numbers: runtimes convert them while loading."""
+        held = self.constant(codes, 1.0)
+        value = self._tensor(name, codes.shape, "float32", 0, None, None)
+        return self.add("DEQUANTIZE", [held], value)
+
+    def numbers(self, values: Sequence[int]) -> int:
+        """A stored list of whole numbers."""
+        return self.constant(np.asarray(values, np.int32))
+
+    def add(self, op: str, inputs: Sequence[int], output: int, **options) -> int:
+        """Appends an operator and returns its output.
+
+        Args:
+          op: a name of the schema's BuiltinOperator.
+          options: fields of the class `kind` of its options.
+        """
+        made = self._schema.OperatorT()
+        made.opcodeIndex = self._codes.setdefault(op, len(self._codes))
+        made.inputs, made.outputs = list(inputs), [output]
+        if (kind := options.pop("kind", None)) is not None:
+            made.builtinOptionsType = getattr(self._schema.BuiltinOptions, kind)
+            made.builtinOptions = getattr(self._schema, f"{kind}T")()
+            for name, value in options.items():
+                setattr(made.builtinOptions, name, value)
+        self._operators.append(made)
+        return output
+
+    def activation(self, name: str) -> int:
+        """The number of an activation that convolutions can have."""
+        return getattr(self._schema.ActivationFunctionType, name)
+
+    def padding(self, same: bool) -> int:
+        return self._schema.Padding.SAME if same else self._schema.Padding.VALID
+
+    def serialize(self, inputs: int, output: int, about: Mapping) -> bytes:
+        """The flatbuffer; `about` becomes JSON in the metadata."""
+        import flatbuffers
+
+        schema = self._schema
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = self._tensors, self._operators
+        graph.inputs, graph.outputs, graph.name = [inputs], [output], b"main"
+        model = schema.ModelT()
+        model.version, model.description = 3, b"rfquant_jax"
+        model.operatorCodes = [self._operator_code(op) for op in self._codes]
+        model.metadata = [
+            self._metadata(METADATA, json.dumps(dict(about)).encode()),
+            self._metadata("min_runtime_version", _MINIMUM_VERSION.ljust(16, b"\0")),
+        ]
+        model.subgraphs, model.buffers = [graph], self._buffers
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _metadata(self, name: str, content: bytes):
+        made = self._schema.MetadataT()
+        made.name, made.buffer = name.encode(), self._buffer(content)
+        return made
+
+    def _operator_code(self, op: str):
+        made = self._schema.OperatorCodeT()
+        made.builtinCode = getattr(self._schema.BuiltinOperator, op)
+        made.deprecatedBuiltinCode = min(made.builtinCode, 127)
+        made.version = _VERSIONS.get(op, 1)
+        return made
+
+    def _buffer(self, content: bytes) -> int:
+        made = self._schema.BufferT()
+        made.data = np.frombuffer(content, np.uint8)
+        self._buffers.append(made)
+        return len(self._buffers) - 1
+
+    def _quantization(self, scales, zeros, axis: int):
+        made = self._schema.QuantizationParametersT()
+        made.scale = np.asarray(scales, np.float32)
+        made.zeroPoint = np.asarray(zeros, np.int64)
+        made.quantizedDimension = axis
+        return made
+
+    def _tensor(self, name, shape, kind, buffer, quantization, signature) -> int:
+        made = self._schema.TensorT()
+        made.name, made.shape = name.encode(), np.asarray(shape, np.int32)
+        made.type = getattr(self._schema.TensorType, _TYPES[kind])
+        made.buffer, made.quantization = buffer, quantization
+        if signature is not None:
+            made.shapeSignature = np.asarray(signature, np.int32)
+        self._tensors.append(made)
+        return len(self._tensors) - 1
+
+
+# The versions that take int8; operators not named here do so, or are not used so, in their first.
+_VERSIONS = {
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 5,
+    "QUANTIZE": 2,
+    "DEQUANTIZE": 5,
+    "MINIMUM": 2,
+    "MAXIMUM": 2,
+    "PAD": 2,
+}

@@ -1,0 +1,104 @@
+"""Which quantizer reads what a layer computes, and whether one integer kernel can serve both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfquant_jax.export.ir.boundaries import Target
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
+from rfquant_jax.export.ir.operations import LAYERS
+from rfquant_jax.export.ir.runtime import quantize
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How a layer quantizes its input; layers with equal ones can share the codes.
+
+    Attributes:
+      bits, signed, step: as in `LayerData`.
+    """
+
+    bits: int
+    signed: bool
+    step: float
+
+    @classmethod
+    def of(cls, data: LayerData) -> Quantizer:
+        return cls(data.input_bits, data.input_signed, data.input_step)
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """The only quantizer that reads a layer's output, behind activations that clip.
+
+    Attributes:
+      value: the name of what it quantizes.
+      skipped: names of the values between the layer and the quantizer, `value` among them.
+      reader, reader_name: one of the layers that read the codes.
+      target: its quantizer with the activations' bounds folded in.
+    """
+
+    value: str
+    skipped: tuple[str, ...]
+    reader: LayerData
+    reader_name: str
+    target: Target
+
+
+class Consumers:
+    """Who reads each value of a model's graph."""
+
+    def __init__(self, model: IntegerModel):
+        self._model = model
+        self._readers: dict[str, list[Node]] = {}
+        for node in model.graph.nodes:
+            for name in node.inputs:
+                if isinstance(name, str):
+                    self._readers.setdefault(name, []).append(node)
+
+    def of(self, node: Node) -> Consumer | None:
+        """The quantizer behind a layer, or None where anything needs the layer's float output."""
+        name, skipped, bounds = node.output, [], []
+        while (clip := self._only_clip(name)) is not None:
+            bounds.append((clip.op, bound_of(clip)))
+            name = clip.output
+            skipped.append(name)
+        readers = self._readers.get(name, [])
+        if name == self._model.graph.output or not readers:
+            return None
+        if not all(reader.op in LAYERS for reader in readers):
+            return None
+        datas = [self._model.layers[reader.layer] for reader in readers]
+        if len({Quantizer.of(d) for d in datas}) > 1 or not datas[0].quantizes_input:
+            return None
+        target = _target(datas[0], bounds)
+        return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
+
+    def _only_clip(self, name: str) -> Node | None:
+        """The node that reads `name`, if it is the only one and clips with a number."""
+        readers = self._readers.get(name, [])
+        alone = len(readers) == 1 and name != self._model.graph.output
+        return readers[0] if alone and bound_of(readers[0]) is not None else None
+
+
+def bound_of(node: Node) -> float | None:
+    """The number that a `maximum` or `minimum` clips with; None for any other node."""
+    if node.op not in ("maximum", "minimum"):
+        return None
+    return next((x for x in node.inputs if not isinstance(x, str)), None)
+
+
+def _target(data: LayerData, bounds: list[tuple[str, float]]) -> Target:
+    """The quantizer with the activations in front of it folded into its range of codes.
+
+    Quantizing is monotone: the code of max(x, bound) is the larger of the two codes.
+    """
+    low, high = data.input_range
+    for op, bound in bounds:
+        code = int(quantize(data, np.float32([bound]))[0])
+        limit = max if op == "maximum" else min
+        low, high = limit(low, code), limit(high, code)
+    return Target(data.input_step, low, high)

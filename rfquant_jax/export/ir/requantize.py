@@ -1,0 +1,181 @@
+"""Whole numbers with which int8 kernels give exactly the integer runtime's codes.
+
+Integer kernels take int8 weights, an int32 bias and one float32 multiplier a channel:
+
+    fast(acc) = clip(round((k * acc + B) * M), low, high)
+
+With k = 1 the bias is rounded to whole accumulators, which moves some code boundaries. Weights of
+few bits leave room in int8: the kernel is stored k times as large, and B has steps of 1 / k
+accumulators. Inputs of few bits leave room in their 8 bits, too: codes that are stored 2^s times as
+large make k larger by as much.
+
+`fast` is monotone, like the runtime's `code` (see `boundaries`). So the two are equal for *every*
+accumulator if they are equal on both sides of every code boundary. For given k and B each side
+bounds M from below or from above; a channel is solved where the bounds leave room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfquant_jax.export.ir.boundaries import Boundaries, Target
+from rfquant_jax.export.ir.model import INT32_LIMIT, LayerData
+
+LARGEST_WEIGHT = 127
+NEAREST_BIASES = np.arange(-12, 13)  # around the exact bias, in units of 1 / k accumulators
+# Shares of M by which it may be off. Runtimes round the multiplier and its product several times,
+# by 2^-24 each; a wider interval than WIDE_ENOUGH is not looked for.
+NARROWEST, WIDE_ENOUGH = 2.0**-21, 2.0**-14
+_MOST_AT_ONCE = 2**22  # numbers in an array
+
+
+@dataclass
+class Requantization:
+    """Numbers that turn each channel's accumulators into codes.
+
+    Attributes:
+      factor: int64[O], k: what the kernel is multiplied with; negative where the scale is, zero
+        where the code does not depend on the accumulator.
+      bias: int64[O], B.
+      multiplier: float32[O], M, positive.
+      width: float64[O], how far M may be off in either direction, as a share of it; 0 where the
+        channel has no solution and the other entries mean nothing.
+      gain: how many times as large the input's codes are stored; all of k is a multiple of it.
+    """
+
+    factor: np.ndarray
+    bias: np.ndarray
+    multiplier: np.ndarray
+    width: np.ndarray
+    gain: int = 1
+
+    @property
+    def solved(self) -> np.ndarray:
+        """Which channels have a solution, bool[O]."""
+        return self.width > 0
+
+    def kernel(self, codes: np.ndarray) -> np.ndarray:
+        """A layer's kernel int8[O, ...] times the factors, without the gain, int8."""
+        factor = (self.factor // self.gain).reshape(-1, *[1] * (codes.ndim - 1))
+        return (codes.astype(np.int64) * factor).astype(np.int8)
+
+
+def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.ndarray:
+    """The codes that integer kernels compute from the unscaled kernel's accumulators, int64."""
+    product = (accumulators * factor + bias).astype(np.float32) * multiplier
+    return np.rint(np.clip(product, target.low, target.high)).astype(np.int64)
+
+
+def solve(
+    data: LayerData, target: Target, smallest_weight: int = -128, gain: int = 1
+) -> Requantization:
+    """Finds k, B and M for each channel; of several solutions the one with the widest interval.
+
+    Args:
+      data: a layer for which `is_integer` holds.
+      smallest_weight: of the stored kernel; -127 for runtimes that exclude -128.
+      gain: how many times as large the input's codes are stored.
+    """
+    boundaries = Boundaries.of(data, target)
+    found = _constant_channels(boundaries)
+    found.gain = gain
+    largest = _largest_factors(data, boundaries.sign, smallest_weight)
+    # Down to one half: whatever a smaller k solves, a multiple of it above one half solves, too.
+    for below in range(int(largest.max(initial=0) + 1) // 2):
+        factor = largest - below
+        wanted = (found.width < WIDE_ENOUGH) & (2 * factor > largest) & ~boundaries.constant
+        rows = np.flatnonzero(wanted)
+        size = max(_MOST_AT_ONCE // (len(NEAREST_BIASES) * max(len(boundaries.codes), 1)), 1)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            channels = _Channels(data, boundaries, target, part)
+            _try(found, channels, gain * factor[part], target)
+    return found
+
+
+def _constant_channels(boundaries: Boundaries) -> Requantization:
+    """The channels with one code alone: (0 * acc + code) * 1."""
+    code = np.where(boundaries.constant, boundaries.least_code, 0)
+    width = np.where(boundaries.constant, 0.5 / (np.abs(code) + 1), 0.0)
+    ones = np.ones(len(code), np.float32)
+    return Requantization(np.zeros(len(code), np.int64), code, ones, width)
+
+
+def _largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
+    """The largest k with which each channel of the kernel fits int8; 0 where none does."""
+    weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1) * sign[:, None]
+    up, down = np.maximum(weights.max(1), 1), np.maximum(-weights.min(1), 1)
+    return np.minimum(LARGEST_WEIGHT // up, -smallest_weight // down)
+
+
+class _Channels:
+    """Some channels of a layer; every array has them in front.
+
+    Attributes:
+      rows: their places in the layer.
+      sign: int64[n].
+      exact_bias: float64[n], the bias in accumulators.
+      first: int64[n, C], the first accumulator above each boundary; the one below is first - 1.
+      below, above: bool[n, C], whether these two are reachable.
+      threshold: float64[C], what separates the codes there.
+      most: int64[n], no accumulator is larger in size.
+    """
+
+    def __init__(self, data: LayerData, boundaries: Boundaries, target: Target, rows: np.ndarray):
+        self.rows, self.sign = rows, boundaries.sign[rows]
+        scale, bias = (v.astype(np.float32).astype(np.float64) for v in (data.scale, data.bias))
+        self.exact_bias = bias[rows] / np.abs(scale[rows])
+        self.first = boundaries.first[rows]
+        least, most = boundaries.least[rows, None], boundaries.most[rows, None]
+        self.below, self.above = self.first > least, self.first <= most
+        self.threshold = boundaries.codes - 0.5
+        self.most = np.maximum(np.abs(least), np.abs(most))[:, 0]
+
+    def interval(self, factor: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The open intervals (lower, upper) of M, float64[n, biases]; lower >= upper if empty.
+
+        Above a boundary (k * first + B) * M > threshold, below it (k * (first - 1) + B) * M <
+        threshold. With a negative threshold both sides change their signs and roles.
+        """
+        above = (factor[:, None] * self.first)[:, None] + bias[:, :, None]
+        below = above - factor[:, None, None]
+        above_counts, below_counts = self.above[:, None], self.below[:, None]
+        positive = self.threshold > 0
+        exceeds = np.where(positive, above, -below)
+        exceeds_counts = np.where(positive, above_counts, below_counts)
+        stays = np.where(positive, below, -above)
+        stays_counts = np.where(positive, below_counts, above_counts) & (stays > 0)
+        size = np.abs(self.threshold)
+        lower = np.where(exceeds_counts, size / np.maximum(exceeds, 1), 0).max(-1, initial=0)
+        upper = np.where(stays_counts, size / np.maximum(stays, 1), np.inf).min(-1, initial=np.inf)
+        impossible = (exceeds_counts & (exceeds <= 0)).any(-1)
+        upper = np.where(np.isfinite(upper), upper, 3 * lower)
+        return lower, np.where(impossible, 0, upper)
+
+    def equal(self, factor, bias, multiplier, target: Target) -> np.ndarray:
+        """Whether the codes on both sides of every boundary are right in float32, bool[n]."""
+        numbers = factor[:, None], bias[:, None], multiplier[:, None]
+        above = fast_codes(self.first, *numbers, target) > self.threshold
+        below = fast_codes(self.first - 1, *numbers, target) < self.threshold
+        return ((above | ~self.above) & (below | ~self.below)).all(1)
+
+
+def _try(found: Requantization, channels: _Channels, factor: np.ndarray, target: Target) -> None:
+    """Enters what solves channels with these k better than what was found before."""
+    nearest = np.rint(channels.exact_bias * factor)
+    fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
+    bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
+    lower, upper = channels.interval(factor, bias)
+    width = np.where(upper > lower, (upper - lower) / np.maximum(upper + lower, 1e-300), 0)
+    best = width.argmax(1)
+    each = np.arange(len(best))
+    bias, width = bias[each, best], width[each, best]
+    multiplier = ((lower + upper)[each, best] / 2).astype(np.float32)
+    better = fits & (width > NARROWEST) & (width > found.width[channels.rows])
+    better &= channels.equal(factor, bias, multiplier, target)
+    rows = channels.rows[better]
+    found.factor[rows] = (factor * channels.sign)[better]
+    found.bias[rows], found.multiplier[rows] = bias[better], multiplier[better]
+    found.width[rows] = width[better]

@@ -1,0 +1,76 @@
+"""Runs a LiteRT model with ai-edge-litert, on processors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rfquant_jax.export.formats.tflite import CODES
+from rfquant_jax.export.formats.tflite_graph import METADATA, schema
+
+
+def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
+    """What computes the logits of a file, and what computes the codes of every layer besides.
+
+    Args:
+      threads: by default as many as there are cores.
+    """
+    content = path.read_bytes()
+    predict = _interpreter(content, threads)
+    where: dict[str, Mapping] = {}
+    taps: list[Callable] = []
+
+    def codes(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if not taps:
+            found, held = _with_codes(content)
+            where.update(found)
+            taps.append(_interpreter(held, threads))
+        logits, *outputs = taps[0](images)
+        names = where.items()
+        return logits, {
+            name: output.astype(np.int16) - entry["zero"]
+            for (name, entry), output in zip(names, outputs, strict=True)
+        }
+
+    return lambda images: predict(images)[0], codes
+
+
+def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    threads = threads or len(os.sched_getaffinity(0))
+    opened = Interpreter(model_content=content, num_threads=threads)
+    (image,) = opened.get_input_details()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if images.shape[1:] != tuple(image["shape"][1:]):
+            raise ValueError(
+                f"images {images.shape} must have the shape {image['shape_signature']}"
+            )
+        opened.resize_tensor_input(image["index"], images.shape)
+        opened.allocate_tensors()
+        opened.set_tensor(image["index"], np.ascontiguousarray(images))
+        opened.invoke()
+        return [opened.get_tensor(output["index"]) for output in opened.get_output_details()]
+
+    return run
+
+
+def _with_codes(content: bytes) -> tuple[dict[str, Mapping], bytes]:
+    """Where the codes are, by layer, and the model with them as further outputs."""
+    import flatbuffers
+
+    made = schema()
+    model = made.ModelT.InitFromObj(made.Model.GetRootAs(content))
+    (held,) = (entry for entry in model.metadata if entry.name == METADATA.encode())
+    about = json.loads(bytes(model.buffers[held.buffer].data))
+    where = about[CODES]
+    outputs = model.subgraphs[0].outputs
+    model.subgraphs[0].outputs = [*outputs, *(entry["tensor"] for entry in where.values())]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return where, bytes(builder.Output())
