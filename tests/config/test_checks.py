@@ -138,7 +138,7 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("search.pins", (("a", (4, 4, 4)),), "(weight bits, activation bits) pair"),
         ("search.groups", (("weights",),), "must be one of weights, activations, both"),
         ("search.groups", (("all", "a"),), "must be one of weights, activations, both"),
-        ("optimizer.warmup_epochs", 40, "must be below train.epochs 40"),
+        ("optimizer.warmup_epochs", 100, "must be below train.epochs 100"),
         ("optimizer.min_lr", 1.0, "must not be above optimizer.lr"),
         ("scheduler.ratio_amplitude", 0.5, "freezes 1.2 of the layers"),
         ("data.std", (0.0,), "must be positive"),
@@ -257,7 +257,7 @@ def test_the_default_workdir_is_named_after_the_recipe(path, expected):
 
 def test_the_description_shows_every_field_of_the_recipe():
     text = recipes.describe(quickstart.get_config(), CONFIGS / "default.py")
-    assert "--config.train.epochs=40" in text
+    assert "--config.train.epochs=100" in text
     assert "peak learning rate of SGD" in text
 
 
