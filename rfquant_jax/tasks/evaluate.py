@@ -151,6 +151,7 @@ def _uniform_rows(run: Run, test: _Test) -> list[dict]:
 def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
     """For each budget the uniform configuration and the searched one, with its paired gains."""
     space, rows = run.blueprint.space, []
+    search.leave_out_frozen(run, test.trained)  # as when it was searched, for the same uniform ones
     for budget, result in zip(run.budgets, found, strict=True):
         limits = budget.as_dict()
         best = dict(budget.uniform(run.knobs))
@@ -169,8 +170,8 @@ class _Test:
     """Configurations on the test images, each evaluated once."""
 
     def __init__(self, run: Run):
-        self._run, self._trained = run, networks.coupled(run)
-        self._measure = Measure(run, self._trained.pure)
+        self._run, self.trained = run, networks.coupled(run)
+        self._measure = Measure(run, self.trained.pure)
         self._known: dict[bytes, Outcomes] = {}
 
     @property
@@ -181,7 +182,7 @@ class _Test:
         key = configuration.tobytes()
         if key not in self._known:
             self._run.stop.check()
-            found = self._measure.outcomes(self._run.data.test, self._trained.params, configuration)
+            found = self._measure.outcomes(self._run.data.test, self.trained.params, configuration)
             self._known[key] = found
         return self._known[key]
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rfquant_jax.config import settings
+from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.files import replacing
 from rfquant_jax.search.image_sets import ImageSets, image_sets, shuffled_views
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import ProfileSearch, measure_profile
@@ -63,7 +65,9 @@ def _copy_profile(run: Run, path: Path) -> None:
     source = Path(run.config.checkpoint) / SEARCH_FOLDER / PROFILE_FILE
     if run.config.checkpoint and not path.exists() and source.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
+        with replacing(path) as temporary:
+            shutil.copyfile(source, temporary)
+    devices.barrier("profile")  # every process reads the same lines
 
 
 def _header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:

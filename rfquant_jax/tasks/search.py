@@ -75,12 +75,17 @@ def result_file(run: Run, budget: Budget) -> Path:
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 
-def _search(run: Run) -> None:
-    trained = networks.coupled(run)
+def leave_out_frozen(run: Run, trained: networks.Trained) -> None:
+    """Takes frozen bit-widths out of the run's search space where the config asks for it."""
     if not run.config.search.use_frozen:
         run.knobs = without_frozen(run.knobs, trained.masks)
         run.log.info("search: without the bit-widths that are frozen (search.use_frozen)")
-        check_reachable(run.knobs, run.budgets)
+
+
+def _search(run: Run) -> None:
+    trained = networks.coupled(run)
+    leave_out_frozen(run, trained)
+    check_reachable(run.knobs, run.budgets)
     for budget in run.budgets:
         ends = reachable(run.knobs, budget)
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
@@ -142,7 +147,7 @@ def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str,
         return []
     values = model.divergences(list(within.values()))
     # The name with the most bits, where several pairs are one configuration.
-    name = list(within)[int(np.argmin(values))]
+    name = list(within)[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
     return [(name, within[name])]
 
 

@@ -41,7 +41,7 @@ def test_sensitivities_have_a_color_each_and_gaps_none(drawn, tmp_path):
         "weights": {"a": {4: 0.0, 3: 0.5}, "b": {4: 0.0, 3: 1.0, 2: 2.0}},
         "activations": {"a": {4: 0.0, 3: -1.0}, "b": {4: 0.0, 3: 0.0, 2: 0.0}},
     }
-    plots.sensitivity(tmp_path / "s.png", growth, ["a", "b"], "4 bits")
+    plots.sensitivity(tmp_path / "s.png", growth, ["a", "b"])
     axes = drawn[0].axes[0]
     values = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
     nan = np.nan
@@ -50,11 +50,30 @@ def test_sensitivities_have_a_color_each_and_gaps_none(drawn, tmp_path):
 
 
 def test_the_frontier_shows_every_series_and_full_precision(drawn, tmp_path):
-    series = {"uniform": [(2.0, 60.0), (1.0, 50.0)], "searched": [(1.5, 62.0)]}
-    plots.frontier(tmp_path / "f.png", series, 70.0)
+    series = {
+        "uniform": [(2.0, 60.0, 55.0, 64.0), (1.0, 50.0, 45.0, 55.0)],
+        "searched": [(1.5, 62.0, 58.0, 62.0)],
+        "curve": [(1.0, 51.0, 50.0, 53.0)],
+    }
+    plots.frontier(tmp_path / "f.png", series, 70.0, "size_mb")
     axes = drawn[0].axes[0]
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["uniform"] == [[1.0, 50.0], [2.0, 60.0]]
-    assert lines["searched"] == [[1.5, 62.0]]
-    assert lines["full precision"][0][1] == 70.0
+    found = {c.get_label(): c for c in axes.containers}
+    assert list(found) == list(series)
+    points = {name: c.lines[0].get_xydata().tolist() for name, c in found.items()}
+    assert points["uniform"] == [[1.0, 50.0], [2.0, 60.0]]
+    assert points["searched"] == [[1.5, 62.0]]
+    assert points["curve"] == [[1.0, 51.0]]
+    bars = found["uniform"].lines[2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in bars] == [[45.0, 55.0], [55.0, 64.0]]
+    assert found["searched"].lines[0].get_linestyle() == "None"
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert list(lines["full precision"]) == [70.0, 70.0]
+    assert axes.get_xlabel() == "size (MB)"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_frontier_may_be_without_full_precision_and_over_latencies(drawn, tmp_path):
+    plots.frontier(tmp_path / "f.png", {"uniform": [(2.0, 60.0, 60.0, 60.0)]}, None, "latency_ms")
+    axes = drawn[0].axes[0]
+    assert axes.get_xlabel() == "latency (ms)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["uniform"]

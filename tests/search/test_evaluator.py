@@ -161,3 +161,96 @@ def test_batches_are_those_asked_for_and_prepared_once(pure, params, batches, sp
     # Two threads prepare them, so that neighbours come in either order.
     evaluate._batches._worker.shutdown()
     assert sorted(prepared) == sorted([0, 1, 2, 1, 2, 5, 6, 2, 3, 4])
+
+
+class Fixed:
+    """Batches that never change, and how often each was asked for."""
+
+    def __init__(self, count, size=20):
+        self.batches = [batch(np.random.default_rng(50 + n), size) for n in range(count)]
+        self.asked = []
+
+    def __getitem__(self, number):
+        self.asked.append(number)
+        return self.batches[number % len(self.batches)]
+
+
+def proposals(space):
+    """As a search asks: random configurations, then some that differ in few layers."""
+    near = neighbours_of(space)
+    return [random_configurations(space, 5), near[:4], near[3:12], LARGEST[None]]
+
+
+def test_a_mean_is_that_of_the_plain_evaluations(pure, params, space):
+    """Bit for bit, on any number of devices, with nothing traced again."""
+    numbers, found, metric = range(1, 4), [], "divergence"
+    for devices in (1, 2, 4, 8):
+        evaluate = evaluator(pure, params, Fixed(5), devices, metric, starts=(0,))
+        found.append([evaluate.mean(asked, numbers) for asked in proposals(space)])
+        plain = evaluator(pure, params, Fixed(5), devices, metric, starts=(0,))
+        for asked, means in zip(proposals(space), found[-1], strict=True):
+            expected = np.stack([plain(asked, n) for n in numbers]).astype(np.float64).mean(0)
+            np.testing.assert_array_equal(means, expected)
+            assert means.dtype == np.float64
+        assert evaluate.traces == {"network": 1, "largest": 1, "base": 1, "candidate": 1}
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
+def test_a_mean_does_not_depend_on_what_is_evaluated_beside_it(pure, params, space):
+    """A search that is killed asks again in other company, and must hear the same."""
+    configurations = np.concatenate(proposals(space))
+    evaluate = evaluator(pure, params, Fixed(2), 2, "divergence")
+    together = evaluate.mean(configurations, range(2))
+    alone = [evaluate.mean(configuration[None], range(2))[0] for configuration in configurations]
+    np.testing.assert_array_equal(together, alone)
+    parts = [evaluate.mean(configurations[k : k + 3], range(2)) for k in range(0, 19, 3)]
+    np.testing.assert_array_equal(together, np.concatenate(parts))
+    assert evaluate.traces == {"network": 1, "largest": 1, "base": 1, "candidate": 1}
+
+
+def test_the_largest_configuration_does_not_diverge_from_itself(pure, params):
+    evaluate = evaluator(pure, params, Fixed(2), 1, "divergence")
+    assert abs(evaluate.mean(LARGEST[None], range(2))[0]) < 1e-6
+
+
+def test_what_fixed_batches_share_is_computed_once(pure, params, space, monkeypatch):
+    batches = Fixed(3)
+    evaluate = evaluator(pure, params, batches, 1, "divergence", starts=(0,))
+    counts = {"_refer": 0, "_base": 0}
+
+    def counted(name):
+        compute = getattr(evaluate, name)
+
+        def call(*arguments):
+            counts[name] += 1
+            return compute(*arguments)
+
+        monkeypatch.setattr(evaluate, name, call)
+
+    for name in counts:
+        counted(name)
+    first = evaluate.mean(random_configurations(space, 2), [0])
+    for _ in range(3):
+        np.testing.assert_array_equal(evaluate.mean(random_configurations(space, 2), [0]), first)
+    assert counts == {"_refer": 1, "_base": 1}
+    evaluate.mean(random_configurations(space, 2), range(3))
+    assert counts == {"_refer": 3, "_base": 3}
+    # The values of the last batch are kept, and the references of all.
+    evaluate.mean(random_configurations(space, 2), [2])
+    assert counts == {"_refer": 3, "_base": 3}
+    # A fresh batch of the same number is another one.
+    evaluate(random_configurations(space, 2), 7)
+    evaluate(random_configurations(space, 2), 7)
+    assert counts["_refer"] == 5
+
+
+def test_a_mean_is_not_a_number_where_one_batch_has_none(pure, params, space):
+    batches = Fixed(3)
+    batches.batches[1]["image"][0] = np.nan
+    for metric in METRICS:
+        evaluate = evaluator(pure, params, batches, 1, metric)
+        asked = random_configurations(space, 2)
+        assert np.isnan(evaluate.mean(asked, range(3))).all()
+        assert np.isfinite(evaluate.mean(asked, (0, 2))).all()

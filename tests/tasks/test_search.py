@@ -1,0 +1,121 @@
+"""Parts of the task `search` that need no network."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rfquant_jax.search.budget import Budget, Limit
+from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.profile import Profile
+from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.tasks.profile import _copy_profile, _snapshot
+from rfquant_jax.tasks.search import best_pair
+from tests.search.landscapes import B, space_of
+
+KNOBS = make_knobs(space_of(2))
+KIND = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()["G"]
+
+
+def best_of(values, limit, knobs=KNOBS):
+    """The best pair where pairs diverge by these values, the others by nothing known."""
+    known = {knobs.uniform(*pair).tobytes(): value for pair, value in values.items()}
+    model = SimpleNamespace(
+        divergences=lambda cs: np.asarray([known.get(c.tobytes(), np.nan) for c in cs])
+    )
+    budget = Budget("x", (Limit(KIND, limit),))
+    return best_pair(SimpleNamespace(knobs=knobs), budget, model)
+
+
+def test_the_best_pair_is_the_one_that_diverges_least_within_the_budget():
+    values = {(w, a): 10.0 - w - a / 10 for w, a in itertools.product(B, B)}
+    # 2 w a <= 30: of w6a2, w5a3, w4a3 and others w6a2 diverges least.
+    ((name, configuration),) = best_of(values, 30)
+    assert name == "w6a2"
+    np.testing.assert_array_equal(configuration, KNOBS.uniform(6, 2))
+    values[3, 5] = 0.5
+    assert best_of(values, 30)[0][0] == "w3a5"
+    assert best_of(values, 29)[0][0] == "w6a2"
+
+
+@pytest.mark.parametrize("missing", [np.nan, None])
+def test_a_pair_without_a_number_is_never_the_best(missing):
+    values = dict.fromkeys(itertools.product(B, B), 1.0)
+    values[2, 5] = 0.5
+    for pair in ((6, 2), (3, 4), (2, 2)):
+        values[pair] = missing
+    values = {pair: value for pair, value in values.items() if value is not None}
+    assert best_of(values, 24)[0][0] == "w2a5"
+
+
+def test_of_pairs_that_are_one_configuration_the_name_has_the_most_bits():
+    pinned = make_knobs(space_of(2), pins=[("l*", (4, 3))])
+    assert best_of({(6, 6): 1.0}, 24, pinned)[0][0] == "w6a6"
+    assert best_of({(6, 6): 1.0}, 23.9, pinned) == []
+
+
+def run_in(folder, **changes):
+    config = {"checkpoint": "", "search": SimpleNamespace(evaluations=12)} | changes
+    budgets = [SimpleNamespace(text=text) for text in ("1*w4a4", "1*w2a2")]
+    return SimpleNamespace(config=SimpleNamespace(**config), workdir=folder, budgets=budgets)
+
+
+def test_a_profile_starts_from_a_copy_of_the_checkpoints_run(tmp_path):
+    source = tmp_path / "trained" / "search" / "profile.jsonl"
+    source.parent.mkdir(parents=True)
+    source.write_text("one\n")
+    path = tmp_path / "mine" / "search" / "profile.jsonl"
+    _copy_profile(run_in(tmp_path / "mine"), path)
+    assert not path.exists()
+    run = run_in(tmp_path / "mine", checkpoint=str(tmp_path / "trained"))
+    _copy_profile(run, path)
+    assert path.read_text() == "one\n"
+    source.write_text("two\n")
+    _copy_profile(run, path)
+    assert path.read_text() == "one\n"  # its own by now
+    assert [file.name for file in path.parent.iterdir()] == ["profile.jsonl"]
+    _copy_profile(run_in(tmp_path / "new", checkpoint=str(tmp_path)), tmp_path / "new" / "p.jsonl")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_snapshot_is_that_of_the_first_start(tmp_path):
+    (tmp_path / "search").mkdir()
+    trained = SimpleNamespace(origin="checkpoints/train/60 sha256:1")
+    profile = Profile(
+        KNOBS.space, tmp_path / "p.jsonl", {}, lambda cs, part: cs.sum(axis=(1, 2)) / 10
+    )
+    profile.measure(np.stack([KNOBS.uniform(w, 4) for w in B]), 0)
+    run, file = run_in(tmp_path), tmp_path / "search" / "snapshot.json"
+    assert _snapshot(run, trained, profile) == 5
+    first = json.loads(file.read_text())
+    assert (first["length"], first["sha256"]) == (5, profile.digest(5))
+    profile.measure(np.stack([KNOBS.uniform(4, a) for a in B]), 1)
+    assert _snapshot(run, trained, profile) == 5
+    # Other budgets, evaluations or checkpoints are another search, which may use all there is.
+    other = run_in(tmp_path)
+    other.budgets.pop()
+    assert _snapshot(other, trained, profile) == 10
+    assert _snapshot(run, trained, profile) == 10
+    more = run_in(tmp_path, search=SimpleNamespace(evaluations=60))
+    profile.measure(KNOBS.lowest[None], 1)
+    assert _snapshot(more, trained, profile) == 11
+    assert _snapshot(run, SimpleNamespace(origin="another"), profile) == 11
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sha256": "0"}, {"length": 3}, {"length": "5"}, {"length": None}, {"length": 9}],
+)
+def test_a_snapshot_that_is_not_of_this_profile_is_replaced(tmp_path, change):
+    (tmp_path / "search").mkdir()
+    trained = SimpleNamespace(origin="o")
+    profile = Profile(KNOBS.space, tmp_path / "p.jsonl", {}, lambda cs, part: np.ones(len(cs)))
+    profile.measure(np.stack([KNOBS.uniform(w, 4) for w in B]), 0)
+    run, file = run_in(tmp_path), tmp_path / "search" / "snapshot.json"
+    _snapshot(run, trained, profile)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    profile.measure(KNOBS.lowest[None], 1)
+    assert _snapshot(run, trained, profile) == 6
+    assert json.loads(file.read_text())["sha256"] == profile.digest(6)
