@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -215,8 +216,10 @@ SEARCHES = [
 def run_of(command, workdir):
     """The run of the quickstart that a command starts."""
     values, config = flags.FlagValues(), GET_QUICKSTART()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
-    values([word for word in command[1:] if not word.startswith(("--workdir", "--config="))])
+    words = [word for word in command[1:] if not word.startswith(("--workdir", "--config="))]
+    with patch.object(sys, "argv", words):  # there config_flags looks for overrides
+        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        values(words)
     return Run(config, workdir)
 
 
