@@ -135,7 +135,7 @@ def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
     assert networks >= 3  # full precision, a uniform and a searched configuration
     output = capsys.readouterr().out
     printed = dict(re.findall(r"^(\S+) 0\.\d+ (\{'features.*\})$", output, re.MULTILINE))
-    assert list(printed) == ["1.05*w3a3", "5KB"]
+    assert list(printed) == ["5KB", "1.05*w3a3"]  # the loosest first: 1.9 and 2.7 times at 6 bits
     layers = ast.literal_eval(printed["5KB"])
     assert list(layers) == list(KERNELS)
     for name, (weight_bits, activation_bits) in layers.items():
@@ -145,8 +145,8 @@ def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
     assert bits <= 8 * 5 * 1024
     rows = ast.literal_eval(re.search(r"^\[\{'kind'.*\]$", output, re.MULTILINE)[0])
     searched = [row for row in rows if row["kind"] == "searched"]
-    assert [row["name"] for row in searched] == ["1.05*w3a3", "5KB"]
-    assert searched[1]["size_mb"] == bits / 8 / 2**20
+    assert [row["name"] for row in searched] == ["5KB", "1.05*w3a3"]
+    assert searched[0]["size_mb"] == bits / 8 / 2**20
     assert (folder / "results.json").exists()
 
 
