@@ -18,7 +18,6 @@ from rfquant_jax.tasks.workdir import read_json
 LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "launch.py")]
 # A quickstart of half a minute: 30 full-precision steps, then 60 coupled ones.
 SMALL = [
-    "--config.model.options.width=8",
     "--config.pretrain.epochs=2",
     "--config.train.epochs=4",
     "--config.train.eval_every=2",
