@@ -233,7 +233,7 @@ FAULTS: dict[str, Callable[[Path], tuple[int, str]]] = {
     "64 bytes of it overwritten": damaged(overwrite),
     "half written": half_written,
     "every checkpoint damaged": all_damaged,
-    "another network": of_another("--config.model.options.width=16"),
+    "another network": of_another("--config.model.name=cifar_resnet8"),
     "other bit-widths": of_another(
         "--config.quant.candidates=(6,5,4,3)", "--config.search.budgets=1.05*w4a4"
     ),
@@ -242,7 +242,7 @@ FAULTS: dict[str, Callable[[Path], tuple[int, str]]] = {
     "workdir that cannot be written": lambda workdir: run(Path("/proc/run")),
     "workdir in use": in_use,
     "too little memory": with_options(
-        "--config.model.options.width=1024", anew=True, limit="ulimit -v 6000000"
+        "--config.model.name=resnet101", anew=True, limit="ulimit -v 6000000"
     ),
     "loss not finite": with_options("--config.pretrain.lr=1e30", anew=True),
     "batch that cannot be divided": with_options("--config.train.accumulate=3", anew=True),

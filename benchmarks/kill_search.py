@@ -10,6 +10,7 @@ result differs.
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,7 +21,14 @@ from absl import app, flags
 
 from benchmarks.runs import finish, launched
 from rfquant_jax.report.tables import table
-from rfquant_jax.tasks.workdir import FRONTIER_FILE, SEARCH_FOLDER, SENSITIVITY_FILE, TRACE_FILE
+from rfquant_jax.tasks.workdir import (
+    FRONTIER_FILE,
+    PROFILE_FILE,
+    SEARCH_FOLDER,
+    SENSITIVITY_FILE,
+    SURROGATE_FILE,
+    TRACE_FILE,
+)
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run", required=True)
 _KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")
@@ -29,9 +37,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
 
 def main(arguments: list[str]) -> None:
     command = ["--config.tasks=search", *arguments[1:]]
-    command.append(f"--config.checkpoint={_CHECKPOINT.value}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        # Without the profile of an earlier search, from which every other one would start.
+        others = shutil.ignore_patterns(SEARCH_FOLDER)
+        shutil.copytree(_CHECKPOINT.value, root / "trained", ignore=others)
+        command.append(f"--config.checkpoint={root / 'trained'}")
         start = time.monotonic()
         first = started(command, root / "whole")
         begun = time.monotonic()
@@ -75,16 +86,16 @@ def started(command: list[str], workdir: Path) -> subprocess.Popen:
 
 
 def trace(workdir: Path) -> int:
-    """Evaluations on record."""
-    path = workdir / SEARCH_FOLDER / TRACE_FILE
-    return max(len(path.read_bytes().splitlines()) - 1, 0) if path.exists() else 0
+    """Evaluations on record, of a profile or of another algorithm."""
+    paths = [workdir / SEARCH_FOLDER / name for name in (PROFILE_FILE, TRACE_FILE)]
+    return sum(max(len(p.read_bytes().splitlines()) - 1, 0) for p in paths if p.exists())
 
 
 def results(workdir: Path) -> dict[str, str]:
     """All that a search leaves but its pictures and logs, by file."""
-    others = (workdir / FRONTIER_FILE, workdir / SENSITIVITY_FILE)
+    others = (workdir / name for name in (FRONTIER_FILE, SENSITIVITY_FILE, SURROGATE_FILE))
     files = [*(workdir / SEARCH_FOLDER).iterdir(), *others]
-    return {file.name: file.read_text() for file in files}
+    return {file.name: file.read_text() for file in files if file.exists()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfquant_jax.data.sources import Part, Source, split
+from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
 from rfquant_jax.runtime.files import LineRecord
 from rfquant_jax.tasks import networks
@@ -45,9 +46,11 @@ def search_images(run: Run) -> SearchImages:
     """
     held_out, data = run.data.held_out, run.config.data
     crossed = run.config.search.algorithm == "trust_region" and len(held_out) < CROSS_BELOW
+    if crossed and len(held_out) < 2:
+        rule = f"must hold out two images or more for the search; it holds out {len(held_out)}"
+        raise ConfigError("data.search_fraction", data.search_fraction, rule)
     fraction = 0.5 if crossed else run.config.search.confirm_fraction
-    field = "data.search_fraction" if crossed else "search.confirm_fraction"
-    first, second = split(held_out, fraction, data.split_seed + 1, field=field)
+    first, second = split(held_out, fraction, data.split_seed + 1, field="search.confirm_fraction")
     if not crossed:
         return SearchImages((first,), second, (np.ones(len(second), bool),))
     everything = np.arange(len(held_out))

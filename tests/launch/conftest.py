@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,13 @@ def finished(launch, tmp_path_factory):
 
 def read(path):
     return json.loads(path.read_text())
+
+
+def copy_without_search(workdir, folder):
+    """A copy of a finished run as it was before the task search; returns its folder."""
+    later = ("search", "results.json", "report.html", "frontier.*", "sensitivity.*", "surrogate.*")
+    shutil.copytree(workdir, folder, ignore=shutil.ignore_patterns(*later, "bits.png", "lock"))
+    return folder
 
 
 def table_of(output):

@@ -30,10 +30,7 @@ def test_the_workdir_of_another_run_is_refused(launch, finished):
             "several limits of one kind",
         ),
         (["--config.search.budgets=0.001G"], "0.001G cannot be reached; configurations of this"),
-        (
-            ["--config.search.batch_size=400"],
-            "must not exceed the 162 held-out images to propose on",
-        ),
+        (["--config.data.search_fraction=0.0005"], "config.data.search_fraction = 0.0005: must"),
         (["--config.train.batch_size=4000"], "there are only 973 training images"),
         (["--config.tasks=search"], "has no train checkpoint"),
         (["--config.tasks=evaluate"], "has no pretrain checkpoint"),
@@ -42,11 +39,16 @@ def test_the_workdir_of_another_run_is_refused(launch, finished):
         (["--config.distillation.teacher=nowhere"], "nowhere/config.json: cannot be read"),
         (["--config.model.name=typo", "--config.tasks=pretrain"], "must be one of cifar_resnet14"),
         (["--config.pretrained=no.npz"], "config.pretrained: no.npz: there is no such file"),
-        (["--config.model.options.width=0"], "must be a whole number of at least 1"),
         (["--config.quant.signed=('layre1.*',)"], "config.quant.signed: 'layre1.*' matches none"),
         (["--config.quant.candidates=('a','b')"], "every entry must be a whole number"),
         (["--config.data.std=abc"], "every entry must be a number"),
-        (["--config.search.confirm_fraction=0.001"], "config.search.confirm_fraction = 0.001"),
+        (
+            ["--config.search.confirm_fraction=0.001", "--config.search.algorithm=greedy"],
+            "config.search.confirm_fraction = 0.001: must leave images on both sides",
+        ),
+        (["--config.search.algorithm=integer"], "must be trust_region, greedy, paper, evolution"),
+        (["--config.search.evaluations=5"], "config.search.evaluations = 5: must be at least 10"),
+        (["--config.search.confirm_margin=0.0"], "unknown"),
     ],
 )
 def test_a_mistake_is_said_in_one_line_before_any_work(launch, tmp_path, arguments, said):
@@ -58,8 +60,10 @@ def test_a_mistake_is_said_in_one_line_before_any_work(launch, tmp_path, argumen
 
 def test_the_checkpoint_of_another_network_is_refused(launch, finished, tmp_path):
     arguments = ["--config.tasks=search", f"--config.checkpoint={finished[0]}"]
+    arguments.append("--config.model.name=cifar_resnet8")
     done = launch(*arguments, f"--workdir={tmp_path / 'new'}")
-    assert_one_line(done, "its options: width is 8, the config's is 24")
+    assert_one_line(done, "mobilenetv2_tiny")
+    assert "cifar_resnet8" in done.stderr
 
 
 def test_a_checkpoint_that_was_trained_on_the_held_out_images_is_refused(

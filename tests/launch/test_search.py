@@ -15,7 +15,7 @@ from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import Confirmation, search_images
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
-from tests.launch.conftest import SHRUNK, assert_one_line, read
+from tests.launch.conftest import SHRUNK, assert_one_line, copy_without_search, read
 
 SMALL = [
     *SHRUNK,
@@ -239,6 +239,17 @@ def test_the_winner_is_chosen_on_the_half_that_did_not_propose_it(finished):
             means[name] = (losses[configuration] - base)[counted].mean()
         assert found["source"] == min(means, key=means.get)
         assert found["gain"]["cross_entropy"] == pytest.approx(min(means.values()))
+
+
+def test_four_devices_find_what_one_finds(launch, finished, tmp_path):
+    """Down to the bit: batches are never split, and configurations wait for each other."""
+    folder = copy_without_search(finished[0], tmp_path / "copy")
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = launch(*SHRUNK, "--config.tasks=search", f"--workdir={folder}", **four)
+    assert done.returncode == 0, done.stderr
+    names = [f"search/{file.name}" for file in (finished[0] / "search").iterdir()]
+    for name in [*names, "frontier.json", "sensitivity.json", "surrogate.json"]:
+        assert (folder / name).read_text() == (finished[0] / name).read_text(), name
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
-from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, read
+from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, copy_without_search, read
 
 
 def trained_arrays(workdir):
@@ -114,9 +114,7 @@ def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(
     environment, launch, finished, tmp_path
 ):
     """Killed while it measures, while it searches, and while it confirms; then left alone."""
-    workdir = tmp_path / "copy"
-    done_later = ("search", "results.json", "frontier.*", "sensitivity.*", "surrogate.*", "lock")
-    shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns(*done_later))
+    workdir = copy_without_search(finished[0], tmp_path / "copy")
     arguments = [*SHRUNK, "--config.tasks=search", f"--workdir={workdir}"]
     command = [sys.executable, str(LAUNCH), *arguments]
     whole = {f.name: f.read_text() for f in (finished[0] / "search").iterdir()}
