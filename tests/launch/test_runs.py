@@ -147,6 +147,8 @@ def test_the_cost_of_a_configuration_needs_nothing(launch, tmp_path):
     last = 4 * 9 * 48 * 96 + 4 * 9 * 96 * 96 + 4 * 48 * 96
     fixed = 64 * (64 * 9 * 24 + 96 * 10)
     assert f"{(8 * (full + strided + last) + fixed) / 1e9:.6g}" in done.stdout
+    # An addition in the first stage: two operands and a result, float32 of 8 x 8 x 24.
+    assert f"peak activation memory: {3 * 4 * 64 * 24} bytes for one image" in done.stdout
     assert not (tmp_path / "x").exists()
 
 
