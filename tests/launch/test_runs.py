@@ -176,6 +176,9 @@ def test_the_cost_of_a_configuration_needs_nothing(launch, tmp_path):
     depthwise = 9 * (64 * 16 + 16 * (32 + 48) + 4 * (48 + 80))
     fixed = 64 * (64 * 9 * 16 + 96 * 10)
     assert f"{(8 * pointwise + 12 * depthwise + fixed) / 1e9:.6g}" in done.stdout
+    # The first bottleneck: codes of 16 channels in, a float32 result of 8 channels out, 8x8 each.
+    peak = 64 * 16 + 4 * 64 * 8
+    assert f"peak activation memory: {peak} bytes for one image" in done.stdout
     assert not (tmp_path / "x").exists()
 
 
