@@ -36,13 +36,8 @@ def get_config() -> ConfigDict:
     config.scheduler.start_epoch, config.scheduler.late_period = 1, 3
     config.losses.damping_start_epoch = 8
 
-<<<<<<< HEAD
-    # Recalibrated on images as they are, ResNet-20 loses 2.3 points even in full precision; on
-    # augmented ones, as in training, it loses none.
-=======
     # On images as they are, recalibration costs ResNet-20 2.3 points even in full precision; on
     # images augmented as in training it costs none.
->>>>>>> docs
     config.evaluate.augment = True
 
     config.search.batch_size = 128
