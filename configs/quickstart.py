@@ -12,7 +12,7 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.model.name = "mobilenetv2_tiny"  # five inverted residuals, 16 searched convolutions
+    config.model.name = "mobilenetv2_tiny"  # five inverted residuals, 15 searched convolutions
 
     config.data.name, config.data.image_size, config.data.resize = "digits", 0, 0
     config.data.augmentation = "pad"
