@@ -119,7 +119,8 @@ def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> d
         "layers": list(space.names),
         **counts,
         "near_boundary": [
-            [value if has else None for value, has in zip(*row, strict=True)] for row in allowed
+            [round(value, 4) if has else None for value, has in zip(*row, strict=True)]
+            for row in allowed
         ],
         "smallest": smallest(masks.weights, space.candidates).tolist(),
     }
