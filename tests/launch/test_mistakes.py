@@ -48,7 +48,7 @@ def test_the_workdir_of_another_run_is_refused(launch, finished):
         ),
         (["--config.search.algorithm=integer"], "must be trust_region, greedy, paper, evolution"),
         (["--config.search.evaluations=5"], "config.search.evaluations = 5: must be at least 10"),
-        (["--config.search.confirm_margin=0.0"], "unknown"),
+        (["--config.search.confirm_margin=0.0"], "is not a field of the recipe"),
     ],
 )
 def test_a_mistake_is_said_in_one_line_before_any_work(launch, tmp_path, arguments, said):

@@ -157,7 +157,7 @@ def test_where_there_is_no_cluster_a_process_is_alone(monkeypatch):
         ("coordinator", "host:99999", "must be HOST:PORT"),
         ("coordinator", ":80", "must be HOST:PORT"),
         ("processes", 0, "must be the number of processes"),
-        ("process", 2, "must be below processes.processes 2"),
+        ("process", 2, "must be below distributed.processes 2"),
         ("process", -1, "must not be negative"),
         ("heartbeat_timeout_seconds", 0, "must be at least 3"),
     ],

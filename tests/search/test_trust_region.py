@@ -12,7 +12,7 @@ from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.latency import LatencyTable
-from rfquant_jax.search.surrogate import distances, log_divergence
+from rfquant_jax.search.surrogate import Terms, distances, log_divergence
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
 from rfquant_jax.search.variables import make_knobs
 from tests.search.landscapes import B, additive_terms, divergence, everything, space_of
@@ -25,6 +25,11 @@ RESTRICTIONS = [
 ]
 PATIENT = TrustRegionSettings(evaluations=80, proposals=6, patience=4)
 FEW = TrustRegionSettings(evaluations=13, proposals=5, patience=2)
+
+
+def without_pairs(terms):
+    """Terms of variables alone."""
+    return Terms(tuple(terms), dict.fromkeys(itertools.product(B, repeat=2), 0.0))
 
 
 class Costs:
@@ -209,20 +214,22 @@ def test_the_program_solves_for_the_least_sum_of_terms(limit):
     knobs, rng = make_knobs(space_of(3)), np.random.default_rng(4)
     search = Network(lambda c: divergence(additive_terms(0, 3), c), knobs).search()
     terms = [{bits: float(rng.normal()) for bits in knob.allowed} for knob in knobs.knobs]
+    pairs = {pair: float(rng.normal()) for pair in itertools.product(B, repeat=2)}
     budget, fitting = Costs(3, 4).budget(everything(knobs), ("G", "ms"), limit)
 
     def summed(configurations):
         return sum(
             np.vectorize(term.get)(configurations[:, knob.layers[0], knob.column])
             for knob, term in zip(knobs.knobs, terms, strict=True)
-        )
+        ) + np.asarray([sum(pairs[w, a] for w, a in c.tolist()) for c in configurations])
 
-    found = search.solve(terms, budget)
+    terms_and_pairs = Terms(tuple(terms), pairs)
+    found = search.solve(terms_and_pairs, budget)
     assert summed(found[None])[0] == pytest.approx(summed(fitting).min())
     centre = fitting[len(fitting) // 3]
     for radius in (0, 1, 2, 4):
         near = fitting[distances(fitting, centre, knobs) <= radius]
-        found = search.solve(terms, budget, centre, radius)
+        found = search.solve(terms_and_pairs, budget, centre, radius)
         assert distances(found[None], centre, knobs)[0] <= radius
         assert summed(found[None])[0] == pytest.approx(summed(near).min())
 
@@ -235,11 +242,11 @@ def test_tied_layers_count_once_and_are_solved_together():
     costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
     budget = Budget("36G", (Limit(costs["G"], 36.0),))
     # 2 w a <= 36: w6a3 has 0.3, w5a3 1.3, w4a4 2.2.
-    assert search.solve(terms, budget).tolist() == [[6, 3], [6, 3]]
+    assert search.solve(without_pairs(terms), budget).tolist() == [[6, 3], [6, 3]]
     # One variable may change: from w2a6 the activations stay (w3a6), or the weights (w2a6).
     centre = knobs.uniform(2, 6)
-    assert search.solve(terms, budget, centre, 1).tolist() == [[3, 6], [3, 6]]
-    assert search.solve(terms, budget, centre, 2).tolist() == [[6, 3], [6, 3]]
+    assert search.solve(without_pairs(terms), budget, centre, 1).tolist() == [[3, 6], [3, 6]]
+    assert search.solve(without_pairs(terms), budget, centre, 2).tolist() == [[6, 3], [6, 3]]
 
 
 def test_a_program_without_a_solution_says_so():
@@ -248,7 +255,9 @@ def test_a_program_without_a_solution_says_so():
     costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
     budget = Budget("20G", (Limit(costs["G"], 20.0),))
     terms = [dict.fromkeys(B, 0.0)] * 4
-    assert search.solve(terms, budget, knobs.uniform(6, 6), 1) is None  # 2 * 36 - 24 = 48
+    assert (
+        search.solve(without_pairs(terms), budget, knobs.uniform(6, 6), 1) is None
+    )  # 2 * 36 - 24 = 48
     assert search.best(Budget("1G", (Limit(costs["G"], 1.0),))) is None
 
 
@@ -261,7 +270,7 @@ def test_a_budget_that_a_configuration_uses_up_exactly_is_kept_exactly(share):
     terms = [{bits: float(-bits) for bits in B}] * 6
     for exact in everything(knobs)[::997]:
         budget = Budget("x", (Limit(kind, share * kind.cost(exact)),))
-        found = search.solve(terms, budget)
+        found = search.solve(without_pairs(terms), budget)
         if found is None:
             assert budget.load(knobs.lowest) > 1 - 1e-5
         else:

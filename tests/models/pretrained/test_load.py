@@ -150,7 +150,7 @@ def torchvision_names():
 def timm_names():
     """The same of timm's mobilenetv2_100."""
     units = [("conv_stem", "bn1")]
-    for stage, (expansion, _, blocks, *_) in enumerate(mobilenetv2.STAGES):
+    for stage, (expansion, _, blocks, *_) in enumerate(mobilenetv2.PUBLISHED.stages):
         parts = ("conv_dw", "conv_pw") if expansion == 1 else ("conv_pw", "conv_dw", "conv_pwl")
         for index in range(blocks):
             block = f"blocks.{stage}.{index}"
