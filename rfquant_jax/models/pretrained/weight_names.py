@@ -34,7 +34,7 @@ def _timm_mobilenetv2(name: str) -> str:
     block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)", name)
     if block:
         stage, index, part, rest = block.groups()
-        before = sum(blocks for _, _, blocks, *_ in mobilenetv2.STAGES[: int(stage)])
+        before = sum(blocks for _, _, blocks, *_ in mobilenetv2.PUBLISHED.stages[: int(stage)])
         places = _EXPANDED if int(stage) else _PLAIN
         return f"features.{1 + before + int(index)}.conv.{places.get(part, part)}.{rest}"
     part, _, rest = name.partition(".")
