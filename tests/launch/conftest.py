@@ -20,6 +20,7 @@ SHRUNK = [
     "--config.train.epochs=4",
     "--config.train.eval_every=2",
     "--config.train.log_every=5",
+    "--config.scheduler.enabled=True",  # which the quickstart leaves out
     "--config.scheduler.start_epoch=0",
     "--config.losses.damping_start_epoch=1",
     "--config.quant.calibration_batches=2",

@@ -216,29 +216,33 @@ def test_the_winner_is_chosen_on_the_half_that_did_not_propose_it(finished):
     values = {(line["part"], line["configuration"]): line["divergence"] for line in profile[1:]}
     for file in ("1.05xw4a4.json", "1.05xw2a2.json"):
         found = read(workdir / "search" / file)
-        over = found["gain"]["over"]
-        base = losses[space.encode(space.parse(over))]
         budget = next(b for b in run.budgets if b.text == found["budget"])
-        means = {}
-        for name in found["confirmed"]:
-            if name.startswith("uniform "):
-                counted = np.ones(324, bool)
-                configuration = space.encode(space.parse(name.split()[1]))
-            else:
-                half = name[-1]
-                counted = unseen[half]
-                # The best that was measured on this half within the budget.
-                configuration = min(
-                    (
-                        c
-                        for p, c in values
-                        if p == "AB".index(half) and budget.fits(space.decode(c))
-                    ),
-                    key=lambda c, half=half: values["AB".index(half), c],
-                )
-            means[name] = (losses[configuration] - base)[counted].mean()
-        assert found["source"] == min(means, key=means.get)
-        assert found["gain"]["cross_entropy"] == pytest.approx(min(means.values()))
+        # The best that was measured on each half within the budget.
+        best = {
+            half: min(
+                (c for p, c in values if p == part and budget.fits(space.decode(c))),
+                key=lambda c, part=part: values[part, c],
+            )
+            for part, half in enumerate("AB")
+        }
+        uniform = [name for name in found["confirmed"] if name.startswith("uniform ")]
+        loss = {name: losses[space.encode(space.parse(name.split()[1]))] for name in uniform}
+        pooled = {
+            name: np.concatenate([(losses[best[h]] - other)[unseen[h]] for h in "AB"]).mean()
+            for name, other in loss.items()
+        }
+        over = f"uniform {found['gain']['over']}"
+        if max(pooled.values()) < 0:
+            alone = {h: (losses[best[h]] - loss[uniform[0]])[unseen[h]].mean() for h in "AB"}
+            winner = best[min(alone, key=alone.get)]
+            assert found["gain"]["cross_entropy"] == pytest.approx(pooled[over])
+        else:
+            name = min(uniform, key=lambda name: loss[name].mean())
+            winner = space.encode(space.parse(name.split()[1]))
+            assert found["source"] == name
+            difference = (loss[name] - loss[over]).mean()
+            assert found["gain"]["cross_entropy"] == pytest.approx(difference, abs=1e-12)
+        assert space.encode(space.from_json(found)) == winner
 
 
 def test_four_devices_find_what_one_finds(launch, finished, tmp_path):
