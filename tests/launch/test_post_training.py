@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
+pytestmark = pytest.mark.slow  # it pretrains a whole quickstart
+
 
 def get_config():
     config = quickstart.get_config()
