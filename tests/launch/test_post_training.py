@@ -14,12 +14,11 @@ from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
 from tests.launch.conftest import LAUNCH, read, table_of
 
+pytestmark = pytest.mark.slow  # it pretrains a whole quickstart
 RECIPE = """
 from ml_collections import ConfigDict
 
 from configs import quickstart
-
-pytestmark = pytest.mark.slow  # it pretrains a whole quickstart
 
 
 def get_config():
