@@ -22,6 +22,7 @@ SHRUNK = [
     "--config.train.log_every=5",
     "--config.scheduler.enabled=True",  # which the quickstart leaves out
     "--config.scheduler.start_epoch=0",
+    "--config.scheduler.late_period=4",
     "--config.losses.damping_start_epoch=1",
     "--config.quant.calibration_batches=2",
     "--config.search.budgets=1.05*w4a4,1.05*w2a2",
