@@ -67,7 +67,8 @@ class Outcomes:
       top1, top5: bool[N], whether the label is the best class, or among the best five; a
         non-finite output is wrong.
       loss: float32[N], cross-entropies.
-      labels: int32[N].
+      labels: int32[N]; -1 marks an image that does not count, because it cannot be read or only
+        fills up a batch.
     """
 
     top1: np.ndarray
@@ -76,15 +77,27 @@ class Outcomes:
     labels: np.ndarray
 
     @property
+    def counted(self) -> np.ndarray:
+        """bool[N], the images that count."""
+        return self.labels != PADDING_LABEL
+
+    @property
     def accuracy(self) -> Accuracy:
-        """The counts over all images."""
-        loss = float(np.sum(self.loss, dtype=np.float64))
-        return Accuracy(int(self.top1.sum()), int(self.top5.sum()), loss, len(self.labels))
+        """The counts over all images that count."""
+        kept = self.counted
+        top1, top5 = (int(np.sum(hits[kept])) for hits in (self.top1, self.top5))
+        loss = float(np.sum(self.loss[kept], dtype=np.float64))
+        return Accuracy(top1, top5, loss, int(kept.sum()))
+
+    def first(self, images: int) -> Outcomes:
+        """Those of the first images alone."""
+        columns = (self.top1, self.top5, self.loss, self.labels)
+        return Outcomes(*(column[:images] for column in columns))
 
     def top1_by_class(self, classes: int) -> list[float | None]:
         """Top-1 accuracy of each class in percent; None for a class without images."""
-        right = np.bincount(self.labels[self.top1], minlength=classes)
-        images = np.bincount(self.labels, minlength=classes)
+        right = np.bincount(self.labels[self.top1 & self.counted], minlength=classes)
+        images = np.bincount(self.labels[self.counted], minlength=classes)
         return [100 * float(r / n) if n else None for r, n in zip(right, images, strict=True)]
 
 
@@ -167,14 +180,17 @@ class Evaluator:
           configuration: int32[L, 2].
           batches: {"image", "label"} of one size; label -1 marks an image that does not count;
             this process's, see `Pipeline.exact`.
+
+        Returns:
+          one entry for each image, those that do not count included: entries of two configurations
+          at the same place are of the same image.
         """
         parts = []
         for batch, real in grouped(batches, self.mesh):
             batch = devices.split(batch, self.mesh)
             found = devices.fetch(self._judge(params, statistics, batch, configuration))
             parts.append(found.reshape(len(real), -1, found.shape[-1])[real])
-        rows = np.concatenate(parts).reshape(-1, 4)
-        loss, top1, top5, labels = rows[rows[:, 3] != PADDING_LABEL].T
+        loss, top1, top5, labels = np.concatenate(parts).reshape(-1, 4).T
         return Outcomes(top1 > 0, top5 > 0, loss, labels.astype(np.int32))
 
     def probabilities(

@@ -73,8 +73,10 @@ def gain(
     Args:
       over: name of the other one.
       pairs: (found, other) outcomes on the same images.
-      images: of each pair bool[N], the images that count.
+      images: of each pair bool[N], the images to compare on; of these, images labelled -1 do not
+        count.
     """
+    images = [kept & found.counted for kept, (found, _) in zip(images, pairs, strict=True)]
     top1 = [100.0 * (f.top1.astype(float) - o.top1.astype(float)) for f, o in pairs]
     losses = [_losses(found, other) for found, other in pairs]
 

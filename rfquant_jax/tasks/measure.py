@@ -56,9 +56,11 @@ class Measure:
         return self.outcomes(part, params, configuration).accuracy
 
     def outcomes(self, part: Source, params: Arrays, configuration: np.ndarray) -> Outcomes:
-        """What a coupled network's configuration, recalibrated, makes of each image."""
+        """What a coupled network's configuration, recalibrated, makes of each image of a part."""
         statistics = self.recalibrated(params, configuration)
-        return self.evaluator.outcomes(params, statistics, configuration, self._exact(part))
+        batches = self._exact(part)
+        found = self.evaluator.outcomes(params, statistics, configuration, batches)
+        return found.first(len(part))
 
     def full_precision(self, part: Source, params: Arrays, stats: Arrays) -> Accuracy:
         """Accuracy of a full-precision network on any images."""

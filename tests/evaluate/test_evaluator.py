@@ -140,6 +140,14 @@ def test_accuracies_of_each_class_by_hand():
     assert outcomes.accuracy == Accuracy(top1=3, top5=5, loss=2.5, images=5)
 
 
+def test_images_that_do_not_count_keep_their_place_but_add_nothing():
+    right = np.asarray([True, False, True])
+    labels = np.asarray([1, -1, 0], np.int32)
+    outcomes = Outcomes(right, right, np.asarray([0.5, 9.0, 0.25], np.float32), labels)
+    assert outcomes.accuracy == Accuracy(top1=2, top5=2, loss=0.75, images=2)
+    assert outcomes.top1_by_class(2) == [100.0, 100.0]
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_outcomes_keep_the_order_of_the_images(evaluators, params, space, recalibration, devices):
     data = batch(np.random.default_rng(2), 23)
@@ -149,7 +157,9 @@ def test_outcomes_keep_the_order_of_the_images(evaluators, params, space, recali
     outcomes = evaluator.outcomes(
         on(evaluator, params), statistics, configuration, pipeline().exact(source, 3)
     )
-    np.testing.assert_array_equal(outcomes.labels, data["label"])
+    np.testing.assert_array_equal(outcomes.labels, [*data["label"], -1])  # fills the last batch
+    assert outcomes.first(23).accuracy == outcomes.accuracy
+    assert outcomes.accuracy.images == 23
     alone = evaluator.outcomes(
         on(evaluator, params),
         statistics,

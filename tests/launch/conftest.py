@@ -16,6 +16,7 @@ from rfquant_jax.tasks.context import Run
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
+    "--config.model.name=cifar_resnet8",  # quick to compile
     "--config.pretrain.epochs=2",
     "--config.train.epochs=4",
     "--config.train.eval_every=2",

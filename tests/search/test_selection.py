@@ -36,6 +36,13 @@ def test_what_makes_images_hard_for_all_cancels_out():
     assert found.high - found.low < 1e-4
 
 
+def test_images_that_cannot_be_read_are_left_out():
+    """The differences are 1, 2 and 6, without the 1,000 of the image labelled -1."""
+    found, other = outcomes([2.0, 1003, 4, 9]), outcomes([1.0, 3, 2, 3])
+    found.labels[1] = other.labels[1] = -1
+    assert on_all("w4a4", found, other).loss.mean == pytest.approx(3)
+
+
 def test_a_gain_by_hand():
     """Differences in points: 100, 0, -100, 100; in loss -0.5, 0, 1, -1.5."""
     found = outcomes([0.5, 1.0, 2.0, 0.5], [1, 0, 0, 1])
