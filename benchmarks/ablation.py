@@ -88,8 +88,8 @@ def mixed(space: Space, mean: float, count: int = DRAWS) -> list[np.ndarray]:
 def figures_of(workdir: Path) -> Figures:
     """Top-1 (%) and cross-entropy of a trained run on its test part, by configurations."""
     run = Run(ConfigDict(read_json(workdir / "config.json")), workdir)
-    trained, space = networks.coupled(run), run.blueprint.space
-    measure = Measure(run, trained.pure)
+    trained, space = networks.coupled(run), run.plan.space
+    measure = Measure(run, trained.functional)
     asked = {f"{bits} bits": [space.uniform(bits, bits)] for bits in UNIFORM}
     asked |= {f"mixed {mean}": mixed(space, mean) for mean in MIXED}
     figures = {}

@@ -24,7 +24,7 @@ from rfquant_jax.nn.functional import zeros_like
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.workdir import write_json
-from rfquant_jax.train.state import Masks, Turn
+from rfquant_jax.train.state import Masks, PassInfo
 from rfquant_jax.train.step import CoupledStep
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
@@ -46,7 +46,9 @@ def main(_: list[str]) -> None:
         for name, text in programs(step, Masks(space.full_mask, space.full_mask), task)
         for found in [exchanged(text)]
     ]
-    needed = sum(4 * x.size for x in (*step.pure.params.values(), *step.pure.stats.values()))
+    needed = sum(
+        4 * x.size for x in (*step.functional.params.values(), *step.functional.stats.values())
+    )
     ratio = sum(row["bytes"] for row in rows) / needed
     print(table(rows, {name: name for name in rows[0]}))
     print(f"gradients and statistics: {needed} bytes; exchanged over needed: {ratio:.6f}")
@@ -58,15 +60,15 @@ def main(_: list[str]) -> None:
 
 def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
     """Every program of a step, compiled: its name and text."""
-    state, inputs = step.init(step.pure.params), step.inputs(masks, RATES, jax.random.key(0))
+    state, inputs = step.init(step.functional.params), step.inputs(masks, RATES, jax.random.key(0))
     batch = devices.split(next(iter(images(task, step.mesh.size))), step.mesh)
-    gradients = devices.per_device(zeros_like(step.pure.params), step.mesh)
+    gradients = devices.per_device(zeros_like(step.functional.params), step.mesh)
     step._prepare(batch["image"], inputs)
     of_stem = (state.params, state.stats, batch)
     start, moved, sums = jax.eval_shape(step._stem.jitted, *of_stem)
-    turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
+    info = PassInfo(np.int32(0), np.bool_(True), np.bool_(False))
     logits, features = step._blank()
-    shared = start, batch, logits, inputs, turn
+    shared = start, batch, logits, inputs, info
     of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
     carry, _, metrics = jax.eval_shape(step._one_pass.jitted, *of_pass)
     of_back = (state.params, *carry, batch)

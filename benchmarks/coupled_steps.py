@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.step_settings import StepTask, images
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.nn.precision import compute_in, compute_type
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings
@@ -28,17 +28,17 @@ def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
     candidates = QuantSettings().candidates
     empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
     chosen = _settings("loop", 0, LossWeights(idm=0.0))
-    return CoupledStep(PureNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
+    return CoupledStep(FunctionalNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
 
 
 def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[CoupledStep, Space]:
     """A coupled step with every ingredient on; information distortion mitigation may be off."""
     plain = _network(task)
-    blueprint = Blueprint.of(plain, task.image_shape, QuantSettings())
+    plan = QuantizationPlan.of(plain, task.image_shape, QuantSettings())
     loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
-    pure = PureNetwork(blueprint.convert(plain))
+    functional = FunctionalNetwork(plan.convert(plain))
     chosen = _settings(strategy, task.random_passes, loss)
-    return CoupledStep(pure, _mesh(), _preprocess(task), chosen), blueprint.space
+    return CoupledStep(functional, _mesh(), _preprocess(task), chosen), plan.space
 
 
 def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], None]:
@@ -48,7 +48,7 @@ def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], Non
     batches = images(task, task.batch * step.mesh.size)
 
     def states() -> Iterator[None]:
-        state = step.init(step.pure.params)
+        state = step.init(step.functional.params)
         for number, batch in enumerate(batches):
             parts = [devices.split(batch, step.mesh)]
             state, *_ = step(state, parts, masks, RATES, jax.random.key(number))

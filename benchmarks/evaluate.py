@@ -22,9 +22,9 @@ from benchmarks.timing import machine, medians, timed
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.evaluate.evaluator import Evaluator
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices, host_memory
 from rfquant_jax.tasks.workdir import write_json
@@ -47,7 +47,7 @@ def main(_: list[str]) -> None:
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
     batches = random_batches(shape)
-    runs = {"plain forward pass": forward(PureNetwork(plain), batches)}
+    runs = {"plain forward pass": forward(FunctionalNetwork(plain), batches)}
     runs |= evaluation(plain, shape, batches)
     compiling = {name: timed(run) for name, run in runs.items()}
     found = medians(runs, _ROUNDS.value)
@@ -66,28 +66,31 @@ def main(_: list[str]) -> None:
         write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": rows})
 
 
-def forward(pure: PureNetwork, batches: list[Arrays]) -> Callable[[], object]:
+def forward(functional: FunctionalNetwork, batches: list[Arrays]) -> Callable[[], object]:
     """The plain network's logits of all batches."""
 
     @jax.jit
     def logits(params, stats, images):
-        network = pure.merge(params, stats)
+        network = functional.merge(params, stats)
         network.eval()
         return network(PREPROCESS(images))
 
-    arrays = jax.device_put((pure.params, pure.stats))
+    arrays = jax.device_put((functional.params, functional.stats))
     return lambda: [np.asarray(logits(*arrays, batch["image"])) for batch in batches]
 
 
 def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dict[str, Callable]:
     """The two passes of the task, on one device."""
-    blueprint, mesh = Blueprint.of(plain, shape, QuantSettings()), devices.make_mesh(1)
-    pure, images = PureNetwork(blueprint.convert(plain)), [batch["image"] for batch in batches]
-    steps = initialize_activation_steps(pure, blueprint.space, images[:1], PREPROCESS, mesh)
+    plan, mesh = QuantizationPlan.of(plain, shape, QuantSettings()), devices.make_mesh(1)
+    functional, images = (
+        FunctionalNetwork(plan.convert(plain)),
+        [batch["image"] for batch in batches],
+    )
+    steps = initialize_activation_steps(functional, plan.space, images[:1], PREPROCESS, mesh)
     params = devices.replicate(steps, mesh)
-    evaluator = Evaluator(pure, mesh, PREPROCESS)
-    chosen = blueprint.space.uniform(_BITS.value, _BITS.value)
-    stats = devices.replicate(pure.stats, mesh)
+    evaluator = Evaluator(functional, mesh, PREPROCESS)
+    chosen = plan.space.uniform(_BITS.value, _BITS.value)
+    stats = devices.replicate(functional.stats, mesh)
     statistics = evaluator.running_statistics(params, stats, chosen)
     return {
         "recalibration": lambda: evaluator.recalibrate(params, chosen, images),

@@ -32,15 +32,15 @@ from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre, normalizer
 from rfquant_jax.evaluate.evaluator import Evaluator
 from rfquant_jax.export import files
-from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import integer_reader
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel
 from rfquant_jax.export.verify import run_tflite
 from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
-from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.runners import open_all, read_codes, with_codes
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
@@ -65,14 +65,14 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     calibration, compared = batches()
     plain = network()
-    blueprint = Blueprint.of(plain, image_shape(), QuantSettings())
-    configuration = random_bits(blueprint.space)
-    quantized = calibrated(plain, blueprint, configuration, calibration)
+    plan = QuantizationPlan.of(plain, image_shape(), QuantSettings())
+    configuration = random_bits(plan.space)
+    quantized = calibrated(plain, plan, configuration, calibration)
     model = fold(quantized, image_shape())
     with tempfile.TemporaryDirectory() as folder:
         formats = (*FORMATS, "tflite") if find_spec("ai_edge_litert") else FORMATS
         paths = files.write_all(Path(folder), "mixed", model, formats, ("cpu", "cuda"))
-        predicted = CostModel.of(blueprint.layers).size_mb(configuration) * 2**20
+        predicted = CostModel.of(plan.layers).size_mb(configuration) * 2**20
         rows = verified(quantized, model, paths, compared)
         paths["float32"] = Path(folder) / "float32.onnx"
         onnx_model.write(paths["float32"], unquantized(plain), small=False)
@@ -102,7 +102,7 @@ def batches() -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
         root = Path(_FOLDER.value)
         index, plain = index_folder(root), Centre(_SIZE.value, _SIZE.value * 8 // 7)
         source = FolderSource(root, index.files, index.labels)
-        pipeline = Pipeline(plain, plain, image_shape(), 1, max_bad_fraction=0.1, say=print)
+        pipeline = Pipeline(plain, plain, image_shape(), 1, max_bad_fraction=0.1, log=print)
         made = pipeline.training(source, _BATCH.value, seed=0, augment=False)
         found = [made[i] for i in range(4 + compared)]
     else:
@@ -126,28 +126,28 @@ def random_bits(space: Space) -> np.ndarray:
     return np.asarray(rows, np.int32)
 
 
-def calibrated(plain, blueprint: Blueprint, configuration: np.ndarray, images: Sequence):
+def calibrated(plain, plan: QuantizationPlan, configuration: np.ndarray, images: Sequence):
     """The coupled network in evaluation at a configuration, steps and statistics from images."""
     mesh = devices.make_mesh(1)
-    pure, params, _ = blueprint.start(plain, images, preprocess(), mesh)
+    functional, params, _ = plan.start(plain, images, preprocess(), mesh)
     params = devices.replicate(params, mesh)
-    evaluator = Evaluator(pure, mesh, preprocess())
+    evaluator = Evaluator(functional, mesh, preprocess())
     statistics = evaluator.recalibrate(params, configuration, images)
-    return fixed_network(pure, params, statistics, configuration)
+    return fixed_network(functional, params, statistics, configuration)
 
 
 def unquantized(plain) -> IntegerModel:
     """The float32 network, BatchNorm folded as in the others."""
     wide = QuantSettings(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
-    network = Blueprint.of(plain, image_shape(), wide).convert(plain)
+    network = QuantizationPlan.of(plain, image_shape(), wide).convert(plain)
     network.eval()
     return fold(network, image_shape()).stored()
 
 
 def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: list) -> list[dict]:
     """A row for each file, with its agreement; prints how many codes differ."""
-    reference, exact = Reference(quantized), Reference(quantized, np.float64)
-    stored = reading.read(paths["integer"]).model()
+    reference, exact = ReferenceModel(quantized), ReferenceModel(quantized, np.float64)
+    stored = integer_reader.read(paths["integer"]).model()
     for name, made, against in (
         ("float32", stored, reference),
         ("float64", model, exact),

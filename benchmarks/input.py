@@ -58,7 +58,7 @@ def rate(prepare: Callable[[bytes, np.random.Generator], object], contents: list
 def pipeline_rate(source: FolderSource, crop: RandomResizedCrop) -> float:
     """Images per second of the whole pipeline."""
     shape = (crop.size, crop.size, 3)
-    pipeline = Pipeline(crop, Centre(crop.size), shape, _THREADS.value, 1.0, say=print)
+    pipeline = Pipeline(crop, Centre(crop.size), shape, _THREADS.value, 1.0, log=print)
     batches = pipeline.training(source, min(_BATCH.value, len(source)), seed=0)
     stream = batches.starting_at(0)
     next(stream)  # starts the threads

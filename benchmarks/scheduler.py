@@ -55,8 +55,8 @@ def main(_: list[str]) -> None:
 def firing(step: CoupledStep, space: Space) -> Callable[[], object]:
     """The metric of the network's parameters and the masks that follow from it."""
     config = default.get_config().scheduler
-    meter = InstabilityMeter(step.pure, config.boundary)
-    params = jax.block_until_ready(jax.device_put(step.pure.params))
+    meter = InstabilityMeter(step.functional, config.boundary)
+    params = jax.block_until_ready(jax.device_put(step.functional.params))
     mask, ratio = space.full_mask, config.ratio_min + 2 * config.ratio_amplitude
 
     def fire():

@@ -29,8 +29,8 @@ from rfquant_jax.config import settings
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.data.transforms import Centre, normalizer
-from rfquant_jax.nn.functional import PureNetwork
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.nn.functional import FunctionalNetwork
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.quant.space import WEIGHTS, Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
@@ -39,7 +39,7 @@ from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
@@ -58,18 +58,18 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
-    blueprint = Blueprint.of(plain, shape, QuantSettings())
+    plan = QuantizationPlan.of(plain, shape, QuantSettings())
     batches, mesh = random_batches(shape), devices.make_mesh(1)
     preprocess = normalizer((0.5,), (0.25,))
-    pure, params, _ = blueprint.start(plain, [batches[0]["image"]], preprocess, mesh)
-    configurations, largest = one_iteration(blueprint.space), blueprint.space.largest
-    macs = [layer.macs for layer in blueprint.layers if layer.candidates]
+    functional, params, _ = plan.start(plain, [batches[0]["image"]], preprocess, mesh)
+    configurations, largest = one_iteration(plan.space), plan.space.largest
+    macs = [layer.macs for layer in plan.layers if layer.candidates]
     runs = {"plain forward": plain_forward(plain, preprocess, batches[0]["image"])}
     evaluators = {}
     for most in map(int, _STARTS.value):
         starts = choose_starts(macs, most)
         evaluate = CandidateEvaluator(
-            pure, params, mesh, preprocess, batches, largest, "error", starts
+            functional, params, mesh, preprocess, batches, largest, "error", starts
         )
         name = (
             f"candidate, {len(starts)} starting points" if most > 1 else "candidate, whole passes"
@@ -85,30 +85,30 @@ def main(_: list[str]) -> None:
         row = {"what": name, "seconds": each, "ratio": each / seconds["plain forward"]}
         rows.append(row | {"first_s": first[name]})
     if _WHOLE.value:
-        found = whole_search(blueprint, next(iter(evaluators.values())))
+        found = whole_search(plan, next(iter(evaluators.values())))
         rows.append(found | {"ratio": found["seconds"] / seconds["plain forward"]})
     traces = {name: evaluate.traces for name, evaluate in evaluators.items()}
     show(rows, traces, len(configurations))
 
 
-def whole_search(blueprint: Blueprint, evaluator: CandidateEvaluator) -> dict:
+def whole_search(plan: QuantizationPlan, evaluator: CandidateEvaluator) -> dict:
     """Evaluations and seconds of a search for one bit less."""
     config = default.get_config()
     config.search.algorithm = _ALGORITHM.value or config.search.algorithm
     config.search.start_bits = _BITS.value
     evaluate = evaluator.by(settings.search_metric(config))
-    costs, knobs = CostModel.of(blueprint.layers), make_knobs(blueprint.space)
+    costs, search_space = CostModel.of(plan.layers), make_search_space(plan.space)
     less = _BITS.value - 1
-    budget = parse_budget(f"1*w{less}a{less}", costs.kinds(), blueprint.space)
+    budget = parse_budget(f"1*w{less}a{less}", costs.kinds(), plan.space)
     spent: list[int] = []
 
     def counted(configurations: np.ndarray, iteration: int) -> np.ndarray:
         spent.append(len(configurations))
         return evaluate(configurations, iteration)
 
-    algorithm = settings.search_algorithm(config, len(blueprint.space), lambda move, after: None)
-    evaluate(one_iteration(blueprint.space), 0)  # compiles
-    lasted = timed(lambda: algorithm(Problem(knobs, (budget,), counted)))
+    algorithm = settings.search_algorithm(config, len(plan.space), lambda move, after: None)
+    evaluate(one_iteration(plan.space), 0)  # compiles
+    lasted = timed(lambda: algorithm(Problem(search_space, (budget,), counted)))
     name = f"a whole search, {config.search.algorithm}"
     return {"what": name, "evaluations": sum(spent), "seconds": lasted}
 
@@ -134,27 +134,29 @@ def random_batches(shape: tuple[int, int, int]):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (_BATCH.value, *shape), dtype=np.uint8)
     labels = rng.integers(0, _CLASSES.value, _BATCH.value)
-    pipeline = Pipeline(Centre(0), Centre(0), shape, 1, max_bad_fraction=0.0, say=print)
+    pipeline = Pipeline(Centre(0), Centre(0), shape, 1, max_bad_fraction=0.0, log=print)
     return pipeline.training(ArraySource(pixels, labels), _BATCH.value, seed=0, augment=False)
 
 
 def one_iteration(space: Space) -> np.ndarray:
     """The candidates int32[N, L, 2] of a move of the weights."""
-    knobs = make_knobs(space)
-    base = knobs.uniform(_BITS.value, _BITS.value)
-    return np.stack([knob.turned(base, bits) for knob, bits in knobs.neighbours(base, WEIGHTS)])
+    search_space = make_search_space(space)
+    base = search_space.uniform(_BITS.value, _BITS.value)
+    return np.stack(
+        [variable.assign(base, bits) for variable, bits in search_space.neighbours(base, WEIGHTS)]
+    )
 
 
 def plain_forward(network, preprocess, images: np.ndarray) -> Callable[[], None]:
     """A compiled full-precision forward pass, waited for."""
     network.eval()
-    pure = PureNetwork(network)
+    functional = FunctionalNetwork(network)
 
     @jax.jit
     def forward(params, stats, images):
-        return pure.merge(params, stats)(preprocess(images))
+        return functional.merge(params, stats)(preprocess(images))
 
-    return lambda: forward(pure.params, pure.stats, images).block_until_ready()
+    return lambda: forward(functional.params, functional.stats, images).block_until_ready()
 
 
 if __name__ == "__main__":

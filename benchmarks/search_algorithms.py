@@ -89,7 +89,7 @@ def _compare(run: Run, folder: str) -> list[dict]:
     accuracies = _Accuracies(run, trained)
     rows = []
     for number, budget in enumerate(run.budgets):
-        [(name, uniform)] = budget.uniform(run.knobs)
+        [(name, uniform)] = budget.uniform(run.search_space)
         figures = {"rule": "uniform", "evaluations": 0, "spent": 0, "seconds": 0.0}
         rows.append(figures | accuracies.row(folder, number, uniform) | {"name": name})
     for evaluations in map(int, _EVALUATIONS.value):
@@ -113,7 +113,7 @@ def _measured_on(run: Run, trained: networks.Trained):
     sets = image_sets([batches[0]], run.config.search.batch_size)
     evaluators = {m: candidate_evaluator(run, trained, sets, m) for m in METRICS[::2]}
     for evaluator in evaluators.values():  # compiles
-        evaluator.mean(run.blueprint.space.uniform(4, 4)[None], sets.numbers(0))
+        evaluator.mean(run.plan.space.uniform(4, 4)[None], sets.numbers(0))
     return lambda configurations, metric: evaluators[metric].mean(configurations, sets.numbers(0))
 
 
@@ -122,7 +122,7 @@ class _Accuracies:
 
     def __init__(self, run: Run, trained: networks.Trained):
         self._run, self._trained = run, trained
-        self._measure = Measure(run, trained.pure)
+        self._measure = Measure(run, trained.functional)
         self._known: dict[bytes, Accuracy] = {}
 
     def row(self, folder: str, number: int, configuration: np.ndarray) -> dict:

@@ -30,10 +30,10 @@ def trust_region(run: Run, counted, evaluations: int) -> list[np.ndarray]:
     each = (evaluations - profiled) // len(run.budgets)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile.jsonl"
-        profile = Profile(run.blueprint.space, path, {}, counted)
-        measure_profile(profile, run.knobs, 1, profiled, run.config.seed)
+        profile = Profile(run.plan.space, path, {}, counted)
+        measure_profile(profile, run.search_space, 1, profiled, run.config.seed)
         chosen = ProfileSettings(profiled, TrustRegionSettings(evaluations=each))
-        search = ProfileSearch(profile, len(profile), 1, run.knobs, chosen, run.config.seed)
+        search = ProfileSearch(profile, len(profile), 1, run.search_space, chosen, run.config.seed)
         return [search(budget, number)[0] for number, budget in enumerate(run.budgets)]
 
 
@@ -44,9 +44,9 @@ def _by_config(**fields) -> Callable[[Run, object, int], list[np.ndarray]]:
         config, each = run.config.copy_and_resolve_references(), evaluations // len(run.budgets)
         for name, value in fields.items():
             config.search[name] = value(each) if callable(value) else value
-        algorithm = settings.search_algorithm(config, len(run.knobs.space), lambda *_: None)
-        found = algorithm(Problem(run.knobs, tuple(run.budgets), counted, config.seed))
-        best = [counted.best(budget, run.knobs.space) for budget in run.budgets]
+        algorithm = settings.search_algorithm(config, len(run.search_space.space), lambda *_: None)
+        found = algorithm(Problem(run.search_space, tuple(run.budgets), counted, config.seed))
+        best = [counted.best(budget, run.search_space.space) for budget in run.budgets]
         # A walk that ran out of evaluations ends blindly: what it measured on its way counts, too.
         return [_better(run, counted, *pair) for pair in zip(found, best, run.budgets, strict=True)]
 
@@ -57,7 +57,7 @@ def _better(run: Run, counted, proposed, measured, budget) -> np.ndarray:
     """The first proposal, unless something better was measured within the budget."""
     first = proposed[0]
     if measured is None:
-        return first if budget.fits(first) else cheapest(run.knobs, budget)
+        return first if budget.fits(first) else cheapest(run.search_space, budget)
     values = [counted.known.get(c.tobytes(), np.inf) for c in (first, measured)]
     return first if values[0] <= values[1] else measured
 

@@ -53,7 +53,7 @@ def images(task: StepTask, count: int) -> Iterator[dict[str, np.ndarray]]:
         index = index_folder(root)
         source = FolderSource(root, index.files, index.labels)
         crop, shape = RandomResizedCrop(task.size), task.image_shape
-        pipeline = Pipeline(crop, Centre(task.size), shape, 1, max_bad_fraction=0.1, say=print)
+        pipeline = Pipeline(crop, Centre(task.size), shape, 1, max_bad_fraction=0.1, log=print)
         return pipeline.training(source, count, seed=0).starting_at(0)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, *task.image_shape), dtype=np.uint8)

@@ -26,12 +26,12 @@ from jax.extend.core import jaxprs_in_params
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.features import Feature
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.space import Space
-from rfquant_jax.runtime import devices as parallel
 from rfquant_jax.runtime.compilation_cache import prune
+from rfquant_jax.runtime.devices import make_mesh
 
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("project")
@@ -70,10 +70,10 @@ class TinyNet(nnx.Module):
         self.stem, self.stem_bn = conv(2, 4, 3), BatchNorm(4, rngs=rngs)
         self.conv = conv(4, 6, 3, strides=(2, 2), padding=[(1, 1), (1, 1)])
         self.bn = BatchNorm(6, rngs=rngs)
-        self.tap = Tap("conv")
+        self.feature = Feature("conv")
         self.projection = nnx.List([conv(4, 6, 1, strides=(2, 2)), BatchNorm(6, rngs=rngs)])
         self.expand, self.expand_bn = conv(6, 8, 1), BatchNorm(8, rngs=rngs)
-        self.expand_tap = Tap("expand")
+        self.expand_feature = Feature("expand")
         self.depthwise = conv(8, 8, 3, feature_group_count=8)
         self.depthwise_bn = BatchNorm(8, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
@@ -81,9 +81,9 @@ class TinyNet(nnx.Module):
 
     def __call__(self, x):
         x = nnx.relu(self.stem_bn(self.stem(x)))
-        y = self.tap(self.bn(self.conv(x)))
+        y = self.feature(self.bn(self.conv(x)))
         x = y + self.projection[1](self.projection[0](x))  # no activation: may be negative
-        x = self.expand_tap(nnx.relu(self.expand_bn(self.expand(x))))
+        x = self.expand_feature(nnx.relu(self.expand_bn(self.expand(x))))
         x = nnx.relu(self.depthwise_bn(self.depthwise(x)))
         return self.fc(self.dropout(x.mean((1, 2))))
 
@@ -116,8 +116,8 @@ def coupled(plain, layers):
 
 
 @pytest.fixture(scope="session")
-def pure(coupled):
-    return PureNetwork(coupled)
+def functional(coupled):
+    return FunctionalNetwork(coupled)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def batch(rng, count):
 
 
 def mesh_of(devices):
-    return parallel.make_mesh(devices)
+    return make_mesh(devices)
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -161,4 +161,4 @@ def pipeline(**changes):
         "threads": 1,
         "max_bad_fraction": 0.0,
     }
-    return Pipeline(**settings | {"say": print} | changes)
+    return Pipeline(**settings | {"log": print} | changes)

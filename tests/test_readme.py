@@ -227,17 +227,20 @@ def run_of(command, workdir):
 def test_the_search_that_a_command_asks_for_fits_the_network(command, tmp_path):
     run = run_of(command, tmp_path)
     # Reading these raises an error where a pattern matches no layer or a budget is out of reach.
-    assert list(run.knobs.space.names) == list(KERNELS)
+    assert list(run.search_space.space.names) == list(KERNELS)
     assert {budget.text for budget in run.budgets} == set(run.config.search.budgets.split(","))
 
 
 def test_the_example_of_pins_and_groups_is_what_the_text_says(tmp_path):
     [command] = [c for c in SEARCHES if any("search.pins" in word for word in c)]
-    knobs = run_of(command, tmp_path).knobs
-    named = [({knobs.space.names[i] for i in knob.layers}, knob) for knob in knobs.knobs]
-    pinned = set().union(*(names for names, knob in named if knob.allowed == (4,)))
+    search_space = run_of(command, tmp_path).search_space
+    named = [
+        ({search_space.space.names[i] for i in variable.layers}, variable)
+        for variable in search_space.variables
+    ]
+    pinned = set().union(*(names for names, variable in named if variable.allowed == (4,)))
     assert pinned == {name for name in KERNELS if name.startswith("features.1.")}
-    tied = [(names, knob.column) for names, knob in named if len(names) > 1]
+    tied = [(names, variable.column) for names, variable in named if len(names) > 1]
     assert tied == [(DEPTHWISE - {"features.1.conv.0"}, ACTIVATIONS)]
 
 

@@ -46,7 +46,7 @@ class Checkpoints:
       identity: what must agree for a checkpoint to fit this run, see `Run.checkpoints`.
       write: whether to save, too; removes what a killed run left half written there.
       keep: the newest ones to keep, beside the best.
-      say: told in one line of every damaged checkpoint.
+      log: told in one line of every damaged checkpoint.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Checkpoints:
         *,
         write: bool = False,
         keep: int = 2,
-        say: Callable[[str], object] = print,
+        log: Callable[[str], object] = print,
     ):
         self._directory, self._identity = directory.absolute(), dict(identity)
-        self._keep, self._say = keep, say
+        self._keep, self._log = keep, log
         if write:
             remove_unfinished(self._directory)
         self._writer = Writer(self._directory, self._kept) if write else None
@@ -218,7 +218,7 @@ class Checkpoints:
             said = f"checkpoint {self.path(step)} is damaged ({damage}): {consequence}"
             if self._writer is not None:
                 said += f"; it stays as {set_aside(self.path(step)).name}"
-            self._say(said)
+            self._log(said)
             self._reader.forget(step)
 
     def _none_left(self, kind: str) -> CheckpointError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfquant_jax.data.sources import ArraySource, DataSet, Part, split
+from rfquant_jax.data.sources import ArraySource, DataSet, Subset, split
 
 TEST_IMAGES = 500
 
@@ -22,12 +22,12 @@ def digits(config: ConfigDict) -> DataSet:
     order = np.random.default_rng(0).permutation(len(images))
     everything = ArraySource(images, raw.target)
     train, held_out = split(
-        Part(everything, order[TEST_IMAGES:]), config.search_fraction, config.split_seed
+        Subset(everything, order[TEST_IMAGES:]), config.search_fraction, config.split_seed
     )
     return DataSet(
         train=train,
         held_out=held_out,
-        test=Part(everything, order[:TEST_IMAGES]),
+        test=Subset(everything, order[:TEST_IMAGES]),
         class_names=tuple(str(name) for name in raw.target_names),
         image_shape=images.shape[1:],
     )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
-from rfquant_jax.data.sources import DataSet, Part, split
+from rfquant_jax.data.sources import DataSet, Subset, split
 from rfquant_jax.errors import ConfigError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
@@ -118,7 +118,7 @@ def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
 
 def _named_parts(
     root: Path, train: FolderIndex, source: FolderSource
-) -> tuple[tuple[Part | FolderSource, FolderSource], str]:
+) -> tuple[tuple[Subset | FolderSource, FolderSource], str]:
     """What is left to train on, and the images of `subImageNet`."""
     index = _index(root / SEARCH)
     unknown = sorted(set(index.classes) - set(train.classes))
@@ -135,4 +135,4 @@ def _named_parts(
         f"data: {SEARCH} is the search set; {len(train.files) - len(kept)} of its "
         f"{len(index.files)} images are in {TRAIN}, too, and not trained on"
     )
-    return (Part(source, kept), FolderSource(root / SEARCH, index.files, labels)), remark
+    return (Subset(source, kept), FolderSource(root / SEARCH, index.files, labels)), remark

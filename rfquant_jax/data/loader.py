@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from rfquant_jax.data.reader import PADDING_LABEL, BadFiles, Complaint, Reader, Shape
-from rfquant_jax.data.sources import Part, Source
+from rfquant_jax.data.sources import Source, Subset
 from rfquant_jax.data.transforms import Transform
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Pipeline:
       shape: (H, W, C) of what comes out.
       threads: batches prepared side by side.
       max_bad_fraction: of the images of a source that may be unreadable.
-      say: takes messages about those.
+      log: takes messages about those.
       process, processes: this one's number, and how many share the batches.
       devices: of each process, which take a whole batch each where nothing is trained.
     """
@@ -82,7 +82,7 @@ class Pipeline:
     shape: Shape
     threads: int
     max_bad_fraction: float
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     process: int = 0
     processes: int = 1
     devices: int = 1
@@ -168,10 +168,10 @@ class Pipeline:
 
     def _report(self, source: Source) -> BadFiles:
         """The one list of bad images of a data set, whichever part of it they are in."""
-        while isinstance(source, Part):
+        while isinstance(source, Subset):
             source = source.source
         if id(source) not in self._reports:
-            self._reports[id(source)] = BadFiles(len(source), self.max_bad_fraction, self.say)
+            self._reports[id(source)] = BadFiles(len(source), self.max_bad_fraction, self.log)
         return self._reports[id(source)]
 
 
@@ -187,7 +187,7 @@ def fill_up(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     }
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     """The same items, each taken `depth` ones before it is used.
 
     Putting a batch on a device only starts the copy: one that was put ahead is there in time.

@@ -68,11 +68,11 @@ class BadFiles:
     Args:
       total: images in the data set.
       fraction: of them that may be bad.
-      say: takes a message.
+      log: takes a message.
     """
 
-    def __init__(self, total: int, fraction: float, say: Callable[[str], None]):
-        self._total, self._fraction, self._say = total, fraction, say
+    def __init__(self, total: int, fraction: float, log: Callable[[str], None]):
+        self._total, self._fraction, self._log = total, fraction, log
         self._known: set[str] = set()
 
     def __call__(self, complaints: Sequence[Complaint]) -> None:
@@ -85,7 +85,7 @@ class BadFiles:
             if name in self._known:
                 continue
             self._known.add(name)
-            self._say(f"skipped image {len(self._known)} of {self._total}: {name}: {reason}")
+            self._log(f"skipped image {len(self._known)} of {self._total}: {name}: {reason}")
             if len(self._known) > self._fraction * self._total:
                 rule = (
                     f"at most {int(self._fraction * self._total)} of {self._total} images may be "

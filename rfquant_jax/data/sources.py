@@ -40,7 +40,7 @@ class ArraySource:
         return {"image": self.images[index], "label": self.labels[index]}
 
 
-class Part:
+class Subset:
     """Some records of another source, by index."""
 
     def __init__(self, source: Source, indices: np.ndarray):
@@ -84,7 +84,7 @@ class DataSet:
 
 def split(
     source: Source, fraction: float, seed: int, *, field: str = "data.search_fraction"
-) -> tuple[Part, Part]:
+) -> tuple[Subset, Subset]:
     """Divides images at random: most of them, and a share of `fraction`.
 
     Args:
@@ -100,4 +100,4 @@ def split(
     if not 0 < count < len(source):
         rule = f"must leave images on both sides of the split of {len(source)}"
         raise ConfigError(field, fraction, rule)
-    return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
+    return Subset(source, np.sort(order[count:])), Subset(source, np.sort(order[:count]))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.data.reader import PADDING_LABEL
-from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
 from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.quant.statistics import active_statistics, install_statistics
@@ -105,14 +105,14 @@ class Evaluator:
     """The compiled evaluation of one network on one mesh; configurations are data.
 
     Args:
-      pure: a coupled network, or a plain one (whose configurations are int32[0, 2]).
+      functional: a coupled network, or a plain one (whose configurations are int32[0, 2]).
       mesh: the devices. Batches are never split: each device takes whole ones, so that the
         result does not depend on how many devices there are.
       preprocess: turns a batch of images into the network's input.
     """
 
-    def __init__(self, pure: PureNetwork, mesh: Mesh, preprocess: Preprocess):
-        self.pure, self.mesh, self.preprocess = pure, mesh, preprocess
+    def __init__(self, functional: FunctionalNetwork, mesh: Mesh, preprocess: Preprocess):
+        self.functional, self.mesh, self.preprocess = functional, mesh, preprocess
         rep, shard = REPLICATED, SHARDED
         self._measure = Compiled(self._batch_statistics, mesh, (rep, shard, rep), shard)
         self._select = Compiled(self._running_statistics, mesh, (rep, rep, rep), rep)
@@ -218,7 +218,7 @@ class Evaluator:
     # What follows runs per device.
 
     def _batch_statistics(self, params, images, configuration):
-        network = with_batch_statistics(self.pure, params, zeros_like(self.pure.stats))
+        network = with_batch_statistics(self.functional, params, zeros_like(self.functional.stats))
         network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
         evaluate_on_codes(network)
         assign(network, configuration)
@@ -226,12 +226,12 @@ class Evaluator:
         return devices.add_axis(active_statistics(network))
 
     def _running_statistics(self, params, stats, configuration):
-        network = self.pure.merge(params, stats)
+        network = self.functional.merge(params, stats)
         assign(network, configuration)
         return active_statistics(network)
 
     def _logits(self, params, statistics, images, configuration):
-        network = self.pure.merge(params, zeros_like(self.pure.stats))
+        network = self.functional.merge(params, zeros_like(self.functional.stats))
         network.eval()
         evaluate_on_codes(network)
         assign(network, configuration)

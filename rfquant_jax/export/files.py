@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import c, onnx_fast, qonnx, stablehlo, tflite
-from rfquant_jax.export.formats import integer as integer_format
+from rfquant_jax.export.formats import c, integer, onnx_fast, qonnx, stablehlo, tflite
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.ir.model import IntegerModel
 
@@ -46,7 +45,7 @@ def write_all(
     with writing(folder, "a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     writers: Mapping[str, Callable[[Path], None]] = {
-        INTEGER: lambda path: integer_format.write(path, {name: model}),
+        INTEGER: lambda path: integer.write(path, {name: model}),
         ONNX: lambda path: onnx_model.write(path, model, small=False),
         ONNX_SMALL: lambda path: onnx_model.write(path, model, small=True),
         ONNX_FAST: lambda path: onnx_fast.write(path, model),

@@ -14,7 +14,7 @@ from rfquant_jax.models.efficientnet_lite import EfficientNetLite
 from rfquant_jax.models.mobilenetv2 import TINY, MobileNetV2
 from rfquant_jax.models.resnet import ResNet
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ def create(name: str, **arguments) -> nnx.Module:
     return nnx.jit(builder(name, **arguments))()
 
 
-__all__ = ["REGISTRY", "Architecture", "BatchNorm", "Tap", "builder", "create"]
+__all__ = ["REGISTRY", "Architecture", "BatchNorm", "Feature", "builder", "create"]

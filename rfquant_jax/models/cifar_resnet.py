@@ -9,7 +9,7 @@ from flax import nnx
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 
 class BasicBlock(nnx.Module):
@@ -26,28 +26,28 @@ class BasicBlock(nnx.Module):
     ):
         self.conv1 = conv(width_in, width, 3, stride, rngs)
         self.bn1 = BatchNorm(width, rngs=rngs)
-        self.tap1 = Tap(f"{name}.conv1")
+        self.feature1 = Feature(f"{name}.conv1")
         self.conv2 = conv(width, width, 3, 1, rngs)
         self.bn2 = BatchNorm(width, rngs=rngs)
-        self.tap2 = Tap(f"{name}.conv2")
+        self.feature2 = Feature(f"{name}.conv2")
         self.stride, self.padding = stride, (width - width_in) // 2
         self.changes_shape = stride != 1 or width != width_in
         if self.changes_shape and projection:
             norm = BatchNorm(width, rngs=rngs)
             self.downsample = nnx.List([conv(width_in, width, 1, stride, rngs), norm])
-            self.downsample_tap = Tap(f"{name}.downsample.0")
+            self.downsample_feature = Feature(f"{name}.downsample.0")
         else:
             self.downsample = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.tap1(nnx.relu(self.bn1(self.conv1(x))))
+        y = self.feature1(nnx.relu(self.bn1(self.conv1(x))))
         y = self.bn2(self.conv2(y))
-        return self.tap2(nnx.relu(y + self._shortcut(x)))
+        return self.feature2(nnx.relu(y + self._shortcut(x)))
 
     def _shortcut(self, x: jax.Array) -> jax.Array:
         if self.downsample is not None:
             convolution, norm = self.downsample
-            return self.downsample_tap(norm(convolution(x)))
+            return self.downsample_feature(norm(convolution(x)))
         if not self.changes_shape:
             return x
         pad = self.padding

@@ -15,7 +15,7 @@ from rfquant_jax.models.inverted_residual import (
     run_network,
     run_units,
 )
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 # expansion, channels, blocks, stride of the first block, kernel size (table 1 of the paper)
 STAGES = (
@@ -46,14 +46,14 @@ class Block(nnx.Module):
         for index, (part, (convolution, norm)) in enumerate(zip(self.order, units, strict=True)):
             setattr(self, part, convolution)
             setattr(self, f"bn{index + 1}", norm)
-        self.taps = nnx.List([Tap(f"{name}.{part}") for part in self.order])
+        self.unit_features = nnx.List([Feature(f"{name}.{part}") for part in self.order])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         units = [
             (getattr(self, part), getattr(self, f"bn{index + 1}"))
             for index, part in enumerate(self.order)
         ]
-        return run_units(x, units, self.taps, residual=self.residual)
+        return run_units(x, units, self.unit_features, residual=self.residual)
 
 
 class EfficientNetLite(nnx.Module):
@@ -82,7 +82,7 @@ class EfficientNetLite(nnx.Module):
             stages[stage].append(Block(f"blocks.{stage}.{index}", shape, make))
         self.blocks = nnx.List([nnx.List(stage) for stage in stages])
         self.conv_head, self.bn2 = make(STAGES[-1][1], HEAD)
-        self.head_tap = Tap("conv_head")
+        self.head_feature = Feature("conv_head")
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.classifier = nnx.Linear(HEAD, num_classes, rngs=rngs)
 
@@ -93,6 +93,6 @@ class EfficientNetLite(nnx.Module):
             (self.conv_stem, self.bn1),
             [block for stage in self.blocks for block in stage],
             (self.conv_head, self.bn2),
-            self.head_tap,
+            self.head_feature,
             lambda y: self.classifier(self.dropout(y)),
         )

@@ -11,7 +11,7 @@ from flax import nnx
 
 from rfquant_jax.models.layers import SYMMETRIC, conv
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution at width 1
 ConvNorm = tuple[nnx.Conv, BatchNorm]
@@ -109,7 +109,7 @@ def block_shapes(layout: Layout) -> Iterator[tuple[int, int, BlockShape]]:
 
 
 def run_units(
-    x: jax.Array, units: Sequence[ConvNorm], taps: Sequence[Tap], *, residual: bool
+    x: jax.Array, units: Sequence[ConvNorm], unit_features: Sequence[Feature], *, residual: bool
 ) -> jax.Array:
     """Convolution, BatchNorm and ReLU6 of each unit; the last one has no activation.
 
@@ -120,9 +120,9 @@ def run_units(
       residual: adds `x` to the result.
     """
     y = x
-    for index, ((convolution, norm), tap) in enumerate(zip(units, taps, strict=True)):
+    for index, ((convolution, norm), feature) in enumerate(zip(units, unit_features, strict=True)):
         y = norm(convolution(y))
-        y = tap(y if index == len(units) - 1 else jax.nn.relu6(y))
+        y = feature(y if index == len(units) - 1 else jax.nn.relu6(y))
     return x + y if residual else y
 
 
@@ -131,7 +131,7 @@ def run_network(
     stem: ConvNorm,
     blocks: Sequence[Callable],
     head: ConvNorm,
-    head_tap: Tap,
+    head_feature: Feature,
     classify: Callable,
 ) -> jax.Array:
     """Stem, blocks, head, mean over the positions, and what classifies it."""
@@ -140,5 +140,5 @@ def run_network(
     for block in blocks:
         x = block(x)
     convolution, norm = head
-    x = head_tap(jax.nn.relu6(norm(convolution(x))))
+    x = head_feature(jax.nn.relu6(norm(convolution(x))))
     return classify(jnp.mean(x, axis=(1, 2)))

@@ -13,7 +13,7 @@ from rfquant_jax.models.inverted_residual import (
     run_network,
     run_units,
 )
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 # expansion, channels, blocks, stride of the first block, kernel size (table 2 of the paper)
 PUBLISHED = Layout(
@@ -53,11 +53,13 @@ class InvertedResidual(nnx.Module):
         for convolution, norm in shape.units(make):
             parts += [convolution, norm, ReLU6()]
         self.conv = nnx.List(parts[:-1])  # the bottleneck is linear
-        self.taps = nnx.List([Tap(f"{name}.conv.{i}") for i in range(0, len(parts), 3)])
+        self.unit_features = nnx.List(
+            [Feature(f"{name}.conv.{i}") for i in range(0, len(parts), 3)]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         units = list(zip(self.conv[::3], self.conv[1::3], strict=True))
-        return run_units(x, units, self.taps, residual=self.residual)
+        return run_units(x, units, self.unit_features, residual=self.residual)
 
 
 class MobileNetV2(nnx.Module):
@@ -92,7 +94,7 @@ class MobileNetV2(nnx.Module):
         features: list[nnx.Module] = [nnx.List(stem)]
         for _, _, shape in block_shapes(layout):
             features.append(InvertedResidual(f"features.{len(features)}", shape, make))
-        self.head_tap = Tap(f"features.{len(features)}.0")
+        self.head_feature = Feature(f"features.{len(features)}.0")
         features.append(nnx.List(make(layout.stages[-1][1], layout.head)))
         self.features = nnx.List(features)
         self.classifier = nnx.List(
@@ -103,4 +105,4 @@ class MobileNetV2(nnx.Module):
         """Logits float32[N, num_classes] of normalised images `x[N, H, W, channels]`."""
         stem, *blocks, head = self.features
         dropout, linear = self.classifier
-        return run_network(x, stem, blocks, head, self.head_tap, lambda y: linear(dropout(y)))
+        return run_network(x, stem, blocks, head, self.head_feature, lambda y: linear(dropout(y)))

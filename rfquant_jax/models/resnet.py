@@ -14,7 +14,7 @@ from flax import nnx
 from rfquant_jax.models.cifar_resnet import BasicBlock
 from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 
 
 class Bottleneck(nnx.Module):
@@ -27,28 +27,28 @@ class Bottleneck(nnx.Module):
     def __init__(self, name: str, width_in: int, width: int, stride: int, rngs: nnx.Rngs):
         self.conv1 = conv(width_in, width, 1, 1, rngs)
         self.bn1 = BatchNorm(width, rngs=rngs)
-        self.tap1 = Tap(f"{name}.conv1")
+        self.feature1 = Feature(f"{name}.conv1")
         self.conv2 = conv(width, width, 3, stride, rngs)
         self.bn2 = BatchNorm(width, rngs=rngs)
-        self.tap2 = Tap(f"{name}.conv2")
+        self.feature2 = Feature(f"{name}.conv2")
         self.conv3 = conv(width, 4 * width, 1, 1, rngs)
         self.bn3 = BatchNorm(4 * width, rngs=rngs)
-        self.tap3 = Tap(f"{name}.conv3")
+        self.feature3 = Feature(f"{name}.conv3")
         if stride != 1 or width_in != 4 * width:
             projection = conv(width_in, 4 * width, 1, stride, rngs)
             self.downsample = nnx.List([projection, BatchNorm(4 * width, rngs=rngs)])
-            self.downsample_tap = Tap(f"{name}.downsample.0")
+            self.downsample_feature = Feature(f"{name}.downsample.0")
         else:
             self.downsample = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.tap1(nnx.relu(self.bn1(self.conv1(x))))
-        y = self.tap2(nnx.relu(self.bn2(self.conv2(y))))
+        y = self.feature1(nnx.relu(self.bn1(self.conv1(x))))
+        y = self.feature2(nnx.relu(self.bn2(self.conv2(y))))
         y = self.bn3(self.conv3(y))
         if self.downsample is not None:
             convolution, norm = self.downsample
-            x = self.downsample_tap(norm(convolution(x)))
-        return self.tap3(nnx.relu(y + x))
+            x = self.downsample_feature(norm(convolution(x)))
+        return self.feature3(nnx.relu(y + x))
 
 
 class ResNet(nnx.Module):

@@ -66,12 +66,12 @@ def _normalize_batch_forward(x, scale, bias, epsilon):
     return (y, mean, variance), (x, mean, variance, scale, bias)
 
 
-def _normalize_batch_backward(epsilon, residuals, slopes):
+def _normalize_batch_backward(epsilon, residuals, cotangents):
     x, mean, variance, scale, bias = residuals
-    g, axes = slopes[0].astype(jnp.float32), tuple(range(x.ndim - 1))
+    g, axes = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1))
     root = jax.lax.rsqrt(variance + epsilon)
     # The differences of the forward pass would be kept for this.
-    centred = (x.astype(jnp.float32) - after(mean, slopes[0])) * root
+    centred = (x.astype(jnp.float32) - after(mean, cotangents[0])) * root
     d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * centred, axes)
     count = math.prod(x.shape[:-1])
     factor = root if scale is None else root * scale

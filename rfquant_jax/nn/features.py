@@ -18,7 +18,7 @@ _features: ContextVar[dict[str, jax.Array] | None] = ContextVar("features", defa
 _input_listener: ContextVar[Callable | None] = ContextVar("input_listener", default=None)
 
 
-class Tap(nnx.Module):
+class Feature(nnx.Module):
     """Identity that marks its input as the feature of the layer named `layer`."""
 
     def __init__(self, layer: str):

@@ -19,7 +19,7 @@ def dotted(path: tuple) -> str:
     return ".".join(map(str, path))
 
 
-class PureNetwork:
+class FunctionalNetwork:
     """The structure of a network, apart from its arrays.
 
     Attributes:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.features import listening_to_inputs
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import assign, quantized_layers, slot
 from rfquant_jax.quant.space import ACTIVATIONS, Space
@@ -44,10 +44,10 @@ def find_signed(
       batches: this process's images as `preprocess` takes them, as many for each of its devices.
       preprocess: turns a batch of images into the network's input.
     """
-    pure = PureNetwork(network)
+    functional = FunctionalNetwork(network)
 
     def observe(params, stats, images):
-        merged = with_batch_statistics(pure, params, stats)
+        merged = with_batch_statistics(functional, params, stats)
         watched = [m.name for m in quantized_layers(merged) if m.input_quantizer is not None]
         for layer in quantized_layers(merged):
             layer.weight_quantizer = layer.input_quantizer = None
@@ -57,7 +57,7 @@ def find_signed(
         return add_axis({name: negative[name] for name in watched})
 
     compiled = Compiled(observe, mesh, (REPLICATED, REPLICATED, SHARDED), SHARDED)
-    params, stats = replicate((pure.params, pure.stats), mesh)
+    params, stats = replicate((functional.params, functional.stats), mesh)
     found: set[str] = set()
     for images in batches:
         seen = fetch(compiled(params, stats, split(images, mesh)))
@@ -89,7 +89,7 @@ def override_signed(
 
 
 def initialize_activation_steps(
-    pure: PureNetwork,
+    functional: FunctionalNetwork,
     space: Space,
     batches: Sequence[np.ndarray],
     preprocess: Preprocess,
@@ -103,11 +103,11 @@ def initialize_activation_steps(
     devices. Layers of fixed bit-width keep the value of the first pass.
 
     Returns:
-      `pure.params` with the input quantizers' steps replaced.
+      `functional.params` with the input quantizers' steps replaced.
     """
     in_specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
-    measure = Compiled(measure_steps(pure, preprocess, _published), mesh, in_specs, SHARDED)
-    params, stats = pure.params, replicate(pure.stats, mesh)
+    measure = Compiled(measure_steps(functional, preprocess, _published), mesh, in_specs, SHARDED)
+    params, stats = functional.params, replicate(functional.stats, mesh)
     for bits in space.candidates:
         configuration = space.uniform(bits, bits)
         # A smaller bit-width that stands in for a missing one is measured here, too, so that it is
@@ -146,7 +146,7 @@ def _published(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     return jnp.maximum(lsq.activation_step_size(x, upper), lsq.MIN_STEP)
 
 
-def measure_steps(pure: PureNetwork, preprocess: Preprocess, estimate: Estimate):
+def measure_steps(functional: FunctionalNetwork, preprocess: Preprocess, estimate: Estimate):
     """A per-device function of one pass: every layer's step is estimated and used at once.
 
     Args:
@@ -158,7 +158,7 @@ def measure_steps(pure: PureNetwork, preprocess: Preprocess, estimate: Estimate)
     """
 
     def measure(params, stats, images, configuration, fresh):
-        network = with_batch_statistics(pure, params, stats)
+        network = with_batch_statistics(functional, params, stats)
         assign(network, configuration)
         measured = {}
 
@@ -181,8 +181,10 @@ def measure_steps(pure: PureNetwork, preprocess: Preprocess, estimate: Estimate)
     return measure
 
 
-def with_batch_statistics(pure: PureNetwork, params: Arrays, stats: Arrays) -> nnx.Module:
-    network = pure.merge(params, stats)
+def with_batch_statistics(
+    functional: FunctionalNetwork, params: Arrays, stats: Arrays
+) -> nnx.Module:
+    network = functional.merge(params, stats)
     network.eval()
     network.set_attributes(use_running_average=False, raise_if_not_found=False)
     return network

@@ -12,11 +12,11 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 from rfquant_jax.nn.functional import dotted, module_at, replace_module
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
-from rfquant_jax.quant.layer_table import Layer, describe
+from rfquant_jax.quant.layer_table import Layer, layer_table
 from rfquant_jax.quant.layers import (
     QuantConv,
     QuantDense,
@@ -43,7 +43,7 @@ def plan(
     is searched, depthwise ones from `depthwise_min_bits` on.
 
     Args:
-      network, input_shape: see `describe`.
+      network, input_shape: see `layer_table`.
       candidates: bit-widths, largest first; `lsq.FULL_PRECISION` means not quantized.
       rules: (pattern, bit-widths) pairs over the searched layers, the later one wins. The pattern
         is a shell pattern over layer names; several bit-widths narrow the candidates, a single
@@ -56,7 +56,7 @@ def plan(
       UserError: a rule matches no searched layer, names a bit-width outside `candidates`, or goes
         below a depthwise layer's smallest; or no layer is left to search.
     """
-    layers = describe(network, input_shape)
+    layers = layer_table(network, input_shape)
     first = next((layer.name for layer in layers if layer.is_convolution), None)
     decided = []
     for layer in layers:
@@ -130,11 +130,11 @@ def quantize(
       layers: what `plan` made of it.
 
     Raises:
-      UserError: a Tap names no layer, or a convolution has a padding of an unsupported kind, a mask
-        or an input dilation.
+      UserError: a Feature names an unknown layer, or a convolution has an unsupported padding, a
+        mask or an input dilation.
     """
     coupled = nnx.clone(network)
-    _check_taps(coupled, layers)
+    _check_features(coupled, layers)
     searched = [layer.name for layer in layers if layer.candidates]
     switchable = {
         layer.batch_norm: (layer, searched.index(layer.name))
@@ -152,10 +152,10 @@ def quantize(
     return coupled
 
 
-def untapped(network: nnx.Module, layers: Sequence[Layer]) -> list[str]:
-    """Searched layers without a Tap, whose BatchNorm's output serves as their feature."""
-    taps = {m.layer for _, m in nnx.iter_modules(network) if isinstance(m, Tap)}
-    return [layer.name for layer in layers if layer.candidates and layer.name not in taps]
+def layers_without_feature(network: nnx.Module, layers: Sequence[Layer]) -> list[str]:
+    """Searched layers without a Feature, whose BatchNorm's output serves as their feature."""
+    marked = {m.layer for _, m in nnx.iter_modules(network) if isinstance(m, Feature)}
+    return [layer.name for layer in layers if layer.candidates and layer.name not in marked]
 
 
 def set_signed(network: nnx.Module, signed: Sequence[str]) -> None:
@@ -165,12 +165,12 @@ def set_signed(network: nnx.Module, signed: Sequence[str]) -> None:
             layer.input_quantizer.signed = layer.name in signed
 
 
-def _check_taps(network: nnx.Module, layers: Sequence[Layer]) -> None:
+def _check_features(network: nnx.Module, layers: Sequence[Layer]) -> None:
     names = {layer.name for layer in layers}
     for path, module in nnx.iter_modules(network):
-        if isinstance(module, Tap) and module.layer not in names:
+        if isinstance(module, Feature) and module.layer not in names:
             raise UserError(
-                f"Tap {dotted(path)} marks layer {module.layer!r}, which does not exist"
+                f"Feature {dotted(path)} marks layer {module.layer!r}, which does not exist"
             )
 
 

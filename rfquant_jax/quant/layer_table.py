@@ -76,7 +76,7 @@ class _Probe(nnx.Module):
         return y
 
 
-def describe(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
+def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
     """The convolutions and dense layers of a plain network, in the order they are called.
 
     Nothing is computed: the network is traced once with an abstract image.

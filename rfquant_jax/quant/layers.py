@@ -127,7 +127,7 @@ class QuantizedLayer(nnx.Module):
         return on_quantized(self.input_quantizer.quantize, operation)(x, step, input_bits, kernel)
 
     def finish(self, y: jax.Array) -> jax.Array:
-        """Adds the bias and marks the output, for networks with neither Tap nor BatchNorm here."""
+        """Adds the bias and marks the output for layers without Feature and BatchNorm."""
         if self.bias is not None:
             # In float32, for the sake of the sum over all positions that is its gradient.
             y = (y + self.bias[...]).astype(y.dtype)

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import calibrate, convert, post_training
 from rfquant_jax.quant.layer_table import Layer
 from rfquant_jax.quant.space import Space
@@ -31,7 +31,7 @@ class QuantSettings:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class QuantizationPlan:
     """What a plain network becomes, known without weights or data.
 
     Attributes:
@@ -46,7 +46,7 @@ class Blueprint:
     @classmethod
     def of(
         cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantSettings
-    ) -> Blueprint:
+    ) -> QuantizationPlan:
         """Plans the conversion of a plain network for images of `input_shape` (H, W, C)."""
         layers = convert.plan(
             network,
@@ -99,7 +99,7 @@ class Blueprint:
         batches: Sequence[np.ndarray],
         preprocess: Callable,
         mesh: Mesh,
-    ) -> tuple[PureNetwork, Arrays, list[str]]:
+    ) -> tuple[FunctionalNetwork, Arrays, list[str]]:
         """The coupled network ready to be trained: signs found, step sizes initialised.
 
         Args:
@@ -111,9 +111,11 @@ class Blueprint:
           the network, its initial parameters, and the names of the layers with signed input.
         """
         signed = self.find_signed(network, batches, preprocess, mesh)
-        pure = PureNetwork(self.convert(network, signed))
-        params = calibrate.initialize_activation_steps(pure, self.space, batches, preprocess, mesh)
-        return pure, params, signed
+        functional = FunctionalNetwork(self.convert(network, signed))
+        params = calibrate.initialize_activation_steps(
+            functional, self.space, batches, preprocess, mesh
+        )
+        return functional, params, signed
 
     def start_untrained(
         self,
@@ -122,7 +124,7 @@ class Blueprint:
         preprocess: Callable,
         mesh: Mesh,
         check: Callable[[], None] = lambda: None,
-    ) -> tuple[PureNetwork, Arrays, list[str]]:
+    ) -> tuple[FunctionalNetwork, Arrays, list[str]]:
         """The coupled network ready to be used as it is: step sizes of least squared error.
 
         Args:
@@ -137,12 +139,12 @@ class Blueprint:
         stacked = [images for images, _ in grouped(batches, mesh)]
         signed = self.find_signed(network, stacked, preprocess, mesh)
         check()
-        pure = PureNetwork(self.convert(network, signed))
-        params = post_training.search_weight_steps(pure)
+        functional = FunctionalNetwork(self.convert(network, signed))
+        params = post_training.search_weight_steps(functional)
         params = post_training.search_activation_steps(
-            pure, params, self.space, batches, preprocess, mesh, check
+            functional, params, self.space, batches, preprocess, mesh, check
         )
-        return pure, params, signed
+        return functional, params, signed
 
     def identity(self) -> Mapping[str, Any]:
         """What a checkpoint must agree on to fit this network, JSON."""

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.features import listening_to_inputs
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import step_search
 from rfquant_jax.quant.calibrate import (
     Preprocess,
@@ -40,10 +40,10 @@ SAMPLE = 2**16  # values of a layer's input to one batch that its step is search
 ROUGH = 33  # steps of the second grid of a batch alone: the sum over batches has a finer one
 
 
-def search_weight_steps(pure: PureNetwork) -> Arrays:
-    """`pure.params` with the weight quantizers' steps replaced."""
-    params = dict(pure.params)
-    for layer in quantized_layers(pure.merge(pure.params, pure.stats)):
+def search_weight_steps(functional: FunctionalNetwork) -> Arrays:
+    """`functional.params` with the weight quantizers' steps replaced."""
+    params = dict(functional.params)
+    for layer in quantized_layers(functional.merge(functional.params, functional.stats)):
         if layer.weight_quantizer is not None:
             kernel = np.asarray(layer.kernel[...])
             steps = step_search.weight_steps(kernel, layer.weight_quantizer.candidates)
@@ -52,7 +52,7 @@ def search_weight_steps(pure: PureNetwork) -> Arrays:
 
 
 def search_activation_steps(
-    pure: PureNetwork,
+    functional: FunctionalNetwork,
     params: Arrays,
     space: Space,
     batches: Sequence,
@@ -70,15 +70,15 @@ def search_activation_steps(
     treated as there.
 
     Args:
-      pure: the coupled network, whose inputs' signs are known.
+      functional: the coupled network, whose inputs' signs are known.
       params: its parameters, weight steps set.
       batches: images of one size; this process's, see `Pipeline.full`.
       check: called before each batch; may raise to stop.
     """
     specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
-    search = Compiled(measure_steps(pure, preprocess, _search), mesh, specs, SHARDED)
-    compare = Compiled(_compare(pure, preprocess), mesh, specs, SHARDED)
-    stats = replicate(pure.stats, mesh)
+    search = Compiled(measure_steps(functional, preprocess, _search), mesh, specs, SHARDED)
+    compare = Compiled(_compare(functional, preprocess), mesh, specs, SHARDED)
+    stats = replicate(functional.stats, mesh)
 
     def over_batches(function: Compiled, params: Arrays, *given) -> dict[str, np.ndarray]:
         """What the function finds in each batch, by layer: float32[batches, ...]."""
@@ -107,9 +107,9 @@ def _search(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     return step_search.line_search(sample(x), lower, upper, ROUGH)
 
 
-def _compare(pure: PureNetwork, preprocess: Preprocess):
+def _compare(functional: FunctionalNetwork, preprocess: Preprocess):
     def compare(params, stats, images, configuration, grids: Mapping[str, jax.Array]):
-        network = with_batch_statistics(pure, params, stats)
+        network = with_batch_statistics(functional, params, stats)
         assign(network, configuration)
         errors = {}
 

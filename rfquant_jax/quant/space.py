@@ -67,17 +67,17 @@ class Space:
         """Bit-widths in forward order, weights before activations, as one letter each."""
         return "".join(chr(97 + self.candidates.index(bits)) for bits in np.ravel(configuration))
 
-    def decode(self, letters: str) -> np.ndarray:
-        """The configuration int32[L, 2] that `encode` made these letters of.
+    def decode(self, encoded: str) -> np.ndarray:
+        """The configuration int32[L, 2] that `encode` gave.
 
         Raises:
-          ValueError: they are not letters of a configuration of this network.
+          ValueError: not a configuration of this network.
         """
-        places = [ord(letter) - 97 for letter in letters]
+        places = [ord(letter) - 97 for letter in encoded]
         if len(places) != 2 * len(self) or not all(
             0 <= place < len(self.candidates) for place in places
         ):
-            raise ValueError(f"{letters!r} is not a configuration of {len(self)} layers")
+            raise ValueError(f"{encoded!r} is not a configuration of {len(self)} layers")
         return np.asarray([self.candidates[p] for p in places], np.int32).reshape(-1, 2)
 
     def parse(self, text: str) -> np.ndarray:
@@ -155,11 +155,11 @@ def _read_json(path: Path) -> object:
         raise UserError(f"configuration {str(path)!r}: is not JSON ({error})") from error
 
 
-def largest(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
+def largest_bits(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
     """The largest bit-width each row of a bool[L, |B|] mask allows, int32[L]."""
     return np.asarray(candidates, np.int32)[np.argmax(mask, axis=1)]
 
 
-def smallest(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
+def smallest_bits(mask: np.ndarray, candidates: tuple[int, ...]) -> np.ndarray:
     """The smallest bit-width each row of a bool[L, |B|] mask allows, int32[L]."""
     return np.asarray(candidates, np.int32)[::-1][np.argmax(mask[:, ::-1], axis=1)]

@@ -32,14 +32,14 @@ class WorkdirLock:
 
     Args:
       path: of the lock's file, in an existing folder.
-      say: takes a message where the file system has no locks.
+      log: takes a message where the file system has no locks.
 
     Raises:
       UserError: another process has it; names that.
       OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]):
+    def __init__(self, path: Path, log: Callable[[str], None]):
         file = open(path, "a+b")  # noqa: SIM115 - open for as long as the lock is held
         self._key = _identity(file)
         if self._key in _held:
@@ -47,7 +47,7 @@ class WorkdirLock:
             _held[self._key][1] += 1
             return
         try:
-            _lock(file, path, say)
+            _lock(file, path, log)
             _describe_holder(file, path)
         except BaseException:
             file.close()
@@ -67,7 +67,7 @@ def _identity(file: BinaryIO) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _lock(file: BinaryIO, path: Path, say: Callable[[str], None]) -> None:
+def _lock(file: BinaryIO, path: Path, log: Callable[[str], None]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -78,7 +78,7 @@ def _lock(file: BinaryIO, path: Path, say: Callable[[str], None]) -> None:
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
-        say(
+        log(
             f"{path}: this file system has no locks ({error.strerror}): nothing keeps a second run "
             "out of the folder"
         )

@@ -102,7 +102,7 @@ class Budget:
         """The uniform configuration with the most bits that fits, with its name; empty if none.
 
         Args:
-          space: a network's `Space`, or the `Knobs` of a search, whose limits are kept.
+          space: a network's `Space`, or the `SearchSpace` of a search, whose limits are kept.
         """
         for bits in space.candidates:
             configuration = space.uniform(bits, bits)

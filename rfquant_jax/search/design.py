@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 SPREADS = (0.4, 0.8, 1.6)  # standard deviations of the bits around a level
 SINGLE_MOVES = 0.2  # share of the profile, at most
 
 
-def profile_configurations(variables: Knobs, count: int, seed: int) -> np.ndarray:
+def profile_configurations(search_space: SearchSpace, count: int, seed: int) -> np.ndarray:
     """Different configurations to measure, int32[N, L, 2], N about `count`.
 
     The largest one; every uniform pair wXaY; single moves from the middle uniform one; and, for the
@@ -25,38 +25,38 @@ def profile_configurations(variables: Knobs, count: int, seed: int) -> np.ndarra
       seed: of the draws.
     """
     rng = np.random.default_rng([seed, 1])
-    candidates = variables.candidates
+    candidates = search_space.candidates
     found: dict[bytes, np.ndarray] = {}
 
     def add(configuration: np.ndarray) -> None:
         found.setdefault(configuration.tobytes(), configuration)
 
-    add(variables.uniform(candidates[0], candidates[0]))
+    add(search_space.uniform(candidates[0], candidates[0]))
     for pair in itertools.product(candidates, candidates):
-        add(variables.uniform(*pair))
-    moves = _single_moves(variables)
+        add(search_space.uniform(*pair))
+    moves = _single_moves(search_space)
     for place in rng.permutation(len(moves))[: int(SINGLE_MOVES * count)]:
         add(moves[place])
     for _ in range(20 * count):  # where there are few configurations, draws repeat
         if len(found) >= count:
             break
-        add(drawn_around(variables, rng))
+        add(drawn_around(search_space, rng))
     return np.stack(list(found.values()))
 
 
-def drawn_around(variables: Knobs, rng: np.random.Generator) -> np.ndarray:
+def drawn_around(search_space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
     """A configuration around one random level, or around one for weights and one for activations.
 
     Returns:
       int32[L, 2]; each variable is at the allowed bit-width nearest to a normal draw.
     """
-    low, high = min(variables.candidates), max(variables.candidates)
+    low, high = min(search_space.candidates), max(search_space.candidates)
     levels = rng.uniform(low - 0.5, high + 0.5, 2)
     if rng.random() < 0.5:
         levels[:] = levels[0]
     level = {WEIGHTS: levels[0], ACTIVATIONS: levels[1]}
     spread = SPREADS[rng.integers(len(SPREADS))]
-    return variables.set(
+    return search_space.set(
         lambda variable: _nearest(variable.allowed, rng.normal(level[variable.column], spread))
     )
 
@@ -65,13 +65,13 @@ def _nearest(allowed: tuple[int, ...], value: float) -> int:
     return min(allowed, key=lambda bits: abs(bits - value))
 
 
-def _single_moves(variables: Knobs) -> list[np.ndarray]:
+def _single_moves(search_space: SearchSpace) -> list[np.ndarray]:
     """The middle uniform configuration with one variable at each of its other bit-widths."""
-    middle = variables.candidates[len(variables.candidates) // 2]
-    base = variables.uniform(middle, middle)
+    middle = search_space.candidates[len(search_space.candidates) // 2]
+    base = search_space.uniform(middle, middle)
     return [
-        variable.turned(base, bits)
-        for variable in variables.knobs
+        variable.assign(base, bits)
+        for variable in search_space.variables
         for bits in variable.allowed
         if bits != variable.read(base)
     ]

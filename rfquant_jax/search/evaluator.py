@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
 from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.runtime import devices
@@ -33,7 +33,7 @@ class CandidateEvaluator:
     is compared with, so that the errors do not depend on how many devices there are.
 
     Args:
-      pure: a coupled network.
+      functional: a coupled network.
       params: its parameters, replicated over the mesh.
       batches: batch `i` serves iteration `i`.
       largest: int32[L, 2], the configuration that "divergence" compares with.
@@ -44,7 +44,7 @@ class CandidateEvaluator:
 
     def __init__(
         self,
-        pure: PureNetwork,
+        functional: FunctionalNetwork,
         params: Arrays,
         mesh: Mesh,
         preprocess: Preprocess,
@@ -53,7 +53,7 @@ class CandidateEvaluator:
         metric: str,
         starts: Sequence[int] = (0,),
     ):
-        self._pure, self._params, self._mesh = pure, params, mesh
+        self._pure, self._params, self._mesh = functional, params, mesh
         self._preprocess, self._largest = preprocess, largest
         self._batches = _Upcoming(batches)
         self._column = METRICS.index(metric)

@@ -9,7 +9,7 @@ import numpy as np
 from rfquant_jax.search.budget import Budget, CostKind, Limit
 from rfquant_jax.search.greedy import cheapest
 from rfquant_jax.search.trust_region import TrustRegionSearch
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 POINTS = 30  # budgets of the curve
 REGION = 0.3  # share of the variables that may differ from the best measured configuration
@@ -30,7 +30,7 @@ class Point:
     predicted: float
 
 
-def curve(model: TrustRegionSearch, variables: Knobs, kind: CostKind) -> list[Point]:
+def curve(model: TrustRegionSearch, search_space: SearchSpace, kind: CostKind) -> list[Point]:
     """Configurations for budgets from the smallest to the largest cost, the cheapest first.
 
     Budgets lie evenly on a log scale. Points whose configuration repeats are left out.
@@ -39,31 +39,31 @@ def curve(model: TrustRegionSearch, variables: Knobs, kind: CostKind) -> list[Po
       model: around the best measured configuration within a budget it is solved for that budget.
       kind: of cost.
     """
-    largest = variables.uniform(variables.candidates[0], variables.candidates[0])
+    largest = search_space.uniform(search_space.candidates[0], search_space.candidates[0])
     anything = Budget("cheapest", (Limit(kind, 1.0),))
-    low, high = kind.cost(cheapest(variables, anything)), kind.cost(largest)
+    low, high = kind.cost(cheapest(search_space, anything)), kind.cost(largest)
     costs = np.exp(np.linspace(np.log(low), np.log(high), POINTS))
     costs[0], costs[-1] = low, high  # exactly, whatever the logarithm rounds
     points: dict[bytes, Point] = {}
     for cost in costs:
         budget = Budget(f"{cost:.4g}{kind.unit}", (Limit(kind, float(cost)),))
-        point = _solved(model, variables, budget)
+        point = _solved(model, search_space, budget)
         points.setdefault(point.configuration.tobytes(), point)
     return list(points.values())
 
 
-def _solved(model: TrustRegionSearch, variables: Knobs, budget: Budget) -> Point:
+def _solved(model: TrustRegionSearch, search_space: SearchSpace, budget: Budget) -> Point:
     known = model.best(budget)
     if known is None:
-        only = cheapest(variables, budget)
+        only = cheapest(search_space, budget)
         return Point(budget, only, float(np.exp(model.surrogate(0).predict([only])[0])))
     surrogate = model.surrogate(known)
     centre = model.configuration(known)
-    top = variables.candidates[0]
-    if np.array_equal(centre, variables.uniform(top, top)):
+    top = search_space.candidates[0]
+    if np.array_equal(centre, search_space.uniform(top, top)):
         # What others diverge from; a model of logarithms says nothing around a divergence of 0.
         return Point(budget, centre, float(np.exp(surrogate.value)))
-    radius = max(2, round(REGION * len(variables.knobs)))
+    radius = max(2, round(REGION * len(search_space.variables)))
     found = model.solve(surrogate.terms, budget, centre, radius)
     configuration = centre if found is None else found
     return Point(budget, configuration, float(np.exp(surrogate.predict([configuration])[0])))

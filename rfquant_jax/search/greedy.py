@@ -14,7 +14,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.ilp import least_load
-from rfquant_jax.search.variables import Knob, Knobs
+from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
@@ -78,7 +78,7 @@ class GreedySearch:
     """The state of one descent that serves several budgets, largest first.
 
     Args:
-      knobs: what may be turned.
+      search_space: what may be turned.
       settings: constants.
       budgets: in the order in which they are reached.
       evaluate: errors of candidate configurations.
@@ -90,17 +90,17 @@ class GreedySearch:
 
     def __init__(
         self,
-        knobs: Knobs,
+        search_space: SearchSpace,
         settings: GreedySettings,
         budgets: Sequence[Budget],
         evaluate: Evaluate,
         *,
         on_move: OnMove = lambda move, configuration: None,
     ):
-        check_reachable(knobs, budgets)
-        self._knobs, self._settings, self._budgets = knobs, settings, budgets
+        check_reachable(search_space, budgets)
+        self._search_space, self._settings, self._budgets = search_space, settings, budgets
         self._evaluate, self._on_move = evaluate, on_move
-        self.configuration = knobs.uniform(settings.start_bits, settings.start_bits)
+        self.configuration = search_space.uniform(settings.start_bits, settings.start_bits)
         self._seen = {self.configuration.tobytes()}
         self._down_only = False
         self._iteration = 0
@@ -113,13 +113,13 @@ class GreedySearch:
         if self._settings.joint and budget.moves_activations:
             self._until_it_fits(index, budget, None)
         else:
-            level = nearest_level(budget, self._knobs)
+            level = nearest_level(budget, self._search_space)
             while not self._weights_done(budget, level) and self._move(index, budget, WEIGHTS):
                 pass
             self._until_it_fits(index, budget, ACTIVATIONS)
         if not budget.fits(self.configuration):
             # Only where fewer bits can cost more, as in a measured latency.
-            self.configuration = cheapest(self._knobs, budget)
+            self.configuration = cheapest(self._search_space, budget)
         return self.configuration.copy()
 
     def _until_it_fits(self, index: int, budget: Budget, column: int | None) -> None:
@@ -129,65 +129,73 @@ class GreedySearch:
     def _weights_done(self, budget: Budget, level: int) -> bool:
         if not budget.moves_activations:
             return budget.fits(self.configuration)
-        target = PHASE_SHARE * budget.load(self._knobs.uniform(level, self._settings.start_bits))
-        lowest = budget.load(self._knobs.floor(self.configuration, WEIGHTS))
+        target = PHASE_SHARE * budget.load(
+            self._search_space.uniform(level, self._settings.start_bits)
+        )
+        lowest = budget.load(self._search_space.floor(self.configuration, WEIGHTS))
         cheap_enough = budget.load(self.configuration) <= max(target, lowest)
-        return cheap_enough and budget.fits(self._knobs.floor(self.configuration, ACTIVATIONS))
+        return cheap_enough and budget.fits(
+            self._search_space.floor(self.configuration, ACTIVATIONS)
+        )
 
     def _move(self, index: int, budget: Budget, column: int | None) -> bool:
         """Makes the best move of a phase, or of any; False if there is none."""
         candidates = self._candidates(column)
         if not candidates:
             return False
-        configurations = np.stack([knob.turned(self.configuration, b) for knob, b in candidates])
+        configurations = np.stack(
+            [variable.assign(self.configuration, b) for variable, b in candidates]
+        )
         errors = np.asarray(self._evaluate(configurations, self._iteration), np.float64)
         loads = np.asarray([budget.load(configuration) for configuration in configurations])
         scores = score(errors, loads, self._settings)
         best = int(np.argmin(scores))
-        knob, bits = candidates[best]
+        variable, bits = candidates[best]
         move = Move(
             iteration=self._iteration,
             budget=index,
-            phase=COLUMN_NAMES[knob.column],
-            layer=knob.layers[0],
+            phase=COLUMN_NAMES[variable.column],
+            layer=variable.layers[0],
             bits=bits,
             error=float(errors[best]),
             score=float(scores[best]),
             candidates=len(candidates),
             load=float(loads[best]),
         )
-        self._apply(knob, bits)
+        self._apply(variable, bits)
         self._on_move(move, self.configuration)
         return True
 
-    def _apply(self, knob: Knob, bits: int) -> None:
-        self.configuration = knob.turned(self.configuration, bits)
+    def _apply(self, variable: SearchVariable, bits: int) -> None:
+        self.configuration = variable.assign(self.configuration, bits)
         self._seen.add(self.configuration.tobytes())
         self._iteration += 1
 
-    def _candidates(self, column: int | None) -> list[tuple[Knob, int]]:
+    def _candidates(self, column: int | None) -> list[tuple[SearchVariable, int]]:
         """Moves to compare; weights before activations, earlier layers first, down before up."""
         limit = self._settings.max_iterations
         if limit and self._iteration >= limit:
             self._down_only = True
-        moves = list(self._knobs.neighbours(self.configuration, column))
+        moves = list(self._search_space.neighbours(self.configuration, column))
         if not self._down_only:
             fresh = [
-                (knob, bits)
-                for knob, bits in moves
-                if knob.turned(self.configuration, bits).tobytes() not in self._seen
+                (variable, bits)
+                for variable, bits in moves
+                if variable.assign(self.configuration, bits).tobytes() not in self._seen
             ]
             if fresh:
                 return fresh
             self._down_only = True
-        return [(knob, bits) for knob, bits in moves if bits < knob.read(self.configuration)]
+        return [
+            (variable, bits) for variable, bits in moves if bits < variable.read(self.configuration)
+        ]
 
 
-def nearest_level(budget: Budget, knobs: Knobs) -> int:
+def nearest_level(budget: Budget, search_space: SearchSpace) -> int:
     """The uniform bit-width whose cost is nearest to the budget; ties go upward."""
     return min(
-        sorted(knobs.space.candidates, reverse=True),
-        key=lambda bits: abs(budget.load(knobs.uniform(bits, bits)) - 1),
+        sorted(search_space.space.candidates, reverse=True),
+        key=lambda bits: abs(budget.load(search_space.uniform(bits, bits)) - 1),
     )
 
 
@@ -214,34 +222,36 @@ def worst_for_nan(errors: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(errors), errors, finite.max() if len(finite) else 0.0)
 
 
-def cheapest(knobs: Knobs, budget: Budget) -> np.ndarray:
+def cheapest(search_space: SearchSpace, budget: Budget) -> np.ndarray:
     """The configuration that uses up least of a budget.
 
     Exact: where fewer bits can cost more, costs must be sums over layers for it.
     """
-    lowest = knobs.lowest
+    lowest = search_space.lowest
     if all(limit.kind.monotone for limit in budget.limits):
         return lowest
-    found = least_load(knobs, budget.limits)
+    found = least_load(search_space, budget.limits)
     return lowest if found is None or budget.load(lowest) <= budget.load(found) else found
 
 
-def check_reachable(knobs: Knobs, budgets: Sequence[Budget]) -> None:
+def check_reachable(search_space: SearchSpace, budgets: Sequence[Budget]) -> None:
     """Refuses budgets below the cheapest configuration.
 
     Raises:
       UserError: names the smallest and the largest reachable cost.
     """
     for budget in budgets:
-        if not budget.fits(cheapest(knobs, budget)):
-            lowest, highest = reachable(knobs, budget)
+        if not budget.fits(cheapest(search_space, budget)):
+            lowest, highest = reachable(search_space, budget)
             raise UserError(
                 f"config.search.budgets: {budget.text} cannot be reached; configurations of this "
                 f"network cost from {lowest} to {highest}"
             )
 
 
-def reachable(knobs: Knobs, budget: Budget) -> tuple[str, str]:
+def reachable(search_space: SearchSpace, budget: Budget) -> tuple[str, str]:
     """The smallest cost and that of the largest bit-widths, in the budget's own units."""
-    most = max(knobs.space.candidates)
-    return budget.describe(cheapest(knobs, budget)), budget.describe(knobs.uniform(most, most))
+    most = max(search_space.space.candidates)
+    return budget.describe(cheapest(search_space, budget)), budget.describe(
+        search_space.uniform(most, most)
+    )

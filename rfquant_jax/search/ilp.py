@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.runtime.native_output import silenced
 from rfquant_jax.search.budget import Limit
-from rfquant_jax.search.variables import Knob, Knobs
+from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
 NODES = 100_000  # that the solver may open: a limit that no other program on the machine can move
 
@@ -28,28 +28,30 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Program:
+class IntegerProgram:
     """All choices of a search, and what makes a set of them a configuration."""
 
-    knobs: Knobs
+    search_space: SearchSpace
     choices: tuple[Choice, ...]
 
     @classmethod
-    def of(cls, knobs: Knobs) -> Program:
-        allowed = {(layer, k.column): k.allowed for k in knobs.knobs for layer in k.layers}
+    def of(cls, search_space: SearchSpace) -> IntegerProgram:
+        allowed = {
+            (layer, k.column): k.allowed for k in search_space.variables for layer in k.layers
+        }
         choices = tuple(
             Choice(layer, *pair)
-            for layer in range(len(knobs.space))
+            for layer in range(len(search_space.space))
             for pair in itertools.product(allowed[layer, WEIGHTS], allowed[layer, ACTIVATIONS])
         )
-        return cls(knobs, choices)
+        return cls(search_space, choices)
 
     def loads(self, limit: Limit) -> tuple[float, np.ndarray]:
         """Cost of the lowest bit-widths and what each choice adds to it, in units of the limit.
 
         Costs are taken to be sums over layers.
         """
-        base = self.knobs.lowest
+        base = self.search_space.lowest
         start = limit.kind.cost(base)
         added = []
         for choice in self.choices:
@@ -79,7 +81,7 @@ class Program:
             )
         if found.x is None:
             return None
-        configuration = np.zeros((len(self.knobs.space), 2), np.int32)
+        configuration = np.zeros((len(self.search_space.space), 2), np.int32)
         for choice, taken in zip(self.choices, found.x, strict=False):
             if taken > 0.5:
                 configuration[choice.layer] = choice.weight_bits, choice.activation_bits
@@ -88,29 +90,29 @@ class Program:
     def _one_each(self, further: int) -> LinearConstraint:
         count = len(self.choices)
         entries = (np.ones(count), ([c.layer for c in self.choices], range(count)))
-        matrix = csr_array(entries, shape=(len(self.knobs.space), count + further))
+        matrix = csr_array(entries, shape=(len(self.search_space.space), count + further))
         return LinearConstraint(matrix, 1, 1)
 
     def _ties(self, further: int) -> list[LinearConstraint]:
         """Tied layers take each bit-width together or not at all."""
 
-        def taken(layer: int, knob: Knob, bits: int) -> np.ndarray:
-            at = [(c.weight_bits, c.activation_bits)[knob.column] for c in self.choices]
+        def taken(layer: int, variable: SearchVariable, bits: int) -> np.ndarray:
+            at = [(c.weight_bits, c.activation_bits)[variable.column] for c in self.choices]
             own = [c.layer == layer and b == bits for c, b in zip(self.choices, at, strict=True)]
             return np.asarray(own + [False] * further, float)
 
         rows = [
-            taken(knob.layers[0], knob, bits) - taken(other, knob, bits)
-            for knob in self.knobs.knobs
-            for other in knob.layers[1:]
-            for bits in knob.allowed
+            taken(variable.layers[0], variable, bits) - taken(other, variable, bits)
+            for variable in self.search_space.variables
+            for other in variable.layers[1:]
+            for bits in variable.allowed
         ]
         return [LinearConstraint(np.stack(rows), 0, 0)] if rows else []
 
 
-def least_load(knobs: Knobs, limits: Sequence[Limit]) -> np.ndarray | None:
+def least_load(search_space: SearchSpace, limits: Sequence[Limit]) -> np.ndarray | None:
     """The configuration that uses up least of the limit that it uses up most."""
-    program = Program.of(knobs)
+    program = IntegerProgram.of(search_space)
     objective = np.r_[np.zeros(len(program.choices)), 1.0]
     rows = []
     for limit in limits:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import Evaluate, GreedySearch, GreedySettings, OnMove, cheapest
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Problem:
     """Configurations to find, one for each budget.
 
     Attributes:
-      knobs: what may be turned.
+      search_space: what may be turned.
       budgets: all within reach, the loosest first.
       evaluate: errors of configurations on the batch of an iteration.
       seed: of whatever an algorithm draws.
     """
 
-    knobs: Knobs
+    search_space: SearchSpace
     budgets: tuple[Budget, ...]
     evaluate: Evaluate
     seed: int = 0
@@ -32,7 +32,7 @@ class Problem:
     @cached_property
     def cheapest(self) -> tuple[np.ndarray, ...]:
         """For each budget the configuration that uses up least of it."""
-        return tuple(cheapest(self.knobs, budget) for budget in self.budgets)
+        return tuple(cheapest(self.search_space, budget) for budget in self.budgets)
 
 
 # For each budget configurations within it, int32[L, 2], the most promising first. An algorithm is a
@@ -45,7 +45,7 @@ def greedy_search(
 ) -> list[list[np.ndarray]]:
     """The bidirectional greedy search (`greedy.GreedySearch`): one descent for all budgets."""
     search = GreedySearch(
-        problem.knobs, settings, problem.budgets, problem.evaluate, on_move=on_move
+        problem.search_space, settings, problem.budgets, problem.evaluate, on_move=on_move
     )
     return [[configuration] for configuration in search.run()]
 
@@ -55,27 +55,29 @@ def sample_within(
 ) -> np.ndarray:
     """A random configuration within a budget.
 
-    Drawn evenly, then brought into the budget by turning random knobs down.
+    Drawn evenly, then brought into the budget by turning random variables down.
 
     Args:
       number: of the budget.
-      least: share of the budget to use up, as far as turning random knobs up can reach it.
+      least: share of the budget to use up, as far as turning random variables up can reach it.
     """
-    knobs, budget = problem.knobs, problem.budgets[number]
-    configuration = knobs.sample(rng)
+    search_space, budget = problem.search_space, problem.budgets[number]
+    configuration = search_space.sample(rng)
     while not budget.fits(configuration):
-        moves = knobs.neighbours(configuration)
-        lower = [(knob, bits) for knob, bits in moves if bits < knob.read(configuration)]
+        moves = search_space.neighbours(configuration)
+        lower = [
+            (variable, bits) for variable, bits in moves if bits < variable.read(configuration)
+        ]
         if not lower:
             return problem.cheapest[number]
-        knob, bits = lower[rng.integers(len(lower))]
-        configuration = knob.turned(configuration, bits)
+        variable, bits = lower[rng.integers(len(lower))]
+        configuration = variable.assign(configuration, bits)
     while budget.load(configuration) < least:
         higher = [
             changed
-            for knob, bits in knobs.neighbours(configuration)
-            if bits > knob.read(configuration)
-            for changed in [knob.turned(configuration, bits)]
+            for variable, bits in search_space.neighbours(configuration)
+            if bits > variable.read(configuration)
+            for changed in [variable.assign(configuration, bits)]
             if budget.fits(changed)
         ]
         if not higher:

@@ -13,7 +13,7 @@ from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.surrogate import Quality
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class ProfileSettings:
 
 
 def measure_profile(
-    profile: Profile, variables: Knobs, parts: int, count: int, seed: int
+    profile: Profile, search_space: SearchSpace, parts: int, count: int, seed: int
 ) -> np.ndarray:
     """Measures the profile's own configurations on every part, where that was not done before.
 
     Returns:
       them, int32[N, L, 2], see `design.profile_configurations`.
     """
-    configurations = profile_configurations(variables, count, seed)
+    configurations = profile_configurations(search_space, count, seed)
     for part in range(parts):
         profile.measure(configurations, part)
     return configurations
@@ -51,7 +51,7 @@ class ProfileSearch:
       length: of the snapshot: what was measured later only saves evaluations, so that the same
         snapshot gives the same results.
       parts: how many parts the profile has.
-      variables: what may change.
+      search_space: what may change.
       settings: constants.
       seed: of all draws.
     """
@@ -61,11 +61,11 @@ class ProfileSearch:
         profile: Profile,
         length: int,
         parts: int,
-        variables: Knobs,
+        search_space: SearchSpace,
         settings: ProfileSettings,
         seed: int,
     ):
-        self._variables, self._settings, self._seed = variables, settings, seed
+        self._search_space, self._settings, self._seed = search_space, settings, seed
         self._snapshots = [profile.snapshot(part, length) for part in range(parts)]
         region = replace(settings.region, evaluations=settings.region.evaluations // parts)
         self._regions = [
@@ -128,7 +128,7 @@ class ProfileSearch:
         settings: TrustRegionSettings,
     ) -> TrustRegionSearch:
         return TrustRegionSearch(
-            self._variables, configurations, divergences, measure, settings, self._seed
+            self._search_space, configurations, divergences, measure, settings, self._seed
         )
 
 

@@ -39,7 +39,7 @@ class EvolutionSettings:
       generations: how many there are.
       parents: of a generation that the next one comes from, and that are given back at the end.
       mutations, crossovers: children of each kind in a generation.
-      probability: that a mutation changes a knob.
+      probability: that a mutation changes a variable.
       least: share of the budget that every configuration uses up, as far as it can.
     """
 
@@ -94,21 +94,21 @@ def _children(
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
     """Mutations and crossovers within the budget; where none is found, fresh configurations."""
-    knobs, budget = problem.knobs, problem.budgets[number]
+    search_space, budget = problem.search_space, problem.budgets[number]
 
     def mutated() -> np.ndarray:
         parent = parents[rng.integers(len(parents))]
-        return knobs.set(
-            lambda knob: (
-                int(rng.choice(knob.allowed))
+        return search_space.set(
+            lambda variable: (
+                int(rng.choice(variable.allowed))
                 if rng.random() < settings.probability
-                else knob.read(parent)
+                else variable.read(parent)
             )
         )
 
     def crossed() -> np.ndarray:
         pair = [parents[rng.integers(len(parents))] for _ in range(2)]
-        return knobs.set(lambda knob: knob.read(pair[rng.integers(2)]))
+        return search_space.set(lambda variable: variable.read(pair[rng.integers(2)]))
 
     children = []
     for make, count in ((mutated, settings.mutations), (crossed, settings.crossovers)):

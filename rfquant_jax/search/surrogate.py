@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 FLOOR = 1e-6  # added to a divergence before its logarithm: that of the largest bit-widths is 0
 STRENGTHS = tuple(10.0**k for k in np.arange(-3, 3.1, 0.5))
@@ -59,26 +59,26 @@ class Encoding:
     pair of bit-widths.
 
     Attributes:
-      variables: of the search.
+      search_space: of the search.
       reach: weight of the shared columns; 0 leaves them out.
     """
 
-    variables: Knobs
+    search_space: SearchSpace
     reach: float = 1.0
 
     @cached_property
     def starts(self) -> np.ndarray:
         """Index of each variable's first column, and the number of own columns at the end."""
-        return np.cumsum([0] + [len(v.allowed) for v in self.variables.knobs])
+        return np.cumsum([0] + [len(v.allowed) for v in self.search_space.variables])
 
     def __call__(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
         """Features float64[N, F] of configurations int32[N, L, 2]."""
         configurations = np.asarray(configurations)
-        candidates = self.variables.candidates
+        candidates = self.search_space.candidates
         own = np.zeros((len(configurations), self.starts[-1]))
         shared = np.zeros((len(configurations), 2, len(candidates)))
         rows = np.arange(len(configurations))
-        for start, variable in zip(self.starts[:-1], self.variables.knobs, strict=True):
+        for start, variable in zip(self.starts[:-1], self.search_space.variables, strict=True):
             bits = configurations[:, variable.layers[0], variable.column]
             own[rows, start + np.searchsorted(-np.asarray(variable.allowed), -bits)] = 1
             shared[rows, variable.column, np.searchsorted(-np.asarray(candidates), -bits)] += 1
@@ -91,7 +91,7 @@ class Encoding:
 
     def terms(self, coefficients: np.ndarray) -> Terms:
         """What these coefficients float64[F] add up: own and shared terms of a variable in one."""
-        candidates = self.variables.candidates
+        candidates = self.search_space.candidates
         count = len(candidates)
         reached = self.reach * coefficients[self.starts[-1] :]
         shared = reached[: 2 * count].reshape(2, count)
@@ -102,7 +102,7 @@ class Encoding:
                 bits: float(coefficients[start + i] + shared[variable.column, places[bits]])
                 for i, bits in enumerate(variable.allowed)
             }
-            for start, variable in zip(self.starts[:-1], self.variables.knobs, strict=True)
+            for start, variable in zip(self.starts[:-1], self.search_space.variables, strict=True)
         )
         both = itertools.product(enumerate(candidates), repeat=2)
         return Terms(own, {(w, a): float(pairs[i, j]) for (i, w), (j, a) in both})
@@ -143,9 +143,14 @@ class Surrogate:
         return self.encoding.terms(drawn)
 
 
-def distances(configurations: np.ndarray, centre: np.ndarray, variables: Knobs) -> np.ndarray:
+def distances(
+    configurations: np.ndarray, centre: np.ndarray, search_space: SearchSpace
+) -> np.ndarray:
     """How many variables of each configuration differ from the centre, int[N]."""
-    first = [v.layers[0] for v in variables.knobs], [v.column for v in variables.knobs]
+    first = (
+        [v.layers[0] for v in search_space.variables],
+        [v.column for v in search_space.variables],
+    )
     return (np.asarray(configurations)[:, *first] != centre[first]).sum(1)
 
 
@@ -169,7 +174,7 @@ def fit(
       width: the weight of a measurement is exp(-variables that differ from the centre / width).
     """
     features = encoding(configurations) - encoding([centre])
-    weights = np.exp(-distances(configurations, centre, encoding.variables) / width)
+    weights = np.exp(-distances(configurations, centre, encoding.search_space) / width)
     target = values - value
     scaled = features * weights[:, None]
     # Fewer measurements in effect need as much less of the ridge.

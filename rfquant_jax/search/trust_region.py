@@ -16,7 +16,7 @@ from scipy.optimize import LinearConstraint
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import cheapest
-from rfquant_jax.search.ilp import Program
+from rfquant_jax.search.ilp import IntegerProgram
 from rfquant_jax.search.surrogate import (
     FLOOR,
     Encoding,
@@ -27,7 +27,7 @@ from rfquant_jax.search.surrogate import (
     fit,
     log_divergence,
 )
-from rfquant_jax.search.variables import Knobs
+from rfquant_jax.search.variables import SearchSpace
 
 Measure = Callable[[np.ndarray], np.ndarray]  # int32[N, L, 2] -> divergences float64[N]
 
@@ -53,7 +53,7 @@ class TrustRegionSearch:
     """Searches one budget after the other; what was measured for one serves the next.
 
     Args:
-      variables: what may change.
+      search_space: what may change.
       configurations, divergences: the profile, int32[N, L, 2] and float64[N].
       measure: further divergences on the same images.
       settings: constants.
@@ -66,18 +66,18 @@ class TrustRegionSearch:
 
     def __init__(
         self,
-        variables: Knobs,
+        search_space: SearchSpace,
         configurations: np.ndarray,
         divergences: np.ndarray,
         measure: Measure,
         settings: TrustRegionSettings,
         seed: int,
     ):
-        self._variables, self._measure, self._settings = variables, measure, settings
+        self._search_space, self._measure, self._settings = search_space, measure, settings
         self._configurations = list(configurations)
         self._divergences = list(divergences)
         self._known = {c.tobytes(): i for i, c in enumerate(self._configurations)}
-        self._encoding, self._program = Encoding(variables), Program.of(variables)
+        self._encoding, self._program = Encoding(search_space), IntegerProgram.of(search_space)
         self._seed, self.measured = seed, 0
         self.quality: Quality = cross_validate(self._encoding, *self._fitted())
 
@@ -90,9 +90,9 @@ class TrustRegionSearch:
         rng = np.random.default_rng([self._seed, number, 2])
         left, stall = self._settings.evaluations, 0
         if not self._within(budget):
-            self._learn([cheapest(self._variables, budget)])
+            self._learn([cheapest(self._search_space, budget)])
             left -= 1
-        radius = len(self._variables.knobs)  # the first round is global
+        radius = len(self._search_space.variables)  # the first round is global
         best = self._within(budget)[0]
         while left > 0 and stall < self._settings.patience:
             proposals = self._propose(
@@ -103,7 +103,7 @@ class TrustRegionSearch:
             leader = self._within(budget)[0]
             if leader != best:
                 best, stall = leader, 0
-                radius = min(2 * radius, len(self._variables.knobs))
+                radius = min(2 * radius, len(self._search_space.variables))
             else:
                 stall += 1
                 radius = max(2, radius // 2)
@@ -129,7 +129,7 @@ class TrustRegionSearch:
             self._configurations[centre],
             float(log_divergence(np.asarray(self._divergences))[centre]),
             strength=self.quality.strength,
-            width=share * len(self._variables.knobs),
+            width=share * len(self._search_space.variables),
         )
 
     def sensitivity(self, base: np.ndarray) -> tuple[dict[int, float], ...]:
@@ -143,8 +143,8 @@ class TrustRegionSearch:
         """
         model = self.surrogate(self._known[base.tobytes()], width=np.inf)
         found = []
-        for variable in self._variables.knobs:
-            values = model.predict([variable.turned(base, bits) for bits in variable.allowed])
+        for variable in self._search_space.variables:
+            values = model.predict([variable.assign(base, bits) for bits in variable.allowed])
             found.append(dict(zip(variable.allowed, (values - values[0]).tolist(), strict=True)))
         return tuple(found)
 
@@ -166,7 +166,7 @@ class TrustRegionSearch:
         if centre is not None:
             changed = [
                 {bits: float(bits != v.read(centre)) for bits in v.allowed}
-                for v in self._variables.knobs
+                for v in self._search_space.variables
             ]
             limits.append(LinearConstraint(self._of_choices(changed)[None], -np.inf, radius))
         loads = [self._program.loads(limit) for limit in budget.limits]
@@ -224,7 +224,8 @@ class TrustRegionSearch:
     def _of_choices(self, terms: Sequence[dict[int, float]]) -> np.ndarray:
         """Each variable's term counts once: with the first of its layers."""
         firsts = {
-            (v.layers[0], v.column): of for v, of in zip(self._variables.knobs, terms, strict=True)
+            (v.layers[0], v.column): of
+            for v, of in zip(self._search_space.variables, terms, strict=True)
         }
         return np.asarray(
             [

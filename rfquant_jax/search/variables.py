@@ -15,7 +15,7 @@ COLUMNS = {"weights": (WEIGHTS,), "activations": (ACTIVATIONS,), "both": (WEIGHT
 
 
 @dataclass(frozen=True)
-class Knob:
+class SearchVariable:
     """The weight or the activation bit-width of one layer, or of several that are tied.
 
     Attributes:
@@ -32,7 +32,7 @@ class Knob:
         """Its bit-width in a configuration int32[L, 2]."""
         return int(configuration[self.layers[0], self.column])
 
-    def turned(self, configuration: np.ndarray, bits: int) -> np.ndarray:
+    def assign(self, configuration: np.ndarray, bits: int) -> np.ndarray:
         """A copy of the configuration with another bit-width."""
         copy = np.array(configuration)
         copy[list(self.layers), self.column] = bits
@@ -40,16 +40,16 @@ class Knob:
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """All knobs of a search; those of weights and of activations in forward order.
+class SearchSpace:
+    """All variables of a search; those of weights and of activations in forward order.
 
     Attributes:
       space: the network's configurations, of which a search visits a part.
-      knobs: every layer is in exactly one for its weights and one for its activations.
+      variables: every layer is in exactly one for its weights and one for its activations.
     """
 
     space: Space
-    knobs: tuple[Knob, ...]
+    variables: tuple[SearchVariable, ...]
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -58,71 +58,73 @@ class Knobs:
 
     @property
     def lowest(self) -> np.ndarray:
-        """The configuration with every knob at its smallest bit-width."""
-        return self.set(lambda knob: knob.allowed[-1])
+        """The configuration with every variable at its smallest bit-width."""
+        return self.set(lambda variable: variable.allowed[-1])
 
-    def of(self, column: int) -> Iterator[Knob]:
-        """The knobs of weights or of activations."""
-        return (knob for knob in self.knobs if knob.column == column)
+    def of(self, column: int) -> Iterator[SearchVariable]:
+        """The variables of weights or of activations."""
+        return (variable for variable in self.variables if variable.column == column)
 
-    def set(self, choose: Callable[[Knob], int]) -> np.ndarray:
-        """The configuration with every knob at the bit-width that `choose` gives it."""
+    def set(self, choose: Callable[[SearchVariable], int]) -> np.ndarray:
+        """The configuration with every variable at the bit-width that `choose` gives it."""
         configuration = np.zeros((len(self.space), 2), np.int32)
-        for knob in self.knobs:
-            configuration[list(knob.layers), knob.column] = choose(knob)
+        for variable in self.variables:
+            configuration[list(variable.layers), variable.column] = choose(variable)
         return configuration
 
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
-        """Every knob at its largest bit-width not above the given ones, else at its smallest."""
+        """Each variable at its largest bit-width within the limit, else at its smallest."""
         bits = {WEIGHTS: weight_bits, ACTIVATIONS: activation_bits}
         return self.set(
-            lambda knob: next((b for b in knob.allowed if b <= bits[knob.column]), knob.allowed[-1])
+            lambda variable: next(
+                (b for b in variable.allowed if b <= bits[variable.column]), variable.allowed[-1]
+            )
         )
 
     def floor(self, configuration: np.ndarray, column: int) -> np.ndarray:
         """A copy of the configuration with one column at its smallest bit-widths."""
         lowered = np.array(configuration)
-        for knob in self.of(column):
-            lowered[list(knob.layers), knob.column] = knob.allowed[-1]
+        for variable in self.of(column):
+            lowered[list(variable.layers), variable.column] = variable.allowed[-1]
         return lowered
 
     def holds(self, configuration: np.ndarray) -> bool:
-        """Whether every knob is at one of its bit-widths, and tied layers agree."""
+        """Whether every variable is at one of its bit-widths, and tied layers agree."""
         return all(
-            len({int(configuration[layer, knob.column]) for layer in knob.layers}) == 1
-            and knob.read(configuration) in knob.allowed
-            for knob in self.knobs
+            len({int(configuration[layer, variable.column]) for layer in variable.layers}) == 1
+            and variable.read(configuration) in variable.allowed
+            for variable in self.variables
         )
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """A configuration with every knob at one of its bit-widths, all equally likely."""
-        return self.set(lambda knob: int(rng.choice(knob.allowed)))
+        """A configuration with every variable at one of its bit-widths, all equally likely."""
+        return self.set(lambda variable: int(rng.choice(variable.allowed)))
 
     def neighbours(
         self, configuration: np.ndarray, column: int | None = None
-    ) -> Iterator[tuple[Knob, int]]:
-        """Knobs with the next bit-width below and the next above, in the order of the knobs.
+    ) -> Iterator[tuple[SearchVariable, int]]:
+        """Moves of one variable to the next lower and the next higher bit-width.
 
         Args:
-          column: whose knobs; all of them, those of weights first, where it is not given.
+          column: whose variables; all of them, those of weights first, where it is not given.
         """
-        for knob in self.knobs if column is None else self.of(column):
-            place = knob.allowed.index(knob.read(configuration))
-            if place + 1 < len(knob.allowed):
-                yield knob, knob.allowed[place + 1]
+        for variable in self.variables if column is None else self.of(column):
+            place = variable.allowed.index(variable.read(configuration))
+            if place + 1 < len(variable.allowed):
+                yield variable, variable.allowed[place + 1]
             if place > 0:
-                yield knob, knob.allowed[place - 1]
+                yield variable, variable.allowed[place - 1]
 
 
-def make_knobs(
+def make_search_space(
     space: Space,
     *,
     min_bits: int = 0,
     max_bits: int = 10**6,
     pins: Sequence[tuple[str, Sequence[int]]] = (),
     groups: Sequence[Sequence[str]] = (),
-) -> Knobs:
-    """The knobs of a search.
+) -> SearchSpace:
+    """The variables of a search.
 
     Args:
       min_bits, max_bits: limits of all bit-widths; a layer that has none between them keeps its
@@ -148,7 +150,7 @@ def make_knobs(
                     raise ConfigError("search.pins", (pattern, tuple(bits)), rule)
                 allowed[layer][column] = [bits[column]]
     group_of = _group_of(space, groups)
-    knobs = []
+    variables = []
     for column in (WEIGHTS, ACTIVATIONS):
         for layers in _partition(len(space), column, group_of):
             common = [
@@ -159,14 +161,14 @@ def make_knobs(
             if not common:
                 names = ", ".join(space.names[layer] for layer in layers)
                 raise ConfigError("search.groups", names, "have no bit-width in common")
-            knobs.append(Knob(tuple(layers), column, tuple(common)))
-    return Knobs(space, tuple(knobs))
+            variables.append(SearchVariable(tuple(layers), column, tuple(common)))
+    return SearchSpace(space, tuple(variables))
 
 
-def without_frozen(knobs: Knobs, masks: np.ndarray) -> Knobs:
-    """The same knobs, less the bit-widths that the scheduler froze.
+def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
+    """The same variables, less the bit-widths that the scheduler froze.
 
-    A knob that has one bit-width alone, pinned or not, keeps it.
+    A variable that has one bit-width alone, pinned or not, keeps it.
 
     Args:
       masks: bool[2, L, |B|], what is left of weights and of activations.
@@ -175,17 +177,21 @@ def without_frozen(knobs: Knobs, masks: np.ndarray) -> Knobs:
       ConfigError: tied layers have none left in common.
     """
 
-    def left(knob: Knob) -> Knob:
-        free = np.all(masks[knob.column][list(knob.layers)], axis=0)
-        allowed = [b for b in knob.allowed if free[knobs.candidates.index(b)]]
-        if not allowed and len(knob.layers) > 1:
-            names = ", ".join(knobs.space.names[layer] for layer in knob.layers)
+    def left(variable: SearchVariable) -> SearchVariable:
+        free = np.all(masks[variable.column][list(variable.layers)], axis=0)
+        allowed = [b for b in variable.allowed if free[search_space.candidates.index(b)]]
+        if not allowed and len(variable.layers) > 1:
+            names = ", ".join(search_space.space.names[layer] for layer in variable.layers)
             rule = "have no bit-width in common that is not frozen (search.use_frozen)"
             raise ConfigError("search.groups", names, rule)
-        return replace(knob, allowed=tuple(allowed)) if allowed else knob
+        return replace(variable, allowed=tuple(allowed)) if allowed else variable
 
-    return Knobs(
-        knobs.space, tuple(knob if len(knob.allowed) == 1 else left(knob) for knob in knobs.knobs)
+    return SearchSpace(
+        search_space.space,
+        tuple(
+            variable if len(variable.allowed) == 1 else left(variable)
+            for variable in search_space.variables
+        ),
     )
 
 
@@ -215,7 +221,7 @@ def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[tuple[int, 
 
 
 def _partition(count: int, column: int, group_of: dict[tuple[int, int], int]) -> list[list[int]]:
-    """Layers that share a knob, in the order of the first of them."""
+    """Layers that share a variable, in the order of the first of them."""
     parts: dict[object, list[int]] = {}
     for layer in range(count):
         parts.setdefault(group_of.get((layer, column), f"alone {layer}"), []).append(layer)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
-from rfquant_jax.config import checks as rules
+from rfquant_jax.config import checks
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks import evaluate, export, networks, predict, search, train
 from rfquant_jax.tasks.confirm import search_images
@@ -34,7 +34,7 @@ def perform(run: Run) -> None:
       RunFailure: the machine failed: a full disk, too small a memory.
       Interrupted: a signal came; what was done is saved.
     """
-    asked = rules.tasks(run.config)
+    asked = checks.tasks(run.config)
     with explained(run, asked[0]):
         check(run)
     for name in asked:
@@ -49,18 +49,18 @@ def check(run: Run) -> None:
     Raises:
       UserError: what is wrong, and the rule.
     """
-    asked = rules.tasks(run.config)
+    asked = checks.tasks(run.config)
     # Reading these properties builds and checks them.
     _ = run.abstract_network
     _ = run.configuration
     if asked == ("cost",):
-        _ = run.blueprint
+        _ = run.plan
         return
     _ = run.mesh
     if os.path.exists(run.workdir / CONFIG_FILE):
         run.claim()  # before anything is read there that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
-        run.blueprint.check(run.network)
+        run.plan.check(run.network)
     if "pretrain" in asked and not train.check(run, PRETRAIN):
         _ = run.initial_network
     if "train" in asked and not train.check(run, TRAIN):

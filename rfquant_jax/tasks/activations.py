@@ -20,7 +20,7 @@ def activation_bytes(run: Run) -> int | None:
     It does not depend on bit-widths: codes take a byte each. None for a network that cannot be
     exported.
     """
-    network = run.blueprint.convert(_filled(run.abstract_network))
+    network = run.plan.convert(_filled(run.abstract_network))
     network.eval()
     try:
         found = capture(network, run.image_shape)

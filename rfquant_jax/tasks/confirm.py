@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.data.sources import Part, Source, split
+from rfquant_jax.data.sources import Source, Subset, split
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
 from rfquant_jax.runtime.files import LineRecord
@@ -33,7 +33,7 @@ class SearchImages:
       unseen: for each proposing part bool[N], the confirming images outside it.
     """
 
-    proposing: tuple[Part, ...]
+    proposing: tuple[Subset, ...]
     confirming: Source
     unseen: tuple[np.ndarray, ...]
 
@@ -72,7 +72,7 @@ class Confirmation:
 
     def __init__(self, run: Run, trained: networks.Trained, images: Source):
         self._run, self._trained, self.origin = run, trained, trained.origin
-        self._measure, self.images = Measure(run, trained.pure), images
+        self._measure, self.images = Measure(run, trained.functional), images
         header = {"checkpoint": trained.origin, "images": len(images), "content": "outcomes"}
         path = run.workdir / SEARCH_FOLDER / CONFIRMED_FILE
         self._record = LineRecord(path, header, self._is_outcome)
@@ -87,7 +87,7 @@ class Confirmation:
           Interrupted: a signal came; what was found is kept.
         """
         self._run.stop.check()
-        name = self._run.blueprint.space.encode(configuration)
+        name = self._run.plan.space.encode(configuration)
         if name not in self._known:
             found = self._measure.outcomes(self.images, self._trained.params, configuration)
             self._record.append({"configuration": name, "outcomes": _text(found)})

@@ -18,8 +18,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax import data, models
 from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
-from rfquant_jax.config import checks as rules
-from rfquant_jax.config import search_bits, settings
+from rfquant_jax.config import checks, search_bits, settings
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
@@ -28,9 +27,9 @@ from rfquant_jax.models.pretrained.files import read_weights
 from rfquant_jax.models.pretrained.load import load_weights
 from rfquant_jax.nn import precision
 from rfquant_jax.quant.calibrate import Preprocess
-from rfquant_jax.quant.plan import Blueprint
+from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.report.log import RunLog
-from rfquant_jax.runtime import devices as parallel
+from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.compilation_cache import keep_compiled
 from rfquant_jax.runtime.locks import WorkdirLock
 from rfquant_jax.runtime.signals import StopSignal
@@ -38,7 +37,7 @@ from rfquant_jax.search.budget import Budget, CostKind, parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
 from rfquant_jax.search.latency import LatencyTable, read_latencies
-from rfquant_jax.search.variables import Knobs, make_knobs
+from rfquant_jax.search.variables import SearchSpace, make_search_space
 from rfquant_jax.tasks.workdir import COMMAND_FILE, claim, write_json
 
 
@@ -64,13 +63,13 @@ class Run:
         stop: StopSignal | None = None,
         arguments: Sequence[str] | None = None,
     ):
-        rules.validate(config)
+        checks.validate(config)
         self.arguments = arguments
         self.config, self.workdir = config, Path(workdir)
         self.stop = stop or StopSignal()
-        self.stop.agree = parallel.any_process
+        self.stop.agree = devices.any_process
         if config.deterministic:
-            parallel.compute_deterministically()
+            devices.compute_deterministically()
         self._cache_remark = keep_compiled(config.compilation_cache)
         self._said: set[str] = set()
         self._lock: WorkdirLock | None = None
@@ -98,12 +97,12 @@ class Run:
     @cached_property
     def log(self) -> RunLog:
         """Messages and metrics."""
-        return RunLog(self.workdir, silent=not parallel.is_first_process())
+        return RunLog(self.workdir, silent=not devices.is_first_process())
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices."""
-        return parallel.make_mesh(self.config.devices)
+        return devices.make_mesh(self.config.devices)
 
     @cached_property
     def data(self) -> DataSet:
@@ -143,7 +142,7 @@ class Run:
     @property
     def _describes_data(self) -> bool:
         """Whether the config tells all that is asked about the data, and they need not be there."""
-        wanted, cost_alone = self.config.data, rules.tasks(self.config) == ("cost",)
+        wanted, cost_alone = self.config.data, checks.tasks(self.config) == ("cost",)
         known = wanted.num_classes > 0 and wanted.image_size > 0
         return cost_alone and known and wanted.name == "folder"  # whose images have 3 channels
 
@@ -157,7 +156,7 @@ class Run:
             threads=wanted.threads or len(os.sched_getaffinity(0)),
             shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,
-            say=self._say_of_images,
+            log=self._log_bad_images,
             process=jax.process_index(),
             processes=jax.process_count(),
             devices=self.mesh.local_mesh.size,
@@ -200,15 +199,15 @@ class Run:
         return nnx.eval_shape(self._builder)
 
     @cached_property
-    def blueprint(self) -> Blueprint:
+    def plan(self) -> QuantizationPlan:
         """What the plain network becomes."""
         quant = settings.quant_settings(self.config)
-        return Blueprint.of(self.abstract_network, self.image_shape, quant)
+        return QuantizationPlan.of(self.abstract_network, self.image_shape, quant)
 
     @cached_property
     def costs(self) -> CostModel:
         """What configurations cost."""
-        return CostModel.of(self.blueprint.layers)
+        return CostModel.of(self.plan.layers)
 
     @cached_property
     def latencies(self) -> LatencyTable | None:
@@ -220,8 +219,8 @@ class Run:
         path = self.config.search.latency_table
         if not path:
             return None
-        fixed = [layer.name for layer in self.blueprint.layers if not layer.candidates]
-        return read_latencies(Path(path), self.blueprint.space, fixed)
+        fixed = [layer.name for layer in self.plan.layers if not layer.candidates]
+        return read_latencies(Path(path), self.plan.space, fixed)
 
     def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
         """What a configuration costs, in every way there is to count."""
@@ -231,7 +230,7 @@ class Run:
         return costs
 
     @cached_property
-    def knobs(self) -> Knobs:
+    def search_space(self) -> SearchSpace:
         """What the search may turn.
 
         Raises:
@@ -239,8 +238,8 @@ class Run:
         """
         search = self.config.search
         smallest, largest = search_bits.limits(self.config)
-        return make_knobs(
-            self.blueprint.space,
+        return make_search_space(
+            self.plan.space,
             min_bits=smallest,
             max_bits=largest,
             pins=search.pins,
@@ -254,19 +253,19 @@ class Run:
         Raises:
           UserError: one is malformed or cannot be reached.
         """
-        space = self.blueprint.space
+        space = self.plan.space
         kinds = self.costs.kinds()
         if self.latencies is not None:
             kinds["ms"] = CostKind("ms", "ms", self.latencies)
-        parsed = [parse_budget(b, kinds, space) for b in rules.budgets(self.config)]
-        check_reachable(self.knobs, parsed)
+        parsed = [parse_budget(b, kinds, space) for b in checks.budgets(self.config)]
+        check_reachable(self.search_space, parsed)
         return sorted(parsed, key=lambda budget: budget.load(space.largest))
 
     @cached_property
     def configuration(self) -> np.ndarray | None:
         """The single configuration the config names, int32[L, 2], or None."""
         text = self.config.configuration
-        return self.blueprint.space.parse(text) if text else None
+        return self.plan.space.parse(text) if text else None
 
     def checkpoints(
         self,
@@ -302,23 +301,23 @@ class Run:
             "classes": self.data.num_classes,
             "class_names": list(self.data.class_names),
             "image_shape": list(self.image_shape),
-            "data": {name: rules.to_plain(self.config.data[name]) for name in images} | found,
+            "data": {name: checks.to_plain(self.config.data[name]) for name in images} | found,
         }
         if stage != "pretrain":
-            identity |= self.blueprint.identity()
+            identity |= self.plan.identity()
         folder = stage_folder(source or self.workdir, stage)
-        say = (lambda message: None) if quiet else self._say_once
+        log = (lambda message: None) if quiet else self._log_once
         keep = self.config.checkpoints.keep
-        return Checkpoints(folder, identity, write=write, keep=keep, say=say)
+        return Checkpoints(folder, identity, write=write, keep=keep, log=log)
 
-    def _say_of_images(self, message: str) -> None:
+    def _log_bad_images(self, message: str) -> None:
         """Each process reads its own images, and only the first one has a log."""
-        if parallel.is_first_process():
+        if devices.is_first_process():
             self.log.info(message)
         else:
             print(f"process {jax.process_index()}: {message}", file=sys.stderr)
 
-    def _say_once(self, message: str) -> None:
+    def _log_once(self, message: str) -> None:
         """Several tasks, one after the other, come across the same damaged checkpoint."""
         if message not in self._said:
             self._said.add(message)
@@ -335,16 +334,16 @@ class Run:
         # So that a run that began on GPUs does not go on in another type elsewhere.
         written.precision = jnp.dtype(self.compute_type).name
         claim(self.workdir, written, self._take_lock)
-        if self.arguments and parallel.is_first_process():
+        if self.arguments and devices.is_first_process():
             write_json(self.workdir / COMMAND_FILE, {"arguments": list(self.arguments)})
         if self.data.remark:
             self.log.info(self.data.remark)
         if self._cache_remark:
-            self._say_once(self._cache_remark)
+            self._log_once(self._cache_remark)
 
     def _take_lock(self, path: Path) -> None:
         # The processes of one run share its folder: the first one keeps others out for all.
-        if self._lock is None and parallel.is_first_process():
+        if self._lock is None and devices.is_first_process():
             self._lock = WorkdirLock(path, self.log.info)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
       what the file holds.
     """
     kind = _cost_kind(run)
-    points = curve(search.pooled, run.knobs, kind)
+    points = curve(search.pooled, run.search_space, kind)
     chosen = spread(len(points), run.config.search.frontier_points)
     rows = []
     for number, point in enumerate(points):
@@ -35,7 +35,7 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
         rows.append(
             {
                 "budget": point.budget.text,
-                "layers": run.blueprint.space.to_json(point.configuration),
+                "layers": run.plan.space.to_json(point.configuration),
                 **run.costs_of(point.configuration),
                 "predicted_divergence": point.predicted,
                 "divergence": None if np.isnan(measured) else float(measured),
@@ -47,8 +47,8 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
         {"name": f"w{bits}a{bits}"}
         | run.costs_of(configuration)
         | {"confirmed": figures(confirmed(configuration).accuracy)}
-        for bits in run.knobs.candidates
-        for configuration in [run.knobs.uniform(bits, bits)]
+        for bits in run.search_space.candidates
+        for configuration in [run.search_space.uniform(bits, bits)]
     ]
     write_json(run.workdir / FRONTIER_FILE, content)
     return content
@@ -87,12 +87,12 @@ def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
 
 def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None:
     """How much log(divergence) grows when one layer alone loses bits, by the surrogate."""
-    space, variables = run.blueprint.space, run.knobs
-    middle = variables.candidates[len(variables.candidates) // 2]
-    base = variables.uniform(middle, middle)
+    space, search_space = run.plan.space, run.search_space
+    middle = search_space.candidates[len(search_space.candidates) // 2]
+    base = search_space.uniform(middle, middle)
     growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
     found = search.pooled.sensitivity(base)
-    for variable, changes in zip(variables.knobs, found, strict=True):
+    for variable, changes in zip(search_space.variables, found, strict=True):
         for layer in variable.layers:
             growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}

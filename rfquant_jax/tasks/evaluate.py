@@ -29,7 +29,7 @@ from rfquant_jax.tasks.workdir import (
 
 def cost(run: Run) -> None:
     """Prints what the config's configuration costs, or the uniform ones if it names none."""
-    space, configuration = run.blueprint.space, run.configuration
+    space, configuration = run.plan.space, run.configuration
     if configuration is None:
         rows = run.costs.table(space)
     else:
@@ -101,13 +101,13 @@ def _log_uses(run: Run) -> None:
 
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
-    measure = Measure(run, trained.pure)
+    measure = Measure(run, trained.functional)
     outcomes = measure.outcomes(run.data.test, trained.params, configuration)
     measured = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
         "configuration": run.config.configuration,
-        "layers": run.blueprint.space.to_json(configuration),
+        "layers": run.plan.space.to_json(configuration),
         "checkpoint": trained.origin,
     } | measured
     write_json(run.workdir / EVALUATION_FOLDER / f"{name}.json", result)
@@ -141,7 +141,7 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
 
 
 def _uniform_rows(run: Run, test: _Test) -> list[dict]:
-    space = run.blueprint.space
+    space = run.plan.space
     return [
         {"kind": "uniform", "name": f"w{bits}a{bits}"} | test.figures(space.uniform(bits, bits))
         for bits in space.candidates
@@ -150,11 +150,11 @@ def _uniform_rows(run: Run, test: _Test) -> list[dict]:
 
 def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
     """For each budget the uniform configuration and the searched one, with its paired gains."""
-    space, rows = run.blueprint.space, []
+    space, rows = run.plan.space, []
     search.leave_out_frozen(run, test.trained)  # as when it was searched, for the same uniform ones
     for budget, result in zip(run.budgets, found, strict=True):
         limits = budget.as_dict()
-        best = dict(budget.uniform(run.knobs))
+        best = dict(budget.uniform(run.search_space))
         for name, configuration in best.items():
             rows.append({"kind": "uniform", "name": name} | limits | test.figures(configuration))
         searched = space.from_json(result, source=str(search.result_file(run, budget)))
@@ -171,7 +171,7 @@ class _Test:
 
     def __init__(self, run: Run):
         self._run, self.trained = run, networks.coupled(run)
-        self._measure = Measure(run, self.trained.pure)
+        self._measure = Measure(run, self.trained.functional)
         self._known: dict[bytes, Outcomes] = {}
 
     @property
@@ -199,7 +199,7 @@ class _Test:
         if searched is None:
             return None
         weights, activations = re.fullmatch(r"w(\d+)a(\d+)", searched["over"]).groups()
-        other = self._run.knobs.uniform(int(weights), int(activations))
+        other = self._run.search_space.uniform(int(weights), int(activations))
         found = on_all(searched["over"], self.outcomes(configuration), self.outcomes(other))
         return found.as_dict()
 

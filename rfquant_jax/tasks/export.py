@@ -11,14 +11,12 @@ import numpy as np
 from flax import nnx
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN, stage_folder
-from rfquant_jax.config import checks as rules
+from rfquant_jax.config import checks
 from rfquant_jax.data.reader import PADDING_LABEL
-from rfquant_jax.data.sources import Part
+from rfquant_jax.data.sources import Subset
 from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files
-from rfquant_jax.export.formats import integer as format
-from rfquant_jax.export.formats import integer_reader as reading
-from rfquant_jax.export.formats import tflite_graph
+from rfquant_jax.export.formats import integer, integer_reader, tflite_graph
 from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
@@ -30,7 +28,7 @@ from rfquant_jax.export.verify.compare import (
     compare_codes,
     compare_predictions,
 )
-from rfquant_jax.export.verify.reference import Reference, fixed_network
+from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.runners import Runner, missing_runtime, open_all
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
@@ -65,18 +63,18 @@ def export(run: Run) -> dict:
     run = run.in_float32()  # whatever it was trained in: that is what files are held against
     wanted = configurations(run)
     trained = networks.coupled(run)
-    measure = Measure(run, trained.pure)
+    measure = Measure(run, trained.functional)
     (run.workdir / EXPORT_FILE).unlink(missing_ok=True)  # what it says of files ends here
     results, models, wrong = {}, {}, {}
     for name, configuration in wanted.items():
         run.stop.check()
         statistics = measure.recalibrated(trained.params, configuration)
-        network = fixed_network(trained.pure, trained.params, statistics, configuration)
-        reference = Reference(network)
+        network = fixed_network(trained.functional, trained.params, statistics, configuration)
+        reference = ReferenceModel(network)
         about = _about(run, name, trained.origin, configuration)
         about["accuracy"] = _accuracy(run, reference)
         models[name] = fold(network, run.image_shape, about)
-        exact = Reference(network, np.float64)
+        exact = ReferenceModel(network, np.float64)
         results[name] = _export_one(run, name, reference, exact, models[name], configuration)
         found = list(disagreements(run.config.export, results[name]))
         results[name]["verified"] = not found
@@ -128,10 +126,10 @@ def check(run: Run, before: Container[str]) -> None:
     """
     if jax.process_count() > 1:
         rule = "the task export works in a run of one process: start it by itself"
-        raise ConfigError("tasks", rules.tasks(run.config), rule)
+        raise ConfigError("tasks", checks.tasks(run.config), rule)
     if files.TFLITE in run.config.export.formats:
         tflite_graph.schema()
-    network = run.blueprint.convert(run.network)
+    network = run.plan.convert(run.network)
     network.eval()
     _ = capture(network, run.image_shape).graph.shapes  # reading them is a check
     if run.configuration is not None:
@@ -166,7 +164,7 @@ def _searched(run: Run) -> tuple[Path, dict[str, tuple[str, np.ndarray]]]:
     """
     places = dict.fromkeys([run.workdir, networks.source_of(run, TRAIN)])
     for workdir in places:
-        if found := dict(_winners(run.blueprint.space, workdir / SEARCH_FOLDER)):
+        if found := dict(_winners(run.plan.space, workdir / SEARCH_FOLDER)):
             return workdir, found
     folders = " nor ".join(str(workdir / SEARCH_FOLDER) for workdir in places)
     raise UserError(
@@ -198,7 +196,7 @@ def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
     return {
         "network": run.config.model.name,
         "configuration": name,
-        "layers": run.blueprint.space.to_json(configuration),
+        "layers": run.plan.space.to_json(configuration),
         "checkpoint": origin,
         "input": "float32, (pixel / 255 - mean) / std for each channel",
         "mean": [float(v) for v in data.mean],
@@ -210,7 +208,7 @@ def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
     } | run.costs_of(configuration)
 
 
-def _accuracy(run: Run, reference: Reference) -> dict:
+def _accuracy(run: Run, reference: ReferenceModel) -> dict:
     """The evaluation's accuracy on the images that the files are verified on."""
     correct = images = 0
     for batch in _normalized(run, run.config.export.images):
@@ -224,8 +222,8 @@ def _accuracy(run: Run, reference: Reference) -> dict:
 def _export_one(
     run: Run,
     name: str,
-    reference: Reference,
-    exact: Reference,
+    reference: ReferenceModel,
+    exact: ReferenceModel,
     model: IntegerModel,
     configuration: np.ndarray,
 ) -> dict:
@@ -233,7 +231,7 @@ def _export_one(
     wanted = run.config.export
     folder = run.workdir / EXPORT_FOLDER
     paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
-    stored = reading.read(paths[files.INTEGER]).model()
+    stored = integer_reader.read(paths[files.INTEGER]).model()
     codes = {
         "float32": _compare_codes(run, stored, reference),
         "float64": _compare_codes(run, model, exact),
@@ -243,7 +241,7 @@ def _export_one(
     batches = _normalized(run, wanted.images)
     found = compare_predictions(reference, exact, predictors, batches)
     return {
-        "layers": run.blueprint.space.to_json(configuration),
+        "layers": run.plan.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
         "activation_bytes": memory_of(model).size,
@@ -281,7 +279,7 @@ def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
     whole = run.data.held_out
     # At random, always the same: files lie class by class.
     chosen = np.random.default_rng(0).permutation(len(whole))[:limit]
-    part = Part(whole, np.sort(chosen))
+    part = Subset(whole, np.sort(chosen))
     # Of one size whatever the limit, so that nothing is compiled again.
     size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole), LARGEST_BATCH)
     preprocess = jax.jit(run.preprocess)
@@ -294,8 +292,8 @@ def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
     """Writes all configurations into one file and makes sure that it holds what their own do."""
     path = run.workdir / EXPORT_FOLDER / files.BUNDLE_FILE
     with files.writing(path, files.BUNDLE):
-        format.write(path, models)
-    bundle = reading.read(path)
+        integer.write(path, models)
+    bundle = integer_reader.read(path)
     for name, model in models.items():
         if not bundle.model(name).equals(model.stored()):
             raise UserError(f"{path}: configuration {name} came back differently; this is a bug")

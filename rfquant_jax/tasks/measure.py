@@ -11,7 +11,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.config import settings
 from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 
@@ -23,12 +23,12 @@ class Measure:
 
     Args:
       run: gives data, devices and constants.
-      pure: the network, full-precision or coupled.
+      functional: the network, full-precision or coupled.
     """
 
-    def __init__(self, run: Run, pure: PureNetwork):
+    def __init__(self, run: Run, functional: FunctionalNetwork):
         self._run = run
-        self.evaluator = Evaluator(pure, run.mesh, run.preprocess)
+        self.evaluator = Evaluator(functional, run.mesh, run.preprocess)
 
     @cached_property
     def _recalibration(self) -> list[np.ndarray]:
@@ -84,4 +84,4 @@ def full_precision(run: Run, part: Source) -> Accuracy | None:
     if not networks.exists(run, PRETRAIN):
         return None
     trained = networks.full_precision(run)
-    return Measure(run, trained.pure).full_precision(part, trained.params, trained.stats)
+    return Measure(run, trained.functional).full_precision(part, trained.params, trained.stats)

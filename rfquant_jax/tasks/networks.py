@@ -14,7 +14,7 @@ from flax import nnx
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints, stage_folder
 from rfquant_jax.errors import CheckpointError, UserError
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 
@@ -32,7 +32,7 @@ class Trained:
         be sampled when the checkpoint was written; of a coupled network.
     """
 
-    pure: PureNetwork
+    functional: FunctionalNetwork
     params: Arrays
     stats: Arrays
     origin: str
@@ -40,7 +40,7 @@ class Trained:
 
     def network(self) -> nnx.Module:
         """The network as a module."""
-        return self.pure.merge(self.params, self.stats)
+        return self.functional.merge(self.params, self.stats)
 
 
 def source_of(run: Run, stage: str) -> Path:
@@ -117,10 +117,10 @@ def full_precision(run: Run) -> Trained:
       UserError: there is none, or it is another network's.
     """
     if _is_imported(run, PRETRAIN):
-        pure = PureNetwork(_imported_network(run))
+        functional = FunctionalNetwork(_imported_network(run))
         run.log.info(f"full precision: {run.config.pretrained} as it is")
-        params, stats = devices.replicate((pure.params, pure.stats), run.mesh)
-        return Trained(pure, params, stats, origin(run, PRETRAIN))
+        params, stats = devices.replicate((functional.params, functional.stats), run.mesh)
+        return Trained(functional, params, stats, origin(run, PRETRAIN))
     return _load(run, PRETRAIN, lambda about: run.network)
 
 
@@ -130,19 +130,21 @@ def coupled(run: Run) -> Trained:
     Raises:
       CheckpointError: there is none, or it is another network's.
     """
-    return _load(run, TRAIN, lambda about: run.blueprint.convert(run.network, about["signed"]))
+    return _load(run, TRAIN, lambda about: run.plan.convert(run.network, about["signed"]))
 
 
 def _load(run: Run, stage: str, build) -> Trained:
     with _opened(run, stage, quiet=False) as checkpoints:
         step = _best(checkpoints, stage)
         about = checkpoints.about(step)
-        pure = PureNetwork(build(about))
-        ema = checkpoints.restore_ema(step, {"params": pure.params, "stats": pure.stats})
+        functional = FunctionalNetwork(build(about))
+        ema = checkpoints.restore_ema(
+            step, {"params": functional.params, "stats": functional.stats}
+        )
         origin = _origin(run, stage, checkpoints, step)
     params, stats = devices.replicate((ema["params"], ema["stats"]), run.mesh)
     masks = np.asarray(about["masks"], bool) if stage == TRAIN else None
-    return Trained(pure, params, stats, origin, masks)
+    return Trained(functional, params, stats, origin, masks)
 
 
 def _best(checkpoints: Checkpoints, stage: str) -> int:

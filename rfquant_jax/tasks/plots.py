@@ -16,7 +16,7 @@ def draw(run: Run, results: list[dict], curve: dict | None, images: Source) -> N
       curve: see `curve.write_curve`; None where no profile was measured.
       images: those that accuracies were confirmed on.
     """
-    space = run.blueprint.space
+    space = run.plan.space
     winners = {r["budget"]: space.from_json(r) for r in results}
     plots.bit_widths(run.workdir / "bits.png", winners, space.names)
     cost = "bitops_g" if curve is None else curve["cost"]
@@ -45,7 +45,7 @@ def _uniform(run: Run, results: list[dict]) -> list[dict]:
     """The uniform finalists, each once."""
     found = {}
     for budget, result in zip(run.budgets, results, strict=True):
-        for name, configuration in budget.uniform(run.knobs):
+        for name, configuration in budget.uniform(run.search_space):
             confirmed = {"confirmed": result["confirmed"][f"uniform {name}"]}
             found[name] = run.costs_of(configuration) | confirmed
     return list(found.values())

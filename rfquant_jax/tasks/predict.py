@@ -76,11 +76,11 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
     """The number of an image, and the cells behind its name."""
     if run.configuration is None:
         trained, configuration = networks.full_precision(run), NO_CONFIGURATION
-        measure = Measure(run, trained.pure)
+        measure = Measure(run, trained.functional)
         statistics = measure.running(trained.params, trained.stats)
     else:
         trained, configuration = networks.coupled(run), run.configuration
-        measure = Measure(run, trained.pure)
+        measure = Measure(run, trained.functional)
         statistics = measure.recalibrated(trained.params, configuration)
     # Labels carry the images' numbers. Nothing is learnt from these images, so any may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))

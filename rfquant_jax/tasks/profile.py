@@ -58,7 +58,7 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
         run.stop.check()
         return evaluate.mean(configurations, sets.numbers(part))
 
-    return Profile(run.blueprint.space, path, _header(run, trained, sets), measure, chunk=CHUNK)
+    return Profile(run.plan.space, path, _header(run, trained, sets), measure, chunk=CHUNK)
 
 
 def _copy_profile(run: Run, path: Path) -> None:
@@ -85,8 +85,8 @@ def _header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
             "batch_size": len(sets[0]["label"]),
         },
         "precision": jnp.dtype(run.compute_type).name,
-        "candidates": list(run.blueprint.space.candidates),
-        "layers": list(run.blueprint.space.names),
+        "candidates": list(run.plan.space.candidates),
+        "layers": list(run.plan.space.names),
     }
 
 
@@ -107,9 +107,9 @@ def propose_from_profile(
     )
     with run.log.progress("profile", parts * chosen.configurations, len(profile)) as progress:
         profile.on_evaluation = progress.advance
-        measure_profile(profile, run.knobs, parts, chosen.configurations, run.config.seed)
+        measure_profile(profile, run.search_space, parts, chosen.configurations, run.config.seed)
     length = _snapshot(run, trained, profile)
-    search = ProfileSearch(profile, length, parts, run.knobs, chosen, run.config.seed)
+    search = ProfileSearch(profile, length, parts, run.search_space, chosen, run.config.seed)
     found, details = [], []
     with run.log.progress("search", len(run.budgets) * chosen.region.evaluations) as progress:
         profile.on_evaluation = progress.advance

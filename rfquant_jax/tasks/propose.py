@@ -10,7 +10,7 @@ import numpy as np
 
 from rfquant_jax.config import settings
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.data.sources import Part
+from rfquant_jax.data.sources import Subset
 from rfquant_jax.report.log import Progress
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.evaluator import CandidateEvaluator
@@ -53,7 +53,7 @@ class Proposals:
     details: list[dict]
 
 
-def fresh_batches(run: Run, part: Part) -> TrainingBatches:
+def fresh_batches(run: Run, part: Subset) -> TrainingBatches:
     """Shuffled batches of a part, as evaluation sees its images."""
     seed = settings.derived_seed(run.config, "search")
     size = min(run.config.search.batch_size, len(part))
@@ -65,12 +65,12 @@ def candidate_evaluator(
 ) -> CandidateEvaluator:
     """Evaluates candidates on batches, which are looked up by number."""
     return CandidateEvaluator(
-        trained.pure,
+        trained.functional,
         trained.params,
         run.mesh,
         run.preprocess,
         batches,
-        run.blueprint.space.largest,
+        run.plan.space.largest,
         metric,
         choose_starts(run.costs.macs, run.config.search.starts),
     )
@@ -86,7 +86,7 @@ def interruptible(run: Run, evaluate: Evaluate) -> Evaluate:
     return checked
 
 
-def propose(run: Run, trained: networks.Trained, part: Part) -> Proposals:
+def propose(run: Run, trained: networks.Trained, part: Subset) -> Proposals:
     """Runs the algorithm of `config.search.algorithm`; resumes from the record of evaluations.
 
     Args:
@@ -99,7 +99,7 @@ def propose(run: Run, trained: networks.Trained, part: Part) -> Proposals:
     evaluate = candidate_evaluator(run, trained, fresh_batches(run, part), metric)
     header = {"checkpoint": trained.origin, "metric": metric, "seed": config.seed}
     path = run.workdir / SEARCH_FOLDER / TRACE_FILE
-    recorder = Recorder(interruptible(run, evaluate), run.blueprint.space, path, header)
+    recorder = Recorder(interruptible(run, evaluate), run.plan.space, path, header)
     if recorder.left:
         run.log.info(f"search: resumes after {recorder.left} recorded iterations")
     run.log.rewind("search", 0)  # it is logged again, from the record
@@ -107,8 +107,8 @@ def propose(run: Run, trained: networks.Trained, part: Part) -> Proposals:
     total = settings.search_iterations(config, len(run.budgets))
     with run.log.progress("search", total) as progress:
         told = _Told(run, progress, recorder, moves)
-        algorithm = settings.search_algorithm(config, len(run.knobs.space), told.on_move)
-        found = algorithm(Problem(run.knobs, tuple(run.budgets), told, config.seed))
+        algorithm = settings.search_algorithm(config, len(run.search_space.space), told.on_move)
+        found = algorithm(Problem(run.search_space, tuple(run.budgets), told, config.seed))
     named = [_named(run, found, index) for index in range(len(found))]
     return Proposals(named, moves, [{} for _ in found])
 

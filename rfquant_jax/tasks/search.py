@@ -64,7 +64,7 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
     if not all(isinstance(r, dict) and r.get("checkpoint") == checkpoint for r in found):
         return None
     pairs = zip(run.budgets, files, found, strict=True)
-    space = run.blueprint.space
+    space = run.plan.space
     fit = all(b.fits(space.from_json(r, source=str(file))) for b, file, r in pairs)
     return found if fit else None
 
@@ -78,16 +78,16 @@ def result_file(run: Run, budget: Budget) -> Path:
 def leave_out_frozen(run: Run, trained: networks.Trained) -> None:
     """Takes frozen bit-widths out of the run's search space where the config asks for it."""
     if not run.config.search.use_frozen:
-        run.knobs = without_frozen(run.knobs, trained.masks)
+        run.search_space = without_frozen(run.search_space, trained.masks)
         run.log.info("search: without the bit-widths that are frozen (search.use_frozen)")
 
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
     leave_out_frozen(run, trained)
-    check_reachable(run.knobs, run.budgets)
+    check_reachable(run.search_space, run.budgets)
     for budget in run.budgets:
-        ends = reachable(run.knobs, budget)
+        ends = reachable(run.search_space, budget)
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
     images, model = search_images(run), None
     if run.config.search.algorithm == "trust_region":
@@ -101,7 +101,7 @@ def _search(run: Run) -> None:
         uniform = _uniform(run, budget, images, model)
         result = _confirmed_best(run, confirmed, budget, proposed, uniform)
         moves = [move for move in proposals.moves if move.budget == index]
-        trace = [m.as_dict() | {"layer": run.blueprint.space.names[m.layer]} for m in moves]
+        trace = [m.as_dict() | {"layer": run.plan.space.names[m.layer]} for m in moves]
         found.append(result | proposals.details[index] | {"trace": trace})
     curve = None
     if model is not None:
@@ -130,7 +130,7 @@ def _uniform(
 ) -> list[Finalist]:
     """The uniform configuration with the most bits within a budget, and the best pair wXaY."""
     everything = np.ones(len(images.confirming), bool)
-    equal = budget.uniform(run.knobs)
+    equal = budget.uniform(run.search_space)
     pair = [] if model is None else best_pair(run, budget, model)
     named = {f"uniform {name}": configuration for name, configuration in [*equal, *pair]}
     return [Finalist(name, configuration, everything) for name, configuration in named.items()]
@@ -138,9 +138,10 @@ def _uniform(
 
 def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str, np.ndarray]]:
     """The uniform pair wXaY within a budget that diverges least, with its name; empty if none."""
-    candidates = run.knobs.candidates
+    candidates = run.search_space.candidates
     pairs = {
-        f"w{w}a{a}": run.knobs.uniform(w, a) for w, a in itertools.product(candidates, repeat=2)
+        f"w{w}a{a}": run.search_space.uniform(w, a)
+        for w, a in itertools.product(candidates, repeat=2)
     }
     within = {name: c for name, c in pairs.items() if budget.fits(c)}
     if not within:
@@ -166,7 +167,7 @@ def _confirmed_best(
     gains = [choice.gains[uniform[place].name] for place in (0, -1)] if uniform else [None, None]
     run.log.info(f"search: {budget.text}: {_verdict(budget, winner, gains[0])}")
     return {
-        "layers": run.blueprint.space.to_json(winner.configuration),
+        "layers": run.plan.space.to_json(winner.configuration),
         **run.costs_of(winner.configuration),
         "budget": budget.text,
         **budget.as_dict(),

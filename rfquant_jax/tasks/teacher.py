@@ -55,7 +55,7 @@ def load_teacher(run: Run) -> Teacher | None:
     trained = networks.full_precision(other)
 
     def logits(params, stats, images):
-        network = trained.pure.merge(params, stats)
+        network = trained.functional.merge(params, stats)
         network.eval()
         return network(other.preprocess(images)).astype(jnp.float32)
 

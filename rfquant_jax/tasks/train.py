@@ -12,8 +12,8 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints
 from rfquant_jax.config import settings
 from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.errors import CheckpointError, ConfigError
-from rfquant_jax.nn.functional import Arrays, PureNetwork
-from rfquant_jax.quant.convert import untapped
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
+from rfquant_jax.quant.convert import layers_without_feature
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -24,7 +24,7 @@ from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import CoupledStep
 
 # The coupled network, the parameters it starts from, and its layers with signed input.
-Start = tuple[PureNetwork, Arrays, list[str]]
+Start = tuple[FunctionalNetwork, Arrays, list[str]]
 
 
 def pretrain(run: Run) -> None:
@@ -60,8 +60,8 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
         run.log.info(f"pretrain: starts from {run.config.pretrained}")
     if fresh:
         run.log.info(f"pretrained: other classes, so these start afresh: {', '.join(fresh)}")
-    pure = PureNetwork(network)
-    measure = Measure(run, pure)
+    functional = FunctionalNetwork(network)
+    measure = Measure(run, functional)
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
         accuracy = measure.full_precision(run.data.held_out, params, stats)
@@ -70,14 +70,14 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
     candidates = tuple(run.config.quant.candidates)
     Trainer(
         plan,
-        CoupledStep(pure, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
+        CoupledStep(functional, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
         batches,
         Space((), candidates, np.zeros((0, len(candidates)), bool)),
         checkpoints=checkpoints,
         log=run.log,
         stop=run.stop,
         score=score,
-    ).run(pure.params)
+    ).run(functional.params)
 
 
 def train(run: Run) -> None:
@@ -94,8 +94,10 @@ def train(run: Run) -> None:
 
 
 def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
-    pure, params, signed = _coupled_start(run, batches, checkpoints, untrained=plan.epochs == 0)
-    measure, space = Measure(run, pure), run.blueprint.space
+    functional, params, signed = _coupled_start(
+        run, batches, checkpoints, untrained=plan.epochs == 0
+    )
+    measure, space = Measure(run, functional), run.plan.space
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
         scores = {}
@@ -107,14 +109,14 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
 
     Trainer(
         plan,
-        CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(run.config)),
+        CoupledStep(functional, run.mesh, run.preprocess, settings.coupled_step(run.config)),
         batches,
         space,
         checkpoints=checkpoints,
         log=run.log,
         stop=run.stop,
         score=score,
-        meter=InstabilityMeter(pure, run.config.scheduler.boundary),
+        meter=InstabilityMeter(functional, run.config.scheduler.boundary),
         teacher=load_teacher(run) if plan.epochs else None,
         about={"signed": signed},
     ).run(params)
@@ -130,17 +132,19 @@ def _coupled_start(
     """
     if checkpoints.latest is not None:
         signed = checkpoints.about(checkpoints.latest)["signed"]
-        pure = PureNetwork(run.blueprint.convert(run.network, signed))
-        return pure, pure.params, signed  # replaced by the checkpoint's
+        functional = FunctionalNetwork(run.plan.convert(run.network, signed))
+        return functional, functional.params, signed  # replaced by the checkpoint's
     plain = networks.full_precision(run).network()
-    if without := untapped(plain, run.blueprint.layers):
-        run.log.info(f"no Tap marks {', '.join(without)}: their BatchNorm's output is the feature")
-    searched = [layer for layer in run.blueprint.layers if layer.candidates]
+    if without := layers_without_feature(plain, run.plan.layers):
+        run.log.info(
+            f"no Feature marks {', '.join(without)}: their BatchNorm's output is the feature"
+        )
+    searched = [layer for layer in run.plan.layers if layer.candidates]
     if bare := [layer.name for layer in searched if layer.batch_norm is None]:
         run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
-    pure, params, signed = (_untrained if untrained else _initial)(run, batches, plain)
+    functional, params, signed = (_untrained if untrained else _initial)(run, batches, plain)
     run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
-    return pure, params, signed
+    return functional, params, signed
 
 
 def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
@@ -148,7 +152,7 @@ def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
     run.log.info(f"step sizes: from {count} batches of {batches.batch_size} training images")
-    return run.blueprint.start(plain, images, run.preprocess, run.mesh)
+    return run.plan.start(plain, images, run.preprocess, run.mesh)
 
 
 def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
@@ -161,7 +165,7 @@ def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
         f"train.epochs is 0: step sizes of least squared error from {count} training images"
     )
     given = run.preprocess, run.mesh, run.stop.check
-    return run.blueprint.start_untrained(plain, images, *given)
+    return run.plan.start_untrained(plain, images, *given)
 
 
 def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:

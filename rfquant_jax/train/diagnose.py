@@ -15,14 +15,14 @@ from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.passes import CoupledPass
-from rfquant_jax.train.state import Carry, Reference, StepInputs, Taken, TrainState
+from rfquant_jax.train.state import Carry, DistillationTargets, StepInputs, Taken, TrainState
 from rfquant_jax.train.update import all_finite
 
 IMAGES = "the images"
 _LAYERS = QuantizedLayer | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.BatchNorm
 
-# tell(place, numbers): `numbers` are what there is at `place` ("the kernel of conv1")
-Tell = Callable[[str, jax.Array], None]
+# record(place, numbers): `numbers` are what there is at `place` ("the kernel of conv1")
+Record = Callable[[str, jax.Array], None]
 
 
 class Finding(NamedTuple):
@@ -100,16 +100,16 @@ class _Repeater:
         flags = self._observe(self._params, self._stats, batch["image"], inputs, number)
         if place := _first_false(zip(self._places, flags, strict=True)):
             return place
-        reference = None
+        targets = None
         if self._taken.teachers is not None:
-            reference = Reference(self._part(self._taken.teachers[micro], device), {})
-            if not np.all(np.isfinite(reference.logits)):
+            targets = DistillationTargets(self._part(self._taken.teachers[micro], device), {})
+            if not np.all(np.isfinite(targets.logits)):
                 return "the logits of the external teacher"
         start = self._params, Carry(self._stats, zeros_like(self._params)), batch
         if of_micro:
             first = number - of_micro
-            _, reference, _ = self._pass(*start, reference, inputs, first, is_max=True)
-        carry, _, terms = self._pass(*start, reference, inputs, number, is_max=not of_micro)
+            _, targets, _ = self._pass(*start, targets, inputs, first, is_max=True)
+        carry, _, terms = self._pass(*start, targets, inputs, number, is_max=not of_micro)
         named = {f"the loss term {n}": bool(np.isfinite(v)) for n, v in terms.items()}
         return _first_false(named.items()) or self._last_gradient(carry.gradients)
 
@@ -135,36 +135,36 @@ class _Repeater:
         """Whether the numbers at each place of the forward pass are finite, in its order."""
         self._places, flags = [], []
 
-        def tell(place, values):
+        def record(place, values):
             self._places.append(place)
             flags.append(all_finite(values))
 
         network = self._one.network(params, stats, inputs, number)
         for path, module in list(nnx.iter_modules(network)):
             if isinstance(module, _LAYERS):
-                replace_module(network, path, _Watched(module, dotted(path), tell))
+                replace_module(network, path, _Recorded(module, dotted(path), record))
         images = self._one.preprocess(images)
-        tell(IMAGES, images)
-        tell("the logits", network(images))
+        record(IMAGES, images)
+        record("the logits", network(images))
         return jnp.stack(flags)
 
 
-class _Watched(nnx.Module):
+class _Recorded(nnx.Module):
     """A layer that tells of what goes in, what it computes with, and what comes out."""
 
-    def __init__(self, inner: nnx.Module, name: str, tell: Tell):
-        self.inner, self.name, self.tell = inner, name, tell
+    def __init__(self, inner: nnx.Module, name: str, record: Record):
+        self.inner, self.name, self.record = inner, name, record
 
     def __call__(self, x: jax.Array, *args, **options) -> jax.Array:
-        self.tell(f"the input of {self.name}", x)
+        self.record(f"the input of {self.name}", x)
         for what, values in _operands(self.inner):
-            self.tell(f"the {what} of {self.name}", values)
+            self.record(f"the {what} of {self.name}", values)
         y = self.inner(x, *args, **options)
-        self.tell(f"the output of {self.name}", y)
+        self.record(f"the output of {self.name}", y)
         # A variance may overflow where the output does not: dividing by infinity makes zeros.
         if isinstance(self.inner, nnx.BatchNorm | SwitchableBatchNorm):
             for what in ("mean", "var"):
-                self.tell(f"the running {what} of {self.name}", getattr(self.inner, what)[...])
+                self.record(f"the running {what} of {self.name}", getattr(self.inner, what)[...])
         return y
 
 

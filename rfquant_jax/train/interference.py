@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rfquant_jax.nn.functional import Arrays
-from rfquant_jax.quant.space import COLUMN_NAMES, Space, smallest
+from rfquant_jax.quant.space import COLUMN_NAMES, Space, smallest_bits
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.state import Masks
 
@@ -29,7 +29,7 @@ def pass_kinds(configurations: np.ndarray, masks: Masks, candidates: tuple[int, 
       masks: what was allowed in the step. A pass is the smallest one if every layer runs at the
         smallest bit-widths of its masks.
     """
-    least = np.stack([smallest(mask, candidates) for mask in masks], axis=-1)
+    least = np.stack([smallest_bits(mask, candidates) for mask in masks], axis=-1)
     return [MAX] + [SMALLEST if (c == least).all() else RANDOM for c in configurations[1:]]
 
 
@@ -122,7 +122,7 @@ def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> d
             [round(value, 4) if has else None for value, has in zip(*row, strict=True)]
             for row in allowed
         ],
-        "smallest": smallest(masks.weights, space.candidates).tolist(),
+        "smallest": smallest_bits(masks.weights, space.candidates).tolist(),
     }
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import Checkpoints
-from rfquant_jax.data.loader import TrainingBatches, ahead
+from rfquant_jax.data.loader import TrainingBatches, prefetch
 from rfquant_jax.errors import Interrupted
 from rfquant_jax.nn.functional import Arrays
 from rfquant_jax.quant.space import Space
@@ -19,7 +19,7 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.signals import StopSignal
 from rfquant_jax.train import interference, schedules
 from rfquant_jax.train.interference import BitCounts, pass_kinds, summarize
-from rfquant_jax.train.nonfinite_guard import Watch
+from rfquant_jax.train.nonfinite_guard import NonFiniteGuard
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
 from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
 from rfquant_jax.train.step import CoupledStep
@@ -140,7 +140,9 @@ class Trainer:
         self._checkpoints, self._log, self._stop = checkpoints, log, stop
         self._score, self._meter, self._teacher = score, meter, teacher
         self._about = about or {}
-        self._watch = Watch(plan.task, plan.max_bad_steps, space, log, step.diagnose, plan.remedy)
+        self._guard = NonFiniteGuard(
+            plan.task, plan.max_bad_steps, space, log, step.diagnose, plan.remedy
+        )
         self._sampled = BitCounts(space)
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
@@ -163,7 +165,7 @@ class Trainer:
         state, position = self._begin(start)
         if self.total_steps == 0:
             self._evaluate("as it is", state, position)
-        stream = ahead(map(self._on_devices, self._batches.starting_at(position.step)))
+        stream = prefetch(map(self._on_devices, self._batches.starting_at(position.step)))
         with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
             while position.step < self.total_steps:
                 epoch, within = divmod(position.step, self._per_epoch)
@@ -173,7 +175,7 @@ class Trainer:
                 state, taken = self._one_step(state, next(stream), position, epoch)
                 position.step += 1
                 progress.advance()
-                self._watch.add(taken, state)
+                self._guard.add(taken, state)
                 self._sampled.add(taken.report.configurations)
                 self._report(epoch, position, state, taken, progress)
                 # Before a stop is looked at: an epoch's end is saved with its score.
@@ -250,8 +252,8 @@ class Trainer:
         kinds = pass_kinds(configurations, taken.masks, self._space.candidates)
         values = summarize(taken.metrics, kinds)
         self._sampled.drain()
-        self._watch.drain(state)  # the metrics have been waited for: this costs nothing
-        values |= self._watch.counts()
+        self._guard.drain(state)  # the metrics have been waited for: this costs nothing
+        values |= self._guard.counts()
         values |= {f"rate/{k}": float(v) for k, v in taken.rates._asdict().items()}
         self._log.metrics(self._plan.task, position.step, {"epoch": epoch, **values})
         progress.report(f"epoch {epoch}, loss {values['loss']:.4f}")
@@ -264,7 +266,7 @@ class Trainer:
 
     def _evaluate(self, when: str, state: TrainState, position: Position) -> None:
         """Scores the EMA and saves."""
-        self._watch.drain(state)  # before the work of scoring a training that has failed
+        self._guard.drain(state)  # before the work of scoring a training that has failed
         scores = self._score(state.ema_params, state.ema_stats)
         mean = float(np.mean(list(scores.values())))
         values = {f"held_out/{name}": value for name, value in scores.items()}
@@ -288,12 +290,12 @@ class Trainer:
         self._log.curves(self._plan.task, position.step, curves | {"frozen_layers": int(frozen)})
 
     def _save(self, state: TrainState, position: Position, score: float | None) -> None:
-        self._watch.drain(state)
+        self._guard.drain(state)
         about = self._about | {
             "images_per_step": self._batches.batch_size,
             "total_steps": self.total_steps,
             "masks": [mask.astype(int).tolist() for mask in position.masks],
-            "watch": self._watch.state(),
+            "watch": self._guard.state(),
             "sampled": self._sampled.state(),
             "history": list(position.history),  # written in the background while training goes on
         }
@@ -323,7 +325,7 @@ class Trainer:
         )
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
-        self._watch.restore(about["watch"])
+        self._guard.restore(about["watch"])
         if "sampled" in about:  # not in checkpoints of earlier releases
             self._sampled.restore(about["sampled"])
         return state, Position(step, masks, about["history"])

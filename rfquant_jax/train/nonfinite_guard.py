@@ -31,10 +31,10 @@ _WORDS = dict(
         strict=True,
     )
 )
-_LETTERS = 48  # of a configuration that the one line of an error shows
+_ENCODED_LENGTH = 48  # of a configuration that the one line of an error shows
 
 
-class Watch:
+class NonFiniteGuard:
     """Reads the reports of a training's steps.
 
     A report is read two steps after it was asked for, so that host and devices need not wait for
@@ -103,11 +103,11 @@ class Watch:
                 continue
             self._in_a_row += 1
             self._bad += 1
-            what = self._tell(taken, FAILURES[int(np.argmax(report.failed))])
+            what = self._describe_failure(taken, FAILURES[int(np.argmax(report.failed))])
             if self._in_a_row >= self._most:
                 raise RunFailure(self._failure(taken, state, what))
 
-    def _tell(self, taken: Taken, failure: str) -> str:
+    def _describe_failure(self, taken: Taken, failure: str) -> str:
         """Writes of a bad step into the log, and returns what was not finite."""
         losses = np.stack([m["loss"] for m in devices.fetch(taken.metrics)])
         passes = (1 + np.flatnonzero(~np.isfinite(losses).all(axis=1))).tolist()
@@ -155,5 +155,5 @@ def short(space: Space, configuration: np.ndarray) -> str:
     rows = np.unique(configuration, axis=0)
     if len(rows) == 1:
         return "w{}a{}".format(*rows[0])
-    letters = space.encode(configuration)
-    return letters if len(letters) <= _LETTERS else f"{letters[:_LETTERS]}..."
+    encoded = space.encode(configuration)
+    return encoded if len(encoded) <= _ENCODED_LENGTH else f"{encoded[:_ENCODED_LENGTH]}..."

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.quant.lsq import MIN_STEP
 
@@ -28,14 +28,16 @@ class OptimizerSettings:
     adam_epsilon: float = 1e-8
 
 
-def make_optimizer(pure: PureNetwork, settings: OptimizerSettings) -> optax.GradientTransformation:
+def make_optimizer(
+    functional: FunctionalNetwork, settings: OptimizerSettings
+) -> optax.GradientTransformation:
     """Directions for all parameters, before the learning rate, which `descend` multiplies in.
 
     Every gradient element is clipped; weights, biases and BatchNorm then take SGD with Nesterov
     momentum, convolution kernels with L2 decay added before it; step sizes take Adam.
     """
-    steps = pure.names_of(StepSize)
-    kernels = convolution_kernels(pure)
+    steps = functional.names_of(StepSize)
+    kernels = convolution_kernels(functional)
     weights = optax.chain(
         optax.clip(settings.clip),
         optax.add_decayed_weights(
@@ -47,16 +49,16 @@ def make_optimizer(pure: PureNetwork, settings: OptimizerSettings) -> optax.Grad
         optax.clip(settings.clip),
         optax.scale_by_adam(settings.adam_b1, settings.adam_b2, settings.adam_epsilon),
     )
-    groups = {name: STEP_GROUP if name in steps else WEIGHT_GROUP for name in pure.params}
+    groups = {name: STEP_GROUP if name in steps else WEIGHT_GROUP for name in functional.params}
     return optax.partition({WEIGHT_GROUP: weights, STEP_GROUP: adam}, groups)
 
 
-def convolution_kernels(pure: PureNetwork) -> frozenset[str]:
+def convolution_kernels(functional: FunctionalNetwork) -> frozenset[str]:
     """Names of the parameters that weight decay applies to: four-dimensional kernels."""
     return frozenset(
         name
-        for name in pure.names_of(nnx.Param)
-        if name.endswith("kernel") and pure.params[name].ndim == 4
+        for name in functional.names_of(nnx.Param)
+        if name.endswith("kernel") and functional.params[name].ndim == 4
     )
 
 

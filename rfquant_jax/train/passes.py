@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.nn.features import recording_features
-from rfquant_jax.nn.functional import Arrays, PureNetwork, reseed
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, reseed
 from rfquant_jax.ops.ordering import alone, replaced
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import assign, searched_layers
 from rfquant_jax.quant.space import WEIGHTS
 from rfquant_jax.train import damping, losses
-from rfquant_jax.train.state import Carry, Reference, StepInputs
+from rfquant_jax.train.state import Carry, DistillationTargets, StepInputs
 from rfquant_jax.train.stem import Start, Stem
 
 COUPLING = ("damping", "idm")  # the loss terms that only random passes have
@@ -38,13 +38,13 @@ class CoupledPass:
     """The pass of one network as a pure function; calling it is what gets compiled.
 
     Args:
-      pure: a coupled network, or a plain one (which has no searched layers).
+      functional: a coupled network, or a plain one (which has no searched layers).
       preprocess: turns a batch of images into the network's input.
       weights: the constants of the loss.
     """
 
-    def __init__(self, pure: PureNetwork, preprocess: Preprocess, weights: LossWeights):
-        self.pure, self.preprocess, self.weights = pure, preprocess, weights
+    def __init__(self, functional: FunctionalNetwork, preprocess: Preprocess, weights: LossWeights):
+        self.functional, self.preprocess, self.weights = functional, preprocess, weights
         self.stem: Stem | None = None
 
     def __call__(
@@ -52,14 +52,14 @@ class CoupledPass:
         params: Arrays,
         carry: Carry,
         batch: Arrays,
-        reference: Reference | None,
+        targets: DistillationTargets | None,
         inputs: StepInputs,
         number: jax.Array,
         *,
         is_max: bool | jax.Array,
         taught: bool | jax.Array = True,
         start: Start | None = None,
-    ) -> tuple[Carry, Reference, Arrays]:
+    ) -> tuple[Carry, DistillationTargets, Arrays]:
         """One forward and backward pass.
 
         The max pass may be compiled by itself or, with `is_max` as data, as the same program that
@@ -70,7 +70,7 @@ class CoupledPass:
           params: of the network.
           carry: this device's statistics and gradient accumulators.
           batch: {"image": [N, H, W, C], "label": int32[N]}, this device's part.
-          reference: of the max pass; for the max pass itself the external teacher's or None. Where
+          targets: of the max pass; for the max pass itself the external teacher's or None. Where
             `is_max` is data it has features in any case.
           inputs: what all passes of the step share.
           number: int32[], counts the passes of the step.
@@ -97,23 +97,23 @@ class CoupledPass:
             logits, own = outputs
             network = self._configured(params, carry.stats, configuration)
             searched = searched_layers(network)
-            terms = self._output_terms(logits, batch["label"], reference, taught)
+            terms = self._output_terms(logits, batch["label"], targets, taught)
             kept = own
             if is_max is not True:
-                kept = _of_max(own, reference.features, is_max)
+                kept = _of_max(own, targets.features, is_max)
                 coupled = jnp.logical_not(is_max)
                 terms |= self._coupling_terms(own, kept, coupled, searched, inputs, configuration)
             if self.weights.region:
                 terms["region"] = self.weights.region * _sum_layers(
                     searched, lambda kernel, step, bits, _: damping.region(kernel, step, bits)
                 )
-            return sum(terms.values()), (stats, Reference(logits, kept), terms)
+            return sum(terms.values()), (stats, DistillationTargets(logits, kept), terms)
 
         learned = () if start is None else start.learned
         differentiated = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (total, (stats, own, terms)), (slopes, of_start) = differentiated(params, learned)
+        (total, (stats, own, terms)), (pass_gradients, of_start) = differentiated(params, learned)
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
-        gradients = jax.tree.map(jnp.add, carry.gradients, slopes)
+        gradients = jax.tree.map(jnp.add, carry.gradients, pass_gradients)
         # A sum over passes; in the compute type it would be rounded with each of them.
         of_start = jax.tree.map(lambda slope: slope.astype(jnp.float32), of_start)
         if carry.start:
@@ -132,7 +132,8 @@ class CoupledPass:
         configuration = jax.ShapeDtypeStruct((layers, 2), jnp.int32)
         # Shapes alone: what is traced here runs per device, wherever these arrays lie.
         of_network = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.pure.params, self.pure.stats)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+            (self.functional.params, self.functional.stats),
         )
         key = jax.eval_shape(jax.random.key, 0)
         arguments = (*of_network, images, configuration, key)
@@ -148,7 +149,7 @@ class CoupledPass:
             logits = network(self.preprocess(images)).astype(jnp.float32)
         searched = searched_layers(network)
         own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
-        return (logits, own), self.pure.stats_in(network)
+        return (logits, own), self.functional.stats_in(network)
 
     def network(
         self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
@@ -159,17 +160,17 @@ class CoupledPass:
         return network
 
     def _configured(self, params: Arrays, stats: Arrays, configuration: jax.Array) -> nnx.Module:
-        network = self.pure.merge(params, stats)
+        network = self.functional.merge(params, stats)
         network.train()
         assign(network, configuration)
         return network
 
-    def _output_terms(self, logits, labels, reference: Reference | None, taught) -> Arrays:
+    def _output_terms(self, logits, labels, targets: DistillationTargets | None, taught) -> Arrays:
         entropy = losses.cross_entropy(logits, labels, self.weights.label_smoothing)
-        if reference is None:
+        if targets is None:
             return {"cross_entropy": entropy}
         # Selected, not multiplied: zero times what is no number is none either.
-        teacher = jnp.where(taught, reference.logits, 0)
+        teacher = jnp.where(taught, targets.logits, 0)
         divergence = losses.distillation(teacher, logits)
         share = jnp.where(taught, self.weights.distillation, 0)
         return {"cross_entropy": (1 - share) * entropy, "distillation": share * divergence}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.nn.functional import Arrays, PureNetwork
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import searched_layers
 from rfquant_jax.quant.space import Space
@@ -155,18 +155,18 @@ def changes(
 class InstabilityMeter:
     """The jit-compiled metric of a network's parameters."""
 
-    def __init__(self, pure: PureNetwork, boundary: float):
+    def __init__(self, functional: FunctionalNetwork, boundary: float):
         self.traces = 0
 
         def measure(params: Arrays, stats: Arrays, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
             self.traces += 1
-            network = pure.merge(params, stats)
+            network = functional.merge(params, stats)
             shares = boundary_shares(network, boundary)
             candidates = searched_layers(network)[0].weight_quantizer.candidates
             return instability(shares, mask, candidates), shares
 
         self._measure = jax.jit(measure)
-        self._stats = pure.stats
+        self._stats = functional.stats
 
     def __call__(self, params: Arrays, weight_mask: np.ndarray) -> np.ndarray:
         """M_l, float32[L]."""

@@ -42,7 +42,7 @@ class Carry(NamedTuple):
     start: tuple[jax.Array, ...] = ()
 
 
-class Reference(NamedTuple):
+class DistillationTargets(NamedTuple):
     """What a pass is distilled from.
 
     Attributes:
@@ -72,7 +72,7 @@ class StepInputs(NamedTuple):
     key: jax.Array
 
 
-class Turn(NamedTuple):
+class PassInfo(NamedTuple):
     """Which pass of a step it is: replicated, and data, as one program serves all.
 
     Attributes:

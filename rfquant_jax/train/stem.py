@@ -115,12 +115,12 @@ class Stem:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._shapes)
 
     def backward(
-        self, params: Arrays, stats: Arrays, images: jax.Array, slopes: tuple[jax.Array, ...]
+        self, params: Arrays, stats: Arrays, images: jax.Array, cotangents: tuple[jax.Array, ...]
     ) -> Arrays:
         """Gradients with respect to the parameters of the stem alone, by name.
 
         Args:
-          slopes: gradients with respect to `Start.learned`, summed over the passes, float32.
+          cotangents: gradients with respect to `Start.learned`, summed over the passes, float32.
         """
         equations = needed(self._program.jaxpr.eqns, self._learned)
         used = variables(atom for equation in equations for atom in equation.invars)
@@ -132,8 +132,8 @@ class Stem:
             return tuple(values[var] for var in self._learned)
 
         values, transposed = jax.vjp(learned, own)
-        slopes = tuple(s.astype(v.dtype) for s, v in zip(slopes, values, strict=True))
-        return transposed(slopes)[0]
+        cotangents = tuple(s.astype(v.dtype) for s, v in zip(cotangents, values, strict=True))
+        return transposed(cotangents)[0]
 
     def _given(
         self, params: Arrays, stats: Arrays, images=None, configuration=None, key=None

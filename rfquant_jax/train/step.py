@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
-from rfquant_jax.quant import space as bits
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
+from rfquant_jax.quant.space import smallest_bits
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.train.diagnose import Finding, diagnose
@@ -26,14 +26,14 @@ from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import COUPLING, CoupledPass, LossWeights
 from rfquant_jax.train.state import (
     Carry,
+    DistillationTargets,
     Masks,
+    PassInfo,
     Rates,
-    Reference,
     StepInputs,
     StepReport,
     Taken,
     TrainState,
-    Turn,
 )
 from rfquant_jax.train.update import Update
 
@@ -78,14 +78,18 @@ class CoupledStep:
     """
 
     def __init__(
-        self, pure: PureNetwork, mesh: Mesh, preprocess: Preprocess, settings: StepSettings
+        self,
+        functional: FunctionalNetwork,
+        mesh: Mesh,
+        preprocess: Preprocess,
+        settings: StepSettings,
     ):
-        self.pure, self.mesh, self.settings = pure, mesh, settings
-        self._pass = CoupledPass(pure, preprocess, settings.loss)
-        self._step_update = Update(pure, settings.optimizer, settings.ema_decay)
+        self.functional, self.mesh, self.settings = functional, mesh, settings
+        self._pass = CoupledPass(functional, preprocess, settings.loss)
+        self._step_update = Update(functional, settings.optimizer, settings.ema_decay)
         # Kept from step to step: zero accumulators, and what the last pass was distilled from.
         self._gradients: Arrays | None = None
-        self._reference: Reference | None = None
+        self._targets: DistillationTargets | None = None
 
         rep, shard = REPLICATED, SHARDED
         state = TrainState(rep, shard, rep, rep, rep)
@@ -95,7 +99,7 @@ class CoupledStep:
         # statistics alone: an update that fails needs them again.
         of_pass = (rep, *(shard,) * 5, rep, rep)
         self._one_pass = Compiled(self._run, mesh, of_pass, shard, donate=(2,))
-        self._blank = Compiled(self._blank_reference, mesh, (), shard)
+        self._blank = Compiled(self._blank_targets, mesh, (), shard)
         of_back = (rep, *(shard,) * 4)
         self._stem_back = Compiled(self._stem_backward, mesh, of_back, shard, donate=(2,))
         of_update, updated = (state, shard, shard, shard, rep, rep), (state, shard, rep)
@@ -107,7 +111,9 @@ class CoupledStep:
         """The state to start from; the EMA starts as a copy."""
         # A step donates every field, so none may share memory with another or with the caller.
         copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
-        stats = [{n: jnp.array(v, copy=True) for n, v in self.pure.stats.items()} for _ in range(2)]
+        stats = [
+            {n: jnp.array(v, copy=True) for n, v in self.functional.stats.items()} for _ in range(2)
+        ]
         replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
             params=replicate(copies[0]),
@@ -142,11 +148,13 @@ class CoupledStep:
         """
         inputs = self.inputs(masks, rates, key)
         self._prepare(batches[0]["image"], inputs)
-        references = [teachers and Reference(teachers[i], {}) for i in range(len(batches))]
+        batch_targets = [
+            teachers and DistillationTargets(teachers[i], {}) for i in range(len(batches))
+        ]
         if self.settings.strategy == "loop":
-            state, metrics, report = self._host_loop(state, batches, references, inputs, rates)
+            state, metrics, report = self._host_loop(state, batches, batch_targets, inputs, rates)
         else:
-            given = state, tuple(batches), tuple(references), inputs, rates
+            given = state, tuple(batches), tuple(batch_targets), inputs, rates
             state, metrics, report = self._whole(*given)
         result = state, metrics, report._replace(configurations=inputs.configurations)
         if self.mesh.size > 1 and jax.default_backend() == "cpu":
@@ -170,7 +178,7 @@ class CoupledStep:
         sample_key, dropout_key = jax.random.split(key)
         return StepInputs(
             configurations=self._sample(sample_key, masks.weights, masks.activations),
-            smallest=bits.smallest(masks.weights, self.settings.candidates),
+            smallest=smallest_bits(masks.weights, self.settings.candidates),
             damping=rates.damping,
             key=dropout_key,
         )
@@ -190,16 +198,16 @@ class CoupledStep:
         names = ("sample", "stem", "blank", "one_pass", "stem_back", "update", "whole")
         return {name: getattr(self, f"_{name}").traces for name in names}
 
-    def _host_loop(self, state, batches, references, inputs, rates):
+    def _host_loop(self, state, batches, batch_targets, inputs, rates):
         gradients, self._gradients = self._gradients, None
         if gradients is None:
-            gradients = devices.per_device(zeros_like(self.pure.params), self.mesh)
+            gradients = devices.per_device(zeros_like(self.functional.params), self.mesh)
         carry, start, metrics = Carry(state.stats, gradients), None, []
-        for batch, reference in zip(batches, references, strict=True):
+        for batch, targets in zip(batches, batch_targets, strict=True):
             if self._pass.stem:
                 start, moved, sums = self._stem(state.params, carry.stats, batch)
                 carry = Carry(carry.stats | moved, carry.gradients, sums)
-            shared = start, batch, reference, inputs, len(metrics)
+            shared = start, batch, targets, inputs, len(metrics)
             carry, measured = self._passes(state.params, carry, *shared)
             metrics += measured
             if self._pass.stem:
@@ -212,25 +220,25 @@ class CoupledStep:
     def _passes(self, params, carry, start, batch, teacher, inputs, first):
         """The passes of one batch, of which the first one is number `first` of the step."""
         # The max pass takes features, too; whose they are does not matter.
-        reference, self._reference = self._reference, None
+        targets, self._targets = self._targets, None
         if self._pass.stem is None:
-            reference = Reference(None, {})
-        elif reference is None:
-            reference = self._blank()
-        (logits, features), metrics = reference, []
+            targets = DistillationTargets(None, {})
+        elif targets is None:
+            targets = self._blank()
+        (logits, features), metrics = targets, []
         if teacher is not None:
             logits = teacher.logits
         for number in range(first, first + 1 + self.settings.random_passes):
             is_max = number == first
             taught = not is_max or teacher is not None
-            turn = Turn(np.int32(number), np.bool_(is_max), np.bool_(taught))
+            info = PassInfo(np.int32(number), np.bool_(is_max), np.bool_(taught))
             donated = (*carry[1:], features)
-            shared = start, batch, logits, inputs, turn
+            shared = start, batch, logits, inputs, info
             carry, (own, features), measured = self._one_pass(params, carry.stats, donated, *shared)
-            metrics.append(self._finished(_with_meaning(measured, turn)))
+            metrics.append(self._finished(_with_meaning(measured, info)))
             logits = own if is_max else logits
         if self._pass.stem:
-            self._reference = Reference(logits, features)
+            self._targets = DistillationTargets(logits, features)
         return carry, metrics
 
     def _finished(self, measured: Arrays) -> Arrays:
@@ -256,45 +264,45 @@ class CoupledStep:
         sums = tuple(jnp.zeros(value.shape, jnp.float32) for value in start.learned)
         return devices.add_axis((start, moved, sums))
 
-    def _stem_backward(self, params, stats, gradients, slopes, batch):
+    def _stem_backward(self, params, stats, gradients, cotangents, batch):
         """The gradients with those of the stem added."""
-        stats, gradients, slopes = devices.drop_axis((stats, gradients, slopes))
-        own = self._pass.stem.backward(params, stats, batch["image"], slopes)
+        stats, gradients, cotangents = devices.drop_axis((stats, gradients, cotangents))
+        own = self._pass.stem.backward(params, stats, batch["image"], cotangents)
         gradients |= {name: gradients[name] + slope for name, slope in own.items()}
         return devices.add_axis(gradients)
 
-    def _blank_reference(self):
+    def _blank_targets(self):
         """One to begin with: zeros."""
-        return Reference(*self._pass.stem.zeros())
+        return DistillationTargets(*self._pass.stem.zeros())
 
-    def _run(self, params, stats, donated, start, batch, logits, inputs, turn):
+    def _run(self, params, stats, donated, start, batch, logits, inputs, info):
         """A pass; `donated` are the sums of the carry and the features of the max pass."""
         *sums, features = donated
-        reference = None if logits is None else Reference(logits, features)
+        targets = None if logits is None else DistillationTargets(logits, features)
         if self._pass.stem is None:
-            turn = turn._replace(is_max=True, taught=True)  # there is no other pass
+            info = info._replace(is_max=True, taught=True)  # there is no other pass
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
         carry, start = devices.drop_axis((Carry(stats, *sums), start))
-        kind = {"is_max": turn.is_max, "taught": turn.taught}
-        shared = batch, reference, inputs, turn.number
+        kind = {"is_max": info.is_max, "taught": info.taught}
+        shared = batch, targets, inputs, info.number
         carry, own, metrics = self._pass(params, carry, *shared, start=start, **kind)
         return devices.add_axis(carry), own, devices.add_axis(metrics)
 
-    def _whole_step(self, state, batches, references, inputs, rates):
+    def _whole_step(self, state, batches, batch_targets, inputs, rates):
         gradients = devices.add_axis(zeros_like(state.params))
         carry, start, metrics = Carry(state.stats, gradients), None, []
-        for batch, reference in zip(batches, references, strict=True):
+        for batch, targets in zip(batches, batch_targets, strict=True):
             if self._pass.stem:
                 start, moved, sums = self._stem_forward(state.params, carry.stats, batch)
                 carry = Carry(carry.stats | moved, carry.gradients, sums)
             first = len(metrics)
 
-            def run(carry, number, reference, is_max=False, start=start, batch=batch):
-                logits, features = reference or (None, {})
-                shared = start, batch, logits, inputs, Turn(number, is_max, True)
+            def run(carry, number, targets, is_max=False, start=start, batch=batch):
+                logits, features = targets or (None, {})
+                shared = start, batch, logits, inputs, PassInfo(number, is_max, True)
                 return self._run(state.params, carry.stats, (*carry[1:], features), *shared)
 
-            carry, own, measured = run(carry, first, reference, is_max=True)
+            carry, own, measured = run(carry, first, targets, is_max=True)
             metrics.append(measured)
             numbers = range(first + 1, first + 1 + self.settings.random_passes)
             if self.settings.strategy == "unroll":
@@ -317,8 +325,8 @@ class CoupledStep:
         return state, metrics, report
 
 
-def _with_meaning(measured: Arrays, turn: Turn) -> Arrays:
+def _with_meaning(measured: Arrays, info: PassInfo) -> Arrays:
     """What a pass measured, without the loss terms that it does not have."""
-    without = () if turn.taught else ("distillation",)
-    without += COUPLING if turn.is_max else ()
+    without = () if info.taught else ("distillation",)
+    without += COUPLING if info.is_max else ()
     return {name: value for name, value in measured.items() if name not in without}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS
@@ -22,14 +22,16 @@ class Update:
     """The update of one network as a pure function.
 
     Args:
-      pure: the network.
+      functional: the network.
       settings: of the optimizer.
       ema_decay: decay of the moving average of all parameters and statistics.
     """
 
-    def __init__(self, pure: PureNetwork, settings: optimizer.OptimizerSettings, ema_decay: float):
-        self._optimizer = optimizer.make_optimizer(pure, settings)
-        self._steps, self._decay = pure.names_of(StepSize), ema_decay
+    def __init__(
+        self, functional: FunctionalNetwork, settings: optimizer.OptimizerSettings, ema_decay: float
+    ):
+        self._optimizer = optimizer.make_optimizer(functional, settings)
+        self._steps, self._decay = functional.names_of(StepSize), ema_decay
 
     def init(self, params: Arrays) -> Any:
         """The optimizer's state to start from."""

@@ -7,9 +7,9 @@ from flax import nnx
 
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.nn.functional import PureNetwork, dotted, zeros_like
+from rfquant_jax.nn.functional import FunctionalNetwork, dotted, zeros_like
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 
@@ -29,19 +29,19 @@ class Pair:
 
     def __init__(self, name, size):
         plain = models.create(name, num_classes=CLASSES, channels=3, seed=0)
-        self.blueprint = Blueprint.of(plain, (size, size, 3), QuantSettings())
+        self.plan = QuantizationPlan.of(plain, (size, size, 3), QuantSettings())
         torch.manual_seed(0)
         self.network = peer_networks.create(name, CLASSES, coupled=True)
         kinds = peer_networks.FirstUnit, peer_networks.SearchedUnit
         self.units = [unit for unit in self.network.modules() if isinstance(unit, kinds)]
-        convolutions = self.blueprint.layers[:-1]
+        convolutions = self.plan.layers[:-1]
         signed = [
             layer.name
             for layer, unit in zip(convolutions, self.units, strict=True)
             if unit.index is not None and unit.conv.input_quantizer.signed
         ]
-        self.pure = PureNetwork(self.blueprint.convert(plain, signed))
-        self.params = spread_steps(self.pure.params)
+        self.functional = FunctionalNetwork(self.plan.convert(plain, signed))
+        self.params = spread_steps(self.functional.params)
         self.names = self._names()
         with torch.no_grad():
             held = dict(self.network.named_parameters())
@@ -53,7 +53,7 @@ class Pair:
 
     def _names(self):
         self.places = places = {module: name for name, module in self.network.named_modules()}
-        *convolutions, dense = self.blueprint.layers
+        *convolutions, dense = self.plan.layers
         found = {"classifier.bias": f"{dense.name}.bias"}
         layers = [(self.network.classifier, dense)]
         for unit, layer in zip(self.units, convolutions, strict=True):
@@ -96,12 +96,12 @@ def batch_of(size, count=4):
 def ours(pair, batch, configurations):
     """Metrics and gradients of every pass, and the statistics after the last."""
     weights = LossWeights(idm=CONSTANTS.idm, region=CONSTANTS.region)
-    one = CoupledPass(pair.pure, PREPROCESS, weights)
+    one = CoupledPass(pair.functional, PREPROCESS, weights)
     smallest = np.asarray([unit.allowed[-1] for unit in pair.units[1:]], np.int32)
     damping = np.float32(CONSTANTS.damping)
     inputs = StepInputs(configurations, smallest, damping, jax.random.key(0))
     run = jax.jit(one, static_argnames="is_max")
-    stats, reference, passes = pair.pure.stats, None, []
+    stats, reference, passes = pair.functional.stats, None, []
     for number in range(len(configurations)):
         carry = Carry(stats, zeros_like(pair.params))
         carry, own, metrics = run(
@@ -133,7 +133,7 @@ def configurations_of(pair):
     rng = np.random.default_rng(1)
     drawn = [[rng.choice(unit.allowed) for _ in range(2)] for unit in pair.units[1:]]
     drawn[1][0] = 2
-    return np.stack([pair.blueprint.space.largest, np.asarray(drawn, np.int32)])
+    return np.stack([pair.plan.space.largest, np.asarray(drawn, np.int32)])
 
 
 def test_passes_agree():
@@ -153,7 +153,7 @@ def test_passes_agree():
             error = np.linalg.norm(own - wanted) / np.linalg.norm(wanted)
             assert error < 1e-3, (number, ours_named, error)
     held = dict(pair.network.named_buffers())
-    for unit, layer in zip(pair.units, pair.blueprint.layers, strict=False):
+    for unit, layer in zip(pair.units, pair.plan.layers, strict=False):
         for kind, named in (("mean", "running_mean"), ("var", "running_var")):
             own = held[f"{pair.places[unit.norm]}.{named}"]
             wanted = arranged(stats[f"{dotted(layer.batch_norm)}.{kind}"], own)
@@ -162,8 +162,8 @@ def test_passes_agree():
 
 def test_mobilenetv2_gives_the_same_logits():
     pair, batch = Pair("mobilenetv2", 64), batch_of(64)
-    configuration = pair.blueprint.space.largest
-    network = pair.pure.merge(pair.params, pair.pure.stats)
+    configuration = pair.plan.space.largest
+    network = pair.functional.merge(pair.params, pair.functional.stats)
     network.train()
     assign(network, configuration)
     expected = nnx.jit(lambda network, x: network(PREPROCESS(x)))(network, batch["image"])

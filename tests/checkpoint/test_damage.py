@@ -85,7 +85,7 @@ def test_damage_to_any_file_is_noticed_or_changes_no_value(saved, tmp_path, dama
         folder, said = shutil.copytree(saved, tmp_path / str(number)), []
         DAMAGES[damage](folder / name)
         before = contents(folder)
-        with Checkpoints(folder, IDENTITY, say=said.append) as reader:
+        with Checkpoints(folder, IDENTITY, log=said.append) as reader:
             latest, best = reader.latest, reader.best
             assert_holds(reader, latest)
             assert_holds(reader, best)
@@ -108,7 +108,7 @@ def test_training_saves_a_damaged_step_anew_and_keeps_the_damaged_one(folder, na
     for file in files(target) if target.is_dir() else [target]:
         DAMAGES[damage](file)
     before, said = contents(folder / "20"), []
-    with Checkpoints(folder, IDENTITY, write=True, keep=1, say=said.append) as writer:
+    with Checkpoints(folder, IDENTITY, write=True, keep=1, log=said.append) as writer:
         latest = writer.latest
         for step in (20, 30, 40):
             writer.save(step, **trees(step), about={"masks": [[step]]}, score=3.0)
@@ -137,7 +137,7 @@ def test_the_second_best_is_taken_where_the_best_is_damaged(tmp_path):
     save(folder, {10: 2.0, 20: 1.0, 30: 3.0, 40: None}, keep=4)
     for file in files(folder / "30" / "ema"):
         overwrite(file)
-    with Checkpoints(folder, IDENTITY, say=said.append) as reader:
+    with Checkpoints(folder, IDENTITY, log=said.append) as reader:
         assert reader.best == 10
         assert_holds(reader, 10)
     assert len(said) == 1
@@ -197,7 +197,7 @@ def test_a_json_part_of_absurd_size_is_not_read(folder, monkeypatch):
 
 def test_deeply_nested_json_is_damage(folder):
     (folder / "20" / "about" / "metadata").write_text("[" * 10**6)
-    with Checkpoints(folder, IDENTITY, say=lambda message: None) as reader:
+    with Checkpoints(folder, IDENTITY, log=lambda message: None) as reader:
         assert reader.latest == 10
 
 

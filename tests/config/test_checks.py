@@ -7,8 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default, quickstart
-from rfquant_jax.config import checks as rules
-from rfquant_jax.config import fields, recipes, search_bits
+from rfquant_jax.config import checks, fields, recipes, search_bits
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.tasks import workdir
@@ -20,13 +19,13 @@ RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if p.name != "__init__.py")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_is_valid_and_overrides_only_what_there_is(path):
     config = recipes.load(path)
-    rules.validate(config)
+    checks.validate(config)
     assert set(dict(fields.leaves(config))) == set(dict(fields.leaves(default.get_config())))
 
 
 def test_every_field_has_a_meaning():
     meanings = recipes.field_meanings(CONFIGS / "default.py")
-    for name, _ in flat(rules.to_plain(default.get_config())):
+    for name, _ in flat(checks.to_plain(default.get_config())):
         assert len(meanings.get(name, "")) > 10, name
 
 
@@ -74,7 +73,7 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
     config = default.get_config()  # five epochs of warm-up in both trainings
     config.pretrained = "weights.npz"
     config[section].epochs = 0
-    rules.validate(config)
+    checks.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_a_field_that_breaks_a_rule_is_named_with_value_and_rule(name, value, sa
     with part.ignore_type():
         part[last] = value
     with pytest.raises(ConfigError) as error:
-        rules.validate(config)
+        checks.validate(config)
     assert str(error.value).startswith(f"config.{name}")
     assert said in str(error.value)
 
@@ -182,14 +181,14 @@ def test_images_must_not_be_resized_below_the_size_of_their_crop():
     config = default.get_config()
     config.data.resize = 200
     with pytest.raises(ConfigError, match=r"data\.resize = 200: must reach image_size 224"):
-        rules.validate(config)
+        checks.validate(config)
 
 
 def test_a_checkpoint_does_not_go_together_with_pretraining():
     config = quickstart.get_config()
     config.checkpoint = "somewhere"
     with pytest.raises(ConfigError, match="together with the task pretrain"):
-        rules.validate(config)
+        checks.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +200,7 @@ def test_a_checkpoint_does_not_go_together_with_pretraining():
     ],
 )
 def test_tasks_may_be_a_comma_separated_list_and_run_in_their_order(given, expected):
-    assert rules.tasks(ConfigDict({"tasks": given})) == expected
+    assert checks.tasks(ConfigDict({"tasks": given})) == expected
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_free_fields_are_fields():
-    fields = dict(flat(rules.to_plain(default.get_config())))
+    fields = dict(flat(checks.to_plain(default.get_config())))
     assert set(workdir.FREE_FIELDS) <= set(fields)
 
 
@@ -296,18 +295,18 @@ def test_missing_and_unknown_fields_are_named():
     config = default.get_config()
     config.train.epoch = 3
     with pytest.raises(UserError, match=r"config\.train\.epoch is not a field"):
-        rules.validate(config)
+        checks.validate(config)
     del config.train.epoch
     del config.train.epochs
     with pytest.raises(UserError, match=r"config\.train\.epochs is missing: a recipe starts from"):
-        rules.validate(config)
+        checks.validate(config)
 
 
 def test_a_networks_own_options_are_not_the_configs_business():
     config = default.get_config()
     config.model.options = ConfigDict({"anything": None})
-    rules.validate(config)
+    checks.validate(config)
 
 
 def test_a_config_read_back_from_json_is_as_valid_as_before():
-    rules.validate(ConfigDict(rules.to_plain(quickstart.get_config())))
+    checks.validate(ConfigDict(checks.to_plain(quickstart.get_config())))

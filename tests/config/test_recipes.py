@@ -12,10 +12,9 @@ from flax import nnx
 
 from configs import default
 from rfquant_jax import data
-from rfquant_jax.config import checks as rules
-from rfquant_jax.config import recipes, search_bits, settings
+from rfquant_jax.config import checks, recipes, search_bits, settings
 from rfquant_jax.data.sources import ArraySource, DataSet, split
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.train.state import Masks
@@ -60,7 +59,7 @@ def shrunk(path):
     config.data.name, config.data.num_classes, config.data.search_fraction = "noise", CLASSES, 0.5
     config.data.image_size, config.data.resize = SIZE, 0
     config.train.batch_size, config.train.random_passes, config.devices = 4, 1, 1
-    rules.validate(config)
+    checks.validate(config)
     return config
 
 
@@ -84,20 +83,20 @@ def filled(abstract):
 def first_step(config, folder):
     """A coupled step and its arguments."""
     run = Run(config, folder)
-    pure = PureNetwork(run.blueprint.convert(filled(run.abstract_network)))
-    step = CoupledStep(pure, run.mesh, run.preprocess, settings.coupled_step(config))
+    functional = FunctionalNetwork(run.plan.convert(filled(run.abstract_network)))
+    step = CoupledStep(functional, run.mesh, run.preprocess, settings.coupled_step(config))
     plan = settings.coupled_plan(config)
     batch = run.pipeline.training(run.data.train, config.train.batch_size, seed=plan.seed)[0]
     batch = devices.split(batch, run.mesh)
     teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
-    masks = Masks(run.blueprint.space.full_mask, run.blueprint.space.full_mask)
+    masks = Masks(run.plan.space.full_mask, run.plan.space.full_mask)
     key = jax.random.key(0)
-    return step, (step.init(pure.params), [batch], masks, plan.rates(0), key, teachers)
+    return step, (step.init(functional.params), [batch], masks, plan.rates(0), key, teachers)
 
 
 def essence(config):
     """What decides the program of a step."""
-    plain = rules.to_plain(config)
+    plain = checks.to_plain(config)
     smoothing, teacher = config.train.label_smoothing, bool(config.distillation.teacher)
     plain["losses"].pop("damping_start_epoch")  # an argument of the program
     return json.dumps([plain["model"], plain["quant"], plain["losses"], smoothing, teacher])
@@ -138,7 +137,7 @@ def test_the_budgets_of_a_search_recipe_can_be_reached_and_bind(name, tmp_path):
     config.search.budgets = f"{config.search.budgets},{other}"
     config.tasks = ("cost",)  # which needs no images
     run = Run(config, tmp_path)
-    largest = run.blueprint.space.uniform(6, 6)
+    largest = run.plan.space.uniform(6, 6)
     assert len(run.budgets) == 3
     assert not any(budget.fits(largest) for budget in run.budgets)
 

@@ -10,7 +10,7 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import GreedySearch
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 
 
 def config_of(candidates, **fields):
@@ -67,7 +67,7 @@ def test_the_greedy_search_of_8_4_2_finds_the_layer_that_bears_2_bits():
     space = Space(("a", "b"), (8, 4, 2), np.ones((2, 3), bool))
     costs = CostModel(np.full(2, 10**9), np.full(2, 100), 0, 0)
     smallest, largest = search_bits.limits(config)
-    knobs = make_knobs(space, min_bits=smallest, max_bits=largest)
+    search_space = make_search_space(space, min_bits=smallest, max_bits=largest)
     budget = parse_budget("24G", costs.kinds(), space)
 
     def evaluate(configurations, iteration):
@@ -75,6 +75,10 @@ def test_the_greedy_search_of_8_4_2_finds_the_layer_that_bears_2_bits():
         return (lost * [[10, 1000], [1, 100]]).sum(axis=(1, 2))
 
     (found,) = GreedySearch(
-        knobs, settings.greedy_settings(config, 2), [budget], evaluate, on_move=lambda *_: None
+        search_space,
+        settings.greedy_settings(config, 2),
+        [budget],
+        evaluate,
+        on_move=lambda *_: None,
     ).run()
     assert found.tolist() == [[4, 4], [2, 4]]

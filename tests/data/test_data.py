@@ -5,7 +5,7 @@ import pytest
 
 from configs import default, quickstart
 from rfquant_jax import data
-from rfquant_jax.data.loader import Filler, ahead
+from rfquant_jax.data.loader import Filler, prefetch
 from rfquant_jax.data.sources import ArraySource, split
 from rfquant_jax.data.transforms import PadAndCrop
 from rfquant_jax.errors import ConfigError
@@ -186,7 +186,7 @@ def test_items_are_taken_ahead_of_use():
             taken.append(i)
             yield i
 
-    stream = ahead(source(), depth=2)
+    stream = prefetch(source(), depth=2)
     assert next(stream) == 0
     assert taken == [0, 1, 2]
     assert list(stream) == [1, 2, 3, 4]

@@ -7,7 +7,7 @@ from PIL import Image
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.reader import ATTEMPTS, BadFiles, Complaint
-from rfquant_jax.data.sources import Part
+from rfquant_jax.data.sources import Subset
 from rfquant_jax.data.transforms import Centre
 from rfquant_jax.errors import ConfigError, UserError
 from tests.conftest import pipeline
@@ -34,7 +34,7 @@ def images_of(batches):
 
 def test_another_image_stands_in_for_training():
     said = []
-    work = pipeline(max_bad_fraction=0.5, say=said.append)
+    work = pipeline(max_bad_fraction=0.5, log=said.append)
     batches = work.training(Spoilt(8, {2, 3, 7}), 8, seed=0)
     batch = batches[0]
     seen = batch["image"][:, 0, 0, 0].tolist()
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_image_counts_once_however_often_it_is_read(tmp_path):
     (tmp_path / "7.png").write_bytes(b"hello")
     source = FolderSource(tmp_path, files, np.zeros(20, np.int32))
     said = []
-    work = pipeline(plain=Centre(2, channels=1), max_bad_fraction=0.05, say=said.append)
+    work = pipeline(plain=Centre(2, channels=1), max_bad_fraction=0.05, log=said.append)
     batches = work.training(source, 20, seed=0, augment=False)
     for epoch in range(10):
         assert len(batches[epoch]["label"]) == 20
@@ -109,9 +109,9 @@ def test_too_many_bad_images_are_an_error():
 def test_the_parts_of_a_data_set_share_one_count():
     source = Spoilt(10, {0, 9})
     work = pipeline(max_bad_fraction=0.1)
-    list(work.exact(Part(source, np.arange(5)), 5))
+    list(work.exact(Subset(source, np.arange(5)), 5))
     with pytest.raises(ConfigError, match="at most 1 of 10"):
-        list(work.exact(Part(source, np.arange(5, 10)), 5))
+        list(work.exact(Subset(source, np.arange(5, 10)), 5))
 
 
 def test_where_no_image_can_be_read_the_search_for_one_ends():

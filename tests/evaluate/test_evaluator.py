@@ -7,16 +7,16 @@ import pytest
 
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes, _judged
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from rfquant_jax.runtime import devices as parallel
+from rfquant_jax.runtime.devices import replicate
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
 @pytest.fixture(scope="module")
-def params(pure, space):
+def params(functional, space):
     rng = np.random.default_rng(0)
-    return initialize_activation_steps(pure, space, [images(rng, 8)], identity, mesh_of(1))
+    return initialize_activation_steps(functional, space, [images(rng, 8)], identity, mesh_of(1))
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +26,21 @@ def recalibration():
 
 
 @pytest.fixture(scope="module")
-def evaluators(pure):
-    return {devices: Evaluator(pure, mesh_of(devices), identity) for devices in (1, 4, 8)}
+def evaluators(functional):
+    return {devices: Evaluator(functional, mesh_of(devices), identity) for devices in (1, 4, 8)}
 
 
 def on(evaluator, params):
-    return parallel.replicate(params, evaluator.mesh)
+    return replicate(params, evaluator.mesh)
 
 
 def test_recalibrated_statistics_are_plain_averages_of_batch_statistics(
-    evaluators, params, pure, space, recalibration
+    evaluators, params, functional, space, recalibration
 ):
     configuration = space.uniform(3, 4)
     got = evaluators[1].recalibrate(params, configuration, recalibration)
     # The stem's input is not quantized: its statistics can be worked out apart.
-    network = pure.merge(params, pure.stats)
+    network = functional.merge(params, functional.stats)
     stem = network.stem
     means, variances = [], []
     for x in recalibration:
@@ -74,7 +74,7 @@ def test_statistics_depend_on_the_configuration_and_not_on_the_devices(
 @pytest.mark.parametrize("batch_size", [5, 16])
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_counts_are_exact_for_any_batch_size_and_devices(
-    evaluators, params, pure, space, recalibration, batch_size, devices
+    evaluators, params, functional, space, recalibration, batch_size, devices
 ):
     data = batch(np.random.default_rng(2), 23)
     configuration = space.uniform(4, 4)
@@ -85,11 +85,11 @@ def test_counts_are_exact_for_any_batch_size_and_devices(
         on(evaluator, params), statistics, configuration, pipeline().exact(source, batch_size)
     )
     # All 23 images at once, with the statistics put into the banks by hand.
-    stats = dict(pure.stats)
+    stats = dict(functional.stats)
     for name, values in statistics.items():
         # uniform 4 bits is slot 2 of (6, 5, 4, 3, 2)
         stats[name] = stats[name].at[2, 2].set(values) if stats[name].ndim == 3 else values
-    network = pure.merge(params, stats)
+    network = functional.merge(params, stats)
     network.eval()
     from rfquant_jax.quant.layers import assign
 
@@ -169,8 +169,10 @@ def test_outcomes_keep_the_order_of_the_images(evaluators, params, space, recali
     np.testing.assert_allclose(outcomes.loss[17], alone.loss[0], rtol=1e-5)
 
 
-def test_running_statistics_are_those_of_the_configurations_banks(evaluators, params, pure, space):
-    stats = {n: v + jnp.arange(v.size).reshape(v.shape) for n, v in pure.stats.items()}
+def test_running_statistics_are_those_of_the_configurations_banks(
+    evaluators, params, functional, space
+):
+    stats = {n: v + jnp.arange(v.size).reshape(v.shape) for n, v in functional.stats.items()}
     got = evaluators[1].running_statistics(params, stats, space.uniform(5, 2))
     # 5 bits: slot 1; 2 bits: slot 4; the depthwise layer's activations stay at 3 bits: slot 3
     np.testing.assert_array_equal(got["bn.mean"], stats["bn.mean"][1, 4])
@@ -178,8 +180,8 @@ def test_running_statistics_are_those_of_the_configurations_banks(evaluators, pa
     np.testing.assert_array_equal(got["stem_bn.var"], stats["stem_bn.var"])
 
 
-def test_everything_is_traced_once(pure, params, space, recalibration):
-    evaluator = Evaluator(pure, mesh_of(1), identity)
+def test_everything_is_traced_once(functional, params, space, recalibration):
+    evaluator = Evaluator(functional, mesh_of(1), identity)
     data = batch(np.random.default_rng(3), 4)
     for bits in (6, 4, 2):
         configuration = space.uniform(bits, bits)
@@ -189,13 +191,13 @@ def test_everything_is_traced_once(pure, params, space, recalibration):
 
 
 def test_a_full_precision_network_is_evaluated_the_same_way(plain):
-    pure = PureNetwork(plain)
+    functional = FunctionalNetwork(plain)
     none = np.zeros((0, 2), np.int32)
-    evaluator = Evaluator(pure, mesh_of(1), identity)
-    statistics = evaluator.running_statistics(pure.params, pure.stats, none)
+    evaluator = Evaluator(functional, mesh_of(1), identity)
+    statistics = evaluator.running_statistics(functional.params, functional.stats, none)
     data = batch(np.random.default_rng(4), 9)
-    accuracy = evaluator.accuracy(pure.params, statistics, none, [data])
-    network = pure.merge(pure.params, pure.stats)
+    accuracy = evaluator.accuracy(functional.params, statistics, none, [data])
+    network = functional.merge(functional.params, functional.stats)
     network.eval()
     logits = jax.device_get(network(jnp.asarray(data["image"])))
     assert accuracy.top1 == int(np.sum(logits.argmax(1) == data["label"]))

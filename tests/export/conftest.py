@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import integer as format
-from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import integer, integer_reader
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import Quantizer, assign
@@ -76,13 +75,13 @@ def models(scrambled, space):
 @pytest.fixture
 def path(models, tmp_path):
     path = tmp_path / "model.safetensors"
-    format.write(path, {"low": models["low"]})
+    integer.write(path, {"low": models["low"]})
     return path
 
 
 def refused(path):
     with pytest.raises(UserError) as error:
-        reading.read(path)
+        integer_reader.read(path)
     text = str(error.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text

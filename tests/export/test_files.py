@@ -11,8 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.export import files
-from rfquant_jax.export.formats import integer as format
-from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import integer, integer_reader
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.packing import packed_size
 from rfquant_jax.export.verify.runners import open_all
@@ -24,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_bundle_holds_every_configuration_and_each_kernel_once(models, tmp_path, rng):
     path = tmp_path / "bundle.safetensors"
-    format.write(path, models)
-    bundle = reading.read(path)
+    integer.write(path, models)
+    bundle = integer_reader.read(path)
     x = images(rng, 3)
     for name, model in models.items():
         assert bundle.model(name).equals(model.stored())
@@ -51,7 +50,7 @@ def test_a_bundle_holds_every_configuration_and_each_kernel_once(models, tmp_pat
 
 
 def test_one_configuration_needs_no_name_and_its_kernels_no_more_bytes(models, path):
-    model = reading.read(path).model()
+    model = integer_reader.read(path).model()
     assert model.equals(models["low"].stored())
     tensors = load_file(path)
     kernels = {name: t for name, t in tensors.items() if name.startswith("kernel/")}
@@ -70,7 +69,7 @@ def test_configurations_of_different_networks_do_not_share_a_file(models, tmp_pa
     layers = high.layers | {"projection.0": replace(high.layers["projection.0"], kernel=kernel)}
     for stranger in (other, replace(high, layers=layers)):
         with pytest.raises(UserError, match="of another network"):
-            format.write(tmp_path / "b.safetensors", {"low": low, "stranger": stranger})
+            integer.write(tmp_path / "b.safetensors", {"low": low, "stranger": stranger})
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -165,7 +164,7 @@ def test_the_example_in_the_docs_runs_a_file(models, tmp_path, rng):
     names = {}
     exec(program, names)
     path = tmp_path / "bundle.safetensors"
-    format.write(path, models)
+    integer.write(path, models)
     x = images(rng, 3)
     for name, model in models.items():
         expected = runtime.run(model.stored(), x)

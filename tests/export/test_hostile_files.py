@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rfquant_jax.export.formats import integer as format
-from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import integer, integer_reader
 from tests.export.conftest import refused
 
 
@@ -22,7 +21,7 @@ def rewrite(path, change):
         metadata["description"] = json.dumps(content)
     else:
         metadata["description"] = "{" * 100000
-    metadata["sha256"] = format.digest(metadata["description"], tensors)
+    metadata["sha256"] = integer.digest(metadata["description"], tensors)
     save_file(tensors, path, metadata)
 
 
@@ -82,7 +81,7 @@ def nested(depth):
 )
 def test_what_the_hostile_files_below_change_is_all_that_is_wrong_with_them(path, change):
     rewrite(path, change)
-    reading.read(path)
+    integer_reader.read(path)
 
 
 @pytest.mark.parametrize(

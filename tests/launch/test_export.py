@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from configs import default
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import integer_reader as reading
-from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.verify import run_c, runners
 from rfquant_jax.tasks import export, export_report
@@ -72,10 +71,10 @@ def test_all_winners_are_exported_in_every_format_and_verified(exported, finishe
 
 def test_the_files_are_what_their_formats_say(exported, finished):
     workdir, _ = exported
-    bundle = reading.read(workdir / "export" / "bundle.safetensors")
+    bundle = integer_reader.read(workdir / "export" / "bundle.safetensors")
     for name in ("1.05xw4a4", "1.05xw2a2"):
         path = workdir / "export" / name
-        alone = reading.read(path.with_name(f"{name}.safetensors")).model()
+        alone = integer_reader.read(path.with_name(f"{name}.safetensors")).model()
         assert bundle.model(name).equals(alone)
         assert alone.about["mean"] == [0.31]
         assert alone.about["classes"] == [str(digit) for digit in range(10)]
@@ -104,7 +103,7 @@ def test_the_compute_type_changes_nothing_of_what_is_exported(exported, finished
     for written in found["configurations"].values():
         assert written["verified"] is True
         file = written["formats"]["integer"]["file"]
-        one, other = (reading.read(w / file).model() for w in (tmp_path, exported[0]))
+        one, other = (integer_reader.read(w / file).model() for w in (tmp_path, exported[0]))
         assert one.equals(other)
 
 

@@ -76,7 +76,9 @@ def test_many_bits_keep_the_accuracy_without_any_training(workdir):
     workdir, output = workdir
     run = Run(ConfigDict(read(workdir / "config.json")), workdir)
     trained = networks.full_precision(run)
-    exact = Measure(run, trained.pure).quantized(run.data.test, trained.params, NO_CONFIGURATION)
+    exact = Measure(run, trained.functional).quantized(
+        run.data.test, trained.params, NO_CONFIGURATION
+    )
     found = {
         int(bits): float(top1)
         for bits, top1 in re.findall(r"^uniform w(\d)a\1 .* ([\d.]+)$", table_of(output), re.M)

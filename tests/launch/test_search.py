@@ -141,7 +141,7 @@ def test_a_budget_in_milliseconds_with_pins_and_groups(launch, finished, tmp_pat
 def test_frozen_bit_widths_are_left_out_where_that_is_asked(launch, finished, tmp_path):
     """Some layers of the shared run end without 2 bits, which other searches may give them."""
     run = Run(ConfigDict(read(finished[0] / "config.json")), finished[0])
-    masks, space = networks.coupled(run).masks, run.blueprint.space
+    masks, space = networks.coupled(run).masks, run.plan.space
     assert (space.full_mask & ~masks).any()
     assert masks.all(axis=2).any()
     smallest = np.asarray(
@@ -173,7 +173,7 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
     config.tasks, config.checkpoint = ("search",), str(finished[0])
     run = Run(config, tmp_path)
     trained, images = networks.coupled(run), search_images(run).confirming
-    configuration = run.blueprint.space.uniform(4, 4)
+    configuration = run.plan.space.uniform(4, 4)
     first = Confirmation(run, trained, images)
     outcomes = first(configuration)
     assert len(outcomes.labels) == len(images) == 324
@@ -188,7 +188,7 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
         for name in ("loss", "top1", "top5", "labels"):
             np.testing.assert_array_equal(getattr(again, name), getattr(outcomes, name))
     assert asked == []
-    Confirmation(run, trained, images)(run.blueprint.space.uniform(3, 3))
+    Confirmation(run, trained, images)(run.plan.space.uniform(3, 3))
     assert len(asked) == 1
     other = replace(trained, origin="another")
     Confirmation(run, other, images)(configuration)
@@ -199,7 +199,7 @@ def test_the_winner_is_chosen_on_the_half_that_did_not_propose_it(finished):
     """Recomputed from the images' outcomes in the workdir."""
     workdir, _ = finished
     run = Run(ConfigDict(read(workdir / "config.json")), workdir)
-    images, space = search_images(run), run.blueprint.space
+    images, space = search_images(run), run.plan.space
     assert [len(part) for part in images.proposing] == [162, 162]
     unseen = dict(zip("AB", images.unseen, strict=True))
     np.testing.assert_array_equal(unseen["A"], ~unseen["B"])

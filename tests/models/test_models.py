@@ -9,7 +9,7 @@ from flax import nnx
 from rfquant_jax import models
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.functional import PureNetwork, reseed
+from rfquant_jax.nn.functional import FunctionalNetwork, reseed
 from rfquant_jax.quant import convert
 from tests.conftest import TinyNet, images
 
@@ -25,7 +25,7 @@ def test_a_cifar_resnet_has_its_layers(name, convolutions):
     assert sum(layer.is_convolution for layer in layers) == convolutions
     assert layers[1].name == "layer1.0.conv1"
     assert layers[-1].name == "linear"
-    assert convert.untapped(network, layers) == []
+    assert convert.layers_without_feature(network, layers) == []
 
 
 def test_costs_of_resnet20_by_hand():
@@ -38,7 +38,7 @@ def test_costs_of_resnet20_by_hand():
     assert sum(layer.macs for layer in layers) == macs
 
 
-def test_projection_shortcuts_add_two_convolutions_with_taps():
+def test_projection_shortcuts_add_two_convolutions_with_features():
     layers = convert.plan(nnx.eval_shape(build("cifar_resnet8", projection=True)), (8, 8, 3))
     names = [layer.name for layer in layers]
     assert [n for n in names if "downsample" in n] == [
@@ -89,26 +89,26 @@ def test_batch_norm_follows_pytorchs_conventions(rng):
 
 
 def test_a_network_survives_the_way_to_pure_functions_and_back(plain, rng):
-    pure = PureNetwork(plain)
+    functional = FunctionalNetwork(plain)
     x = jnp.asarray(images(rng, 3))
-    assert "projection.0.kernel" in pure.params
-    assert "projection.1.mean" in pure.stats
+    assert "projection.0.kernel" in functional.params
+    assert "projection.1.mean" in functional.stats
 
     @jax.jit
     def run(params, stats):
-        network = pure.merge(params, stats)
-        return network(x), pure.stats_in(network)
+        network = functional.merge(params, stats)
+        return network(x), functional.stats_in(network)
 
-    logits, stats = run(pure.params, pure.stats)
+    logits, stats = run(functional.params, functional.stats)
     reference = nnx.clone(plain)
     np.testing.assert_allclose(logits, reference(x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stats["bn.mean"], reference.bn.mean[...], rtol=1e-4, atol=1e-6)
-    assert set(stats) == set(pure.stats)
+    assert set(stats) == set(functional.stats)
 
 
 def test_pure_arrays_are_copies(plain):
-    pure = PureNetwork(plain)
-    jax.tree.map(lambda x: x.delete(), pure.params)
+    functional = FunctionalNetwork(plain)
+    jax.tree.map(lambda x: x.delete(), functional.params)
     assert np.all(np.isfinite(plain.conv.kernel[...]))
 
 

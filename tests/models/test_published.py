@@ -12,7 +12,7 @@ from flax import nnx
 from rfquant_jax import models
 from rfquant_jax.models.layers import SAME
 from rfquant_jax.quant import convert
-from rfquant_jax.quant.plan import Blueprint, QuantSettings
+from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.quant.space import Space
 from rfquant_jax.search.cost import CostModel
 from tests.conftest import identity, mesh_of
@@ -61,10 +61,10 @@ def test_a_stem_for_small_images_keeps_their_size():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet101", "mobilenetv2", "efficientnet_lite0"])
-def test_every_searched_layer_has_a_tap_and_a_batch_norm(name):
+def test_every_searched_layer_has_a_feature_and_a_batch_norm(name):
     network = shapes(name)
     layers = convert.plan(network, (64, 64, 3))
-    assert convert.untapped(network, layers) == []
+    assert convert.layers_without_feature(network, layers) == []
     assert all(layer.batch_norm for layer in layers if layer.candidates)
 
 
@@ -77,9 +77,9 @@ def mobile():
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet_lite0"])
 def test_inputs_are_signed_behind_linear_bottlenecks(mobile, name, rng):
-    blueprint = Blueprint.of(mobile[name], (32, 32, 3), QuantSettings())
+    quantization_plan = QuantizationPlan.of(mobile[name], (32, 32, 3), QuantSettings())
     batch = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
-    found = blueprint.find_signed(mobile[name], [batch], identity, mesh_of(1))
+    found = quantization_plan.find_signed(mobile[name], [batch], identity, mesh_of(1))
     assert found == sorted(n for n, _, signed in REFERENCE[name]["layers"] if signed)
 
 

@@ -14,7 +14,7 @@ from configs import quickstart
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Evaluator
-from rfquant_jax.nn.functional import PureNetwork, zeros_like
+from rfquant_jax.nn.functional import FunctionalNetwork, zeros_like
 from rfquant_jax.nn.precision import compute_in, compute_type
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.calibrate import initialize_activation_steps
@@ -46,16 +46,16 @@ def networks(plain, layers, space):
         network = compute_in(nnx.clone(plain), compute_type(name))
         coupled = convert.quantize(network, layers)
         convert.set_signed(coupled, ["expand"])
-        found[name] = PureNetwork(coupled)
+        found[name] = FunctionalNetwork(coupled)
     calibration = [images(np.random.default_rng(1), 16)]
     params = initialize_activation_steps(found["float32"], space, calibration, identity, mesh_of(1))
     return found, params
 
 
-def two_passes(pure, preprocess, params, data):
+def two_passes(functional, preprocess, params, data):
     inputs = StepInputs(CONFIGURATIONS, SMALLEST, np.float32(0.2), jax.random.key(0))
-    one = CoupledPass(pure, preprocess, WEIGHTS)
-    carry = Carry(pure.stats, zeros_like(pure.params))
+    one = CoupledPass(functional, preprocess, WEIGHTS)
+    carry = Carry(functional.stats, zeros_like(functional.params))
     carry, own, largest = one(params, carry, data, None, inputs, 0, is_max=True)
     carry, _, mixed = one(params, carry, data, own, inputs, 1, is_max=False)
     return carry, own, largest, mixed
@@ -65,8 +65,10 @@ def two_passes(pure, preprocess, params, data):
 def passes(networks):
     data = batch(np.random.default_rng(0), 32)
     return {
-        name: jax.jit(two_passes, static_argnums=(0, 1))(pure, PREPROCESS[name], networks[1], data)
-        for name, pure in networks[0].items()
+        name: jax.jit(two_passes, static_argnums=(0, 1))(
+            functional, PREPROCESS[name], networks[1], data
+        )
+        for name, functional in networks[0].items()
     }
 
 
@@ -112,8 +114,10 @@ def dtypes(atoms):
 @pytest.mark.parametrize("name", PREPROCESS)
 def test_all_layers_compute_in_the_type_asked_for(networks, name):
     data = batch(np.random.default_rng(0), 4)
-    pure = networks[0][name]
-    traced = jax.make_jaxpr(lambda p: two_passes(pure, PREPROCESS[name], p, data))(networks[1])
+    functional = networks[0][name]
+    traced = jax.make_jaxpr(lambda p: two_passes(functional, PREPROCESS[name], p, data))(
+        networks[1]
+    )
     found = list(equations(traced.jaxpr))
     products = [e for e in found if e.primitive.name in PRODUCTS]
     # Forward twice, and backward for the kernel and, behind the stem, the input. The backward pass
@@ -142,9 +146,11 @@ def test_a_plain_network_computes_in_the_type_asked_for(plain):
 
 
 def test_calibration_in_bfloat16_measures_in_float32(networks, space):
-    pures, params = networks
+    functionals, params = networks
     calibration = [images(np.random.default_rng(1), 16)]
-    found = initialize_activation_steps(pures["bfloat16"], space, calibration, narrowed, mesh_of(1))
+    found = initialize_activation_steps(
+        functionals["bfloat16"], space, calibration, narrowed, mesh_of(1)
+    )
     for name, value in found.items():
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, params[name], rtol=0.03, err_msg=name)
@@ -153,12 +159,12 @@ def test_calibration_in_bfloat16_measures_in_float32(networks, space):
 
 
 def test_counts_in_bfloat16_are_nearly_those_in_float32(networks, space):
-    pures, params = networks
+    functionals, params = networks
     data = batch(np.random.default_rng(2), 240)
     source = ArraySource(data["image"], data["label"])
     configuration, found = CONFIGURATIONS[1], {}
-    for name, pure in pures.items():
-        evaluator = Evaluator(pure, mesh_of(1), PREPROCESS[name])
+    for name, functional in functionals.items():
+        evaluator = Evaluator(functional, mesh_of(1), PREPROCESS[name])
         statistics = evaluator.recalibrate(params, configuration, [data["image"]])
         assert {value.dtype.name for value in statistics.values()} == {"float32"}
         found[name] = evaluator.accuracy(
@@ -176,13 +182,13 @@ def test_counts_in_bfloat16_are_nearly_those_in_float32(networks, space):
 
 
 def test_a_search_in_bfloat16_is_traced_once_and_cut_like_any(networks, space):
-    pures, params = networks
+    functionals, params = networks
     data = batch(np.random.default_rng(5), 60)
     batches = pipeline().training(ArraySource(data["image"], data["label"]), 20, seed=0)
     largest, candidates, found = np.full((4, 2), 6, np.int32), neighbours_of(space), {}
     for starts in ((0,), (0, 1, 3)):
         evaluate = CandidateEvaluator(
-            pures["bfloat16"],
+            functionals["bfloat16"],
             devices.replicate(params, mesh_of(1)),
             mesh_of(1),
             narrowed,

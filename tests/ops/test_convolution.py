@@ -209,10 +209,10 @@ def test_the_sums_of_a_bfloat16_kernels_gradient_are_not_rounded(kernel):
     kernel = jnp.ones(kernel, jnp.bfloat16)
     options = {"strides": (1, 1), "padding": "SAME", "groups": 1}
     y, back = jax.vjp(lambda k: convolve(x, k, **options), kernel)
-    [slopes] = back(jnp.full(y.shape, 1.0625, jnp.bfloat16))
-    assert slopes.dtype == jnp.bfloat16
+    [gradients] = back(jnp.full(y.shape, 1.0625, jnp.bfloat16))
+    assert gradients.dtype == jnp.bfloat16
     # The bfloat16 number next to 16 * 81 * 1.0625^2 = 1463.06; of rounded products it is 1456.
-    assert slopes[1, 1, 0, 0] == 1464
+    assert gradients[1, 1, 0, 0] == 1464
 
 
 def test_processors_take_no_grouped_convolution():
@@ -251,10 +251,10 @@ def test_a_kernel_of_one_pixel_gives_what_xla_gives_and_its_gradients(strides, p
     def loss(function):
         return lambda x, k: jnp.sum(jnp.sin(function(x, k, **options)))
 
-    expected, slopes = jax.value_and_grad(loss(by_xla), (0, 1))(x, kernel)
+    expected, gradients = jax.value_and_grad(loss(by_xla), (0, 1))(x, kernel)
     got, found = jax.value_and_grad(loss(convolve), (0, 1))(x, kernel)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    for one, other in zip(found, slopes, strict=True):
+    for one, other in zip(found, gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert "conv_general_dilated" not in str(jax.make_jaxpr(loss(convolve))(x, kernel))
 

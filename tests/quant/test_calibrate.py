@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import calibrate, convert
 from rfquant_jax.quant.space import Space
 from tests.conftest import IMAGE_SHAPE, identity, images, mesh_of
@@ -39,11 +39,11 @@ def test_overrides_of_signed_inputs():
 
 
 @pytest.fixture(scope="module")
-def initialised(pure, space):
+def initialised(functional, space):
     """Parameters after two batches on two devices, and the four device batches."""
     rng = np.random.default_rng(3)
     batches = [images(rng, 8) for _ in range(2)]
-    params = calibrate.initialize_activation_steps(pure, space, batches, identity, mesh_of(2))
+    params = calibrate.initialize_activation_steps(functional, space, batches, identity, mesh_of(2))
     return jax.device_get(params), [b[i : i + 4] for b in batches for i in (0, 4)]
 
 
@@ -76,28 +76,35 @@ def test_later_layers_see_the_steps_of_earlier_ones(plain, rules, rng):
     """A single-batch initialisation is a fixed point: running the same pass measures the same."""
     batch = [images(rng, 4)]
     layers = convert.plan(plain, IMAGE_SHAPE, rules=rules)
-    pure, space = PureNetwork(convert.quantize(plain, layers)), Space.of(layers, convert.CANDIDATES)
-    first = calibrate.initialize_activation_steps(pure, space, batch, identity, mesh_of(1))
-    again = PureNetwork(pure.merge(first, pure.stats))
+    functional, space = (
+        FunctionalNetwork(convert.quantize(plain, layers)),
+        Space.of(layers, convert.CANDIDATES),
+    )
+    first = calibrate.initialize_activation_steps(functional, space, batch, identity, mesh_of(1))
+    again = FunctionalNetwork(functional.merge(first, functional.stats))
     second = calibrate.initialize_activation_steps(again, space, batch, identity, mesh_of(1))
     for name, value in first.items():
         np.testing.assert_allclose(second[name], value, rtol=1e-6, err_msg=name)
 
 
-def test_depthwise_layers_keep_their_own_smallest_step(initialised, pure):
+def test_depthwise_layers_keep_their_own_smallest_step(initialised, functional):
     params, _ = initialised
     steps = params["depthwise.input_quantizer.step"]
     assert np.all(np.diff(steps[:4]) > 0), "fewer bits, larger steps"
     assert steps[4] == 1.0, "2 bits are none of its candidates: never set"
 
 
-def test_the_classifier_takes_its_step_from_the_pass_at_the_largest_bits(pure, space, rng):
+def test_the_classifier_takes_its_step_from_the_pass_at_the_largest_bits(functional, space, rng):
     from dataclasses import replace
 
     batch = [images(rng, 4)]
-    everything = calibrate.initialize_activation_steps(pure, space, batch, identity, mesh_of(1))
+    everything = calibrate.initialize_activation_steps(
+        functional, space, batch, identity, mesh_of(1)
+    )
     largest_only = replace(space, full_mask=space.full_mask & (np.arange(5) == 0))
-    alone = calibrate.initialize_activation_steps(pure, largest_only, batch, identity, mesh_of(1))
+    alone = calibrate.initialize_activation_steps(
+        functional, largest_only, batch, identity, mesh_of(1)
+    )
     name = "fc.input_quantizer.step"
     np.testing.assert_allclose(everything[name], alone[name], rtol=1e-6)
     assert everything[name].shape == (1,)

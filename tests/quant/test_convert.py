@@ -7,7 +7,7 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.features import Tap
+from rfquant_jax.nn.features import Feature
 from rfquant_jax.quant import convert, lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense, quantized_layers
@@ -125,7 +125,7 @@ class Odd(nnx.Module):
         dilation = 2 if wrong == "dilation" else 1
         self.second = nnx.Conv(2, 2, (3, 3), padding=padding, input_dilation=dilation, rngs=rngs)
         self.norm = BatchNorm(2, rngs=rngs)
-        self.tap = Tap("nowhere" if wrong == "tap" else "second")
+        self.feature = Feature("nowhere" if wrong == "feature" else "second")
         if wrong == "transpose":
             self.up = nnx.ConvTranspose(2, 2, (2, 2), rngs=rngs)
         self.wrong = wrong
@@ -134,7 +134,7 @@ class Odd(nnx.Module):
         x = self.conv(x)
         if self.wrong == "norm":
             x = self.norm(x)
-        x = self.tap(self.norm(self.second(x)))
+        x = self.feature(self.norm(self.second(x)))
         if self.wrong == "twice":
             x = self.conv(x)
         return x.mean((1, 2))
@@ -146,7 +146,7 @@ class Odd(nnx.Module):
         ("twice", "layer conv is called more than once"),
         ("norm", "norm is called more than once: each layer needs a BatchNorm of its own"),
         ("transpose", "layer up is an nnx.ConvTranspose, which cannot be quantized"),
-        ("tap", "Tap tap marks layer 'nowhere', which does not exist"),
+        ("feature", "Feature feature marks layer 'nowhere', which does not exist"),
         ("padding", "layer conv: padding 'CIRCULAR' is not supported"),
         ("dilation", "layer second: a mask or an input_dilation is not supported"),
     ],
@@ -158,8 +158,8 @@ def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
     assert said in str(error.value)
 
 
-def test_layers_without_a_tap_are_named(plain, layers):
-    assert convert.untapped(plain, layers) == ["projection.0", "depthwise"]
+def test_layers_without_a_feature_are_named(plain, layers):
+    assert convert.layers_without_feature(plain, layers) == ["projection.0", "depthwise"]
 
 
 def test_depthwise_layers_keep_three_bits_whatever_the_rules(plain):

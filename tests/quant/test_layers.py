@@ -59,10 +59,10 @@ def test_a_dense_layer_uses_the_steps_of_its_bits(w, a, rng):
 def test_an_unused_step_size_gets_no_gradient():
     layer = make_dense([0.125, 0.5], [0.25, 1.0])
     layer.bits.set_value(jnp.asarray([2, 4]))
-    slopes = nnx.grad(
+    gradients = nnx.grad(
         lambda m: jnp.sum(m(jnp.ones((2, 3)) * 0.6)), argnums=nnx.DiffState(0, StepSize)
     )(layer)
-    weight, inputs = (slopes[q]["step"][...] for q in ("weight_quantizer", "input_quantizer"))
+    weight, inputs = (gradients[q]["step"][...] for q in ("weight_quantizer", "input_quantizer"))
     assert weight[0] == 0
     assert inputs[1] == 0
     assert weight[1] != 0
@@ -119,14 +119,14 @@ def test_assign_reaches_every_layer_and_its_batch_norm(coupled):
     assert network.fc.bits[...].tolist() == [8, 8]
 
 
-def test_features_come_from_taps_else_from_the_batch_norm(coupled, rng):
+def test_features_come_from_marks_else_from_the_batch_norm(coupled, rng):
     network = nnx.clone(coupled)
     network.eval()
     with recording_features() as features:
         network(jnp.asarray(images(rng, 3)))
-    assert features["expand"].min() == 0  # its Tap sits behind the ReLU
-    assert features["conv"].min() < 0  # its Tap sits behind the BatchNorm
-    assert features["depthwise"].min() < 0  # it has no Tap: the BatchNorm's output
+    assert features["expand"].min() == 0  # its Feature sits behind the ReLU
+    assert features["conv"].min() < 0  # its Feature sits behind the BatchNorm
+    assert features["depthwise"].min() < 0  # it has no Feature: the BatchNorm's output
     assert features["projection.0"].shape == features["conv"].shape
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.nn.features import listening_to_inputs
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import post_training, step_search
 from rfquant_jax.quant.calibrate import with_batch_statistics
 from rfquant_jax.quant.layers import assign
@@ -20,17 +20,17 @@ def batches():
 
 
 @pytest.fixture(scope="module")
-def on_devices(pure, space, batches):
+def on_devices(functional, space, batches):
     """Parameters by number of devices: of 3 batches, 2 devices leave one without a batch.
 
     Steps start at a size that makes every input zero: one that is searched must be used at once.
     """
-    start = post_training.search_weight_steps(pure)
+    start = post_training.search_weight_steps(functional)
     start |= {k: v + 1000 for k, v in start.items() if k.endswith("input_quantizer.step")}
     return {
         count: jax.device_get(
             post_training.search_activation_steps(
-                pure, start, space, batches, identity, mesh_of(count)
+                functional, start, space, batches, identity, mesh_of(count)
             )
         )
         for count in (1, 2)
@@ -42,26 +42,26 @@ def test_the_same_on_any_number_of_devices(on_devices):
         np.testing.assert_array_equal(on_devices[2][name], value, err_msg=name)
 
 
-def test_only_step_sizes_change(on_devices, pure):
+def test_only_step_sizes_change(on_devices, functional):
     for name, value in on_devices[1].items():
-        changed = not np.array_equal(value, pure.params[name])
+        changed = not np.array_equal(value, functional.params[name])
         assert changed == name.endswith("quantizer.step"), name
 
 
-def test_weight_steps_are_those_of_least_error(on_devices, pure):
+def test_weight_steps_are_those_of_least_error(on_devices, functional):
     for layer in ("stem", "conv", "depthwise", "fc"):
-        kernel = np.asarray(pure.params[f"{layer}.kernel"])
+        kernel = np.asarray(functional.params[f"{layer}.kernel"])
         found = on_devices[1][f"{layer}.weight_quantizer.step"]
         candidates = (8,) if layer in ("stem", "fc") else (6, 5, 4, 3, 2)
         assert np.array_equal(found, step_search.weight_steps(kernel, candidates)), layer
 
 
-def inputs(pure, params, configuration, batches):
+def inputs(functional, params, configuration, batches):
     """Every layer's inputs in all batches, with batch statistics."""
     seen = {}
     for batch in batches:
         network = with_batch_statistics(
-            PureNetwork(pure.merge(params, pure.stats)), params, pure.stats
+            FunctionalNetwork(functional.merge(params, functional.stats)), params, functional.stats
         )
         assign(network, configuration)
         with listening_to_inputs(
@@ -72,14 +72,16 @@ def inputs(pure, params, configuration, batches):
 
 
 @pytest.mark.parametrize("bits", [6, 2])
-def test_no_step_of_a_dense_grid_is_better_over_all_batches(on_devices, pure, space, batches, bits):
+def test_no_step_of_a_dense_grid_is_better_over_all_batches(
+    on_devices, functional, space, batches, bits
+):
     """Also of late layers, on what the quantized layers before them make of the images.
 
     Those were searched while earlier layers had steps of a first round, a little off the final
     ones: their inputs differ a little from those here.
     """
     params = on_devices[1]
-    seen = inputs(pure, params, space.uniform(bits, bits), batches)
+    seen = inputs(functional, params, space.uniform(bits, bits), batches)
     for layer, signed in (("conv", False), ("expand", True), ("depthwise", False)):
         if layer == "depthwise" and bits == 2:
             continue
@@ -96,7 +98,7 @@ def test_depthwise_layers_keep_their_own_smallest_step(on_devices):
     assert steps[4] == 1001.0, "2 bits are none of its candidates: never set"
 
 
-def test_a_stop_is_heeded_between_batches(pure, space, batches):
+def test_a_stop_is_heeded_between_batches(functional, space, batches):
     calls = []
 
     def check():
@@ -106,7 +108,7 @@ def test_a_stop_is_heeded_between_batches(pure, space, batches):
 
     with pytest.raises(InterruptedError):
         post_training.search_activation_steps(
-            pure, pure.params, space, batches, identity, mesh_of(1), check
+            functional, functional.params, space, batches, identity, mesh_of(1), check
         )
 
 

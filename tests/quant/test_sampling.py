@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
+from rfquant_jax.quant.space import largest_bits, smallest_bits
 
 B = (6, 5, 4, 3, 2)
 FULL = np.ones((1, 5), bool)
@@ -53,8 +53,8 @@ def test_samples_are_always_allowed(mask, seed, sampling):
         for row, (w, a) in enumerate(configuration):
             assert mask[row, B.index(w)]
             assert mask[::-1][row, B.index(a)]
-    np.testing.assert_array_equal(drawn[0, :, 0], bits.largest(mask, B))
-    np.testing.assert_array_equal(drawn[0, :, 1], bits.largest(mask[::-1], B))
+    np.testing.assert_array_equal(drawn[0, :, 0], largest_bits(mask, B))
+    np.testing.assert_array_equal(drawn[0, :, 1], largest_bits(mask[::-1], B))
 
 
 def test_published_samples_are_those_of_earlier_releases():
@@ -119,7 +119,7 @@ def test_the_first_random_pass_is_the_smallest_one_as_often_as_asked(rule, proba
     mask = np.ones((12, 5), bool)
     mask[3, 4] = mask[5, 3:] = False
     sampling = Sampling(rule, 0.8, probability)
-    smallest = np.stack([bits.smallest(mask, B)] * 2, axis=1)
+    smallest = np.stack([smallest_bits(mask, B)] * 2, axis=1)
     step = jax.jit(lambda key: sample_step(key, mask, mask, B, 2, sampling))
     drawn = np.asarray(jax.vmap(step)(jax.random.split(jax.random.key(4), 2000)))
     share = np.mean([(c == smallest).all() for c in drawn[:, 1]])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.quant import space as bits
-from rfquant_jax.quant.space import Space
+from rfquant_jax.quant.space import Space, largest_bits, smallest_bits
 
 B = (6, 5, 4, 3, 2)
 
@@ -27,8 +26,8 @@ def test_uniform_configurations_are_clamped_to_each_layers_candidates(pair):
 
 def test_largest_and_smallest():
     mask = np.asarray([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], bool)
-    assert bits.largest(mask, B).tolist() == [5, 6]
-    assert bits.smallest(mask, B).tolist() == [4, 2]
+    assert largest_bits(mask, B).tolist() == [5, 6]
+    assert smallest_bits(mask, B).tolist() == [4, 2]
 
 
 def test_json_round_trip(pair, tmp_path):

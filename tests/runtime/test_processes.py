@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from configs import default
-from rfquant_jax.config import checks as rules
+from rfquant_jax.config import checks
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.runtime import devices, native_errors, processes
 from tests.conftest import mesh_of
@@ -167,7 +167,7 @@ def test_mistakes_about_processes_are_named(field, value, said):
     config.distributed.coordinator, config.distributed.processes = "host:80", 2
     config.distributed[field] = value
     with pytest.raises(ConfigError) as error:
-        rules.validate(config)
+        checks.validate(config)
     assert error.value.field == f"distributed.{field}"
     assert said in str(error.value)
 
@@ -176,7 +176,7 @@ def test_processes_without_a_coordinator_are_refused():
     config = default.get_config()
     config.distributed.processes = 2
     with pytest.raises(ConfigError, match=r"needs distributed\.coordinator"):
-        rules.validate(config)
+        checks.validate(config)
 
 
 def test_one_process_grants_its_own_wishes_at_once():

@@ -8,7 +8,7 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import Budget, Limit
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.problem import Problem
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 
 B = (6, 5, 4, 3, 2)
 
@@ -32,8 +32,8 @@ def harm(weights, configurations):
 def problem(weights, *limits, seed=0, evaluate=None, **restrictions):
     weights = np.asarray(weights, float)
     evaluate = evaluate or (lambda configurations, iteration: harm(weights, configurations))
-    knobs = make_knobs(space_of(len(weights)), **restrictions)
-    return Problem(knobs, bitops_budgets(len(weights), *limits), evaluate, seed)
+    search_space = make_search_space(space_of(len(weights)), **restrictions)
+    return Problem(search_space, bitops_budgets(len(weights), *limits), evaluate, seed)
 
 
 def best_of_all(weights, budget):
@@ -44,13 +44,13 @@ def best_of_all(weights, budget):
     return harm(weights, inside).min()
 
 
-def everything(knobs):
+def everything(search_space):
     """All configurations of a search, int32[N, L, 2]."""
-    choices = itertools.product(*(knob.allowed for knob in knobs.knobs))
+    choices = itertools.product(*(variable.allowed for variable in search_space.variables))
     bits = np.asarray(list(choices), np.int32)
-    found = np.zeros((len(bits), len(knobs.space), 2), np.int32)
-    for knob, taken in zip(knobs.knobs, bits.T, strict=True):
-        found[:, list(knob.layers), knob.column] = taken[:, None]
+    found = np.zeros((len(bits), len(search_space.space), 2), np.int32)
+    for variable, taken in zip(search_space.variables, bits.T, strict=True):
+        found[:, list(variable.layers), variable.column] = taken[:, None]
     return found
 
 

@@ -13,7 +13,7 @@ from rfquant_jax.search.greedy import GreedySettings, worst_for_nan
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import B, bitops_budgets, harm, problem, space_of
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
@@ -51,7 +51,7 @@ def test_nothing_is_over_budget_or_against_a_restriction(name, data, seed):
         assert configurations
         for configuration in configurations:
             assert budget.fits(configuration)
-            assert given_problem.knobs.holds(configuration)
+            assert given_problem.search_space.holds(configuration)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -61,16 +61,19 @@ def test_budgets_in_milliseconds_are_kept_wherever_they_can_be(name, seed, tied)
     rng = np.random.default_rng(seed)
     table = LatencyTable(rng.integers(1, 30, (2, 5, 5)) / 10, 0.1, B)
     kind = CostKind("ms", "ms", table)
-    knobs = make_knobs(space_of(2), groups=[("weights", "l0", "l1")] if tied else [])
+    search_space = make_search_space(space_of(2), groups=[("weights", "l0", "l1")] if tied else [])
     everything = [np.asarray(c, np.int32).reshape(2, 2) for c in itertools.product(B, repeat=4)]
-    lowest = min(table(c) for c in everything if knobs.holds(c))
+    lowest = min(table(c) for c in everything if search_space.holds(c))
     budget = Budget("least", (Limit(kind, round(lowest, 3)),))
     given_problem = Problem(
-        knobs, (budget,), lambda configurations, iteration: harm((1, 2), configurations), seed
+        search_space,
+        (budget,),
+        lambda configurations, iteration: harm((1, 2), configurations),
+        seed,
     )
     for configuration in ALGORITHMS[name](given_problem)[0]:
         assert budget.fits(configuration)
-        assert knobs.holds(configuration)
+        assert search_space.holds(configuration)
 
 
 def test_the_published_rule_ends_on_deep_networks_and_noisy_batches():

@@ -7,19 +7,19 @@ import pytest
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_statistics
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.runtime import devices as parallel
+from rfquant_jax.runtime.devices import replicate
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
 @pytest.fixture(scope="module")
-def params(pure, space):
+def params(functional, space):
     rng = np.random.default_rng(0)
-    return initialize_activation_steps(pure, space, [images(rng, 8)], identity, mesh_of(1))
+    return initialize_activation_steps(functional, space, [images(rng, 8)], identity, mesh_of(1))
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def batches():
 LARGEST = np.full((4, 2), 6, np.int32)
 
 
-def evaluator(pure, params, batches, devices, metric="error", starts=(0, 1, 2, 3)):
+def evaluator(functional, params, batches, devices, metric="error", starts=(0, 1, 2, 3)):
     mesh = mesh_of(devices)
     return CandidateEvaluator(
-        pure,
-        parallel.replicate(params, mesh),
+        functional,
+        replicate(params, mesh),
         mesh,
         identity,
         batches,
@@ -55,15 +55,15 @@ def random_configurations(space, count):
     return np.asarray(rows, np.int32)
 
 
-def test_errors_are_those_of_the_network_with_batch_statistics(pure, params, batches, space):
+def test_errors_are_those_of_the_network_with_batch_statistics(functional, params, batches, space):
     configurations = random_configurations(space, 3)
-    evaluate = evaluator(pure, params, batches, 1)
+    evaluate = evaluator(functional, params, batches, 1)
     found = {metric: evaluate.by(metric)(configurations, 2) for metric in METRICS}
     np.testing.assert_array_equal(evaluate(configurations, 2), found["error"])
     data = batches[2]
 
     def log_probabilities(configuration):
-        network = with_batch_statistics(pure, params, pure.stats)
+        network = with_batch_statistics(functional, params, functional.stats)
         assign(network, configuration)
         logits = np.asarray(network(jnp.asarray(data["image"])), np.float64)
         return logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -83,25 +83,27 @@ def test_errors_are_those_of_the_network_with_batch_statistics(pure, params, bat
 
 def neighbours_of(space):
     """What a greedy iteration compares, and the configuration in their middle."""
-    knobs = make_knobs(space)
-    base = knobs.uniform(4, 4)
-    return np.stack([base, *(knob.turned(base, bits) for knob, bits in knobs.neighbours(base))])
+    search_space = make_search_space(space)
+    base = search_space.uniform(4, 4)
+    return np.stack(
+        [base, *(variable.assign(base, bits) for variable, bits in search_space.neighbours(base))]
+    )
 
 
 @pytest.mark.parametrize("like", [random_configurations, lambda space, _: neighbours_of(space)])
-def test_the_number_of_devices_changes_nothing(pure, params, batches, space, like):
+def test_the_number_of_devices_changes_nothing(functional, params, batches, space, like):
     configurations = like(space, 7)
-    one, four = (evaluator(pure, params, batches, n) for n in (1, 4))
+    one, four = (evaluator(functional, params, batches, n) for n in (1, 4))
     for metric in METRICS:
         np.testing.assert_array_equal(
             one.by(metric)(configurations, 0), four.by(metric)(configurations, 0)
         )
 
 
-def test_starting_where_candidates_differ_changes_nothing(pure, params, batches, space):
+def test_starting_where_candidates_differ_changes_nothing(functional, params, batches, space):
     configurations = np.concatenate([neighbours_of(space), random_configurations(space, 3)])
     whole, cut = (
-        evaluator(pure, params, batches, 1, "cross_entropy", starts)(configurations, 1)
+        evaluator(functional, params, batches, 1, "cross_entropy", starts)(configurations, 1)
         for starts in ((0,), (0, 1, 3))
     )
     assert len(set(whole)) > 10
@@ -114,23 +116,25 @@ def test_the_base_is_what_most_agree_on():
 
 
 @pytest.mark.parametrize("broken", ["conv.kernel", "depthwise_bn.scale", "expand_bn.bias"])
-def test_what_a_network_fails_to_compute_is_not_a_number(pure, params, batches, space, broken):
+def test_what_a_network_fails_to_compute_is_not_a_number(
+    functional, params, batches, space, broken
+):
     bad = params | {broken: jnp.full_like(params[broken], jnp.nan)}
-    evaluate = evaluator(pure, bad, batches, 1)
+    evaluate = evaluator(functional, bad, batches, 1)
     for metric in METRICS:
         assert np.isnan(evaluate.by(metric)(neighbours_of(space)[:3], 0)).all(), metric
 
 
 def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
-    pure, params, batches, space, layers
+    functional, params, batches, space, layers
 ):
     costs = CostModel.of(layers)
     budgets = [parse_budget(f"1.05*w{b}a{b}", costs.kinds(), space) for b in (4, 3)]
     found = []
     for devices in (1, 2, 4, 8):
-        evaluate = evaluator(pure, params, batches, devices)
+        evaluate = evaluator(functional, params, batches, devices)
         settings = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=80)
-        found.append(GreedySearch(make_knobs(space), settings, budgets, evaluate).run())
+        found.append(GreedySearch(make_search_space(space), settings, budgets, evaluate).run())
         assert evaluate.traces == {"network": 1, "largest": 0, "base": 1, "candidate": 1}
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
@@ -138,7 +142,7 @@ def test_a_whole_search_traces_the_evaluation_once_and_equals_for_any_devices(
         assert budget.fits(configuration)
 
 
-def test_batches_are_those_asked_for_and_prepared_once(pure, params, batches, space):
+def test_batches_are_those_asked_for_and_prepared_once(functional, params, batches, space):
     asked, prepared = [0, 1, 1, 5, 2, 3], []
 
     class Counted:
@@ -147,10 +151,12 @@ def test_batches_are_those_asked_for_and_prepared_once(pure, params, batches, sp
             return batches[number]
 
     configurations = neighbours_of(space)[:1]
-    evaluate = evaluator(pure, params, Counted(), 1, "cross_entropy")
+    evaluate = evaluator(functional, params, Counted(), 1, "cross_entropy")
     found = [evaluate(configurations, number)[0] for number in asked]
     alone = {
-        number: evaluator(pure, params, batches, 1, "cross_entropy")(configurations, number)[0]
+        number: evaluator(functional, params, batches, 1, "cross_entropy")(configurations, number)[
+            0
+        ]
         for number in (0, 5)
     }
     assert found[0] == alone[0]
@@ -181,13 +187,13 @@ def proposals(space):
     return [random_configurations(space, 5), near[:4], near[3:12], LARGEST[None]]
 
 
-def test_a_mean_is_that_of_the_plain_evaluations(pure, params, space):
+def test_a_mean_is_that_of_the_plain_evaluations(functional, params, space):
     """Bit for bit, on any number of devices, with nothing traced again."""
     numbers, found, metric = range(1, 4), [], "divergence"
     for devices in (1, 2, 4, 8):
-        evaluate = evaluator(pure, params, Fixed(5), devices, metric, starts=(0,))
+        evaluate = evaluator(functional, params, Fixed(5), devices, metric, starts=(0,))
         found.append([evaluate.mean(asked, numbers) for asked in proposals(space)])
-        plain = evaluator(pure, params, Fixed(5), devices, metric, starts=(0,))
+        plain = evaluator(functional, params, Fixed(5), devices, metric, starts=(0,))
         for asked, means in zip(proposals(space), found[-1], strict=True):
             expected = np.stack([plain(asked, n) for n in numbers]).astype(np.float64).mean(0)
             np.testing.assert_array_equal(means, expected)
@@ -198,10 +204,10 @@ def test_a_mean_is_that_of_the_plain_evaluations(pure, params, space):
             np.testing.assert_array_equal(one, same)
 
 
-def test_a_mean_does_not_depend_on_what_is_evaluated_beside_it(pure, params, space):
+def test_a_mean_does_not_depend_on_what_is_evaluated_beside_it(functional, params, space):
     """A search that is killed asks again in other company, and must hear the same."""
     configurations = np.concatenate(proposals(space))
-    evaluate = evaluator(pure, params, Fixed(2), 2, "divergence")
+    evaluate = evaluator(functional, params, Fixed(2), 2, "divergence")
     together = evaluate.mean(configurations, range(2))
     alone = [evaluate.mean(configuration[None], range(2))[0] for configuration in configurations]
     np.testing.assert_array_equal(together, alone)
@@ -210,14 +216,14 @@ def test_a_mean_does_not_depend_on_what_is_evaluated_beside_it(pure, params, spa
     assert evaluate.traces == {"network": 1, "largest": 1, "base": 1, "candidate": 1}
 
 
-def test_the_largest_configuration_does_not_diverge_from_itself(pure, params):
-    evaluate = evaluator(pure, params, Fixed(2), 1, "divergence")
+def test_the_largest_configuration_does_not_diverge_from_itself(functional, params):
+    evaluate = evaluator(functional, params, Fixed(2), 1, "divergence")
     assert abs(evaluate.mean(LARGEST[None], range(2))[0]) < 1e-6
 
 
-def test_what_fixed_batches_share_is_computed_once(pure, params, space, monkeypatch):
+def test_what_fixed_batches_share_is_computed_once(functional, params, space, monkeypatch):
     batches = Fixed(3)
-    evaluate = evaluator(pure, params, batches, 1, "divergence", starts=(0,))
+    evaluate = evaluator(functional, params, batches, 1, "divergence", starts=(0,))
     counts = {"_refer": 0, "_base": 0}
 
     def counted(name):
@@ -246,11 +252,11 @@ def test_what_fixed_batches_share_is_computed_once(pure, params, space, monkeypa
     assert counts["_refer"] == 5
 
 
-def test_a_mean_is_not_a_number_where_one_batch_has_none(pure, params, space):
+def test_a_mean_is_not_a_number_where_one_batch_has_none(functional, params, space):
     batches = Fixed(3)
     batches.batches[1]["image"][0] = np.nan
     for metric in METRICS:
-        evaluate = evaluator(pure, params, batches, 1, metric)
+        evaluate = evaluator(functional, params, batches, 1, metric)
         asked = random_configurations(space, 2)
         assert np.isnan(evaluate.mean(asked, range(3))).all()
         assert np.isfinite(evaluate.mean(asked, (0, 2))).all()

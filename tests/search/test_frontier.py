@@ -12,18 +12,20 @@ from rfquant_jax.search.frontier import POINTS, curve, spread
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.surrogate import log_divergence
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import B, additive_terms, divergence, everything, space_of
 
 
-def model_of(knobs, truth, count=80):
-    configurations = profile_configurations(knobs, count, 0)
+def model_of(search_space, truth, count=80):
+    configurations = profile_configurations(search_space, count, 0)
 
     def nothing(configurations):
         raise AssertionError("the curve only asks the surrogate")
 
     settings = TrustRegionSettings()
-    return TrustRegionSearch(knobs, configurations, truth(configurations), nothing, settings, 0)
+    return TrustRegionSearch(
+        search_space, configurations, truth(configurations), nothing, settings, 0
+    )
 
 
 COSTS = CostModel(np.asarray([3, 1, 5, 2]) * 10**8, np.asarray([1, 4, 2, 2]) * 10**5, 10**7, 10**5)
@@ -32,22 +34,24 @@ COSTS = CostModel(np.asarray([3, 1, 5, 2]) * 10**8, np.asarray([1, 4, 2, 2]) * 1
 @pytest.mark.parametrize("unit", ["G", "MB"])
 @pytest.mark.parametrize("restrictions", [{}, {"pins": [("l2", (4, 3))], "max_bits": 5}])
 def test_the_curve_spans_all_costs_and_keeps_its_budgets(unit, restrictions):
-    knobs, kind = make_knobs(space_of(4), **restrictions), COSTS.kinds()[unit]
-    points = curve(model_of(knobs, lambda c: divergence(additive_terms(3, 4), c)), knobs, kind)
+    search_space, kind = make_search_space(space_of(4), **restrictions), COSTS.kinds()[unit]
+    points = curve(
+        model_of(search_space, lambda c: divergence(additive_terms(3, 4), c)), search_space, kind
+    )
     costs = np.asarray([kind.cost(point.configuration) for point in points])
     limits = np.asarray([point.budget.limits[0].value for point in points])
     assert all(point.budget.limits[0].kind is kind for point in points)
     assert np.all(costs <= limits)
     assert np.all(np.diff(limits) > 0)
-    assert costs[0] == limits[0] == kind.cost(knobs.lowest)
-    lowest = knobs.uniform(2, 2 if unit == "G" else 6)  # a size leaves activations alone
+    assert costs[0] == limits[0] == kind.cost(search_space.lowest)
+    lowest = search_space.uniform(2, 2 if unit == "G" else 6)  # a size leaves activations alone
     np.testing.assert_array_equal(points[0].configuration, lowest)
-    largest = kind.cost(knobs.uniform(6, 6))
-    np.testing.assert_array_equal(points[-1].configuration, knobs.uniform(6, 6))
+    largest = kind.cost(search_space.uniform(6, 6))
+    np.testing.assert_array_equal(points[-1].configuration, search_space.uniform(6, 6))
     assert costs[-1] == limits[-1] == largest
     assert 10 < len(points) <= POINTS
     assert len({point.configuration.tobytes() for point in points}) == len(points)
-    assert all(knobs.holds(point.configuration) for point in points)
+    assert all(search_space.holds(point.configuration) for point in points)
     # Even on a log scale, whichever points are left out because they repeat.
     places = (np.log(limits / limits[0])) / (np.log(largest / limits[0])) * (POINTS - 1)
     np.testing.assert_allclose(places, places.round(), atol=1e-6)
@@ -55,8 +59,8 @@ def test_the_curve_spans_all_costs_and_keeps_its_budgets(unit, restrictions):
 
 def test_points_are_as_good_as_the_best_within_a_trust_region():
     """Log harms add up: nothing within reach of the best known one is better than a point."""
-    knobs, kind = (
-        make_knobs(space_of(3)),
+    search_space, kind = (
+        make_search_space(space_of(3)),
         CostModel(np.full(3, 10**9), np.ones(3), 0, 0).kinds()["G"],
     )
     terms = additive_terms(5, 3)
@@ -64,11 +68,11 @@ def test_points_are_as_good_as_the_best_within_a_trust_region():
     def truth(configurations):
         return divergence(terms, configurations)
 
-    model = model_of(knobs, truth)
-    all_of_them = everything(knobs)
+    model = model_of(search_space, truth)
+    all_of_them = everything(search_space)
     costs = np.asarray([kind.cost(c) for c in all_of_them])
     harms = truth(all_of_them)
-    for point in curve(model, knobs, kind)[:-1:4]:
+    for point in curve(model, search_space, kind)[:-1:4]:
         best = model.configuration(model.best(point.budget))
         near = (all_of_them != best).sum(axis=(1, 2)) <= 2  # 0.3 of 6 variables
         inside = near & (costs <= point.budget.limits[0].value)
@@ -83,10 +87,10 @@ def test_a_curve_over_latencies_begins_at_the_fastest_configuration():
     table = np.stack([grid[:, None] + grid[None]] * 3)
     table[1] = table[1].T + np.arange(5)[:, None] / 100
     kind = CostKind("ms", "ms", LatencyTable(table, 0.5, B))
-    knobs = make_knobs(space_of(3), pins=[("l2", (5, 2))])
-    model = model_of(knobs, lambda c: divergence(additive_terms(1, 3), c), count=40)
-    fastest = min(everything(knobs), key=kind.cost)
-    points = curve(model, knobs, kind)
+    search_space = make_search_space(space_of(3), pins=[("l2", (5, 2))])
+    model = model_of(search_space, lambda c: divergence(additive_terms(1, 3), c), count=40)
+    fastest = min(everything(search_space), key=kind.cost)
+    points = curve(model, search_space, kind)
     np.testing.assert_array_equal(points[0].configuration, fastest)
     for point in points:
         assert kind.cost(point.configuration) <= point.budget.limits[0].value
@@ -94,9 +98,9 @@ def test_a_curve_over_latencies_begins_at_the_fastest_configuration():
 
 
 def test_a_single_configuration_is_the_whole_curve():
-    knobs = make_knobs(space_of(2), pins=[("l*", (4, 3))])
+    search_space = make_search_space(space_of(2), pins=[("l*", (4, 3))])
     kind = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()["G"]
-    (point,) = curve(model_of(knobs, lambda c: np.full(len(c), 0.25)), knobs, kind)
+    (point,) = curve(model_of(search_space, lambda c: np.full(len(c), 0.25)), search_space, kind)
     assert point.configuration.tolist() == [[4, 3], [4, 3]]
     assert point.predicted == pytest.approx(0.25, rel=1e-4)
 

@@ -17,7 +17,7 @@ from rfquant_jax.search.greedy import (
     score,
 )
 from rfquant_jax.search.latency import LatencyTable
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 
 B = (6, 5, 4, 3, 2)
 
@@ -32,8 +32,8 @@ def make_space(layers, masks=None):
     return Space(tuple(f"l{i}" for i in range(layers)), B, masks)
 
 
-def knobs_of(layers, masks=None, **limits):
-    return make_knobs(make_space(layers, masks), **limits)
+def search_space_of(layers, masks=None, **limits):
+    return make_search_space(make_space(layers, masks), **limits)
 
 
 def make_costs(macs, weights=None):
@@ -68,7 +68,9 @@ def test_jointly_the_harmless_moves_come_first_whichever_they_are():
 
     moves = []
     chosen = settings(joint=True)
-    search = GreedySearch(knobs_of(2), chosen, [bitops(costs, 32.0)], evaluate, on_move=into(moves))
+    search = GreedySearch(
+        search_space_of(2), chosen, [bitops(costs, 32.0)], evaluate, on_move=into(moves)
+    )
     (found,) = search.run()
     assert found.tolist() == [[5, 2], [5, 4]]
     assert [(m.phase, m.layer, m.bits) for m in moves] == [
@@ -86,7 +88,7 @@ def test_jointly_no_move_is_made_that_the_budget_does_not_need():
     moves = []
     budgets = [bitops(costs, limit) for limit in (97.0, 90.0)]
     GreedySearch(
-        knobs_of(4),
+        search_space_of(4),
         settings(joint=True),
         budgets,
         lambda configurations, iteration: np.zeros(len(configurations)),
@@ -111,7 +113,7 @@ def test_the_known_best_path_is_taken():
 
     moves = []
     search = GreedySearch(
-        knobs_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
+        search_space_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
     )
     (found,) = search.run()
     assert [(m.phase, m.layer, m.bits) for m in moves] == [
@@ -134,7 +136,7 @@ def test_an_upward_move_is_taken_where_it_scores_best():
 
     moves = []
     GreedySearch(
-        knobs_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
+        search_space_of(2), settings(), [bitops(costs, 32.0)], evaluate, on_move=into(moves)
     ).run()
     assert (moves[0].layer, moves[0].bits) == (0, 6)
 
@@ -149,7 +151,9 @@ def test_ties_go_to_the_earlier_layer_and_down_before_up():
         return np.zeros(len(configurations))
 
     moves = []
-    GreedySearch(knobs_of(2), same, [bitops(costs, 45.0)], evaluate, on_move=into(moves)).run()
+    GreedySearch(
+        search_space_of(2), same, [bitops(costs, 45.0)], evaluate, on_move=into(moves)
+    ).run()
     # candidates of the first iteration, in order: layer 0 down, up; layer 1 down, up
     assert seen[0][:, :, WEIGHTS].tolist() == [[4, 5], [6, 5], [5, 4], [5, 6]]
     assert (moves[0].layer, moves[0].bits) == (0, 4)
@@ -164,7 +168,7 @@ def test_no_state_is_entered_twice_before_only_downward_moves_remain():
 
     moves = []
     (found,) = GreedySearch(
-        knobs_of(1),
+        search_space_of(1),
         settings(alpha=100.0),
         [bitops(costs, 6.0)],
         evaluate,
@@ -180,7 +184,7 @@ def test_no_state_is_entered_twice_before_only_downward_moves_remain():
 def test_phase_one_goes_on_until_activations_alone_can_reach_the_budget():
     costs = make_costs([10**9])
     (found,) = GreedySearch(
-        knobs_of(1), settings(), [bitops(costs, 4.0)], lambda c, i: np.zeros(len(c))
+        search_space_of(1), settings(), [bitops(costs, 4.0)], lambda c, i: np.zeros(len(c))
     ).run()
     assert found.tolist() == [[2, 2]]
 
@@ -188,7 +192,9 @@ def test_phase_one_goes_on_until_activations_alone_can_reach_the_budget():
 def test_a_size_budget_alone_moves_weights_only():
     costs = make_costs([10**9, 10**9], weights=[8 * 2**20, 8 * 2**20])
     budget = limited(costs, MB=7.0)
-    (found,) = GreedySearch(knobs_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))).run()
+    (found,) = GreedySearch(
+        search_space_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))
+    ).run()
     assert found[:, ACTIVATIONS].tolist() == [5, 5]
     assert found[:, WEIGHTS].sum() == 7
 
@@ -196,7 +202,9 @@ def test_a_size_budget_alone_moves_weights_only():
 def test_one_search_serves_several_budgets():
     costs = make_costs([10**9] * 3)
     budgets = [bitops(costs, limit) for limit in (48.0, 27.0, 12.0)]
-    found = GreedySearch(knobs_of(3), settings(), budgets, lambda c, i: np.zeros(len(c))).run()
+    found = GreedySearch(
+        search_space_of(3), settings(), budgets, lambda c, i: np.zeros(len(c))
+    ).run()
     for budget, configuration in zip(budgets, found, strict=True):
         assert budget.fits(configuration)
 
@@ -206,7 +214,7 @@ def test_one_search_serves_several_budgets():
 )
 def test_the_level_is_the_uniform_bit_width_of_nearest_cost(limit, level):
     # uniform costs 72, 50, 32, 18, 8; 25 lies halfway between 32 and 18: the tie goes upward
-    assert nearest_level(bitops(make_costs([10**9, 10**9]), limit), knobs_of(2)) == level
+    assert nearest_level(bitops(make_costs([10**9, 10**9]), limit), search_space_of(2)) == level
 
 
 @pytest.mark.parametrize(
@@ -232,7 +240,7 @@ def test_a_term_without_size_is_left_out_and_failures_count_as_worst():
 def test_an_unreachable_budget_is_refused_with_the_range():
     costs = make_costs([10**9, 10**9])
     with pytest.raises(UserError) as error:
-        GreedySearch(knobs_of(2, min_bits=3), settings(), [bitops(costs, 17.0)], None)
+        GreedySearch(search_space_of(2, min_bits=3), settings(), [bitops(costs, 17.0)], None)
     assert "17.0G cannot be reached" in str(error.value)
     assert "from 18 GBitOPs to 72 GBitOPs" in str(error.value)
 
@@ -255,7 +263,7 @@ def test_no_result_is_over_budget_and_every_search_ends(
     mask = random.random((layers, 5)) < 0.7
     mask[np.arange(layers), random.integers(0, 5, layers)] = True
     space = make_space(layers, mask)
-    knobs = make_knobs(space, **drawn_restrictions(data, space))
+    search_space = make_search_space(space, **drawn_restrictions(data, space))
     costs = make_costs(
         random.integers(1, 100, layers) * 10**7, random.integers(1, 9, layers) * 2**20
     )
@@ -266,7 +274,7 @@ def test_no_result_is_over_budget_and_every_search_ends(
     for _ in range(data.draw(st.integers(1, 3))):
         units = data.draw(st.sampled_from([("G",), ("MB",), ("G", "MB"), ("ms",)]))
         lowest = {
-            unit: kinds[unit].cost(cheapest(knobs, Budget("x", (Limit(kinds[unit], 1.0),))))
+            unit: kinds[unit].cost(cheapest(search_space, Budget("x", (Limit(kinds[unit], 1.0),))))
             for unit in units
         }
         slack = [1 + random.exponential(2.0) for _ in units]
@@ -274,11 +282,11 @@ def test_no_result_is_over_budget_and_every_search_ends(
         budgets.append(Budget("b", tuple(limits)))
     chosen = settings(alpha=alpha, normalize=normalize, max_iterations=max_iterations)
     found = GreedySearch(
-        knobs, chosen, budgets, lambda c, i: np.random.default_rng([seed, i]).random(len(c))
+        search_space, chosen, budgets, lambda c, i: np.random.default_rng([seed, i]).random(len(c))
     ).run()
     for budget, configuration in zip(budgets, found, strict=True):
         assert budget.fits(configuration)
-        assert knobs.holds(configuration)
+        assert search_space.holds(configuration)
         for row, (w, a) in enumerate(configuration):
             assert w in space.allowed(row)
             assert a in space.allowed(row)
@@ -304,7 +312,7 @@ def test_the_cheapest_configuration_of_a_table_is_its_least_sum(seed):
     random = np.random.default_rng(seed)
     table = random.random((3, 5, 5))
     kind = CostKind("ms", "ms", LatencyTable(table, 1.0, B))
-    found = cheapest(knobs_of(3), Budget("b", (Limit(kind, 1.0),)))
+    found = cheapest(search_space_of(3), Budget("b", (Limit(kind, 1.0),)))
     assert kind.cost(found) == pytest.approx(1.0 + table.min(axis=(1, 2)).sum(), abs=1e-9)
 
 
@@ -314,5 +322,7 @@ def test_where_fewer_bits_take_longer_the_budget_is_kept_all_the_same():
     table[:, 0, :] = 1.0
     kind = CostKind("ms", "ms", LatencyTable(table, 0.0, B))
     budget = Budget("5ms", (Limit(kind, 5.0),))
-    (found,) = GreedySearch(knobs_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))).run()
+    (found,) = GreedySearch(
+        search_space_of(2), settings(), [budget], lambda c, i: np.zeros(len(c))
+    ).run()
     assert found[:, WEIGHTS].tolist() == [6, 6]

@@ -17,7 +17,7 @@ def test_what_the_solver_prints_stays_off_the_terminal(capfd, monkeypatch):
 
     monkeypatch.setattr(ilp, "milp", chatty)
     (budget,) = bitops_budgets(2, 50.0)
-    found = ilp.least_load(problem([1, 1], 50.0).knobs, budget.limits)
+    found = ilp.least_load(problem([1, 1], 50.0).search_space, budget.limits)
     libc.fflush(None)
     assert np.array_equal(found, np.full((2, 2), 2))
     assert capfd.readouterr().out == ""

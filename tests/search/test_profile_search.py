@@ -9,11 +9,11 @@ from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, measure_profile
 from rfquant_jax.search.trust_region import TrustRegionSettings
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import additive_terms, divergence, space_of
 
 LAYERS, COUNT = 3, 30
-KNOBS = make_knobs(space_of(LAYERS))
+SEARCH_SPACE = make_search_space(space_of(LAYERS))
 SETTINGS = ProfileSettings(COUNT, TrustRegionSettings(evaluations=9, proposals=3, patience=2))
 KIND = CostModel(np.full(LAYERS, 10**9), np.ones(LAYERS), 0, 0).kinds()["G"]
 BUDGETS = tuple(Budget(f"{x}G", (Limit(KIND, x),)) for x in (60.0, 34.0))
@@ -31,11 +31,11 @@ def evaluate(configurations, part):
 
 
 def opened(path, measure=evaluate, chunk=4):
-    return Profile(KNOBS.space, path, {"key": 1}, measure, chunk=chunk)
+    return Profile(SEARCH_SPACE.space, path, {"key": 1}, measure, chunk=chunk)
 
 
 def searched(profile, length, parts=2, budgets=BUDGETS, settings=SETTINGS):
-    search = ProfileSearch(profile, length, parts, KNOBS, settings, seed=3)
+    search = ProfileSearch(profile, length, parts, SEARCH_SPACE, settings, seed=3)
     found = [search(budget, number) for number, budget in enumerate(budgets)]
     return [[c.tolist() for c in best] for best in found], search
 
@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
     """The file of an undisturbed search, the length of its snapshot, and what was found."""
     path = tmp_path_factory.mktemp("whole") / "p.jsonl"
     profile = opened(path)
-    measure_profile(profile, KNOBS, 2, COUNT, seed=3)
+    measure_profile(profile, SEARCH_SPACE, 2, COUNT, seed=3)
     length = len(profile)
     found, _ = searched(profile, length)
     return path, length, found
@@ -53,13 +53,13 @@ def whole(tmp_path_factory):
 
 def test_a_profile_is_measured_on_every_part(tmp_path):
     profile = opened(tmp_path / "p.jsonl")
-    configurations = measure_profile(profile, KNOBS, 2, COUNT, seed=3)
-    np.testing.assert_array_equal(configurations, profile_configurations(KNOBS, COUNT, 3))
+    configurations = measure_profile(profile, SEARCH_SPACE, 2, COUNT, seed=3)
+    np.testing.assert_array_equal(configurations, profile_configurations(SEARCH_SPACE, COUNT, 3))
     assert len(profile) == 2 * len(configurations)
     for part in (0, 1):
         np.testing.assert_array_equal(profile.snapshot(part, len(profile))[0], configurations)
     again = opened(tmp_path / "p.jsonl", None)
-    np.testing.assert_array_equal(measure_profile(again, KNOBS, 2, COUNT, 3), configurations)
+    np.testing.assert_array_equal(measure_profile(again, SEARCH_SPACE, 2, COUNT, 3), configurations)
 
 
 def test_each_part_is_searched_by_itself(whole):
@@ -74,7 +74,7 @@ def test_each_part_is_searched_by_itself(whole):
         for budget, best in zip(BUDGETS, found, strict=True):
             mine = np.asarray(best[part], np.int32)
             assert budget.fits(mine)
-            pairs = [KNOBS.uniform(w, a) for w in (6, 5, 4, 3, 2) for a in (6, 5, 4, 3, 2)]
+            pairs = [SEARCH_SPACE.uniform(w, a) for w in (6, 5, 4, 3, 2) for a in (6, 5, 4, 3, 2)]
             fitting = [values[c.tobytes()] for c in pairs if budget.fits(c)]
             assert values[mine.tobytes()] <= min(fitting)
 
@@ -86,7 +86,7 @@ def test_evaluations_never_exceed_the_setting(whole, tmp_path):
     copy = tmp_path / "short.jsonl"
     copy.write_text("\n".join(lines[: length + 1]) + "\n")
     profile, asked = opened(copy), []
-    search = ProfileSearch(profile, length, 2, KNOBS, SETTINGS, seed=3)
+    search = ProfileSearch(profile, length, 2, SEARCH_SPACE, SETTINGS, seed=3)
     for number, budget in enumerate(BUDGETS):
         before = search.measured
         search(budget, number)
@@ -104,7 +104,7 @@ def test_the_same_snapshot_gives_the_same_result_whatever_was_appended(whole, tm
     copy.write_bytes(path.read_bytes())
     profile, rng = opened(copy), np.random.default_rng(0)
     for part in (1, 0):
-        profile.measure(np.stack([KNOBS.sample(rng) for _ in range(15)]), part)
+        profile.measure(np.stack([SEARCH_SPACE.sample(rng) for _ in range(15)]), part)
     assert len(opened(copy, None)) > length + 30
     assert searched(opened(copy), length)[0] == found
     # Nothing but what the snapshot holds is needed beside the search's own questions.
@@ -138,7 +138,7 @@ def test_killed_at_every_evaluation_it_ends_as_an_undisturbed_search(whole, tmp_
                 raise KilledError
 
         profile.on_evaluation = on_evaluation
-        measure_profile(profile, KNOBS, 2, COUNT, seed=3)
+        measure_profile(profile, SEARCH_SPACE, 2, COUNT, seed=3)
         return searched(profile, length)[0]
 
     # All moments of the search, and some of the measuring before.
@@ -171,9 +171,9 @@ def test_the_pooled_model_has_what_every_part_has(whole):
     means = (first + second) / 2
     np.testing.assert_allclose(search.divergences(configurations), means)
     assert len(search.pooled.quality.measured) == len(configurations) - 1  # less the largest
-    some = KNOBS.uniform(4, 4)
+    some = SEARCH_SPACE.uniform(4, 4)
     some[0, 0] = 2
-    only_once = np.array(KNOBS.lowest)
+    only_once = np.array(SEARCH_SPACE.lowest)
     only_once[1] = 6, 3
     assert not {some.tobytes(), only_once.tobytes()} & {c.tobytes() for c in configurations}
     longer = opened(path.with_name("longer.jsonl"))
@@ -181,7 +181,7 @@ def test_the_pooled_model_has_what_every_part_has(whole):
     longer.measure(configurations, 1)
     longer.measure(np.stack([some, only_once]), 0)
     longer.measure(some[None], 1)
-    pooled = ProfileSearch(longer, len(longer), 2, KNOBS, SETTINGS, 0)
+    pooled = ProfileSearch(longer, len(longer), 2, SEARCH_SPACE, SETTINGS, 0)
     found = pooled.divergences([some, only_once, configurations[3]])
     both = (evaluate(some[None], 0) + evaluate(some[None], 1))[0] / 2
     np.testing.assert_allclose(found, [both, np.nan, means[3]])
@@ -193,7 +193,7 @@ def test_the_pooled_model_has_what_every_part_has(whole):
 
 def test_one_part_takes_all_evaluations(tmp_path):
     profile = opened(tmp_path / "p.jsonl")
-    measure_profile(profile, KNOBS, 1, COUNT, seed=3)
+    measure_profile(profile, SEARCH_SPACE, 1, COUNT, seed=3)
     length = len(profile)
     found, search = searched(profile, length, parts=1)
     assert [len(best) for best in found] == [1, 1]

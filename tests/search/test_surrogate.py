@@ -18,7 +18,7 @@ from rfquant_jax.search.surrogate import (
     fit,
     log_divergence,
 )
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import additive_terms, divergence, everything, space_of
 
 UNEVEN = Space(("a", "b"), (8, 4, 2), np.asarray([[1, 1, 1], [1, 1, 0]], bool))
@@ -30,7 +30,7 @@ PAIRS = [(w, a) for w in (8, 4, 2) for a in (8, 4, 2)]
 def test_features_by_hand():
     """Weights of a at 8 4 2, of b at 8 4, activations likewise; two columns at 8 4 2; pairs."""
     configurations = np.asarray([[[4, 2], [8, 4]], [[8, 8], [8, 8]]])
-    found = Encoding(make_knobs(UNEVEN), reach=0.5)(configurations)
+    found = Encoding(make_search_space(UNEVEN), reach=0.5)(configurations)
     first = [0, 1, 0, 1, 0, 0, 0, 1, 0, 1] + [0.5, 0.5, 0, 0, 0.5, 0.5]
     second = [1, 0, 0, 1, 0, 1, 0, 0, 1, 0] + [1, 0, 0, 1, 0, 0]
     first += [0, 0.5, 0] + [0, 0, 0.5] + [0, 0, 0]  # one layer at (8, 4), one at (4, 2)
@@ -39,15 +39,15 @@ def test_features_by_hand():
 
 
 def test_tied_layers_have_one_variable_in_the_features():
-    knobs = make_knobs(UNEVEN, groups=[("both", "a", "b")])
-    found = Encoding(knobs)(np.asarray([[[4, 8], [4, 8]]]))
+    search_space = make_search_space(UNEVEN, groups=[("both", "a", "b")])
+    found = Encoding(search_space)(np.asarray([[[4, 8], [4, 8]]]))
     pairs = [0, 0, 0] + [2, 0, 0] + [0, 0, 0]  # both layers count
     np.testing.assert_array_equal(found, [[0, 1, 1, 0] + [0, 1, 0, 1, 0, 0] + pairs])
 
 
 def test_terms_by_hand():
     coefficients = np.arange(25.0)
-    found = Encoding(make_knobs(UNEVEN), reach=0.5).terms(coefficients)
+    found = Encoding(make_search_space(UNEVEN), reach=0.5).terms(coefficients)
     pairs = [((w, a), 8.0 + place / 2) for place, (w, a) in enumerate(PAIRS)]
     assert found.pairs == dict(pairs)
     assert found.variables == (
@@ -60,14 +60,17 @@ def test_terms_by_hand():
 
 @given(seed=st.integers(0, 10**6))
 def test_terms_add_up_to_what_is_predicted(seed):
-    knobs = make_knobs(space_of(3), groups=[("weights", "l0", "l2")])
+    search_space = make_search_space(space_of(3), groups=[("weights", "l0", "l2")])
     rng = np.random.default_rng(seed)
-    encoding = Encoding(knobs, reach=0.7)
-    coefficients = rng.normal(size=encoding([knobs.lowest]).shape[1])
-    configurations = np.stack([knobs.sample(rng) for _ in range(5)])
+    encoding = Encoding(search_space, reach=0.7)
+    coefficients = rng.normal(size=encoding([search_space.lowest]).shape[1])
+    configurations = np.stack([search_space.sample(rng) for _ in range(5)])
     terms = encoding.terms(coefficients)
     summed = [
-        sum(term[knob.read(c)] for knob, term in zip(knobs.knobs, terms.variables, strict=True))
+        sum(
+            term[variable.read(c)]
+            for variable, term in zip(search_space.variables, terms.variables, strict=True)
+        )
         + sum(terms.pairs[w, a] for w, a in c)
         for c in configurations
     ]
@@ -75,26 +78,28 @@ def test_terms_add_up_to_what_is_predicted(seed):
 
 
 def test_distances_count_tied_layers_once():
-    knobs = make_knobs(space_of(3), groups=[("both", "l0", "l1")])
-    centre = knobs.uniform(4, 4)
+    search_space = make_search_space(space_of(3), groups=[("both", "l0", "l1")])
+    centre = search_space.uniform(4, 4)
     other = np.asarray([[5, 4], [5, 4], [4, 2]], np.int32)
-    assert distances(np.stack([centre, other, knobs.lowest]), centre, knobs).tolist() == [0, 2, 4]
+    assert distances(
+        np.stack([centre, other, search_space.lowest]), centre, search_space
+    ).tolist() == [0, 2, 4]
 
 
 def sample_of_a_profile(seed=0, layers=4, count=120, noise=0.0):
-    knobs = make_knobs(space_of(layers))
-    configurations = profile_configurations(knobs, count, seed)[1:]  # without the largest
+    search_space = make_search_space(space_of(layers))
+    configurations = profile_configurations(search_space, count, seed)[1:]  # without the largest
     values = np.log(divergence(additive_terms(seed, layers), configurations))
     values += noise * np.random.default_rng(seed).normal(size=len(values))
-    return knobs, configurations, values
+    return search_space, configurations, values
 
 
 @given(seed=st.integers(0, 10**4), width=st.sampled_from([1.0, 3.0, 1e9]))
 def test_an_additive_model_is_found_where_there_is_one(seed, width):
-    knobs, configurations, values = sample_of_a_profile(seed)
+    search_space, configurations, values = sample_of_a_profile(seed)
     centre = seed % len(values)
     model = fit(
-        Encoding(knobs),
+        Encoding(search_space),
         configurations,
         values,
         configurations[centre],
@@ -103,21 +108,23 @@ def test_an_additive_model_is_found_where_there_is_one(seed, width):
         width=width,
     )
     rng = np.random.default_rng(seed)
-    others = np.stack([knobs.sample(rng) for _ in range(50)])
+    others = np.stack([search_space.sample(rng) for _ in range(50)])
     truth = np.log(divergence(additive_terms(seed, 4), others))
     np.testing.assert_allclose(model.predict(others), truth, atol=2e-3)
     growths = additive_terms(seed, 4)
-    for knob in knobs.knobs:
-        alone = model.predict([knob.turned(others[0], bits) for bits in knob.allowed])
+    for variable in search_space.variables:
+        alone = model.predict([variable.assign(others[0], bits) for bits in variable.allowed])
         grown = alone - alone[0]
-        np.testing.assert_allclose(grown, growths[knob.layers[0], knob.column], atol=2e-3)
+        np.testing.assert_allclose(grown, growths[variable.layers[0], variable.column], atol=2e-3)
 
 
 @given(seed=st.integers(0, 10**4), strength=st.sampled_from(STRENGTHS))
 def test_the_model_is_exact_at_its_centre(seed, strength):
-    knobs, configurations, values = sample_of_a_profile(seed, noise=1.0)
+    search_space, configurations, values = sample_of_a_profile(seed, noise=1.0)
     centre = configurations[7]
-    model = fit(Encoding(knobs), configurations, values, centre, 12.5, strength=strength, width=2.0)
+    model = fit(
+        Encoding(search_space), configurations, values, centre, 12.5, strength=strength, width=2.0
+    )
     assert model.predict([centre])[0] == 12.5
     # Nowhere else, as the measurements contradict each other.
     assert np.abs(model.predict(configurations) - values).max() > 0.1
@@ -142,8 +149,8 @@ def independent_fit(encoding, configurations, values, centre, value, strength, w
 @pytest.mark.parametrize("width", [1.5, 8.0])
 @pytest.mark.parametrize("reach", [0.0, 1.0])
 def test_mean_and_posterior_are_those_of_weighted_ridge_regression(width, reach):
-    knobs, configurations, values = sample_of_a_profile(2, noise=0.4)
-    encoding, centre = Encoding(knobs, reach), configurations[11]
+    search_space, configurations, values = sample_of_a_profile(2, noise=0.4)
+    encoding, centre = Encoding(search_space, reach), configurations[11]
     model = fit(encoding, configurations, values, centre, values[11], strength=0.1, width=width)
     mean, covariance = independent_fit(
         encoding, configurations, values, centre, values[11], 0.1, width
@@ -153,8 +160,8 @@ def test_mean_and_posterior_are_those_of_weighted_ridge_regression(width, reach)
 
 
 def test_samples_are_drawn_from_the_posterior():
-    knobs, configurations, values = sample_of_a_profile(4, noise=0.3)
-    encoding = Encoding(knobs)
+    search_space, configurations, values = sample_of_a_profile(4, noise=0.3)
+    encoding = Encoding(search_space)
     model = fit(encoding, configurations, values, configurations[0], values[0], strength=1, width=4)
     normal = np.random.default_rng(9).standard_normal(len(model.mean))
     expected = encoding.terms(model.mean + model.root @ normal)
@@ -164,15 +171,15 @@ def test_samples_are_drawn_from_the_posterior():
 
 def test_measurements_count_less_the_further_they_are():
     """What only far ones say, a narrow fit does not hear."""
-    knobs = make_knobs(space_of(6))
-    configurations = profile_configurations(knobs, 200, 1)[1:]
-    centre = knobs.uniform(4, 4)
-    far = distances(configurations, centre, knobs) > 6
+    search_space = make_search_space(space_of(6))
+    configurations = profile_configurations(search_space, 200, 1)[1:]
+    centre = search_space.uniform(4, 4)
+    far = distances(configurations, centre, search_space) > 6
     values = np.where(far, (configurations[:, 0, WEIGHTS] == 3) * 3.0, 0.0)
     moved = np.array(centre)
     moved[0, WEIGHTS] = 3
     narrow, wide = (
-        fit(Encoding(knobs), configurations, values, centre, 0.0, strength=0.1, width=width)
+        fit(Encoding(search_space), configurations, values, centre, 0.0, strength=0.1, width=width)
         for width in (0.5, 1e9)
     )
     assert abs(narrow.predict([moved])[0]) < 0.1
@@ -180,17 +187,17 @@ def test_measurements_count_less_the_further_they_are():
 
 
 def test_a_bit_width_that_was_never_seen_of_a_layer_takes_the_shared_term():
-    knobs = make_knobs(space_of(3))
-    configurations = everything(make_knobs(space_of(3), pins=[("l2", (6, 6))]))
+    search_space = make_search_space(space_of(3))
+    configurations = everything(make_search_space(space_of(3), pins=[("l2", (6, 6))]))
     values = (6.0 - configurations).sum(axis=(1, 2))  # one for each bit less, in any layer
-    unseen = knobs.uniform(6, 6)
+    unseen = search_space.uniform(6, 6)
     unseen[2, ACTIVATIONS] = 4
     shared, alone = (
         fit(
-            Encoding(knobs, reach),
+            Encoding(search_space, reach),
             configurations,
             values,
-            knobs.uniform(6, 6),
+            search_space.uniform(6, 6),
             0.0,
             strength=0.01,
             width=1e9,
@@ -211,9 +218,9 @@ def direct_ridge(features, target, new, strength):
 
 @pytest.mark.parametrize("noise", [0.05, 1.0])
 def test_cross_validation_equals_a_direct_ridge(noise):
-    knobs, configurations, values = sample_of_a_profile(3, count=93, noise=noise)
-    found = cross_validate(Encoding(knobs), configurations, values)
-    features, folds = Encoding(knobs)(configurations), np.arange(len(values)) % FOLDS
+    search_space, configurations, values = sample_of_a_profile(3, count=93, noise=noise)
+    found = cross_validate(Encoding(search_space), configurations, values)
+    features, folds = Encoding(search_space)(configurations), np.arange(len(values)) % FOLDS
     errors, predictions = [], []
     for strength in STRENGTHS:
         predicted = np.zeros(len(values))
@@ -233,8 +240,8 @@ def test_cross_validation_equals_a_direct_ridge(noise):
 
 def test_noise_asks_for_a_stronger_ridge():
     quiet, loud = (
-        cross_validate(Encoding(knobs), configurations, values)
-        for knobs, configurations, values in (
+        cross_validate(Encoding(search_space), configurations, values)
+        for search_space, configurations, values in (
             sample_of_a_profile(3, noise=noise) for noise in (0.0, 3.0)
         )
     )
@@ -244,8 +251,10 @@ def test_noise_asks_for_a_stronger_ridge():
 
 
 def test_values_that_do_not_differ_are_explained_by_nothing():
-    knobs, configurations, _ = sample_of_a_profile()
-    found = cross_validate(Encoding(knobs), configurations, np.full(len(configurations), -2.0))
+    search_space, configurations, _ = sample_of_a_profile()
+    found = cross_validate(
+        Encoding(search_space), configurations, np.full(len(configurations), -2.0)
+    )
     assert (found.r2, found.rank_correlation) == (0.0, 0.0)
     np.testing.assert_allclose(found.predicted, -2.0)
 

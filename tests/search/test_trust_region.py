@@ -14,7 +14,7 @@ from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.surrogate import Terms, distances, log_divergence
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import B, additive_terms, divergence, everything, space_of
 
 RESTRICTIONS = [
@@ -84,9 +84,9 @@ def rugged(seed):
 class Network:
     """Divergences of a made-up network, and what was asked of it."""
 
-    def __init__(self, truth, knobs, count=70, seed=0):
-        self.truth, self.knobs, self.asked = truth, knobs, []
-        self.profile = profile_configurations(knobs, count, seed)
+    def __init__(self, truth, search_space, count=70, seed=0):
+        self.truth, self.search_space, self.asked = truth, search_space, []
+        self.profile = profile_configurations(search_space, count, seed)
 
     def measure(self, configurations):
         assert configurations.dtype == np.int32
@@ -96,7 +96,7 @@ class Network:
     def search(self, chosen=PATIENT, seed=0):
         profile = self.profile
         return TrustRegionSearch(
-            self.knobs, profile, self.truth(profile), self.measure, chosen, seed
+            self.search_space, profile, self.truth(profile), self.measure, chosen, seed
         )
 
 
@@ -108,14 +108,14 @@ class Network:
     restrictions=st.sampled_from(RESTRICTIONS),
 )
 def test_where_log_harms_add_up_the_best_of_all_is_found(units, seed, share, restrictions):
-    knobs, terms = make_knobs(space_of(3), **restrictions), additive_terms(seed, 3)
-    budget, fitting = Costs(3, seed).budget(everything(knobs), units, share)
+    search_space, terms = make_search_space(space_of(3), **restrictions), additive_terms(seed, 3)
+    budget, fitting = Costs(3, seed).budget(everything(search_space), units, share)
     assume(len(fitting))
 
     def truth(configurations):
         return divergence(terms, configurations)
 
-    network = Network(truth, knobs)
+    network = Network(truth, search_space)
     found = network.search().search(budget, 0)
     assert truth(found[0][None])[0] == pytest.approx(truth(fitting).min(), rel=1e-9)
 
@@ -129,10 +129,10 @@ def test_where_log_harms_add_up_the_best_of_all_is_found(units, seed, share, res
 )
 def test_limits_hold_on_any_landscape(units, seed, share, restrictions):
     """Budget, restrictions, evaluations, and at least as good as every uniform pair within."""
-    knobs, truth = make_knobs(space_of(3), **restrictions), rugged(seed)
-    budget, within = Costs(3, seed).budget(everything(knobs), units, share)
+    search_space, truth = make_search_space(space_of(3), **restrictions), rugged(seed)
+    budget, within = Costs(3, seed).budget(everything(search_space), units, share)
     assume(len(within))  # a budget out of reach is refused before any search
-    network = Network(truth, knobs, count=40)
+    network = Network(truth, search_space, count=40)
     search = network.search(FEW)
     found = search.search(budget, 0)
     assert len(network.asked) == search.measured <= FEW.evaluations
@@ -141,13 +141,13 @@ def test_limits_hold_on_any_landscape(units, seed, share, restrictions):
     assert len({c.tobytes() for c in network.asked}) == len(network.asked)
     for configuration in [*found, *network.asked]:
         assert budget.fits(configuration)
-        assert knobs.holds(configuration)
+        assert search_space.holds(configuration)
     # All that was measured, the best first; what is not a number at the end.
     values = truth(found)
     finite = values[np.isfinite(values)]
     assert np.all(np.diff(finite) >= 0)
     assert np.isnan(values[len(finite) :]).all()
-    pairs = np.stack([knobs.uniform(w, a) for w in B for a in B])
+    pairs = np.stack([search_space.uniform(w, a) for w in B for a in B])
     fitting = [c for c in pairs if budget.fits(c)]
     harms = truth(np.stack(fitting)) if fitting else np.asarray([np.nan])
     if np.isfinite(harms).any():
@@ -158,13 +158,13 @@ def test_limits_hold_on_any_landscape(units, seed, share, restrictions):
 
 def test_a_budget_that_nothing_measured_keeps_starts_at_the_cheapest():
     """Fewer bits are slower: the cheapest configuration is no uniform one."""
-    knobs = make_knobs(space_of(2))
+    search_space = make_search_space(space_of(2))
     table = np.full((2, 5, 5), 2.0)
     table[0, 1, 3] = table[1, 2, 0] = 1.0  # w5a3 and w4a6
     kind = CostKind("ms", "ms", LatencyTable(table, 0.0, B))
     budget = Budget("2ms", (Limit(kind, 2.0),))
     terms = additive_terms(1, 2)
-    network = Network(lambda c: divergence(terms, c), knobs, count=30)
+    network = Network(lambda c: divergence(terms, c), search_space, count=30)
     assert not any(budget.fits(c) for c in network.profile)
     search = network.search(FEW)
     assert search.best(budget) is None
@@ -194,10 +194,10 @@ def deceptive(seed, layers):
 @given(seed=st.integers(0, 10**4))
 def test_an_optimum_of_the_model_that_is_terrible_in_truth_does_not_deceive(seed):
     layers = 6
-    truth, knobs = deceptive(seed, layers), make_knobs(space_of(layers))
+    truth, search_space = deceptive(seed, layers), make_search_space(space_of(layers))
     costs = CostModel(np.full(layers, 10**8), np.full(layers, 10**5), 0, 0).kinds()
-    budget = Budget("x", (Limit(costs["G"], 1.1 * costs["G"].cost(knobs.uniform(3, 3))),))
-    network = Network(truth, knobs, count=150, seed=seed)
+    budget = Budget("x", (Limit(costs["G"], 1.1 * costs["G"].cost(search_space.uniform(3, 3))),))
+    network = Network(truth, search_space, count=150, seed=seed)
     search = network.search(TrustRegionSettings(evaluations=90, patience=8))
     start = search.best(budget)
     uniform = truth(search.configuration(start)[None])[0]
@@ -211,16 +211,19 @@ def test_an_optimum_of_the_model_that_is_terrible_in_truth_does_not_deceive(seed
 @pytest.mark.parametrize("limit", [0.3, 0.5])
 def test_the_program_solves_for_the_least_sum_of_terms(limit):
     """Against all 15,625 configurations of three layers."""
-    knobs, rng = make_knobs(space_of(3)), np.random.default_rng(4)
-    search = Network(lambda c: divergence(additive_terms(0, 3), c), knobs).search()
-    terms = [{bits: float(rng.normal()) for bits in knob.allowed} for knob in knobs.knobs]
+    search_space, rng = make_search_space(space_of(3)), np.random.default_rng(4)
+    search = Network(lambda c: divergence(additive_terms(0, 3), c), search_space).search()
+    terms = [
+        {bits: float(rng.normal()) for bits in variable.allowed}
+        for variable in search_space.variables
+    ]
     pairs = {pair: float(rng.normal()) for pair in itertools.product(B, repeat=2)}
-    budget, fitting = Costs(3, 4).budget(everything(knobs), ("G", "ms"), limit)
+    budget, fitting = Costs(3, 4).budget(everything(search_space), ("G", "ms"), limit)
 
     def summed(configurations):
         return sum(
-            np.vectorize(term.get)(configurations[:, knob.layers[0], knob.column])
-            for knob, term in zip(knobs.knobs, terms, strict=True)
+            np.vectorize(term.get)(configurations[:, variable.layers[0], variable.column])
+            for variable, term in zip(search_space.variables, terms, strict=True)
         ) + np.asarray([sum(pairs[w, a] for w, a in c.tolist()) for c in configurations])
 
     terms_and_pairs = Terms(tuple(terms), pairs)
@@ -228,35 +231,35 @@ def test_the_program_solves_for_the_least_sum_of_terms(limit):
     assert summed(found[None])[0] == pytest.approx(summed(fitting).min())
     centre = fitting[len(fitting) // 3]
     for radius in (0, 1, 2, 4):
-        near = fitting[distances(fitting, centre, knobs) <= radius]
+        near = fitting[distances(fitting, centre, search_space) <= radius]
         found = search.solve(terms_and_pairs, budget, centre, radius)
-        assert distances(found[None], centre, knobs)[0] <= radius
+        assert distances(found[None], centre, search_space)[0] <= radius
         assert summed(found[None])[0] == pytest.approx(summed(near).min())
 
 
 def test_tied_layers_count_once_and_are_solved_together():
     """Layer 0 would like many bits, layer 1 does not care: together they take the same."""
-    knobs = make_knobs(space_of(2), groups=[("both", "l*")])
-    search = Network(lambda c: divergence(additive_terms(0, 2), c), knobs).search()
+    search_space = make_search_space(space_of(2), groups=[("both", "l*")])
+    search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
     terms = [{bits: float(6 - bits) for bits in B}, {bits: 0.1 * (6 - bits) for bits in B}]
     costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
     budget = Budget("36G", (Limit(costs["G"], 36.0),))
     # 2 w a <= 36: w6a3 has 0.3, w5a3 1.3, w4a4 2.2.
     assert search.solve(without_pairs(terms), budget).tolist() == [[6, 3], [6, 3]]
     # One variable may change: from w2a6 the activations stay (w3a6), or the weights (w2a6).
-    centre = knobs.uniform(2, 6)
+    centre = search_space.uniform(2, 6)
     assert search.solve(without_pairs(terms), budget, centre, 1).tolist() == [[3, 6], [3, 6]]
     assert search.solve(without_pairs(terms), budget, centre, 2).tolist() == [[6, 3], [6, 3]]
 
 
 def test_a_program_without_a_solution_says_so():
-    knobs = make_knobs(space_of(2))
-    search = Network(lambda c: divergence(additive_terms(0, 2), c), knobs).search()
+    search_space = make_search_space(space_of(2))
+    search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
     costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
     budget = Budget("20G", (Limit(costs["G"], 20.0),))
     terms = [dict.fromkeys(B, 0.0)] * 4
     assert (
-        search.solve(without_pairs(terms), budget, knobs.uniform(6, 6), 1) is None
+        search.solve(without_pairs(terms), budget, search_space.uniform(6, 6), 1) is None
     )  # 2 * 36 - 24 = 48
     assert search.best(Budget("1G", (Limit(costs["G"], 1.0),))) is None
 
@@ -264,15 +267,18 @@ def test_a_program_without_a_solution_says_so():
 @pytest.mark.parametrize("share", [1.0, 1.0 - 1e-12, 1.0 + 1e-12])
 def test_a_budget_that_a_configuration_uses_up_exactly_is_kept_exactly(share):
     """The solver has tolerances, a budget none."""
-    knobs, costs = make_knobs(space_of(3)), CostModel(np.asarray([7, 11, 13]), np.ones(3), 3, 0)
-    search = Network(lambda c: divergence(additive_terms(0, 3), c), knobs).search()
+    search_space, costs = (
+        make_search_space(space_of(3)),
+        CostModel(np.asarray([7, 11, 13]), np.ones(3), 3, 0),
+    )
+    search = Network(lambda c: divergence(additive_terms(0, 3), c), search_space).search()
     kind = costs.kinds()["G"]
     terms = [{bits: float(-bits) for bits in B}] * 6
-    for exact in everything(knobs)[::997]:
+    for exact in everything(search_space)[::997]:
         budget = Budget("x", (Limit(kind, share * kind.cost(exact)),))
         found = search.solve(without_pairs(terms), budget)
         if found is None:
-            assert budget.load(knobs.lowest) > 1 - 1e-5
+            assert budget.load(search_space.lowest) > 1 - 1e-5
         else:
             assert budget.fits(found)
 
@@ -286,10 +292,10 @@ def test_a_network_of_one_or_few_configurations_is_searched(recwarn):
         {"groups": [("both", "l*")], "min_bits": 5},
         {"min_bits": 6},
     ):
-        knobs = make_knobs(space_of(2), **restrictions)
-        network = Network(lambda c: divergence(additive_terms(2, 2), c), knobs, count=20)
+        search_space = make_search_space(space_of(2), **restrictions)
+        network = Network(lambda c: divergence(additive_terms(2, 2), c), search_space, count=20)
         best = min(
-            (c for c in everything(knobs) if c[:, 0] @ c[:, 1] <= 60),
+            (c for c in everything(search_space) if c[:, 0] @ c[:, 1] <= 60),
             key=lambda c: network.truth(c[None])[0],
             default=None,
         )
@@ -299,17 +305,17 @@ def test_a_network_of_one_or_few_configurations_is_searched(recwarn):
 
 
 def test_a_budget_that_everything_keeps_gives_the_largest():
-    knobs = make_knobs(space_of(3))
-    network = Network(lambda c: divergence(additive_terms(0, 3), c), knobs)
+    search_space = make_search_space(space_of(3))
+    network = Network(lambda c: divergence(additive_terms(0, 3), c), search_space)
     costs = CostModel(np.full(3, 10**9), np.ones(3), 0, 0).kinds()
     found = network.search(FEW).search(Budget("x", (Limit(costs["G"], 10**6),)), 0)
-    np.testing.assert_array_equal(found[0], knobs.uniform(6, 6))
+    np.testing.assert_array_equal(found[0], search_space.uniform(6, 6))
 
 
 def test_later_budgets_start_from_what_earlier_ones_found():
-    knobs, terms = make_knobs(space_of(5)), additive_terms(8, 5)
+    search_space, terms = make_search_space(space_of(5)), additive_terms(8, 5)
     noise = rugged(5)
-    network = Network(lambda c: divergence(terms, c) * noise(c) ** 0.1, knobs, count=60)
+    network = Network(lambda c: divergence(terms, c) * noise(c) ** 0.1, search_space, count=60)
     costs = CostModel(np.full(5, 10**9), np.ones(5), 0, 0).kinds()
     budget = Budget("x", (Limit(costs["G"], 60.0),))
     search = network.search(FEW)
@@ -321,12 +327,12 @@ def test_later_budgets_start_from_what_earlier_ones_found():
 
 
 def test_the_same_seed_and_budget_number_ask_the_same():
-    knobs, truth = make_knobs(space_of(4)), rugged(3)
+    search_space, truth = make_search_space(space_of(4)), rugged(3)
     costs = CostModel(np.full(4, 10**9), np.ones(4), 0, 0).kinds()
     budget = Budget("x", (Limit(costs["G"], 60.0),))
 
     def asked(number, seed):
-        network = Network(truth, knobs)
+        network = Network(truth, search_space)
         network.search(PATIENT, seed).search(budget, number)
         return np.stack(network.asked)
 
@@ -336,8 +342,8 @@ def test_the_same_seed_and_budget_number_ask_the_same():
 
 
 def test_the_radius_widens_with_success_and_halves_without(monkeypatch):
-    knobs = make_knobs(space_of(5))  # 10 variables
-    network = Network(lambda c: divergence(additive_terms(2, 5), c), knobs)
+    search_space = make_search_space(space_of(5))  # 10 variables
+    network = Network(lambda c: divergence(additive_terms(2, 5), c), search_space)
     costs = CostModel(np.full(5, 10**9), np.ones(5), 0, 0).kinds()
     budget = Budget("x", (Limit(costs["G"], 60.0),))
     harms = iter([1e3, 1e3, 1e-9, 1e3, 1e3, 1e3, 1e3])  # only the third proposal is better
@@ -347,7 +353,7 @@ def test_the_radius_widens_with_success_and_halves_without(monkeypatch):
     monkeypatch_on = False
     profile = divergence(additive_terms(2, 5), network.profile)
     search = TrustRegionSearch(
-        knobs,
+        search_space,
         network.profile,
         profile,
         network.measure,
@@ -370,12 +376,12 @@ def test_the_radius_widens_with_success_and_halves_without(monkeypatch):
 
 
 def test_the_model_is_fitted_to_all_but_the_largest():
-    knobs = make_knobs(space_of(3))
-    network = Network(lambda c: divergence(additive_terms(2, 3), c), knobs)
+    search_space = make_search_space(space_of(3))
+    network = Network(lambda c: divergence(additive_terms(2, 3), c), search_space)
     search = network.search()
     values = network.truth(network.profile)
     np.testing.assert_allclose(search.quality.measured, log_divergence(values[1:]))
     # Rounding may leave the largest one a little beside 0; it would be an outlier by 5 or more.
     almost = np.where(values == 0, 3e-9, values)
-    other = TrustRegionSearch(knobs, network.profile, almost, network.measure, PATIENT, 0)
+    other = TrustRegionSearch(search_space, network.profile, almost, network.measure, PATIENT, 0)
     np.testing.assert_allclose(other.quality.measured, log_divergence(values[1:]))

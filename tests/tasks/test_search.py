@@ -10,23 +10,23 @@ import pytest
 from rfquant_jax.search.budget import Budget, Limit
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.profile import Profile
-from rfquant_jax.search.variables import make_knobs
+from rfquant_jax.search.variables import make_search_space
 from rfquant_jax.tasks.profile import _copy_profile, _snapshot
 from rfquant_jax.tasks.search import best_pair
 from tests.search.landscapes import B, space_of
 
-KNOBS = make_knobs(space_of(2))
+SEARCH_SPACE = make_search_space(space_of(2))
 KIND = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()["G"]
 
 
-def best_of(values, limit, knobs=KNOBS):
+def best_of(values, limit, search_space=SEARCH_SPACE):
     """The best pair where pairs diverge by these values, the others by nothing known."""
-    known = {knobs.uniform(*pair).tobytes(): value for pair, value in values.items()}
+    known = {search_space.uniform(*pair).tobytes(): value for pair, value in values.items()}
     model = SimpleNamespace(
         divergences=lambda cs: np.asarray([known.get(c.tobytes(), np.nan) for c in cs])
     )
     budget = Budget("x", (Limit(KIND, limit),))
-    return best_pair(SimpleNamespace(knobs=knobs), budget, model)
+    return best_pair(SimpleNamespace(search_space=search_space), budget, model)
 
 
 def test_the_best_pair_is_the_one_that_diverges_least_within_the_budget():
@@ -34,7 +34,7 @@ def test_the_best_pair_is_the_one_that_diverges_least_within_the_budget():
     # 2 w a <= 30: of w6a2, w5a3, w4a3 and others w6a2 diverges least.
     ((name, configuration),) = best_of(values, 30)
     assert name == "w6a2"
-    np.testing.assert_array_equal(configuration, KNOBS.uniform(6, 2))
+    np.testing.assert_array_equal(configuration, SEARCH_SPACE.uniform(6, 2))
     values[3, 5] = 0.5
     assert best_of(values, 30)[0][0] == "w3a5"
     assert best_of(values, 29)[0][0] == "w6a2"
@@ -51,7 +51,7 @@ def test_a_pair_without_a_number_is_never_the_best(missing):
 
 
 def test_of_pairs_that_are_one_configuration_the_name_has_the_most_bits():
-    pinned = make_knobs(space_of(2), pins=[("l*", (4, 3))])
+    pinned = make_search_space(space_of(2), pins=[("l*", (4, 3))])
     assert best_of({(6, 6): 1.0}, 24, pinned)[0][0] == "w6a6"
     assert best_of({(6, 6): 1.0}, 23.9, pinned) == []
 
@@ -84,14 +84,14 @@ def test_a_snapshot_is_that_of_the_first_start(tmp_path):
     (tmp_path / "search").mkdir()
     trained = SimpleNamespace(origin="checkpoints/train/60 sha256:1")
     profile = Profile(
-        KNOBS.space, tmp_path / "p.jsonl", {}, lambda cs, part: cs.sum(axis=(1, 2)) / 10
+        SEARCH_SPACE.space, tmp_path / "p.jsonl", {}, lambda cs, part: cs.sum(axis=(1, 2)) / 10
     )
-    profile.measure(np.stack([KNOBS.uniform(w, 4) for w in B]), 0)
+    profile.measure(np.stack([SEARCH_SPACE.uniform(w, 4) for w in B]), 0)
     run, file = run_in(tmp_path), tmp_path / "search" / "snapshot.json"
     assert _snapshot(run, trained, profile) == 5
     first = json.loads(file.read_text())
     assert (first["length"], first["sha256"]) == (5, profile.digest(5))
-    profile.measure(np.stack([KNOBS.uniform(4, a) for a in B]), 1)
+    profile.measure(np.stack([SEARCH_SPACE.uniform(4, a) for a in B]), 1)
     assert _snapshot(run, trained, profile) == 5
     # Other budgets, evaluations or checkpoints are another search, which may use all there is.
     other = run_in(tmp_path)
@@ -99,7 +99,7 @@ def test_a_snapshot_is_that_of_the_first_start(tmp_path):
     assert _snapshot(other, trained, profile) == 10
     assert _snapshot(run, trained, profile) == 10
     more = run_in(tmp_path, search=SimpleNamespace(evaluations=60))
-    profile.measure(KNOBS.lowest[None], 1)
+    profile.measure(SEARCH_SPACE.lowest[None], 1)
     assert _snapshot(more, trained, profile) == 11
     assert _snapshot(run, SimpleNamespace(origin="another"), profile) == 11
 
@@ -111,11 +111,13 @@ def test_a_snapshot_is_that_of_the_first_start(tmp_path):
 def test_a_snapshot_that_is_not_of_this_profile_is_replaced(tmp_path, change):
     (tmp_path / "search").mkdir()
     trained = SimpleNamespace(origin="o")
-    profile = Profile(KNOBS.space, tmp_path / "p.jsonl", {}, lambda cs, part: np.ones(len(cs)))
-    profile.measure(np.stack([KNOBS.uniform(w, 4) for w in B]), 0)
+    profile = Profile(
+        SEARCH_SPACE.space, tmp_path / "p.jsonl", {}, lambda cs, part: np.ones(len(cs))
+    )
+    profile.measure(np.stack([SEARCH_SPACE.uniform(w, 4) for w in B]), 0)
     run, file = run_in(tmp_path), tmp_path / "search" / "snapshot.json"
     _snapshot(run, trained, profile)
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    profile.measure(KNOBS.lowest[None], 1)
+    profile.measure(SEARCH_SPACE.lowest[None], 1)
     assert _snapshot(run, trained, profile) == 6
     assert json.loads(file.read_text())["sha256"] == profile.digest(6)

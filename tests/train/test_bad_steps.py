@@ -13,9 +13,9 @@ from tests.train.test_step import KEY, RATES, collectives, settings
 
 
 @pytest.fixture(scope="module", params=["loop", "scan"])
-def step(request, pure):
+def step(request, functional):
     """On four devices; the tests of this file share its compiled functions."""
-    return CoupledStep(pure, mesh_of(4), identity, settings(request.param, random_passes=1))
+    return CoupledStep(functional, mesh_of(4), identity, settings(request.param, random_passes=1))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def assert_same(got, want):
 
 
 @pytest.fixture(scope="module")
-def start(step, pure, data, masks):
+def start(step, functional, data, masks):
     """A state after a step: its averages and momenta are no longer those of the start."""
-    state, _, report = take(step, step.init(pure.params), data, masks)
+    state, _, report = take(step, step.init(functional.params), data, masks)
     assert not np.any(report.failed)
     return copied(state)
 
@@ -129,9 +129,9 @@ def test_the_whole_step_has_one_all_reduce(step, start, data, masks):
     assert found == ["all-reduce"]
 
 
-def test_a_bad_micro_batch_spoils_the_whole_update(pure, data, masks):
-    step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
-    state = step.init(pure.params)
+def test_a_bad_micro_batch_spoils_the_whole_update(functional, data, masks):
+    step = CoupledStep(functional, mesh_of(1), identity, settings(random_passes=0))
+    state = step.init(functional.params)
     before = copied(state)
     state, metrics, report = take(step, state, spoilt(data, np.nan), masks, micro=2)
     assert np.isfinite([m["loss"][0] for m in jax.device_get(metrics)]).tolist() == [True, False]

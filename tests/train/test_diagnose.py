@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.runtime import devices
@@ -21,7 +21,7 @@ KEY = jax.random.key(3)
 DEVICES, PASSES = 2, 2
 
 
-def found(pure, space, changes, losses, *, parts=None, teachers=None):
+def found(functional, space, changes, losses, *, parts=None, teachers=None):
     """Diagnoses a step of a network with changed parameters, whose losses were these."""
     masks = Masks(space.full_mask, space.full_mask) if space else None
     sample_key, dropout = jax.random.split(KEY)
@@ -29,21 +29,21 @@ def found(pure, space, changes, losses, *, parts=None, teachers=None):
     if space:
         drawn = sample_step(sample_key, *masks, space.candidates, PASSES - 1)
     inputs = StepInputs(drawn, np.full(len(drawn[0]), 2, np.int32), RATES.damping, dropout)
-    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(random_passes=0))
-    state = step.init(pure.params | changes)
+    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
+    state = step.init(functional.params | changes)
     parts = parts or [batch(np.random.default_rng(0), 8)]
     metrics = [{"loss": np.asarray(row, np.float32)} for row in losses]
     report = StepReport(np.ones(len(FAILURES), bool), np.int32(0))
     taken = Taken(1, parts, masks, RATES, KEY, teachers, metrics, report)
-    return diagnose(CoupledPass(pure, identity, LossWeights()), state, taken, inputs), drawn
+    return diagnose(CoupledPass(functional, identity, LossWeights()), state, taken, inputs), drawn
 
 
 NAN, BOTH = np.nan, [[1, 1], [np.nan, 1]]
 
 
-def at(pure, name, value, index=(0,)):
+def at(functional, name, value, index=(0,)):
     """One element of a parameter replaced."""
-    values = pure.params[name]
+    values = functional.params[name]
     index = index + (0,) * (values.ndim - len(index))
     return {name: values.at[index].set(value)}
 
@@ -57,13 +57,13 @@ def at(pure, name, value, index=(0,)):
     ],
 )
 def test_a_plain_network(plain, name, place):
-    pure = PureNetwork(plain)
-    finding, _ = found(pure, None, at(pure, name, NAN), [[1, NAN]])
+    functional = FunctionalNetwork(plain)
+    finding, _ = found(functional, None, at(functional, name, NAN), [[1, NAN]])
     assert (finding.number, finding.device, finding.place) == (0, 1, place)
 
 
-def test_a_coupled_network_under_the_configuration_of_the_pass(pure, space):
-    finding, drawn = found(pure, space, at(pure, "expand.kernel", np.inf), BOTH)
+def test_a_coupled_network_under_the_configuration_of_the_pass(functional, space):
+    finding, drawn = found(functional, space, at(functional, "expand.kernel", np.inf), BOTH)
     assert (finding.number, finding.device) == (1, 0)
     assert finding.place == "the kernel of expand"
     np.testing.assert_array_equal(finding.configuration, drawn[1])
@@ -71,7 +71,7 @@ def test_a_coupled_network_under_the_configuration_of_the_pass(pure, space):
 
 
 @pytest.mark.parametrize(("operand", "column"), [("weight", 0), ("input", 1)])
-def test_a_step_size_counts_only_where_it_is_in_use(pure, space, operand, column):
+def test_a_step_size_counts_only_where_it_is_in_use(functional, space, operand, column):
     drawn = sample_step(
         jax.random.split(KEY)[0], space.full_mask, space.full_mask, space.candidates, 1
     )
@@ -79,64 +79,68 @@ def test_a_step_size_counts_only_where_it_is_in_use(pure, space, operand, column
     slots = [convert.CANDIDATES.index(b) for b in np.asarray(drawn)[:, layer, column]]
     unused = next(i for i in range(4) if i not in slots)
     name = f"depthwise.{operand}_quantizer.step"
-    finding, _ = found(pure, space, at(pure, name, NAN, (slots[1],)), BOTH)
+    finding, _ = found(functional, space, at(functional, name, NAN, (slots[1],)), BOTH)
     what = {"weight": "weights", "input": "input"}[operand]
     assert finding.place == f"the step size of the {what} of depthwise"
-    changes = at(pure, name, NAN, (unused,)) | at(pure, "fc.kernel", NAN)
-    assert found(pure, space, changes, BOTH)[0].place == "the kernel of fc"
+    changes = at(functional, name, NAN, (unused,)) | at(functional, "fc.kernel", NAN)
+    assert found(functional, space, changes, BOTH)[0].place == "the kernel of fc"
 
 
-def test_an_image_of_the_second_device_of_the_second_micro_batch(pure, space):
+def test_an_image_of_the_second_device_of_the_second_micro_batch(functional, space):
     good, bad = (batch(np.random.default_rng(i), 8) for i in range(2))
     bad["image"][6, 2, 2, 1] = NAN
     losses = [[1, 1], [1, 1], [1, NAN], [1, NAN]]
-    finding, drawn = found(pure, space, {}, losses, parts=[good, bad])
+    finding, drawn = found(functional, space, {}, losses, parts=[good, bad])
     assert (finding.number, finding.device, finding.place) == (2, 1, IMAGES)
     np.testing.assert_array_equal(finding.configuration, drawn[0])
 
 
 def test_a_variance_that_overflows_where_every_loss_is_finite(plain):
-    pure = PureNetwork(plain)
-    finding, _ = found(pure, None, {"conv.kernel": pure.params["conv.kernel"] * 1e25}, [[1, 1]])
+    functional = FunctionalNetwork(plain)
+    finding, _ = found(
+        functional, None, {"conv.kernel": functional.params["conv.kernel"] * 1e25}, [[1, 1]]
+    )
     assert (finding.number, finding.place) == (0, "the running var of bn")
 
 
-def test_the_teachers_logits(pure, space):
+def test_the_teachers_logits(functional, space):
     teachers = [np.full((8, 5), NAN, np.float32)]
-    finding, _ = found(pure, space, {}, [[NAN, 1], [1, 1]], teachers=teachers)
+    finding, _ = found(functional, space, {}, [[NAN, 1], [1, 1]], teachers=teachers)
     assert finding.place == "the logits of the external teacher"
 
 
 def test_a_gradient_where_the_forward_pass_is_finite(plain, monkeypatch):
     """The backward pass meets bn first, everything before it later."""
-    pure = PureNetwork(plain)
+    functional = FunctionalNetwork(plain)
 
     @jax.custom_vjp
     def spoil(x):
         return x
 
     spoil.defvjp(lambda x: (x, None), lambda _, g: (g * jnp.nan,))
-    tap = type(plain.tap)
-    monkeypatch.setattr(tap, "__call__", lambda self, x: spoil(x) if self.layer == "conv" else x)
-    finding, _ = found(pure, None, {}, [[1, 1]])
+    feature = type(plain.feature)
+    monkeypatch.setattr(
+        feature, "__call__", lambda self, x: spoil(x) if self.layer == "conv" else x
+    )
+    finding, _ = found(functional, None, {}, [[1, 1]])
     assert finding.place in ("the gradient of bn.bias", "the gradient of bn.scale")
 
 
 def test_what_is_finite_when_repeated_is_not_made_up(plain):
-    pure = PureNetwork(plain)
-    finding, _ = found(pure, None, {}, [[1, NAN]])
+    functional = FunctionalNetwork(plain)
+    finding, _ = found(functional, None, {}, [[1, NAN]])
     assert (finding.number, finding.device, finding.place) == (0, 1, None)
-    finding, _ = found(pure, None, {}, [[1, 1]])
+    finding, _ = found(functional, None, {}, [[1, 1]])
     assert (finding.number, finding.place) == (None, None)
 
 
 def test_a_step_diagnoses_itself(plain):
     """From the arrays on the devices to the layer, dropout and statistics included."""
-    pure = PureNetwork(plain)
-    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(random_passes=0))
+    functional = FunctionalNetwork(plain)
+    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
     masks = Masks(*(np.zeros((0, 4), bool),) * 2)
     parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
-    state = step.init(pure.params | at(pure, "expand_bn.bias", NAN))
+    state = step.init(functional.params | at(functional, "expand_bn.bias", NAN))
     state, metrics, report = step(state, parts, masks, RATES, KEY)
     taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)
     assert step.diagnose(state, taken).place == "the bias of expand_bn"

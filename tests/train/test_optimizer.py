@@ -11,13 +11,13 @@ SETTINGS = OptimizerSettings(clip=1.0, momentum=0.9, weight_decay=0.1)
 
 
 @pytest.fixture(scope="module")
-def directions(pure):
+def directions(functional):
     """What two gradients in a row turn into: the first far beyond the clip."""
-    optimizer = make_optimizer(pure, SETTINGS)
-    state, found = optimizer.init(pure.params), []
+    optimizer = make_optimizer(functional, SETTINGS)
+    state, found = optimizer.init(functional.params), []
     for size in (5.0, -0.25):
-        gradients = {name: jnp.full_like(v, size) for name, v in pure.params.items()}
-        update, state = optimizer.update(gradients, state, pure.params)
+        gradients = {name: jnp.full_like(v, size) for name, v in functional.params.items()}
+        update, state = optimizer.update(gradients, state, functional.params)
         found.append(update)
     return found
 
@@ -28,8 +28,10 @@ def nesterov(first, second):
 
 
 @pytest.mark.parametrize("name", ["conv.kernel", "stem.kernel"])
-def test_convolution_kernels_decay_after_the_clip_and_before_the_momentum(directions, pure, name):
-    decay = 0.1 * np.asarray(pure.params[name], np.float64)
+def test_convolution_kernels_decay_after_the_clip_and_before_the_momentum(
+    directions, functional, name
+):
+    decay = 0.1 * np.asarray(functional.params[name], np.float64)
     for found, expected in zip(directions, nesterov(1.0 + decay, -0.25 + decay), strict=True):
         np.testing.assert_allclose(found[name], expected, rtol=1e-5)
 

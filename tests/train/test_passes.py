@@ -24,28 +24,28 @@ SMALLEST = np.asarray([3, 2, 2, 3], np.int32)
 
 
 @pytest.fixture(scope="module")
-def passes(pure):
+def passes(functional):
     """The terms of a max pass and of a random pass after it, and their features and logits."""
     data = batch(np.random.default_rng(0), 8)
     configurations = np.asarray([LARGEST, MIXED], np.int32)
     inputs = StepInputs(configurations, SMALLEST, np.float32(DAMPING), jax.random.key(0))
-    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
-    carry = Carry(pure.stats, zeros_like(pure.params))
-    carry, own, largest = one(pure.params, carry, data, None, inputs, 0, is_max=True)
-    _, _, mixed = one(pure.params, carry, data, own, inputs, 1, is_max=False)
-    outputs = [forward(pure, data["image"], bits) for bits in configurations]
+    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
+    carry = Carry(functional.stats, zeros_like(functional.params))
+    carry, own, largest = one(functional.params, carry, data, None, inputs, 0, is_max=True)
+    _, _, mixed = one(functional.params, carry, data, own, inputs, 1, is_max=False)
+    outputs = [forward(functional, data["image"], bits) for bits in configurations]
     return largest, mixed, outputs, data["label"]
 
 
-def test_max_and_random_passes_may_be_one_program(pure):
+def test_max_and_random_passes_may_be_one_program(functional):
     """Which takes a reference in any case: the max pass must not depend on it, not even on NaNs."""
     data, configurations = batch(np.random.default_rng(0), 8), np.asarray([LARGEST, MIXED])
     # In part the smallest of both: the max pass would have random passes' terms, too.
     smallest = np.asarray([6, 2, 4, 6], np.int32)
     inputs = StepInputs(configurations, smallest, np.float32(DAMPING), jax.random.key(0))
-    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
-    both = jax.jit(CoupledPass(pure, identity, WEIGHTS))
-    start = pure.params, Carry(pure.stats, zeros_like(pure.params)), data
+    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
+    both = jax.jit(CoupledPass(functional, identity, WEIGHTS))
+    start = functional.params, Carry(functional.stats, zeros_like(functional.params)), data
     carry, own, terms = one(*start, None, inputs, 0, is_max=True)
     nothing = jax.tree.map(lambda x: jnp.full_like(x, np.nan), own)
     same, own_too, without = both(*start, nothing, inputs, 0, is_max=True, taught=False)
@@ -66,8 +66,8 @@ def compare(got, expected):
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def forward(pure, images, configuration):
-    network = pure.merge(pure.params, pure.stats)
+def forward(functional, images, configuration):
+    network = functional.merge(functional.params, functional.stats)
     network.train()
     assign(network, configuration)
     with recording_features() as features:
@@ -110,13 +110,13 @@ def test_information_distortion_counts_where_weights_are_at_their_smallest(passe
     assert mixed["idm"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_oscillation_damping_and_region_decay(passes, pure):
+def test_oscillation_damping_and_region_decay(passes, functional):
     _, mixed, _, _ = passes
     damping = region = 0.0
     for name, (bits, _), smallest in zip(SEARCHED, MIXED, SMALLEST, strict=True):
-        kernel = np.asarray(pure.params[f"{name}.kernel"], np.float64)
+        kernel = np.asarray(functional.params[f"{name}.kernel"], np.float64)
         slot = convert.CANDIDATES.index(bits)
-        step = float(pure.params[f"{name}.weight_quantizer.step"][slot])
+        step = float(functional.params[f"{name}.weight_quantizer.step"][slot])
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         clipped = np.clip(kernel, low * step, high * step)
         code = np.rint(np.clip(kernel / step, low, high))

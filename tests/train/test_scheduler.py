@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.sampling import sample_step
-from rfquant_jax.quant.space import Space
+from rfquant_jax.quant.space import Space, smallest_bits
 from rfquant_jax.train import scheduler
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, freeze
 
@@ -65,10 +64,10 @@ def numpy_metric(kernel, steps, allowed):
     return np.mean(terms)
 
 
-def test_the_metric_equals_float64(pure, coupled, space):
+def test_the_metric_equals_float64(functional, coupled, space):
     mask = space.full_mask.copy()
     mask[1, 4] = False
-    got = InstabilityMeter(pure, 0.25)(pure.params, mask)
+    got = InstabilityMeter(functional, 0.25)(functional.params, mask)
     for i, layer in enumerate(
         [coupled.conv, coupled.projection[0], coupled.expand, coupled.depthwise]
     ):
@@ -77,12 +76,12 @@ def test_the_metric_equals_float64(pure, coupled, space):
         assert got[i] == pytest.approx(expected, rel=1e-5), layer.name
 
 
-def test_the_metric_is_traced_once_for_all_masks(pure, space):
-    meter = InstabilityMeter(pure, 0.25)
+def test_the_metric_is_traced_once_for_all_masks(functional, space):
+    meter = InstabilityMeter(functional, 0.25)
     for frozen in range(4):
         mask = space.full_mask.copy()
         mask[frozen, 0] = False
-        meter(pure.params, mask)
+        meter(functional.params, mask)
     assert meter.traces == 1
 
 
@@ -96,9 +95,9 @@ def four():
 
 def test_two_firings_in_a_row_release_what_is_no_longer_turbulent(four):
     first, _ = freeze(np.asarray([3.0, 4.0, 1.0, 2.0]), four, 0.5, split_candidates=True)
-    assert bits.smallest(first, B).tolist() == [3, 4, 2, 2]
+    assert smallest_bits(first, B).tolist() == [3, 4, 2, 2]
     second, _ = freeze(np.asarray([3.0, 0.0, 5.0, 1.0]), four, 0.5, split_candidates=True)
-    assert bits.smallest(second, B).tolist() == [3, 3, 3, 2]
+    assert smallest_bits(second, B).tolist() == [3, 3, 3, 2]
     changed = scheduler.changes(first, second, four, [3.0, 0.0, 5.0, 1.0])
     assert changed == [
         {"layer": "dw", "bits": 3, "change": "released", "metric": 0.0},
@@ -108,7 +107,7 @@ def test_two_firings_in_a_row_release_what_is_no_longer_turbulent(four):
 
 def test_ties_go_to_the_earlier_layer_and_the_count_is_floored(four):
     mask, _ = freeze(np.ones(4), four, 0.74, split_candidates=True)
-    assert bits.smallest(mask, B).tolist() == [3, 4, 2, 2]
+    assert smallest_bits(mask, B).tolist() == [3, 4, 2, 2]
 
 
 def test_a_sole_bit_width_is_never_frozen():

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 from rfquant_jax.nn.batch_norm import BatchNorm
-from rfquant_jax.nn.functional import PureNetwork, zeros_like
+from rfquant_jax.nn.functional import FunctionalNetwork, zeros_like
 from rfquant_jax.nn.precision import compute_in
 from rfquant_jax.quant import convert
-from rfquant_jax.quant import space as bits
-from rfquant_jax.quant.layer_table import describe
+from rfquant_jax.quant.layer_table import layer_table
 from rfquant_jax.quant.sampling import sample_step
+from rfquant_jax.quant.space import smallest_bits
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 from tests.conftest import IMAGE_SHAPE, SEARCHED, TinyNet, batch, identity
@@ -29,8 +29,8 @@ def shapes_of(images):
     return jax.ShapeDtypeStruct(images.shape, images.dtype)
 
 
-def prepared(pure, images, preprocess=identity):
-    one = CoupledPass(pure, preprocess, WEIGHTS)
+def prepared(functional, images, preprocess=identity):
+    one = CoupledPass(functional, preprocess, WEIGHTS)
     one.trace_stem(shapes_of(images), len(SEARCHED), passes=PASSES)
     return one
 
@@ -41,42 +41,44 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def pure(plain):
+def functional(plain):
     layers = convert.plan(plain, IMAGE_SHAPE, candidates=CANDIDATES)
-    return PureNetwork(convert.quantize(plain, layers, candidates=CANDIDATES))
+    return FunctionalNetwork(convert.quantize(plain, layers, candidates=CANDIDATES))
 
 
 @pytest.fixture(scope="module")
 def inputs():
     mask = np.tile([True, True, True, False], (len(SEARCHED), 1))
     configurations = sample_step(jax.random.key(2), mask, mask, CANDIDATES, PASSES - 1)
-    smallest = bits.smallest(mask, CANDIDATES)
+    smallest = smallest_bits(mask, CANDIDATES)
     return StepInputs(configurations, smallest, np.float32(0.1), jax.random.key(7))
 
 
 @pytest.fixture(scope="module")
-def whole(pure, data, inputs):
+def whole(functional, data, inputs):
     """Statistics and gradients after all passes, each from the images on."""
-    one = jax.jit(CoupledPass(pure, identity, WEIGHTS), static_argnames="is_max")
-    carry = Carry(pure.stats, zeros_like(pure.params))
-    carry, own, _ = one(pure.params, carry, data, None, inputs, 0, is_max=True)
+    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
+    carry = Carry(functional.stats, zeros_like(functional.params))
+    carry, own, _ = one(functional.params, carry, data, None, inputs, 0, is_max=True)
     for number in range(1, PASSES):
-        carry, _, _ = one(pure.params, carry, data, own, inputs, number, is_max=False)
+        carry, _, _ = one(functional.params, carry, data, own, inputs, number, is_max=False)
     return carry
 
 
 @pytest.fixture(scope="module")
-def shared(pure, data, inputs):
-    one = prepared(pure, data["image"])
+def shared(functional, data, inputs):
+    one = prepared(functional, data["image"])
     call = jax.jit(one, static_argnames="is_max")
-    start, moved = jax.jit(one.stem.start)(pure.params, pure.stats, data["image"])
-    carry = Carry(pure.stats | moved, zeros_like(pure.params))
+    start, moved = jax.jit(one.stem.start)(functional.params, functional.stats, data["image"])
+    carry = Carry(functional.stats | moved, zeros_like(functional.params))
     common = (data, None, inputs, 0)
-    carry, own, _ = call(pure.params, carry, *common, is_max=True, start=start)
+    carry, own, _ = call(functional.params, carry, *common, is_max=True, start=start)
     for number in range(1, PASSES):
         common = (data, own, inputs, number)
-        carry, _, _ = call(pure.params, carry, *common, is_max=False, start=start)
-    own = jax.jit(one.stem.backward)(pure.params, pure.stats, data["image"], carry.start)
+        carry, _, _ = call(functional.params, carry, *common, is_max=False, start=start)
+    own = jax.jit(one.stem.backward)(
+        functional.params, functional.stats, data["image"], carry.start
+    )
     return one, start, moved, own, carry
 
 
@@ -103,34 +105,34 @@ def test_all_other_gradients_are_those_of_whole_passes(whole, shared):
 def test_sums_over_passes_are_not_rounded_to_the_compute_type(plain, inputs, data):
     network = compute_in(nnx.clone(plain), jnp.bfloat16)
     layers = convert.plan(network, IMAGE_SHAPE, candidates=CANDIDATES)
-    pure = PureNetwork(convert.quantize(network, layers, candidates=CANDIDATES))
-    one = prepared(pure, data["image"])
-    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    functional = FunctionalNetwork(convert.quantize(network, layers, candidates=CANDIDATES))
+    one = prepared(functional, data["image"])
+    start, moved = one.stem.start(functional.params, functional.stats, data["image"])
     assert [value.dtype for value in start.learned] == [jnp.bfloat16]
-    carry = Carry(pure.stats | moved, zeros_like(pure.params))
-    given = (pure.params, carry, data, None, inputs, 0)
+    carry = Carry(functional.stats | moved, zeros_like(functional.params))
+    given = (functional.params, carry, data, None, inputs, 0)
     carry, _, _ = jax.eval_shape(lambda *args: one(*args, is_max=True, start=start), *given)
     assert [slope.dtype for slope in carry.start] == [jnp.float32]
-    slopes = tuple(jnp.ones(slope.shape) for slope in carry.start)
-    own = one.stem.backward(pure.params, pure.stats, data["image"], slopes)
+    cotangents = tuple(jnp.ones(slope.shape) for slope in carry.start)
+    own = one.stem.backward(functional.params, functional.stats, data["image"], cotangents)
     assert {slope.dtype for slope in own.values()} == {jnp.dtype(jnp.float32)}
 
 
-def test_statistics_are_moved_as_often_as_there_are_passes(whole, shared, pure, data):
+def test_statistics_are_moved_as_often_as_there_are_passes(whole, shared, functional, data):
     _, _, moved, _, carry = shared
     assert set(moved) == {"stem_bn.mean", "stem_bn.var"}
     for name, expected in whole.stats.items():
         np.testing.assert_allclose(carry.stats[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
-    network = pure.merge(pure.params, pure.stats)
+    network = functional.merge(functional.params, functional.stats)
     y = np.asarray(network.stem(data["image"]), np.float64)
     left = 0.9**PASSES
-    expected = left * np.asarray(pure.stats["stem_bn.mean"]) + (1 - left) * y.mean((0, 1, 2))
+    expected = left * np.asarray(functional.stats["stem_bn.mean"]) + (1 - left) * y.mean((0, 1, 2))
     np.testing.assert_allclose(moved["stem_bn.mean"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_passes_start_from_the_activation_before_the_first_searched_layer(shared, pure, data):
+def test_passes_start_from_the_activation_before_the_first_searched_layer(shared, functional, data):
     _, start, *_ = shared
-    network = pure.merge(pure.params, pure.stats)
+    network = functional.merge(functional.params, functional.stats)
     network.train()
     expected = nnx.relu(network.stem_bn(network.stem(data["image"])))
     assert start.fixed == ()
@@ -152,16 +154,16 @@ class Bare(nnx.Module):
 
 def test_without_a_stem_no_gradient_reaches_the_images(data):
     plain = Bare(nnx.Rngs(0))
-    first, last = describe(plain, IMAGE_SHAPE)
+    first, last = layer_table(plain, IMAGE_SHAPE)
     first = replace(first, candidates=(4, 2), quantize_input=True)
-    pure = PureNetwork(convert.quantize(plain, (first, last), candidates=(4, 2)))
-    one = CoupledPass(pure, lambda x: 2.0 * x, WEIGHTS)
+    functional = FunctionalNetwork(convert.quantize(plain, (first, last), candidates=(4, 2)))
+    one = CoupledPass(functional, lambda x: 2.0 * x, WEIGHTS)
     one.trace_stem(shapes_of(data["image"]), 1, passes=PASSES)
-    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    start, moved = one.stem.start(functional.params, functional.stats, data["image"])
     assert start.learned == ()
     np.testing.assert_array_equal(start.fixed[0], 2 * data["image"])
     assert moved == {}
-    assert one.stem.backward(pure.params, pure.stats, data["image"], ()) == {}
+    assert one.stem.backward(functional.params, functional.stats, data["image"], ()) == {}
 
 
 class Remembering(BatchNorm):
@@ -175,12 +177,16 @@ def test_what_depends_on_statistics_that_passes_move_is_not_shared(data):
     plain = TinyNet(nnx.Rngs(0))
     network = convert.quantize(plain, convert.plan(plain, IMAGE_SHAPE))
     network.stem_bn = Remembering.like(plain.stem_bn)
-    pure = PureNetwork(network)
-    one = prepared(pure, data["image"])
-    start, moved = one.stem.start(pure.params, pure.stats, data["image"])
+    functional = FunctionalNetwork(network)
+    one = prepared(functional, data["image"])
+    start, moved = one.stem.start(functional.params, functional.stats, data["image"])
     configuration, key = jnp.full((4, 2), 4, jnp.int32), jax.random.key(0)
-    (logits, _), stats = one.stem.rest(pure.params, pure.stats | moved, start, configuration, key)
-    (expected, _), after = one.forward(pure.params, pure.stats, data["image"], configuration, key)
+    (logits, _), stats = one.stem.rest(
+        functional.params, functional.stats | moved, start, configuration, key
+    )
+    (expected, _), after = one.forward(
+        functional.params, functional.stats, data["image"], configuration, key
+    )
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     for name in set(after) - set(moved):
         np.testing.assert_allclose(stats[name], after[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.nn.functional import PureNetwork, zeros_like
+from rfquant_jax.nn.functional import FunctionalNetwork, zeros_like
 from rfquant_jax.quant import convert
-from rfquant_jax.quant import space as bits
 from rfquant_jax.quant.sampling import Sampling, sample_step
+from rfquant_jax.quant.space import smallest_bits
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.scheduler import freeze
-from rfquant_jax.train.state import Carry, Masks, Rates, Reference, StepInputs, Turn
+from rfquant_jax.train.state import Carry, DistillationTargets, Masks, PassInfo, Rates, StepInputs
 from rfquant_jax.train.step import CoupledStep, StepSettings, default_strategy
 from tests.conftest import SEARCHED, TinyNet, batch, identity, mesh_of
 
@@ -46,9 +46,9 @@ def masks(space):
 
 
 @pytest.fixture(scope="module")
-def on_all(pure):
+def on_all(functional):
     """A coupled step on eight devices; the tests of this file share its compiled functions."""
-    return CoupledStep(pure, mesh_of(DEVICES), identity, settings())
+    return CoupledStep(functional, mesh_of(DEVICES), identity, settings())
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +67,21 @@ def run(step, params, data, masks, micro=1, key=KEY):
 
 
 @pytest.fixture(scope="module")
-def after(on_all, pure, data, masks):
-    return run(on_all, pure.params, data, masks)
+def after(on_all, functional, data, masks):
+    return run(on_all, functional.params, data, masks)
 
 
 @pytest.fixture(scope="module")
-def by_hand(pure, data, masks, space):
+def by_hand(functional, data, masks, space):
     """Gradients and statistics of each of the eight shards, every pass called alone."""
     sample_key, _ = jax.random.split(KEY)
     configurations = sample_step(sample_key, *masks, convert.CANDIDATES, 3)
     inputs = StepInputs(
-        configurations, bits.smallest(masks.weights, convert.CANDIDATES), RATES.damping, KEY
+        configurations, smallest_bits(masks.weights, convert.CANDIDATES), RATES.damping, KEY
     )
     # They start from what they have in common, as those of a step do: computed anew in each pass it
     # would be rounded differently, and a few codes with it. tests/train/test_stem.py compares both.
-    one = CoupledPass(pure, identity, WEIGHTS)
+    one = CoupledPass(functional, identity, WEIGHTS)
     each, layers = 16 // DEVICES, len(configurations[0])
     part = jax.ShapeDtypeStruct((each, *data["image"].shape[1:]), jnp.float32)
     one.trace_stem(part, layers, passes=4)
@@ -90,25 +90,27 @@ def by_hand(pure, data, masks, space):
     shards = []
     for i in range(DEVICES):
         shard = {name: values[each * i : each * (i + 1)] for name, values in data.items()}
-        start, moved = forward(pure.params, pure.stats, shard["image"])
-        carry, own = Carry(pure.stats | moved, zeros_like(pure.params)), None
+        start, moved = forward(functional.params, functional.stats, shard["image"])
+        carry, own = Carry(functional.stats | moved, zeros_like(functional.params)), None
         for number in range(4):
             carry, found, _ = of_pass(
-                pure.params, carry, shard, own, inputs, number, is_max=not number, start=start
+                functional.params, carry, shard, own, inputs, number, is_max=not number, start=start
             )
             own = own or found
-        slopes = backward(pure.params, pure.stats, shard["image"], carry.start)
-        carry.gradients.update({n: carry.gradients[n] + slope for n, slope in slopes.items()})
+        stem_gradients = backward(functional.params, functional.stats, shard["image"], carry.start)
+        carry.gradients.update(
+            {n: carry.gradients[n] + slope for n, slope in stem_gradients.items()}
+        )
         shards.append(jax.device_get(carry))
     return shards
 
 
-def test_one_step_on_eight_devices_is_the_update_from_the_mean_gradient(after, by_hand, pure):
+def test_one_step_on_eight_devices_is_the_update_from_the_mean_gradient(after, by_hand, functional):
     state, _ = after
-    kernels = convolution_kernels(pure)
+    kernels = convolution_kernels(functional)
     assert "conv.kernel" in kernels
     assert "fc.kernel" not in kernels
-    for name, before in jax.device_get(pure.params).items():
+    for name, before in jax.device_get(functional.params).items():
         gradient = np.mean([s.gradients[name].astype(np.float64) for s in by_hand], axis=0)
         clipped = np.clip(gradient, -1, 1)
         if name.endswith("step"):  # Adam's first step: its averages are the gradient itself
@@ -125,11 +127,11 @@ def test_one_step_on_eight_devices_is_the_update_from_the_mean_gradient(after, b
         )
 
 
-def test_unused_banks_and_steps_have_no_gradient_and_stay(after, by_hand, pure):
+def test_unused_banks_and_steps_have_no_gradient_and_stay(after, by_hand, functional):
     state, _ = after
     unused = [s.gradients["expand.input_quantizer.step"] == 0 for s in by_hand]
     assert np.any(np.all(unused, axis=0)), "three random passes cannot use every bit-width"
-    for name, before in jax.device_get(pure.params).items():
+    for name, before in jax.device_get(functional.params).items():
         if name.endswith("step") or name == "bn.scale":
             still = np.all([s.gradients[name] == 0 for s in by_hand], axis=0)
             np.testing.assert_array_equal(state.params[name][still], before[still])
@@ -143,9 +145,9 @@ def test_running_statistics_are_averaged_over_devices(after, by_hand):
             np.testing.assert_allclose(values[device], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_the_average_moves_by_its_decay(after, pure):
+def test_the_average_moves_by_its_decay(after, functional):
     state, _ = after
-    for name, before in jax.device_get(pure.params).items():
+    for name, before in jax.device_get(functional.params).items():
         expected = 0.9 * before + 0.1 * state.params[name]
         np.testing.assert_allclose(state.ema_params[name], expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(
@@ -165,9 +167,9 @@ def test_metrics_tell_the_passes_apart(after):
 
 
 @pytest.mark.parametrize("strategy", ["unroll", "scan"])
-def test_all_ways_to_string_the_passes_together_agree(strategy, after, pure, data, masks):
-    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings(strategy))
-    state, metrics = run(step, pure.params, data, masks)
+def test_all_ways_to_string_the_passes_together_agree(strategy, after, functional, data, masks):
+    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(strategy))
+    state, metrics = run(step, functional.params, data, masks)
     reference, reference_metrics = after
     for name, expected in reference.params.items():
         np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -176,10 +178,10 @@ def test_all_ways_to_string_the_passes_together_agree(strategy, after, pure, dat
     assert step.traces == {name: int(name in ("sample", "whole")) for name in step.traces}
 
 
-def test_micro_batches_on_one_device_average_like_devices(pure, data, masks, after):
+def test_micro_batches_on_one_device_average_like_devices(functional, data, masks, after):
     """Their gradients are those of devices, but running statistics move on from one to the next."""
-    step = CoupledStep(pure, mesh_of(1), identity, settings())
-    state, metrics = run(step, pure.params, data, masks, micro=DEVICES)
+    step = CoupledStep(functional, mesh_of(1), identity, settings())
+    state, metrics = run(step, functional.params, data, masks, micro=DEVICES)
     assert len(metrics) == 4 * DEVICES
     for name, expected in after[0].params.items():
         if not name.endswith("step"):
@@ -192,18 +194,18 @@ def collectives(compiled, *args):
     return re.findall(rf"({kinds})(?:-start)?\(", text)
 
 
-def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
-    state = on_all.init(pure.params)
+def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, functional, data, masks):
+    state = on_all.init(functional.params)
     sharded = devices.split(data, on_all.mesh)
     configurations = on_all._sample(KEY, *masks)
     inputs = StepInputs(configurations, np.full(4, 2, np.int32), RATES.damping, KEY)
-    gradients = devices.per_device(zeros_like(pure.params), on_all.mesh)
+    gradients = devices.per_device(zeros_like(functional.params), on_all.mesh)
     on_all._prepare(sharded["image"], inputs)
     assert collectives(on_all._stem, state.params, state.stats, sharded) == []
     start, moved, sums = on_all._stem(state.params, state.stats, sharded)
-    turn = Turn(np.int32(0), np.bool_(True), np.bool_(False))
+    info = PassInfo(np.int32(0), np.bool_(True), np.bool_(False))
     logits, features = on_all._blank()
-    shared = start, sharded, logits, inputs, turn
+    shared = start, sharded, logits, inputs, info
     of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
     assert collectives(on_all._one_pass, *of_pass) == []
     carry, _, metrics = on_all._one_pass(*of_pass)
@@ -214,16 +216,16 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, pure, data, masks):
     assert update == ["all-reduce"]
 
 
-def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(pure, data, masks):
-    step = CoupledStep(pure, mesh_of(1), identity, settings())
-    sharded, state = devices.split(data, step.mesh), step.init(pure.params)
+def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(functional, data, masks):
+    step = CoupledStep(functional, mesh_of(1), identity, settings())
+    sharded, state = devices.split(data, step.mesh), step.init(functional.params)
     inputs = step.inputs(masks, RATES, KEY)
     step._prepare(sharded["image"], inputs)
     start, moved, sums = step._stem(state.params, state.stats, sharded)
     logits, features = step._blank()
-    gradients = devices.per_device(zeros_like(pure.params), step.mesh)
-    donated, turn = (gradients, sums, features), Turn(*map(np.asarray, (1, False, True)))
-    shared = start, sharded, logits, inputs, turn
+    gradients = devices.per_device(zeros_like(functional.params), step.mesh)
+    donated, info = (gradients, sums, features), PassInfo(*map(np.asarray, (1, False, True)))
+    shared = start, sharded, logits, inputs, info
     given = (state.params, state.stats | moved, donated, *shared)
     compiled = step._one_pass.jitted.lower(*given).compile()
     taken_over = sum(x.nbytes for x in jax.tree.leaves(donated))
@@ -232,22 +234,22 @@ def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(pure, data, m
 
 
 @pytest.fixture(scope="module")
-def update(pure):
+def update(functional):
     """The update as XLA gets it and as it compiles it."""
-    step = CoupledStep(pure, mesh_of(DEVICES), identity, settings())
-    state = step.init(pure.params)
-    gradients = devices.per_device(zeros_like(pure.params), step.mesh)
+    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings())
+    state = step.init(functional.params)
+    gradients = devices.per_device(zeros_like(functional.params), step.mesh)
     losses = [jnp.ones(DEVICES)] * 4
     arguments = (state, state.stats, gradients, losses, RATES, np.float32(1))
     lowered = step._update.jitted.lower(*arguments)
     return lowered.as_text(), lowered.compile().as_text()
 
 
-def test_little_is_reduced_but_gradients_and_statistics(update, pure):
+def test_little_is_reduced_but_gradients_and_statistics(update, functional):
     (reduced,) = re.findall(r"= \(?(.*?)\)? all-reduce(?:-start)?\(", update[1])
     shapes = re.findall(r"f32\[([\d,]*)\]", reduced)
     sent = sum(4 * np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes)
-    needed = sum(4 * x.size for x in (*pure.params.values(), *pure.stats.values()))
+    needed = sum(4 * x.size for x in (*functional.params.values(), *functional.stats.values()))
     assert needed < sent <= 1.01 * needed  # a flag is sent with them
 
 
@@ -256,10 +258,12 @@ def test_the_check_for_finite_numbers_is_not_computed_for_each_parameter_anew(up
     assert compiled < 4 * lowered  # 2.6 times; 17 times where XLA fuses it into every selection
 
 
-def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, data, space, rng):
-    state = on_all.init(pure.params)
+def test_nothing_is_traced_again_when_bits_masks_and_rates_change(
+    on_all, functional, data, space, rng
+):
+    state = on_all.init(functional.params)
     sharded = devices.split(data, on_all.mesh)
-    run(on_all, pure.params, data, Masks(space.full_mask, space.full_mask))
+    run(on_all, functional.params, data, Masks(space.full_mask, space.full_mask))
     before = dict(on_all.traces)
     for i in range(4):
         masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
@@ -270,9 +274,11 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(on_all, pure, 
 
 
 @pytest.mark.parametrize("devices_used", [1, 2, DEVICES])
-def test_levels_are_drawn_by_one_program_alike_on_every_device(pure, space, rng, devices_used):
+def test_levels_are_drawn_by_one_program_alike_on_every_device(
+    functional, space, rng, devices_used
+):
     sampling = Sampling("levels", 0.8, 0.5)
-    step = CoupledStep(pure, mesh_of(devices_used), identity, settings(sampling=sampling))
+    step = CoupledStep(functional, mesh_of(devices_used), identity, settings(sampling=sampling))
     for i in range(4):
         masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
         drawn = step.inputs(masks, RATES, jax.random.key(i)).configurations
@@ -286,10 +292,12 @@ def test_levels_are_drawn_by_one_program_alike_on_every_device(pure, space, rng,
 
 def test_a_network_that_lies_on_the_mesh_already_can_be_trained(coupled, data, masks):
     mesh = mesh_of(1)
-    pure = PureNetwork(coupled)
-    pure.params, pure.stats = devices.replicate((pure.params, pure.stats), mesh)
-    step = CoupledStep(pure, mesh, identity, settings(random_passes=1))
-    state, _ = run(step, pure.params, data, masks)
+    functional = FunctionalNetwork(coupled)
+    functional.params, functional.stats = devices.replicate(
+        (functional.params, functional.stats), mesh
+    )
+    step = CoupledStep(functional, mesh, identity, settings(random_passes=1))
+    state, _ = run(step, functional.params, data, masks)
     assert all(np.all(np.isfinite(value)) for value in state.params.values())
 
 
@@ -297,21 +305,21 @@ def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, 
     from flax import nnx
 
     network = convert.quantize(TinyNet(nnx.Rngs(0), dropout=0.5), layers)
-    pure = PureNetwork(network)
+    functional = FunctionalNetwork(network)
     same = batch(np.random.default_rng(0), 1)
     repeated = {name: np.repeat(values, 8, axis=0) for name, values in same.items()}
-    step = CoupledStep(pure, mesh_of(2), identity, settings(random_passes=0))
-    _, metrics = run(step, pure.params, repeated, masks)
+    step = CoupledStep(functional, mesh_of(2), identity, settings(random_passes=0))
+    _, metrics = run(step, functional.params, repeated, masks)
     # Both devices hold the same images: without dropout their losses would be equal.
     assert metrics[0]["loss"][0] != metrics[0]["loss"][1]
 
 
-def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
-    step = CoupledStep(pure, mesh_of(1), identity, settings(random_passes=0))
+def test_an_external_teacher_teaches_the_max_pass(functional, data, masks):
+    step = CoupledStep(functional, mesh_of(1), identity, settings(random_passes=0))
     sharded = devices.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
-    _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    _, metrics, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY)
     assert float(metrics[0]["cross_entropy"][0]) == pytest.approx(
         float(alone[0]["cross_entropy"][0]) / 2, rel=1e-5
     )
@@ -319,13 +327,13 @@ def test_an_external_teacher_teaches_the_max_pass(pure, data, masks):
     assert "distillation" not in alone[0]
 
 
-def test_an_external_teacher_teaches_the_max_pass_alone(pure, data, masks):
-    step = CoupledStep(pure, mesh_of(1), identity, settings())
+def test_an_external_teacher_teaches_the_max_pass_alone(functional, data, masks):
+    step = CoupledStep(functional, mesh_of(1), identity, settings())
     sharded = devices.split(data, step.mesh)
     teacher = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
     teacher = devices.split(teacher, step.mesh)
-    _, metrics, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone, _ = step(step.init(pure.params), [sharded], masks, RATES, KEY)
+    _, metrics, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY, [teacher])
+    _, alone, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY)
     assert set(metrics[0]) == {*alone[0], "distillation"}
     assert float(metrics[0]["cross_entropy"][0]) < float(alone[0]["cross_entropy"][0])
     for taught, untaught in zip(metrics[1:], alone[1:], strict=True):
@@ -333,14 +341,20 @@ def test_an_external_teacher_teaches_the_max_pass_alone(pure, data, masks):
     assert step.traces["one_pass"] == 1
 
 
-def test_information_distortion_mitigation_can_be_left_out(pure, data, masks):
-    one = CoupledPass(pure, identity, LossWeights(idm=0.0))
+def test_information_distortion_mitigation_can_be_left_out(functional, data, masks):
+    one = CoupledPass(functional, identity, LossWeights(idm=0.0))
     inputs = StepInputs(
         jnp.full((2, 4, 2), 4, jnp.int32), np.full(4, 4, np.int32), np.float32(0), KEY
     )
-    carry = Carry(pure.stats, zeros_like(pure.params))
+    carry = Carry(functional.stats, zeros_like(functional.params))
     _, own, metrics = jax.jit(one, static_argnames="is_max")(
-        pure.params, carry, data, Reference(jnp.zeros((16, 5)), {}), inputs, 1, is_max=False
+        functional.params,
+        carry,
+        data,
+        DistillationTargets(jnp.zeros((16, 5)), {}),
+        inputs,
+        1,
+        is_max=False,
     )
     assert own.features == {}
     assert "idm" not in metrics

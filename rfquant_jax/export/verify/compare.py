@@ -12,11 +12,11 @@ from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.ir.runtime import accumulate, finish, quantize, walk
-from rfquant_jax.export.verify.reference import Reference
+from rfquant_jax.export.verify.reference import ReferenceModel
 
 
 class CodesOf(Protocol):
-    """What computes logits and, by layer, the codes of its input; see `Reference`."""
+    """What computes logits and, by layer, the codes of its input; see `ReferenceModel`."""
 
     dtype: type
 
@@ -166,8 +166,8 @@ class Comparison:
 
 
 def compare_predictions(
-    reference: Reference,
-    exact: Reference,
+    reference: ReferenceModel,
+    exact: ReferenceModel,
     formats: Mapping[str, Predict],
     batches: Iterable[Mapping[str, np.ndarray]],
 ) -> Comparison:

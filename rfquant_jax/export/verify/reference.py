@@ -12,14 +12,14 @@ from flax import nnx
 
 from rfquant_jax.export.ir.fold import weight_codes
 from rfquant_jax.nn.features import listening_to_inputs
-from rfquant_jax.nn.functional import Arrays, PureNetwork, zeros_like
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.layers import assign, evaluate_on_codes, quantized_layers
 from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.quant.statistics import install_statistics
 
 
 def fixed_network(
-    pure: PureNetwork, params: Arrays, statistics: Arrays, configuration: np.ndarray
+    functional: FunctionalNetwork, params: Arrays, statistics: Arrays, configuration: np.ndarray
 ) -> nnx.Module:
     """A coupled network in evaluation at one configuration, computing as `Evaluator` does.
 
@@ -29,7 +29,7 @@ def fixed_network(
       configuration: int32[L, 2].
     """
     params, statistics = jax.tree.map(jnp.asarray, jax.device_get((params, statistics)))
-    network = pure.merge(params, zeros_like(pure.stats))
+    network = functional.merge(params, zeros_like(functional.stats))
     network.eval()
     evaluate_on_codes(network)
     assign(network, jnp.asarray(configuration))
@@ -37,7 +37,7 @@ def fixed_network(
     return network
 
 
-class Reference:
+class ReferenceModel:
     """What a network in evaluation computes, with the codes of its layers' inputs.
 
     Args:

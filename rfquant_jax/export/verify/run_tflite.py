@@ -22,14 +22,14 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
     content = path.read_bytes()
     predict = _interpreter(content, threads)
     where: dict[str, Mapping] = {}
-    taps: list[Callable] = []
+    interpreters: list[Callable] = []
 
     def codes(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        if not taps:
+        if not interpreters:
             found, held = _with_codes(content)
             where.update(found)
-            taps.append(_interpreter(held, threads))
-        logits, *outputs = taps[0](images)
+            interpreters.append(_interpreter(held, threads))
+        logits, *outputs = interpreters[0](images)
         names = where.items()
         return logits, {
             name: output.astype(np.int16) - entry["zero"]

@@ -16,9 +16,8 @@ import onnx
 import onnxruntime
 
 from rfquant_jax.export import files
-from rfquant_jax.export.formats import integer_reader as reading
+from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.formats import onnx as onnx_model
-from rfquant_jax.export.formats import stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.verify import run_c, run_qonnx, run_tflite
 from rfquant_jax.export.verify.compare import Predict
@@ -48,7 +47,7 @@ class Runner:
     dtype: type = np.float32
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """As `Reference` does."""
+        """As `ReferenceModel` does."""
         return self.codes(images)
 
 
@@ -80,7 +79,7 @@ def _opened(kind: str, path: Path) -> Runner:
 
 
 def _integer(path: Path) -> Runner:
-    model = reading.read(path).model()
+    model = integer_reader.read(path).model()
     return Runner(lambda images: runtime.run(model, images))
 
 

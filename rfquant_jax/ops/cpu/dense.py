@@ -1,7 +1,7 @@
 """Convolution across all channels for processors, in the way that is fastest for its shape.
 
 The gradient of a kernel is made by matrix products, see `kernel_gradient`; small images of many
-channels take them for everything, and few channels a strip of images, see `strip`.
+channels take them for everything, and few channels a strip of images, see `batch_strip`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _input_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
 
 
 def _turned_sides(x, kernel, padding, dilation) -> tuple[Pair, Pair]:
-    """The padding of the slopes: seen from the images the window is turned about."""
+    """The padding of the cotangents: seen from the images the window is turned about."""
     reach = [span - 1 for span in spans(kernel.shape[:2], dilation)]
     sides = sides_of(x.shape[1:3], kernel.shape[:2], (1, 1), padding, dilation)
     return tuple((r - low, r - high) for (low, high), r in zip(sides, reach, strict=True))

@@ -31,11 +31,11 @@ def kernel_gradient(
     """
     window = kernel.shape[:2]
     sides = sides_of(x.shape[1:3], window, strides, padding, dilation)
-    by_row = _shifting_slopes if strides[1] == 1 else _shifting_images
+    by_row = _shifting_cotangents if strides[1] == 1 else _shifting_images
     return jnp.stack(list(by_row(x, g, window, strides, sides, dilation))).astype(kernel.dtype)
 
 
-def _shifting_slopes(x, g, window, strides, sides, dilation) -> Iterator[jax.Array]:
+def _shifting_cotangents(x, g, window, strides, sides, dilation) -> Iterator[jax.Array]:
     (rows, columns), (of_rows, (left, _)) = window, sides
     width, reach = x.shape[2], dilation[1] * (columns - 1)
     # Column u of an image meets column u + left - j * dilation of g in column j of the window.

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import integer as format
-from rfquant_jax.export.formats import integer_reader as reading
-from rfquant_jax.export.formats import stablehlo
+from rfquant_jax.export.formats import integer, integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.graph import Node
@@ -196,8 +194,8 @@ def test_any_configuration_survives_packing_and_runs_unchanged(
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        format.write(path, {"any": model})
-        back = reading.read(path).model()
+        integer.write(path, {"any": model})
+        back = integer_reader.read(path).model()
     assert back.equals(model.stored())
     bits = {name: [layer.weight_bits, layer.input_bits] for name, layer in back.layers.items()}
     assert {name: bits[name] for name in space.names} == space.to_json(configuration)

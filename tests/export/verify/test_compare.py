@@ -15,8 +15,8 @@ from rfquant_jax.export.verify.compare import (
     compare_codes,
     compare_predictions,
 )
-from rfquant_jax.export.verify.reference import Reference, fixed_network
-from rfquant_jax.nn.functional import PureNetwork
+from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
+from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.layers import QuantConv
 from tests.conftest import CLASSES, IMAGE_SHAPE, batch, identity, images, mesh_of
@@ -26,15 +26,17 @@ from tests.export.trace.test_capture import Around
 CONFIGURATION = np.asarray([[6, 2], [2, 6], [5, 3], [3, 4]], np.int32)
 
 
-def test_the_reference_is_the_evaluation(pure, rng):
+def test_the_reference_is_the_evaluation(functional, rng):
     """Logits and codes of one configuration are those of the evaluator's network."""
-    evaluator = Evaluator(pure, mesh_of(1), identity)
+    evaluator = Evaluator(functional, mesh_of(1), identity)
     batches = [batch(rng, 20) for _ in range(2)]
-    statistics = evaluator.recalibrate(pure.params, CONFIGURATION, [b["image"] for b in batches])
-    expected = evaluator.accuracy(pure.params, statistics, CONFIGURATION, batches)
-    shares = evaluator.probabilities(pure.params, statistics, CONFIGURATION, batches)
-    network = fixed_network(pure, pure.params, statistics, CONFIGURATION)
-    reference = Reference(network)
+    statistics = evaluator.recalibrate(
+        functional.params, CONFIGURATION, [b["image"] for b in batches]
+    )
+    expected = evaluator.accuracy(functional.params, statistics, CONFIGURATION, batches)
+    shares = evaluator.probabilities(functional.params, statistics, CONFIGURATION, batches)
+    network = fixed_network(functional, functional.params, statistics, CONFIGURATION)
+    reference = ReferenceModel(network)
     correct = 0
     for one, (_, share) in zip(batches, shares, strict=True):
         logits, codes = reference(one["image"])
@@ -56,26 +58,26 @@ def test_the_reference_computes_on_codes_where_the_evaluation_does(rng):
     """The classifier takes floats here: nothing behind the convolution hides its last digits."""
     plain = Around(nnx.relu)
     layers = convert.plan(plain, IMAGE_SHAPE, candidates=(6, 4), fixed_bits=32)
-    pure = PureNetwork(scramble(convert.quantize(plain, layers, candidates=(6, 4))))
-    evaluator, one = Evaluator(pure, mesh_of(1), identity), batch(rng, 50)
+    functional = FunctionalNetwork(scramble(convert.quantize(plain, layers, candidates=(6, 4))))
+    evaluator, one = Evaluator(functional, mesh_of(1), identity), batch(rng, 50)
     configuration = np.asarray([[6, 4]], np.int32)
-    statistics = evaluator.recalibrate(pure.params, configuration, [one["image"]])
-    ((_, expected),) = evaluator.probabilities(pure.params, statistics, configuration, [one])
-    network = fixed_network(pure, pure.params, statistics, configuration)
+    statistics = evaluator.recalibrate(functional.params, configuration, [one["image"]])
+    ((_, expected),) = evaluator.probabilities(functional.params, statistics, configuration, [one])
+    network = fixed_network(functional, functional.params, statistics, configuration)
     simulated = nnx.clone(network)
     simulated.set_attributes(QuantConv, codes_dtype=None)
-    found, other = (Reference(n).logits(one["image"]) for n in (network, simulated))
+    found, other = (ReferenceModel(n).logits(one["image"]) for n in (network, simulated))
     ours, simulation = (
         np.abs(jax.nn.softmax(logits) - expected).max() for logits in (found, other)
     )
     assert ours < simulation < 1e-5
-    exact, same = (Reference(n, np.float64).logits(one["image"]) for n in (network, simulated))
+    exact, same = (ReferenceModel(n, np.float64).logits(one["image"]) for n in (network, simulated))
     np.testing.assert_allclose(exact, same, rtol=0, atol=1e-12)
 
 
 def test_fed_the_evaluations_codes_no_code_differs_in_float64(scrambled, space, rng):
     network = at(scrambled, CONFIGURATION)
-    model, reference = fold(network, IMAGE_SHAPE), Reference(network, np.float64)
+    model, reference = fold(network, IMAGE_SHAPE), ReferenceModel(network, np.float64)
     padded = batch(rng, 40)
     padded["label"][10:] = -1
     compared = compare_codes(model, reference, [batch(rng, 40), padded])
@@ -104,7 +106,7 @@ def test_in_float64_kernels_lie_exactly_on_their_grids(scrambled, rng):
     network.conv.kernel.set_value(jnp.full((3, 3, 4, 6), weight))
     model, x = fold(network, IMAGE_SHAPE), images(rng, 20)
     assert (model.layers["conv"].kernel == 2).all()
-    logits, _ = Reference(network, np.float64)(x)
+    logits, _ = ReferenceModel(network, np.float64)(x)
     expected = runtime.run(model, x.astype(np.float64))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11)
 
@@ -112,7 +114,7 @@ def test_in_float64_kernels_lie_exactly_on_their_grids(scrambled, rng):
 def test_in_float32_nothing_but_ties_differs(scrambled, space, rng):
     network = at(scrambled, CONFIGURATION)
     model = fold(network, IMAGE_SHAPE).stored()
-    counts = compare_codes(model, Reference(network), [batch(rng, 200)]).layers
+    counts = compare_codes(model, ReferenceModel(network), [batch(rng, 200)]).layers
     assert sum(count.different for count in counts.values()) <= 2
     assert max(count.off_tie for count in counts.values()) < 1e-3
 
@@ -121,7 +123,7 @@ def test_in_float32_nothing_but_ties_differs(scrambled, space, rng):
 def test_a_wrong_scale_is_noticed_in_the_next_layer(scrambled, part, rng):
     """Each layer is fed right codes: an error shows up behind the layer that makes it, only."""
     network = at(scrambled, CONFIGURATION)
-    model, reference = fold(network, IMAGE_SHAPE), Reference(network, np.float64)
+    model, reference = fold(network, IMAGE_SHAPE), ReferenceModel(network, np.float64)
     expand = model.layers["expand"]
     wrong = replace(expand, **{part: getattr(expand, part) * 1.05})
     broken = replace(model, layers=model.layers | {"expand": wrong})
@@ -152,7 +154,7 @@ def test_a_wrong_scale_of_the_last_layer_is_noticed_in_the_logits(
 ):
     """No codes lie behind it that could tell."""
     network = at(scrambled, CONFIGURATION)
-    model, reference = fold(network, IMAGE_SHAPE), Reference(network, np.float64)
+    model, reference = fold(network, IMAGE_SHAPE), ReferenceModel(network, np.float64)
     last = model.layers["fc"]
     wrong = replace(last, scale=last.scale * factor, bias=last.bias * factor)
     broken = replace(model, layers=model.layers | {"fc": wrong})
@@ -185,8 +187,8 @@ def test_formats_are_compared_on_real_images_only(scrambled, rng):
     second["label"][4:] = -1
     wrong = {"shifted": lambda x: np.roll(runtime.run(model, x), 1, axis=-1)}
     formats = {"integer": lambda x: runtime.run(model, x)} | wrong
-    exact = Reference(network, np.float64)
-    found = compare_predictions(Reference(network), exact, formats, [first, second])
+    exact = ReferenceModel(network, np.float64)
+    found = compare_predictions(ReferenceModel(network), exact, formats, [first, second])
     assert found.evaluation.images == found.formats["integer"].images == 20
     assert found.formats["integer"].equal == found.formats["integer"].equal_exact == 20
     assert found.evaluation.equal_exact == 20
