@@ -1,7 +1,6 @@
 """The terms of the coupled loss that read the weights alone (method, section 4).
 
-In both, step sizes and bounds are without gradient, and the gradient with respect to a weight
-passes at the bounds.
+Step sizes and bounds receive no gradient. A weight exactly at a bound does.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def oscillation(
 
     Squared distance of each clipped weight to its quantized value, summed over output channels,
     averaged over the rest. Above the smallest allowed bit-width `m`, only weights whose code lies
-    on the coarser grid of `m` bits take part; the others count as zero.
+    on the coarser grid of `m` bits contribute; all others contribute zero.
 
     Args:
       kernel: float32[..., O].

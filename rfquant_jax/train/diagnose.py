@@ -1,4 +1,4 @@
-"""Where in a step a number first is not finite: its passes, repeated one by one and watched."""
+"""Locates the first non-finite value of a failed step by rerunning its passes one at a time."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from rfquant_jax.train.update import all_finite
 IMAGES = "the images"
 _LAYERS = QuantizedLayer | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.BatchNorm
 
-# record(place, numbers): `numbers` are what there is at `place` ("the kernel of conv1")
+# record(place, values): called with the array at each place, such as "the kernel of conv1"
 Record = Callable[[str, jax.Array], None]
 
 
 class Finding(NamedTuple):
-    """What came of a diagnosis.
+    """Result of a diagnosis.
 
     Attributes:
-      number: of the pass, counted from 0 over all micro-batches; None where no pass failed by
-        itself.
-      device: whose part of the batch it was.
-      configuration: int32[L, 2], the pass's; None where no pass failed by itself.
-      place: what was not finite first, such as "the kernel of conv1"; None where all of it was
-        finite when the pass was repeated.
+      number: index of the failing pass, counted from 0 over all micro-batches; None if no single
+        pass failed.
+      device: index of the device whose shard of the batch failed.
+      configuration: int32[L, 2], that pass's configuration; None if no single pass failed.
+      place: the first non-finite array, such as "the kernel of conv1"; None if the rerun was
+        finite.
     """
 
     number: int | None
@@ -44,15 +44,15 @@ class Finding(NamedTuple):
 
 
 def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInputs) -> Finding:
-    """Repeats the passes of a step that failed, outside of the mesh, until one fails again.
+    """Reruns the passes of a failed step on a single device until one fails again.
 
-    These are the passes whose loss was not finite, or all of them if every loss was.
+    Only passes with a non-finite loss are rerun; all passes if every loss was finite.
 
     Args:
-      one: the pass.
-      state: what the step started from.
-      taken: the step.
-      inputs: what its passes shared.
+      one: the pass function.
+      state: the state before the step.
+      taken: the failed step.
+      inputs: the inputs shared by its passes.
     """
     repeat = _Repeater(one, state, taken, jax.device_get(inputs._replace(key=())), inputs.key)
     losses = np.stack([of_pass["loss"] for of_pass in devices.fetch(taken.metrics)])
@@ -68,13 +68,13 @@ def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInpu
 
 
 class _Repeater:
-    """Repeats single passes of a step on one device; see `diagnose` for the arguments."""
+    """Reruns single passes of a step on one device; see `diagnose` for the arguments."""
 
     def __init__(
         self, one: CoupledPass, state: TrainState, taken: Taken, shared: StepInputs, key: jax.Array
     ):
         self._one, self._taken, self._shared, self._key = one, taken, shared, key
-        # By way of the host: what lies on several devices cannot be mixed with what lies on one.
+        # Via the host: arrays sharded over a mesh cannot be mixed with single-device arrays.
         self._params = jax.device_get(state.params)
         self._stats = devices.first_copy(state.stats)
         self._devices = len(taken.metrics[0]["loss"])
@@ -84,15 +84,15 @@ class _Repeater:
         self._pass = jax.jit(one, static_argnames="is_max")
 
     def configuration(self, number: int) -> np.ndarray:
-        """That of a pass."""
+        """The configuration of a pass, int32[L, 2]."""
         return self._shared.configurations[number % self._every]
 
     def __call__(self, number: int, device: int) -> str | None:
-        """The first place of a pass that is not finite: forward, then in the loss, then backward.
+        """The first non-finite place of a pass: forward pass, then loss terms, then gradients.
 
         Args:
-          number: of the pass.
-          device: whose part of the batch it takes.
+          number: index of the pass.
+          device: index of the device whose shard of the batch is used.
         """
         micro, of_micro = divmod(number, self._every)
         batch = {n: self._part(v, device) for n, v in self._taken.parts[micro].items()}
@@ -114,13 +114,13 @@ class _Repeater:
         return _first_false(named.items()) or self._last_gradient(carry.gradients)
 
     def _part(self, values: jax.Array, device: int) -> np.ndarray:
-        """A device's part of an array that is split over devices."""
+        """One device's shard of a sharded array."""
         return np.split(devices.fetch(values), self._devices)[device]
 
     def _last_gradient(self, gradients: Arrays) -> str | None:
-        """The parameter furthest back in the network whose gradient is not finite.
+        """The last parameter in forward order with a non-finite gradient.
 
-        Gradients come in from behind: it is the first one that the backward pass meets.
+        The backward pass runs from the output to the input, so it reaches this one first.
         """
         order = {place.rpartition(" of ")[2]: i for i, place in enumerate(self._places)}
         failed = [n for n, g in gradients.items() if not np.all(np.isfinite(g))]
@@ -132,7 +132,7 @@ class _Repeater:
         return f"the gradient of {max(failed, key=depth)}" if failed else None
 
     def _finite_places(self, params, stats, images, inputs, number):
-        """Whether the numbers at each place of the forward pass are finite, in its order."""
+        """Whether the values at each place of the forward pass are finite, in forward order."""
         self._places, flags = [], []
 
         def record(place, values):
@@ -150,7 +150,7 @@ class _Repeater:
 
 
 class _Recorded(nnx.Module):
-    """A layer that tells of what goes in, what it computes with, and what comes out."""
+    """Wraps a layer and records its input, its operands and its output."""
 
     def __init__(self, inner: nnx.Module, name: str, record: Record):
         self.inner, self.name, self.record = inner, name, record
@@ -161,7 +161,7 @@ class _Recorded(nnx.Module):
             self.record(f"the {what} of {self.name}", values)
         y = self.inner(x, *args, **options)
         self.record(f"the output of {self.name}", y)
-        # A variance may overflow where the output does not: dividing by infinity makes zeros.
+        # A variance can overflow while the output stays finite: dividing by infinity gives zeros.
         if isinstance(self.inner, nnx.BatchNorm | SwitchableBatchNorm):
             for what in ("mean", "var"):
                 self.record(f"the running {what} of {self.name}", getattr(self.inner, what)[...])
@@ -169,7 +169,7 @@ class _Recorded(nnx.Module):
 
 
 def _operands(layer: nnx.Module) -> Iterator[tuple[str, jax.Array]]:
-    """What a layer computes with at its bit-widths: those of its numbers that are in use."""
+    """The operands that a layer uses at its current bit-widths."""
     bank = layer.bank() if isinstance(layer, SwitchableBatchNorm) else ...
     for name in ("kernel", "bias", "scale"):
         if getattr(layer, name, None) is not None:

@@ -1,7 +1,7 @@
-"""How the bit-widths of one network disturb each other: what a training writes about its passes.
+"""Training metrics about the interference between bit-widths.
 
-Losses by kind of pass, how often each layer ran at each bit-width, and how many weights are close
-to a rounding boundary, where the passes of different bit-widths push them to and fro.
+Losses by kind of pass, how often each layer ran at each bit-width, and the share of weights near a
+rounding boundary, where passes at different bit-widths make them oscillate.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.train.state import Masks
 
 MAX, SMALLEST, RANDOM = "max", "smallest", "random"
-# The max pass's metrics have no prefix: those of full-precision training are named alike.
+# The max pass has no prefix, so that its metrics have the names of full-precision training.
 _PREFIXES = {MAX: "", SMALLEST: "smallest/", RANDOM: "random/"}
 
 
 def pass_kinds(configurations: np.ndarray, masks: Masks, candidates: tuple[int, ...]) -> list[str]:
-    """What each pass of a step is: `max` the first, then `smallest` or `random`.
+    """The kind of each pass of a step: `max` for the first, then `smallest` or `random`.
 
     Args:
       configurations: int32[1 + K, L, 2].
-      masks: what was allowed in the step. A pass is the smallest one if every layer runs at the
-        smallest bit-widths of its masks.
+      masks: candidate masks of the step. A pass is `smallest` if every layer runs at the smallest
+        bit-widths of its masks.
     """
     least = np.stack([smallest_bits(mask, candidates) for mask in masks], axis=-1)
     return [MAX] + [SMALLEST if (c == least).all() else RANDOM for c in configurations[1:]]
@@ -56,10 +56,10 @@ def summarize(metrics: list[Arrays], kinds: Sequence[str]) -> dict[str, float]:
 
 
 class BitCounts:
-    """How many passes ran each layer at each bit-width since last asked; max passes do not count.
+    """Counts the passes that ran each layer at each bit-width; max passes are not counted.
 
     Args:
-      space: the configurations; with no layers there is nothing to count.
+      space: the configurations; without searched layers nothing is counted.
     """
 
     def __init__(self, space: Space):
@@ -71,12 +71,12 @@ class BitCounts:
         self._passes, self._counts = 0, np.zeros(shape, np.int64)
 
     def add(self, configurations: jax.Array) -> None:
-        """Notes the passes of a step, int32[1 + K, L, 2], without waiting for them."""
+        """Adds the configurations of a step, int32[1 + K, L, 2], asynchronously."""
         if len(self._space):
             self._pending.append(configurations)
 
     def drain(self) -> None:
-        """Counts what was noted."""
+        """Fetches and counts the pending configurations."""
         for configurations in jax.device_get(self._pending):
             chosen = configurations[1:, :, :, None] == np.asarray(self._space.candidates)
             self._counts += chosen.sum(axis=0).swapaxes(0, 1)
@@ -84,19 +84,19 @@ class BitCounts:
         self._pending.clear()
 
     def take(self) -> dict:
-        """`{"passes": n, "weights": int[L][|B|], "activations": int[L][|B|]}`, and clears."""
+        """`{"passes": n, "weights": int[L][|B|], "activations": int[L][|B|]}`; resets."""
         state = self.state()
         self._clear()
         return state
 
     def state(self) -> dict:
-        """The same without clearing, JSON: what a checkpoint keeps."""
+        """The same without resetting, JSON, for checkpoints."""
         self.drain()
         named = zip(COLUMN_NAMES, self._counts.tolist(), strict=True)
         return {"passes": self._passes} | dict(named)
 
     def restore(self, state: Mapping) -> None:
-        """Counts on from what `state` gave."""
+        """Restores the counts that `state` returned."""
         self._clear()
         self._passes = state["passes"]
         self._counts += np.asarray([state[name] for name in COLUMN_NAMES], np.int64).reshape(
@@ -105,12 +105,12 @@ class BitCounts:
 
 
 def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> dict:
-    """The line of `metrics.jsonl` about the time since the last evaluation.
+    """The record in `metrics.jsonl` for the time since the last evaluation.
 
     Args:
-      masks: as they are now.
+      masks: the current candidate masks.
       counts: from `BitCounts.take`.
-      shares: float[L, |B|], of the weights near a rounding boundary at each bit-width.
+      shares: float[L, |B|], share of weights near a rounding boundary at each bit-width.
     """
     allowed = zip(shares.tolist(), space.full_mask.tolist(), strict=True)
     return {
@@ -127,7 +127,7 @@ def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> d
 
 
 def scalars(content: Mapping) -> dict[str, float]:
-    """The same as curves: shares of the passes, and of the weights at the smallest bit-width."""
+    """Scalars of `record` for plots: shares of passes, and of weights at the smallest bit-width."""
     values = {}
     for index, layer in enumerate(content["layers"]):
         for column in COLUMN_NAMES:

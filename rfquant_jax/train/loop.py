@@ -24,15 +24,15 @@ from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freez
 from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
 from rfquant_jax.train.step import CoupledStep
 
-# score(ema parameters, ema statistics) -> held-out accuracies by name; their mean ranks checkpoints
+# score(ema parameters, ema statistics) -> held-out accuracies by name; the mean ranks checkpoints
 Score = Callable[[Arrays, Arrays], dict[str, float]]
-# teacher(images split over devices) -> logits
+# teacher(images sharded over devices) -> logits
 Teacher = Callable[[jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training does when; see `configs/default.py` for units and meaning."""
+    """The schedule of a training stage; see `configs/default.py` for units and meaning."""
 
     task: str
     epochs: int
@@ -50,20 +50,20 @@ class Plan:
     scheduler: Timing | None = None
     split_candidates: bool = False
     max_bad_steps: int = 10
-    remedy: str = "lower the learning rate"  # against losses that are not finite
+    remedy: str = "lower the learning rate"  # suggested when the loss is not finite
     save_every_steps: int = 0
     save_every_minutes: float = 0.0
 
     def is_save_due(self, step: int) -> bool:
-        """Whether the state after so many updates is to be saved, whatever else is."""
+        """Whether `save_every_steps` asks for a checkpoint after this many updates."""
         return self.save_every_steps > 0 and step % self.save_every_steps == 0
 
     def epoch_length(self, batches: TrainingBatches) -> int:
-        """Updates in an epoch, which all schedules count in."""
+        """Updates per epoch; all schedules count epochs."""
         return self.steps_per_epoch or batches.per_epoch
 
     def rates(self, epoch: int) -> Rates:
-        """The rates of an epoch."""
+        """Learning rates and damping of an epoch."""
         learning = schedules.learning_rate(
             epoch,
             epochs=self.epochs,
@@ -81,10 +81,10 @@ class Plan:
 
 
 class SaveClock:
-    """Tells when the last save is too long ago.
+    """Timer for periodic checkpoints.
 
     Args:
-      minutes: since then; 0: never.
+      minutes: interval between checkpoints; 0 disables them.
     """
 
     def __init__(self, minutes: float):
@@ -92,18 +92,18 @@ class SaveClock:
         self.restart()
 
     def restart(self) -> None:
-        """Something was saved."""
+        """Restarts the interval after a checkpoint."""
         self._since = time.monotonic()
 
     @property
     def due(self) -> bool:
-        """Whether it is time to save again."""
+        """Whether the interval is over."""
         return 0 < self._seconds <= time.monotonic() - self._since
 
 
 @dataclass
 class Position:
-    """How far training is: what a checkpoint keeps beside the arrays."""
+    """Progress of training: the part of a checkpoint that is not arrays."""
 
     step: int
     masks: Masks
@@ -115,10 +115,10 @@ class Trainer:
 
     Args:
       space: the configurations; empty for a full-precision network.
-      meter: measures instability for the scheduler; None where it never fires.
+      meter: measures instability for the scheduler; None if it never fires.
       score: evaluates the EMA on held-out images.
       teacher: an external teacher.
-      about: JSON content that every checkpoint carries along.
+      about: JSON content stored in every checkpoint.
     """
 
     def __init__(
@@ -146,25 +146,26 @@ class Trainer:
         self._sampled = BitCounts(space)
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
-        # The processes of a run stop, and save by the first one's clock, after the same step.
+        # All processes of a run must stop and save after the same step, so they vote; the timer of
+        # process 0 decides about periodic checkpoints.
         self._vote, self._saved = devices.Vote(step.mesh), 0
         self._clock = SaveClock(plan.save_every_minutes if devices.is_first_process() else 0.0)
 
     @property
     def total_steps(self) -> int:
-        """Updates in all."""
+        """Total number of updates."""
         return self._plan.epochs * self._per_epoch
 
     def run(self, start: Arrays) -> None:
-        """Trains to the end from the newest checkpoint, or from these parameters if there is none.
+        """Trains to the end, from the newest checkpoint or, without one, from these parameters.
 
         Raises:
-          Interrupted: a signal came; the state is saved.
-          RunFailure: `max_bad_steps` updates in a row would not have been finite.
+          Interrupted: a signal was received; the state is saved.
+          RunFailure: `max_bad_steps` updates in a row were not finite.
         """
         state, position = self._begin(start)
         if self.total_steps == 0:
-            self._evaluate("as it is", state, position)
+            self._evaluate("untrained", state, position)
         stream = prefetch(map(self._on_devices, self._batches.starting_at(position.step)))
         with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
             while position.step < self.total_steps:
@@ -178,11 +179,11 @@ class Trainer:
                 self._guard.add(taken, state)
                 self._sampled.add(taken.report.configurations)
                 self._report(epoch, position, state, taken, progress)
-                # Before a stop is looked at: an epoch's end is saved with its score.
+                # Before the stop is handled, so that the end of an epoch is saved with its score.
                 if within == self._per_epoch - 1:
                     self._end_epoch(epoch, state, position)
                 stop, due = self._vote(self._stop.requested, self._clock.due)
-                # Wishes are granted late: those from before the last save are granted already.
+                # Votes arrive with a delay: a vote from before the last save is already satisfied.
                 due = due and position.step > self._saved + self._vote.delay
                 if stop or due or self._plan.is_save_due(position.step):
                     self._save(state, position, score=None)
@@ -197,7 +198,7 @@ class Trainer:
         latest = self._checkpoints.latest
         if latest is not None:
             state, position = self._restore(latest, state)
-            self._log.info(f"{self._plan.task}: goes on after step {position.step}")
+            self._log.info(f"{self._plan.task}: resumes after step {position.step}")
         self._log.rewind(self._plan.task, position.step)
         return state, position
 
@@ -223,11 +224,11 @@ class Trainer:
         position.history.append(record)
         self._log.event(self._plan.task, position.step + 1, record)
         frozen = int(np.sum(masks.weights != space.full_mask))
-        after = " for the rest of the training" if releases else ""
+        after = " for the rest of training" if releases else ""
         self._log.info(f"scheduler: epoch {epoch}: {frozen} of {len(space)} layers frozen{after}")
 
     def _on_devices(self, batch: Arrays) -> list[Arrays]:
-        """A batch's micro-batches, on their way to the devices."""
+        """Starts copying the micro-batches of a batch to the devices."""
         parts = split_batch(batch, self._plan.accumulate)
         return [devices.split(part, self._step.mesh) for part in parts]
 
@@ -252,7 +253,7 @@ class Trainer:
         kinds = pass_kinds(configurations, taken.masks, self._space.candidates)
         values = summarize(taken.metrics, kinds)
         self._sampled.drain()
-        self._guard.drain(state)  # the metrics have been waited for: this costs nothing
+        self._guard.drain(state)  # no extra wait: the metrics were fetched already
         values |= self._guard.counts()
         values |= {f"rate/{k}": float(v) for k, v in taken.rates._asdict().items()}
         self._log.metrics(self._plan.task, position.step, {"epoch": epoch, **values})
@@ -265,8 +266,8 @@ class Trainer:
         self._evaluate(f"epoch {epoch}", state, position)
 
     def _evaluate(self, when: str, state: TrainState, position: Position) -> None:
-        """Scores the EMA and saves."""
-        self._guard.drain(state)  # before the work of scoring a training that has failed
+        """Evaluates the EMA and saves a checkpoint."""
+        self._guard.drain(state)  # no evaluation if training has failed
         scores = self._score(state.ema_params, state.ema_stats)
         mean = float(np.mean(list(scores.values())))
         values = {f"held_out/{name}": value for name, value in scores.items()}
@@ -297,7 +298,7 @@ class Trainer:
             "masks": [mask.astype(int).tolist() for mask in position.masks],
             "watch": self._guard.state(),
             "sampled": self._sampled.state(),
-            "history": list(position.history),  # written in the background while training goes on
+            "history": list(position.history),  # written in the background while training continues
         }
         self._checkpoints.save(
             position.step,
@@ -326,13 +327,13 @@ class Trainer:
         shape = self._space.full_mask.shape
         masks = Masks(*(np.asarray(mask, bool).reshape(shape) for mask in about["masks"]))
         self._guard.restore(about["watch"])
-        if "sampled" in about:  # not in checkpoints of earlier releases
+        if "sampled" in about:  # absent from checkpoints of earlier releases
             self._sampled.restore(about["sampled"])
         return state, Position(step, masks, about["history"])
 
 
 def split_batch(batch: Arrays, parts: int) -> list[Arrays]:
-    """Cuts a batch into micro-batches of equal size."""
+    """Splits a batch into micro-batches of equal size."""
     size = len(batch["label"]) // parts
     return [
         {name: values[i * size : (i + 1) * size] for name, values in batch.items()}
@@ -341,6 +342,6 @@ def split_batch(batch: Arrays, parts: int) -> list[Arrays]:
 
 
 def _kept(state: TrainState) -> dict:
-    """What of the state a checkpoint keeps; statistics are equal on all devices: one copy."""
+    """The state as saved; one copy of the statistics, which are equal on all devices."""
     stats = devices.first_copy(state.stats)
     return {"params": state.params, "stats": stats, "optimizer": state.optimizer}

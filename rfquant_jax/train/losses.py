@@ -1,4 +1,4 @@
-"""The terms of the coupled loss that read network outputs (method, section 4)."""
+"""Terms of the coupled loss on network outputs (method, section 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     """Mean cross-entropy, float32[], of logits[N, C] against int labels[N].
 
     Args:
-      smoothing: share of the target spread evenly over all classes.
+      smoothing: label smoothing, the share of the target spread evenly over all classes.
     """
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits.astype(jnp.float32), targets))
@@ -50,10 +50,10 @@ def information_distortion(
 
 @jax.custom_vjp
 def _mean_square(own: jax.Array, of_max: jax.Array, counts: jax.Array) -> jax.Array:
-    """Mean of (F - F_max)^2, float32[], where `counts`, a bool[], holds; F_max is a constant.
+    """Mean of (F - F_max)^2, float32[], if `counts` (bool[]), else 0; F_max is a constant.
 
-    Its gradient is made of both features, which are there in any case. Their difference would
-    otherwise be kept until then, one more copy of every feature.
+    The backward pass recomputes the difference from both features, which are alive anyway. Autodiff
+    would save the difference as a residual: one more copy of every feature.
     """
 
     def made():
@@ -69,7 +69,7 @@ def _mean_square_forward(*arguments):
 def _mean_square_backward(arguments, g):
     (own, of_max), counts = (a.astype(jnp.float32) for a in arguments[:2]), arguments[2]
     slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
-    # Selected, not multiplied: where nothing counts the features may be no numbers.
+    # Selected, not multiplied: the features may be NaN if `counts` is False.
     slope = jnp.where(counts, slope, 0)
     return slope.astype(arguments[0].dtype), jnp.zeros_like(arguments[1]), None
 

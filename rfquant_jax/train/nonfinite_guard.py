@@ -1,4 +1,4 @@
-"""Looks after steps whose update was left out, and ends a training that makes no others."""
+"""Tracks skipped updates; aborts training after N in a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.train.diagnose import IMAGES, Finding
 from rfquant_jax.train.state import FAILURES, Taken, TrainState
 
-# diagnose(the state that a step started from, the step) -> where it failed
+# diagnose(state before the step, the step) -> where it failed
 Diagnose = Callable[[TrainState, Taken], Finding]
 
 _WORDS = dict(
@@ -31,21 +31,21 @@ _WORDS = dict(
         strict=True,
     )
 )
-_ENCODED_LENGTH = 48  # of a configuration that the one line of an error shows
+_ENCODED_LENGTH = 48  # characters of a configuration shown in an error message
 
 
 class NonFiniteGuard:
-    """Reads the reports of a training's steps.
+    """Reads the report of every training step.
 
-    A report is read two steps after it was asked for, so that host and devices need not wait for
-    each other; after a bad step at once, until one is good. So at the last of `most` bad steps in a
-    row no later one has changed the state, and it can be diagnosed.
+    Reports are read with a delay of two steps, so that the host does not wait for the devices.
+    After a bad step they are read at once until a step is good again. So no later step has changed
+    the state when the last of `most` bad steps in a row is found, and that step can be diagnosed.
 
     Args:
-      task: of the run.
-      most: bad steps in a row that end the training; with 1 or 2 the host waits for every step, or
+      task: name of the task, for messages.
+      most: consecutive bad steps that abort training; with 1 or 2 the host waits for every step, or
         for every step before the last.
-      remedy: what the user may change.
+      remedy: suggestion to the user.
     """
 
     def __init__(
@@ -58,39 +58,39 @@ class NonFiniteGuard:
         self._in_a_row = self._bad = self._floored = 0
 
     def add(self, taken: Taken, state: TrainState) -> None:
-        """Notes a step that was started, and reads what is due.
+        """Adds a dispatched step and reads the reports that are due.
 
         Args:
-          state: the newest.
+          state: the newest state.
 
         Raises:
-          RunFailure: the last steps in a row were all bad.
+          RunFailure: the last `most` steps were all bad.
         """
         self._pending.append(taken)
         self._read(state, self._delay)
 
     def drain(self, state: TrainState) -> None:
-        """Reads all reports; arguments and errors as those of `add`."""
+        """Reads all pending reports; arguments and errors as for `add`."""
         self._read(state, 0)
 
     def counts(self) -> dict[str, float]:
-        """Bad steps and step sizes kept at their floor, one a step and element, since last asked.
+        """Numbers of bad steps and of step sizes clamped to their floor since the last call.
 
-        The reports must have been drained.
+        Call `drain` first.
         """
         counts = {"bad_steps": self._bad, "floored_step_sizes": self._floored}
         self._bad = self._floored = 0
         return counts
 
     def state(self) -> list[int]:
-        """What a run that goes on later needs to count as if it had not ended; JSON.
+        """The counts as JSON, for a checkpoint.
 
-        The reports must have been drained.
+        Call `drain` first.
         """
         return [self._in_a_row, self._bad, self._floored]
 
     def restore(self, state: list[int]) -> None:
-        """Goes on counting from what `state` gave."""
+        """Restores the counts that `state` returned."""
         self._in_a_row, self._bad, self._floored = state
 
     def _read(self, state: TrainState, delay: int) -> None:
@@ -108,12 +108,12 @@ class NonFiniteGuard:
                 raise RunFailure(self._failure(taken, state, what))
 
     def _describe_failure(self, taken: Taken, failure: str) -> str:
-        """Writes of a bad step into the log, and returns what was not finite."""
+        """Logs a bad step and returns what was not finite."""
         losses = np.stack([m["loss"] for m in devices.fetch(taken.metrics)])
         passes = (1 + np.flatnonzero(~np.isfinite(losses).all(axis=1))).tolist()
         what = f"the loss of pass {passes[0]}" if passes else _WORDS[failure]
         self._log.info(
-            f"{self._task}: step {taken.number}: {what} is not finite; the update is left out "
+            f"{self._task}: step {taken.number}: {what} is not finite; update skipped "
             f"({self._in_a_row} of {self._most} in a row)"
         )
         record = {"event": "bad_step", "not_finite": failure, "passes": passes}
@@ -121,7 +121,7 @@ class NonFiniteGuard:
         return what
 
     def _failure(self, taken: Taken, state: TrainState, what: str) -> str:
-        """Writes all that is known of the end into the log, and returns the line that tells it."""
+        """Logs the diagnosis and returns the error message."""
         found = self._diagnose(state, taken)
         record = found._asdict() | {"event": "failure", "configuration": None}
         if found.configuration is not None and len(self._space):
@@ -129,29 +129,29 @@ class NonFiniteGuard:
             named = json.dumps(record["configuration"])
             self._log.info(f"{self._task}: the configuration of pass {found.number + 1}: {named}")
         self._log.event(self._task, taken.number, record)
-        devices.barrier("failure")  # who looked faster does not take the others along
-        remedy = "look at the data and at config.data.std" if found.place == IMAGES else None
+        devices.barrier("failure")  # wait: the first process to exit would abort the others
+        remedy = "check the data and config.data.std" if found.place == IMAGES else None
         return (
-            f"{self._task}: step {taken.number}: {what} is not finite, and no update was made in "
-            f"{self._in_a_row} steps in a row (config.train.max_bad_steps); "
-            f"{self._where(taken, found)}; no checkpoint has any of it; {remedy or self._remedy}"
+            f"{self._task}: step {taken.number}: {what} is not finite, and updates were skipped "
+            f"for {self._in_a_row} steps in a row (config.train.max_bad_steps); "
+            f"{self._where(taken, found)}; checkpoints are unaffected; {remedy or self._remedy}"
         )
 
     def _where(self, taken: Taken, found: Finding) -> str:
         if found.number is None:
-            return "its passes, repeated one by one, and their gradients are finite"
+            return "each of its passes and gradients is finite when rerun alone"
         where = f"pass {found.number + 1} of {len(taken.metrics)}"
         if len(self._space):
             where += f" (configuration {short(self._space, found.configuration)})"
         if len(taken.metrics[0]["loss"]) > 1:
             where += f" on device {found.device}"
         if found.place is None:
-            return f"{where}, repeated alone, is finite everywhere"
-        return f"{where}: the first that is not finite is {found.place}"
+            return f"{where} is finite when rerun alone"
+        return f"{where}: first non-finite value: {found.place}"
 
 
 def short(space: Space, configuration: np.ndarray) -> str:
-    """A configuration in a few letters: w4a4 where uniform, else as `Space.encode`, cut short."""
+    """A short name of a configuration: w4a4 if uniform, else `Space.encode`, truncated."""
     rows = np.unique(configuration, axis=0)
     if len(rows) == 1:
         return "w{}a{}".format(*rows[0])

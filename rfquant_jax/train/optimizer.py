@@ -31,10 +31,10 @@ class OptimizerSettings:
 def make_optimizer(
     functional: FunctionalNetwork, settings: OptimizerSettings
 ) -> optax.GradientTransformation:
-    """Directions for all parameters, before the learning rate, which `descend` multiplies in.
+    """Maps gradients to update directions; `descend` applies the learning rates.
 
-    Every gradient element is clipped; weights, biases and BatchNorm then take SGD with Nesterov
-    momentum, convolution kernels with L2 decay added before it; step sizes take Adam.
+    Every gradient element is clipped. Weights, biases and BatchNorm parameters use SGD with
+    Nesterov momentum, with L2 decay of convolution kernels added before it. Step sizes use Adam.
     """
     steps = functional.names_of(StepSize)
     kernels = convolution_kernels(functional)
@@ -54,7 +54,7 @@ def make_optimizer(
 
 
 def convolution_kernels(functional: FunctionalNetwork) -> frozenset[str]:
-    """Names of the parameters that weight decay applies to: four-dimensional kernels."""
+    """Names of the parameters with weight decay: four-dimensional kernels."""
     return frozenset(
         name
         for name in functional.names_of(nnx.Param)
@@ -65,14 +65,13 @@ def convolution_kernels(functional: FunctionalNetwork) -> frozenset[str]:
 def descend(
     params: Arrays, directions: Arrays, steps: frozenset[str], rate: jax.Array, step_rate: jax.Array
 ) -> tuple[Arrays, jax.Array]:
-    """`params - rate * directions`; step sizes have a rate of their own and stay positive.
+    """`params - rate * directions`; step sizes have their own rate and a floor, `MIN_STEP`.
 
-    A direction that is NaN gives a NaN, for step sizes, too: the floor is none for it. `Update`
-    leaves such an update out.
+    NaN in a direction propagates, also through the floor of step sizes, so that `Update` sees it
+    and skips the update.
 
     Returns:
-      the new parameters, and how many elements of step sizes the floor kept from falling below
-      `MIN_STEP`, int32[].
+      the new parameters, and the number of step-size elements that were clamped, int32[].
     """
     moved, floored = {}, jnp.zeros((), jnp.int32)
     for name, value in params.items():

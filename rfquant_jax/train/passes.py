@@ -1,6 +1,6 @@
-"""One pass: one forward and backward of the network under one configuration (method, section 4).
+"""One pass: forward and backward of the network under one configuration (method, section 4).
 
-Runs per device. Gradients are added to accumulators; nothing crosses devices here.
+Runs per device. Gradients are added to accumulators; there is no communication between devices.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from rfquant_jax.train import damping, losses
 from rfquant_jax.train.state import Carry, DistillationTargets, StepInputs
 from rfquant_jax.train.stem import Start, Stem
 
-COUPLING = ("damping", "idm")  # the loss terms that only random passes have
+COUPLING = ("damping", "idm")  # loss terms of random passes only
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The constants of the loss; see `configs/default.py` for their meaning."""
+    """Weights of the loss terms; see `configs/default.py` for their meaning."""
 
     label_smoothing: float = 0.0
-    distillation: float = 0.5  # the rest is the cross-entropy's
-    idm: float = 0.01  # 0 leaves information distortion mitigation out
-    region: float = 0.0  # wd_region - wd, the factor of R
+    distillation: float = 0.5  # the cross-entropy has weight 1 - distillation
+    idm: float = 0.01  # 0 disables information distortion mitigation
+    region: float = 0.0  # wd_region - wd, the weight of R
 
 
 class CoupledPass:
-    """The pass of one network as a pure function; calling it is what gets compiled.
+    """The pass of one network as a pure function, to be compiled by the caller.
 
     Args:
       functional: a coupled network, or a plain one (which has no searched layers).
-      preprocess: turns a batch of images into the network's input.
-      weights: the constants of the loss.
+      preprocess: maps a batch of images to the network's input.
+      weights: weights of the loss terms.
     """
 
     def __init__(self, functional: FunctionalNetwork, preprocess: Preprocess, weights: LossWeights):
@@ -62,27 +62,27 @@ class CoupledPass:
     ) -> tuple[Carry, DistillationTargets, Arrays]:
         """One forward and backward pass.
 
-        The max pass may be compiled by itself or, with `is_max` as data, as the same program that
-        the random passes are: then it gives their loss terms too, as zeros, and takes features,
-        which it replaces by its own; a random pass gives them back.
+        With a static `is_max`, max and random passes are two programs. With `is_max` as data, one
+        program runs both: a max pass then returns the coupling terms as zeros, and it takes
+        features, which it replaces by its own; a random pass returns them unchanged.
 
         Args:
-          params: of the network.
+          params: parameters of the network.
           carry: this device's statistics and gradient accumulators.
-          batch: {"image": [N, H, W, C], "label": int32[N]}, this device's part.
-          targets: of the max pass; for the max pass itself the external teacher's or None. Where
-            `is_max` is data it has features in any case.
-          inputs: what all passes of the step share.
-          number: int32[], counts the passes of the step.
-          is_max: whether this is the max pass; static, or a bool[].
-          taught: whether the reference's logits are somebody's, not mere numbers; likewise.
-          start: what the passes of this batch have in common; None: from the images on. The
-            statistics of the stem are then those after all passes, and stay.
+          batch: {"image": [N, H, W, C], "label": int32[N]}, this device's shard.
+          targets: results of the max pass; for the max pass itself, the external teacher's logits
+            or None. If `is_max` is data, features are always present.
+          inputs: inputs shared by all passes of the step.
+          number: int32[], index of the pass within the step.
+          is_max: whether this is the max pass; static or bool[].
+          taught: whether the logits of `targets` are valid; static or bool[].
+          start: activations of the stem, shared by all passes of the batch, whose statistics are
+            already updated; None: start from the images.
 
         Returns:
-          the carry after it, what later passes are distilled from, and scalar metrics.
+          the new carry, distillation targets for later passes, and scalar metrics.
         """
-        # By itself: the loops of every layer would look it up again, and be longer to compile.
+        # Kept out of XLA's fusions: each layer's loops would repeat the lookup and compile longer.
         configuration = alone(lambda: _configuration(inputs, number), inputs.damping)
         key = jax.random.fold_in(inputs.key, number)
 
@@ -114,7 +114,7 @@ class CoupledPass:
         (total, (stats, own, terms)), (pass_gradients, of_start) = differentiated(params, learned)
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
         gradients = jax.tree.map(jnp.add, carry.gradients, pass_gradients)
-        # A sum over passes; in the compute type it would be rounded with each of them.
+        # float32, because these are summed over passes: bfloat16 would round after every pass.
         of_start = jax.tree.map(lambda slope: slope.astype(jnp.float32), of_start)
         if carry.start:
             of_start = jax.tree.map(jnp.add, carry.start, of_start)
@@ -122,15 +122,15 @@ class CoupledPass:
         return carry, own, terms | {"loss": total, "accuracy": accuracy}
 
     def trace_stem(self, images: jax.ShapeDtypeStruct, layers: int, *, passes: int) -> None:
-        """Finds what all passes of a step have in common; see `stem`.
+        """Finds the part of the network that all passes of a step share; see `stem`.
 
         Args:
-          images: one device's part of a micro-batch.
+          images: one device's shard of a micro-batch.
           layers: L.
           passes: 1 + K.
         """
         configuration = jax.ShapeDtypeStruct((layers, 2), jnp.int32)
-        # Shapes alone: what is traced here runs per device, wherever these arrays lie.
+        # Shapes only: the trace runs per device, so it must not capture the arrays' shardings.
         of_network = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
             (self.functional.params, self.functional.stats),
@@ -142,7 +142,7 @@ class CoupledPass:
     def forward(
         self, params: Arrays, stats: Arrays, images: jax.Array, configuration: jax.Array, key
     ) -> tuple[tuple[jax.Array, Arrays], Arrays]:
-        """Logits and features of the network, and its statistics after it."""
+        """Logits and features of the network, and its updated statistics."""
         network = self._configured(params, stats, configuration)
         reseed(network, key)
         with recording_features() as features:
@@ -154,7 +154,7 @@ class CoupledPass:
     def network(
         self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
     ) -> nnx.Module:
-        """The network as a pass runs it: in training, with the pass's configuration and dropout."""
+        """The network as a pass runs it: in training mode, with its configuration and dropout."""
         network = self._configured(params, stats, _configuration(inputs, number))
         reseed(network, jax.random.fold_in(inputs.key, number))
         return network
@@ -169,7 +169,7 @@ class CoupledPass:
         entropy = losses.cross_entropy(logits, labels, self.weights.label_smoothing)
         if targets is None:
             return {"cross_entropy": entropy}
-        # Selected, not multiplied: zero times what is no number is none either.
+        # Selected, not multiplied: without a teacher the logits may be NaN, and 0 * NaN is NaN.
         teacher = jnp.where(taught, targets.logits, 0)
         divergence = losses.distillation(teacher, logits)
         share = jnp.where(taught, self.weights.distillation, 0)
@@ -191,9 +191,9 @@ class CoupledPass:
 
 
 def _of_max(own: Arrays, given: Arrays, is_max: bool | jax.Array) -> Arrays:
-    """The features of the max pass: a pass's own where it is that, else those it was given.
+    """The features of the max pass: the pass's own in a max pass, else the given ones.
 
-    Where the given ones are donated a random pass leaves them where they are.
+    If the given buffers are donated, a random pass returns them without a copy.
     """
     if is_max is False:
         return given
@@ -202,7 +202,7 @@ def _of_max(own: Arrays, given: Arrays, is_max: bool | jax.Array) -> Arrays:
 
 
 def _configuration(inputs: StepInputs, number: jax.Array) -> jax.Array:
-    """The pass's own, int32[L, 2]; every micro-batch goes through all of the step's."""
+    """The configuration of a pass, int32[L, 2]; every micro-batch runs all configurations."""
     return inputs.configurations[number % len(inputs.configurations)]
 
 

@@ -25,13 +25,14 @@ class Timing:
     """When the scheduler fires and how many layers it freezes.
 
     Attributes:
-      start_epoch: it fires only in epochs after this one.
+      start_epoch: the scheduler fires only in later epochs.
       period: epochs between firings.
-      late_period: the same once `late_from` of all epochs are over.
-      late_from: share of the epochs.
-      ratio_min: share of the layers that are frozen at the end.
-      ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
-      release_from: share of the epochs after which nothing is frozen; 1: never.
+      late_period: epochs between firings after the fraction `late_from` of all epochs.
+      late_from: fraction of the epochs.
+      ratio_min: fraction of the layers frozen at the end.
+      ratio_amplitude: the fraction starts at `ratio_min + 2 * ratio_amplitude` and follows a
+        cosine.
+      release_from: fraction of the epochs after which all bit-widths are released; 1: never.
     """
 
     start_epoch: int
@@ -43,19 +44,19 @@ class Timing:
     release_from: float = 1.0
 
     def has_released(self, epoch: int, epochs: int) -> bool:
-        """Whether all bit-widths may be sampled in this epoch, whatever was frozen before."""
-        # The guard keeps a share such as 0.55 * 40 = 22.000...04 from losing an epoch to rounding.
+        """Whether all frozen bit-widths are released in this epoch."""
+        # The tolerance keeps a product such as 0.55 * 40 = 22.000...04 from shifting by an epoch.
         return epoch >= self.release_from * epochs - 1e-9
 
     def fires(self, epoch: int, epochs: int) -> bool:
-        """Whether it fires before the first step of this epoch."""
+        """Whether the scheduler fires before the first step of this epoch."""
         if self.has_released(epoch, epochs):
             return False
         period = self.period if epoch < self.late_from * epochs else self.late_period
         return epoch > self.start_epoch and (epoch + 1) % period == 0
 
     def ratio(self, epoch: int, epochs: int) -> float:
-        """Share of the layers to freeze."""
+        """Fraction of the layers to freeze."""
         progress = ((epoch - self.start_epoch) // self.period) / max(epochs // self.period, 1)
         return self.ratio_min + self.ratio_amplitude * (1 + math.cos(math.pi * progress))
 
@@ -65,8 +66,8 @@ def unstable_share(
 ) -> jax.Array:
     """Share of the weights near a rounding boundary, float32[].
 
-    A weight is near one if `|v - round(v)| > 0.5 * (1 - boundary)` with `v = w / s` clipped to the
-    quantizer's range: the clipping leaves of the outermost bins their inner side only.
+    A weight is near a boundary if `|v - round(v)| > 0.5 * (1 - boundary)`, where `v = w / s` is
+    clipped to the quantizer's range, so that only the inner half of the outermost bins counts.
     """
     v = jnp.clip(kernel / step, *lsq.bounds(bits, signed=True))
     share = jnp.mean(jnp.abs(v - jnp.round(v)) > 0.5 * (1 - boundary))
@@ -78,7 +79,7 @@ def boundary_shares(network: nnx.Module, boundary: float) -> jax.Array:
 
     Args:
       network: a coupled network.
-      boundary: p, the width of the unstable zone as a share of half a bin.
+      boundary: p, width of the unstable zone as a fraction of half a bin.
     """
     return jnp.stack(
         [
@@ -113,18 +114,18 @@ def freeze(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Candidate masks after a firing: the most unstable layers lose their smallest bit-width.
 
-    Every other layer has its full set. A sole bit-width is never frozen; ties go to the earlier
-    layer.
+    All other layers get their full set of candidates. The last remaining bit-width of a layer is
+    never frozen. Ties go to the earlier layer.
 
     Args:
       metric: float[L].
       ratio: floor(ratio * L) layers are frozen.
-      split_candidates: False freezes the bit-width for activations, too.
+      split_candidates: if False, the bit-width is frozen for activations as well.
 
     Returns:
       weight and activation masks, bool[L, |B|].
     """
-    # The guard keeps a share such as 0.35 * 20 = 6.999... from losing a layer to rounding.
+    # The tolerance keeps a product such as 0.35 * 20 = 6.999... from losing a layer to rounding.
     count = math.floor(ratio * len(space) + 1e-9)
     weight_mask = space.full_mask.copy()
     for index in np.argsort(-np.asarray(metric), kind="stable")[:count]:
@@ -138,7 +139,7 @@ def freeze(
 def changes(
     before: np.ndarray, after: np.ndarray, space: Space, metric: Sequence[float]
 ) -> list[dict]:
-    """What a firing changed, for the history: which layer lost or regained which bit-width."""
+    """The changes of a firing: which layer lost or regained which bit-width."""
     history = []
     for index, slot in zip(*np.nonzero(before != after), strict=True):
         history.append(
@@ -153,7 +154,7 @@ def changes(
 
 
 class InstabilityMeter:
-    """The jit-compiled metric of a network's parameters."""
+    """The jit-compiled instability metric of a network."""
 
     def __init__(self, functional: FunctionalNetwork, boundary: float):
         self.traces = 0
@@ -176,6 +177,6 @@ class InstabilityMeter:
         """Shares of the weights near a boundary at each bit-width, float32[L, |B|].
 
         Args:
-          weight_mask: any; it is here so that one program serves both.
+          weight_mask: ignored; an argument so that one compiled function serves both methods.
         """
         return np.asarray(self._measure(params, self._stats, weight_mask)[1])

@@ -1,6 +1,6 @@
-"""What changes from epoch to epoch: learning rates and the weight of oscillation damping.
+"""Schedules over epochs: learning rates and the weight of oscillation damping.
 
-Everything here is computed on the host and enters the compiled step as data. Epochs count from 0.
+Values are computed on the host and enter the compiled step as data. Epochs count from 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a training step takes and gives."""
+"""Arguments and results of a training step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rfquant_jax.nn.functional import Arrays
 
 
 class TrainState(NamedTuple):
-    """Everything a step changes.
+    """The state that a training step updates.
 
     Attributes:
       params, ema_params, ema_stats: replicated.
@@ -28,13 +28,13 @@ class TrainState(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What one pass hands to the next; between compiled functions with a leading device axis.
+    """The state carried from pass to pass; with a leading device axis between compiled functions.
 
     Attributes:
-      stats: statistics.
-      gradients: accumulators.
-      start: sums of the gradients with respect to what the passes of a batch start from, see
-        `stem.Start`; empty before the first of them.
+      stats: BatchNorm statistics.
+      gradients: gradient accumulators.
+      start: summed gradients with respect to the activations that all passes of a batch start from,
+        see `stem.Start`; empty before the first pass.
     """
 
     stats: Arrays
@@ -43,13 +43,12 @@ class Carry(NamedTuple):
 
 
 class DistillationTargets(NamedTuple):
-    """What a pass is distilled from.
+    """Targets of distillation.
 
     Attributes:
-      logits: float32[N, classes], of the max pass, or of an external teacher for the max pass
-        itself.
-      features: by layer name, of the max pass, in the compute type; empty where nothing is compared
-        with them.
+      logits: float32[N, classes], from the max pass; for the max pass itself, from an external
+        teacher.
+      features: by layer name, of the max pass, in the compute dtype; empty if unused.
     """
 
     logits: jax.Array
@@ -57,10 +56,10 @@ class DistillationTargets(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What all passes of a step share; replicated, and data: no change of it recompiles.
+    """Inputs of all passes of a step; replicated arrays, so that no change of them recompiles.
 
     Attributes:
-      configurations: int32[1 + K, L, 2], the max pass's first.
+      configurations: int32[1 + K, L, 2], the max pass first.
       smallest: int32[L], the smallest weight bit-widths allowed now.
       damping: float32[], eta.
       key: for dropout.
@@ -73,12 +72,12 @@ class StepInputs(NamedTuple):
 
 
 class PassInfo(NamedTuple):
-    """Which pass of a step it is: replicated, and data, as one program serves all.
+    """Which pass of a step runs; replicated arrays, because one compiled program runs every pass.
 
     Attributes:
-      number: int32[], counts the passes of the step.
+      number: int32[], index of the pass within the step.
       is_max: bool[], whether it is a max pass.
-      taught: bool[], whether there is anybody to distill from.
+      taught: bool[], whether the distillation targets are valid.
     """
 
     number: jax.Array | np.int32
@@ -87,27 +86,26 @@ class PassInfo(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What the epoch decides."""
+    """Learning rates and damping weight of an epoch."""
 
     learning: np.float32
     step_size: np.float32
     damping: np.float32
 
 
-# What may fail in a step, in the order of `StepReport.failed`.
+# Checks of a step, in the order of `StepReport.failed`.
 FAILURES = ("loss", "gradients", "statistics", "update")
 
 
 class StepReport(NamedTuple):
-    """What became of a step's update; replicated.
+    """Outcome of a step's update; replicated.
 
     Attributes:
-      failed: bool[4], whether `FAILURES` were not finite: the losses, the mean gradients, the new
-        BatchNorm statistics, the new parameters and the optimizer's state. With any of them the
-        update was left out: nothing of the state has changed.
-      floored: int32[], elements of step sizes that the update would have taken below
-        `lsq.MIN_STEP`, to zero or beyond it, and that were kept there.
-      configurations: int32[1 + K, L, 2], what the passes ran, the max pass's first.
+      failed: bool[4], which of `FAILURES` were not finite: the losses, the mean gradients, the new
+        BatchNorm statistics, the new parameters with the optimizer state. If any is set, the update
+        was skipped and the state is unchanged.
+      floored: int32[], number of step-size elements clamped to `lsq.MIN_STEP`.
+      configurations: int32[1 + K, L, 2], the configurations of the passes, the max pass first.
     """
 
     failed: jax.Array | np.ndarray
@@ -123,12 +121,12 @@ class Masks(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A step as it was taken: enough to repeat its passes as long as the state is the same.
+    """A dispatched step: enough to rerun its passes while the state is unchanged.
 
     Attributes:
-      number: of the step, counted from 1.
-      parts, masks, rates, key, teachers: what the step was called with.
-      metrics, report: what it gave.
+      number: index of the step, counted from 1.
+      parts, masks, rates, key, teachers: arguments of the step.
+      metrics, report: results of the step.
     """
 
     number: int

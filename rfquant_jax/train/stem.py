@@ -1,9 +1,9 @@
-"""What all passes of a step have in common: the network up to its first searched layer.
+"""The part of the network that all passes of a step share: up to its first searched layer.
 
-All passes see the same images, and until a value depends on a bit-width (or on a key: dropout) it
-is the same in all of them. It is computed once a step, and its backward pass is made once, on the
-sum of what the passes hand back: a gradient is linear in it. Where the values come from is found in
-the traced program; a network need not know of it.
+All passes see the same images, so every value that depends on no bit-width and no key (dropout) is
+equal in all of them. The stem computes these values once per step. Its backward pass also runs
+once, on the summed cotangents of the passes, because gradients are linear in cotangents. The split
+is found in the jaxpr of the forward pass; networks need no annotations.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rfquant_jax.nn.jaxprs import bound, evaluate, needed, reached, read, variab
 
 
 class Start(NamedTuple):
-    """What a pass starts from.
+    """The activations that a pass starts from.
 
     Attributes:
-      learned: values that depend on parameters; a pass gives the gradients with respect to them.
-      fixed: the other values, such as images that go straight into a searched layer.
+      learned: values that depend on parameters; a pass returns gradients with respect to them.
+      fixed: all other values, such as images that enter a searched layer directly.
     """
 
     learned: tuple[jax.Array, ...]
@@ -33,12 +33,12 @@ class Start(NamedTuple):
 class Stem:
     """A forward pass, split where it begins to depend on the configuration.
 
-    Its methods can be traced, inside `jax.jit` and `jax.shard_map`.
+    Its methods can be called inside `jax.jit` and `jax.shard_map`.
 
     Args:
       forward: `forward(params, stats, images, configuration, key) -> (outputs, stats)`.
       params, stats, images, configuration, key: its arguments, or their shapes and dtypes.
-      passes: how many there are in a step (from the same images).
+      passes: number of passes per step on the same images.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Stem:
             differing += feedback
 
     def _split(self, images, differing: list, after: dict) -> list:
-        """Splits the program; gives statistics that are read before the next pass would move them.
+        """Splits the jaxpr; returns statistics that a pass reads after an earlier one updated them.
 
-        What depends on those differs from pass to pass, too.
+        Values that depend on those differ between passes, so the split must be repeated with them.
         """
         equations = self._program.jaxpr.eqns
         differs = reached(equations, differing)
-        # What does not come from the images is cheaper to make again than to keep.
+        # Values that do not depend on the images are cheaper to recompute than to keep.
         common = reached(equations, [images]) - differs
         learned = reached(equations, self._params.values())
-        # Only these are moved by the stem; what a pass gives for the others is its own.
+        # Statistics updated by the stem; every pass computes the others itself.
         self._moved = {name: var for name, var in after.items() if variables([var]) & common}
         self._after = {name: var for name, var in after.items() if name not in self._moved}
         self._rest = needed(equations, [*self._results, *self._after.values()], common)
@@ -80,10 +80,10 @@ class Stem:
         return [var for var in moved if used & reached(equations, [var])]
 
     def start(self, params: Arrays, stats: Arrays, images: jax.Array) -> tuple[Start, Arrays]:
-        """What passes start from, and the stem's BatchNorm statistics after all passes.
+        """Activations of the stem, and its BatchNorm statistics after all passes.
 
-        `r <- m^n r + (1 - m^n) batch` is what n passes with the same batch make of a running
-        statistic; it is computed as they would, one after the other.
+        n passes on the same batch give `r <- m^n r + (1 - m^n) batch`. The updates are applied one
+        by one, as n separate passes would.
         """
         values = self._given(params, stats, images)
         wanted = [*self._learned, *self._fixed, *self._moved.values()]
@@ -102,7 +102,7 @@ class Stem:
     def rest(
         self, params: Arrays, stats: Arrays, start: Start, configuration: jax.Array, key: jax.Array
     ) -> tuple[Any, Arrays]:
-        """The outputs of `forward`, and the statistics after it; those of the stem are as given."""
+        """The outputs of `forward` and the updated statistics; those of the stem are unchanged."""
         values = self._given(params, stats, None, configuration, key)
         values |= dict(zip(self._learned, start.learned, strict=True))
         values |= dict(zip(self._fixed, start.fixed, strict=True))
@@ -120,7 +120,7 @@ class Stem:
         """Gradients with respect to the parameters of the stem alone, by name.
 
         Args:
-          cotangents: gradients with respect to `Start.learned`, summed over the passes, float32.
+          cotangents: gradients with respect to `Start.learned`, summed over passes, float32.
         """
         equations = needed(self._program.jaxpr.eqns, self._learned)
         used = variables(atom for equation in equations for atom in equation.invars)
@@ -138,6 +138,6 @@ class Stem:
     def _given(
         self, params: Arrays, stats: Arrays, images=None, configuration=None, key=None
     ) -> dict:
-        """Values of the program's inputs; None where no equation that is evaluated reads one."""
+        """Values of the jaxpr's inputs; None for inputs that no evaluated equation reads."""
         leaves = jax.tree.leaves((params, stats))
         return bound(self._program, [*leaves, images, configuration, key])

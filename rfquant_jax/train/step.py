@@ -1,7 +1,7 @@
 """One training step: a max pass, K random passes, one update (method, section 4).
 
-How the passes are strung together is one switch, because what is fast differs by backend: see
-`default_strategy`. All ways compute the same numbers up to the compiler's rounding.
+Passes run in a host loop, unrolled in one program, or in a scan: which is fastest depends on the
+backend, see `default_strategy`. All strategies compute the same numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ STRATEGIES = ("loop", "unroll", "scan")
 
 
 def default_strategy(backend: str) -> str:
-    """The way to string the passes together on a backend ("cpu", "gpu", ...).
+    """The strategy for running passes on a backend ("cpu", "gpu", ...).
 
-    On processors a convolution's backward inside a scan misses XLA's fast path, and one program of
-    all passes gains little, compiles twice as long as a host loop and keeps more in memory (times:
-    benchmarks/train_step.py). On GPUs a scan should keep program and memory small; not measured.
+    On CPU, the backward convolution inside a scan misses XLA's fast path. A single program of all
+    passes is hardly faster than a host loop, compiles twice as long and needs more memory (see
+    benchmarks/train_step.py). On GPU, a scan should keep program and memory small; not measured.
     """
     return "loop" if backend == "cpu" else "scan"
 
@@ -87,7 +87,8 @@ class CoupledStep:
         self.functional, self.mesh, self.settings = functional, mesh, settings
         self._pass = CoupledPass(functional, preprocess, settings.loss)
         self._step_update = Update(functional, settings.optimizer, settings.ema_decay)
-        # Kept from step to step: zero accumulators, and what the last pass was distilled from.
+        # Buffers reused by the next step: zeroed gradient accumulators and distillation targets.
+        # Both are donated to the compiled passes.
         self._gradients: Arrays | None = None
         self._targets: DistillationTargets | None = None
 
@@ -95,8 +96,8 @@ class CoupledStep:
         state = TrainState(rep, shard, rep, rep, rep)
         self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
         self._stem = Compiled(self._stem_forward, mesh, (rep, shard, shard), shard)
-        # One program for all passes: it is most of what there is to compile. It leaves the
-        # statistics alone: an update that fails needs them again.
+        # One program runs every pass, because it dominates compile time; `PassInfo` is data. The
+        # statistics are not donated: a skipped update returns the old ones.
         of_pass = (rep, *(shard,) * 5, rep, rep)
         self._one_pass = Compiled(self._run, mesh, of_pass, shard, donate=(2,))
         self._blank = Compiled(self._blank_targets, mesh, (), shard)
@@ -108,8 +109,8 @@ class CoupledStep:
         self._whole = Compiled(self._whole_step, mesh, of_whole, updated, donate=(0,))
 
     def init(self, params: Arrays) -> TrainState:
-        """The state to start from; the EMA starts as a copy."""
-        # A step donates every field, so none may share memory with another or with the caller.
+        """The initial state; the EMA starts as a copy of the parameters."""
+        # A step donates every field, so no two fields may alias each other or the caller's arrays.
         copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
         stats = [
             {n: jnp.array(v, copy=True) for n, v in self.functional.stats.items()} for _ in range(2)
@@ -132,19 +133,19 @@ class CoupledStep:
         key: jax.Array,
         teachers: Sequence[jax.Array] | None = None,
     ) -> tuple[TrainState, list[Arrays], StepReport]:
-        """One update from one batch, given as one or more micro-batches.
+        """Runs one update on a batch, given as one or more micro-batches.
 
         Args:
           state: donated.
-          batches: micro-batches {"image": [N, H, W, C], "label": int32[N]}, split over devices.
+          batches: micro-batches {"image": [N, H, W, C], "label": int32[N]}, sharded over devices.
           masks: the bit-widths that may be sampled.
           rates: of this epoch.
-          key: decides the configurations, the same on all devices, and dropout, different on each.
+          key: for sampling configurations (equal on all devices) and dropout (different on each).
           teachers: an external teacher's logits for each micro-batch.
 
         Returns:
-          the new state, which is the old one where something was not finite; the metrics of each
-          pass in order, {name: float32[devices]}; what became of the update.
+          the new state, or the old one if something was not finite; the metrics of each pass in
+          order, {name: float32[devices]}; the report of the update.
         """
         inputs = self.inputs(masks, rates, key)
         self._prepare(batches[0]["image"], inputs)
@@ -158,12 +159,12 @@ class CoupledStep:
             state, metrics, report = self._whole(*given)
         result = state, metrics, report._replace(configurations=inputs.configurations)
         if self.mesh.size > 1 and jax.default_backend() == "cpu":
-            # Free-running dispatch over fake processor devices can deadlock in the all-reduce.
+            # Asynchronous dispatch over several CPU devices can deadlock in the all-reduce.
             jax.block_until_ready(result)
         return result
 
     def _prepare(self, images: jax.Array, inputs: StepInputs) -> None:
-        """Traces what the passes have in common, before the first step; a single pass has none."""
+        """Traces the shared stem before the first step; a single pass shares nothing."""
         if self.settings.random_passes and self._pass.stem is None:
             shape = (images.shape[0] // self.mesh.size, *images.shape[1:])
             _, layers, _ = inputs.configurations.shape
@@ -174,7 +175,7 @@ class CoupledStep:
             )
 
     def inputs(self, masks: Masks, rates: Rates, key: jax.Array) -> StepInputs:
-        """What the passes of a step with these arguments share."""
+        """The inputs shared by the passes of a step with these arguments."""
         sample_key, dropout_key = jax.random.split(key)
         return StepInputs(
             configurations=self._sample(sample_key, masks.weights, masks.activations),
@@ -184,10 +185,10 @@ class CoupledStep:
         )
 
     def diagnose(self, state: TrainState, taken: Taken) -> Finding:
-        """Where a step failed.
+        """Locates the failure of a step.
 
         Args:
-          state: what it started from; as a failed step changes nothing, also what it gave.
+          state: the state before the step; a failed step leaves it unchanged.
         """
         inputs = self.inputs(taken.masks, taken.rates, taken.key)
         return diagnose(self._pass, state, taken, inputs)
@@ -218,8 +219,9 @@ class CoupledStep:
         return state, metrics, report
 
     def _passes(self, params, carry, start, batch, teacher, inputs, first):
-        """The passes of one batch, of which the first one is number `first` of the step."""
-        # The max pass takes features, too; whose they are does not matter.
+        """Runs the passes of one micro-batch; the first of them has index `first` in the step."""
+        # The compiled pass always takes features. The max pass ignores and overwrites them, so any
+        # buffers of the right shape do: those of the last micro-batch, or zeros.
         targets, self._targets = self._targets, None
         if self._pass.stem is None:
             targets = DistillationTargets(None, {})
@@ -242,16 +244,17 @@ class CoupledStep:
         return carry, metrics
 
     def _finished(self, measured: Arrays) -> Arrays:
-        """What a pass measured, on a processor when it is over.
+        """The metrics of a pass; on a single CPU device, waits until the pass is done.
 
-        A pass that waits for the one before it holds its temporary memory there already. Several
-        devices that wait so all enter the update at once; a sum that a lost process breaks off
-        then met another one, and Gloo aborted the process.
+        On one CPU device, a queued pass already holds its temporary memory, so dispatching ahead
+        would raise peak memory. With several devices the wait is skipped: it would make all of them
+        enter the update at once, and an all-reduce cut off by a lost process then overlapped the
+        next one, where Gloo aborts the process.
         """
         alone = self.mesh.size == 1 and jax.default_backend() == "cpu"
         return jax.block_until_ready(measured) if alone else measured
 
-    # What follows runs per device.
+    # The functions below run per device, inside shard_map.
 
     def _sample_configurations(self, key, weight_mask, activation_mask):
         constants = self.settings
@@ -259,28 +262,30 @@ class CoupledStep:
         return sample_step(key, weight_mask, activation_mask, *shared)
 
     def _stem_forward(self, params, stats, batch):
-        """What the passes of a batch start from, the statistics it moves, and sums to add to."""
+        """Activations of the stem, its updated statistics, and zeroed accumulators for it."""
         start, moved = self._pass.stem.start(params, devices.drop_axis(stats), batch["image"])
         sums = tuple(jnp.zeros(value.shape, jnp.float32) for value in start.learned)
         return devices.add_axis((start, moved, sums))
 
     def _stem_backward(self, params, stats, gradients, cotangents, batch):
-        """The gradients with those of the stem added."""
+        """Adds the gradients of the stem parameters."""
         stats, gradients, cotangents = devices.drop_axis((stats, gradients, cotangents))
         own = self._pass.stem.backward(params, stats, batch["image"], cotangents)
         gradients |= {name: gradients[name] + slope for name, slope in own.items()}
         return devices.add_axis(gradients)
 
     def _blank_targets(self):
-        """One to begin with: zeros."""
+        """Zeros, the initial targets."""
         return DistillationTargets(*self._pass.stem.zeros())
 
     def _run(self, params, stats, donated, start, batch, logits, inputs, info):
-        """A pass; `donated` are the sums of the carry and the features of the max pass."""
+        """One pass; `donated`: accumulators of the carry, and features of the max pass."""
         *sums, features = donated
         targets = None if logits is None else DistillationTargets(logits, features)
         if self._pass.stem is None:
-            info = info._replace(is_max=True, taught=True)  # there is no other pass
+            # Without a stem there are no random passes. Static flags drop their terms at trace
+            # time.
+            info = info._replace(is_max=True, taught=True)
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
         carry, start = devices.drop_axis((Carry(stats, *sums), start))
         kind = {"is_max": info.is_max, "taught": info.taught}
@@ -326,7 +331,7 @@ class CoupledStep:
 
 
 def _with_meaning(measured: Arrays, info: PassInfo) -> Arrays:
-    """What a pass measured, without the loss terms that it does not have."""
+    """The metrics of a pass without the loss terms that do not apply to it."""
     without = () if info.taught else ("distillation",)
     without += COUPLING if info.is_max else ()
     return {name: value for name, value in measured.items() if name not in without}

@@ -1,6 +1,6 @@
-"""The update of a step: the one all-reduce, and all that it changes (method, section 4).
+"""The update of a step: one all-reduce, then optimizer, EMA and statistics (method, section 4).
 
-Runs per device. An update with a number that is not finite is left out as a whole.
+Runs per device. An update with any non-finite value is skipped as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Update:
 
     Args:
       functional: the network.
-      settings: of the optimizer.
+      settings: settings of the optimizer.
       ema_decay: decay of the moving average of all parameters and statistics.
     """
 
@@ -34,7 +34,7 @@ class Update:
         self._steps, self._decay = functional.names_of(StepSize), ema_decay
 
     def init(self, params: Arrays) -> Any:
-        """The optimizer's state to start from."""
+        """The initial state of the optimizer."""
         return self._optimizer.init(params)
 
     def __call__(
@@ -46,23 +46,23 @@ class Update:
         rates: Rates,
         count: jax.Array | int,
     ) -> tuple[TrainState, Arrays, StepReport]:
-        """One update.
+        """Applies one update.
 
         Args:
-          state: as the step found it, its statistics included.
+          state: the state before the step, including its statistics.
           stats: the statistics after the last pass, with a leading device axis.
           gradients: sums over this device's passes, with a leading device axis.
-          losses: of this device's passes, float32[1] each.
-          rates: of this epoch.
-          count: micro-batches that the gradients are sums over.
+          losses: losses of this device's passes, float32[1] each.
+          rates: rates of this epoch.
+          count: number of micro-batches summed in the gradients.
 
         Returns:
-          the new state, or the old one where the report tells of a failure; zeros of the gradients'
-          shapes; the report, the same on all devices.
+          the new state, or the old one if the report says that the step failed; zeros of the shapes
+          of the gradients; the report, equal on all devices.
         """
         failed = 1.0 - all_finite(losses)
         own = *devices.drop_axis((gradients, stats)), failed
-        # One device would copy everything to itself.
+        # On one device pmean would copy every array.
         mean, stats, failed = own if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(own, AXIS)
         mean = {name: value / count for name, value in mean.items()}
         new, floored = self._moved(state, stats, mean, rates)
@@ -91,15 +91,15 @@ class Update:
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Whether every number of a tree is neither NaN nor infinite, bool[]."""
+    """Whether every element of a tree is finite, bool[]."""
     finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
 
 
 def _all_of(flags: jax.Array) -> jax.Array:
-    """Whether all flags are set, by a loop: XLA fuses a loop into nothing.
+    """Whether all flags are set, computed in a loop, because XLA does not fuse loops.
 
-    A plain reduction is computed anew, with all that it depends on, in each of the hundreds of
-    selections that use it: the program of ResNet-20 grew forty-fold and took a minute to compile.
+    XLA fuses a plain reduction, with everything it depends on, into each of the hundreds of selects
+    that use it: the program of ResNet-20 grew forty-fold and took a minute to compile.
     """
     return jax.lax.fori_loop(0, flags.size, lambda i, good: good & flags[i], jnp.asarray(True))

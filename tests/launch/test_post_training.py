@@ -63,7 +63,7 @@ def workdir(environment, launch, tmp_path_factory):
     done = launch(*arguments)
     assert done.returncode == 0, done.stderr
     assert "pretrain: finished before" in done.stdout
-    assert "train: as it is: held-out top-1" in done.stdout
+    assert "train: untrained: held-out top-1" in done.stdout
     again = launch(*arguments)
     assert again.returncode == 0, again.stderr
     assert "train: finished before, at step 0" in again.stdout

@@ -105,7 +105,7 @@ def test_a_stopped_and_a_lost_process_and_all_go_on_where_they_were(
     with both(environment, tmp_path) as processes:
         codes, outputs = finish(processes, WHOLE_RUN)
     assert codes == [0, 0], outputs
-    assert "train: goes on after step 10" in outputs[0][0]
+    assert "train: resumes after step 10" in outputs[0][0]
     assert steps_of_training(tmp_path) == list(range(5, 31, 5)), "none is missing, none twice"
     expected = trained_arrays(undisturbed[0])
     for name, values in trained_arrays(tmp_path).items():
@@ -155,7 +155,7 @@ def test_a_training_that_explodes_ends_in_all_processes(environment, undisturbed
     for _, error in outputs:
         assert error.count("\n") == 1, error
         assert error.startswith("error: train: step ")
-        assert "no update was made in 2 steps in a row" in error
+        assert "updates were skipped for 2 steps in a row" in error
 
 
 def test_a_process_that_never_comes_is_missed(environment, tmp_path):

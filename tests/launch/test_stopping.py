@@ -58,12 +58,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
         two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | QUICK_TO_COMPILE
         done = launch(*SHRUNK, "--config.tasks=pretrain,train", f"--workdir={copy}", **two)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"train: goes on after step \d+", done.stdout)
+        assert re.search(r"train: resumes after step \d+", done.stdout)
         assert steps_of_training(copy) == list(range(5, 61, 5))
     done = launch(*SHRUNK, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     if task == "train":
-        assert re.search(r"train: goes on after step \d+", done.stdout)
+        assert re.search(r"train: resumes after step \d+", done.stdout)
     else:
         assert re.search(r"search: .*; [1-9]\d* evaluations are there", done.stdout)
     assert_equals_undisturbed(tmp_path, finished[0])
@@ -97,7 +97,7 @@ def test_a_training_that_is_killed_ends_as_if_nothing_had_happened(
     assert not (tmp_path / "results.json").exists()
     done = launch(*saving)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"train: goes on after step [345]0", done.stdout)
+    assert re.search(r"train: resumes after step [345]0", done.stdout)
     assert_equals_undisturbed(tmp_path, finished[0])
 
 

@@ -32,9 +32,9 @@ def test_bad_steps_in_a_row_end_the_training_and_nothing_is_saved(tmp_path):
     step = WritingStep(bad={14, 15, 16})
     said, checkpoints = failing(tmp_path, step)
     assert said == (
-        "train: step 16: the loss of pass 2 is not finite, and no update was made in 3 steps in a "
-        "row (config.train.max_bad_steps); pass 2 of 2 (configuration abca): the first that is not "
-        "finite is the kernel of b; no checkpoint has any of it; lower config.optimizer.lr = 1"
+        "train: step 16: the loss of pass 2 is not finite, and updates were skipped for 3 steps in "
+        "a row (config.train.max_bad_steps); pass 2 of 2 (configuration abca): first non-finite "
+        "value: the kernel of b; checkpoints are unaffected; lower config.optimizer.lr = 1"
     )
     assert list(checkpoints.saved) == [12]
     # 13 good steps before: the state is the one that the bad step started from.
@@ -57,7 +57,7 @@ def test_a_good_step_between_them_starts_the_count_anew(tmp_path):
     ]  # fmt: skip
     assert all(r["passes"] == [2] and r["not_finite"] == "loss" for r in events)
     log = (tmp_path / "log.txt").read_text()
-    line = "train: step 5: the loss of pass 2 is not finite; the update is left out (2 of 3 in a"
+    line = "train: step 5: the loss of pass 2 is not finite; update skipped (2 of 3 in a"
     assert line in log
 
 
@@ -100,14 +100,14 @@ def test_what_happened_since_the_last_metrics_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (Finding(None, 0, None, None), "its passes, repeated one by one, and their gradients are"),
+        (Finding(None, 0, None, None), "each of its passes and gradients is finite when rerun"),
         (
             Finding(0, 1, np.full((2, 2), 4), None),
-            "(configuration w4a4), repeated alone, is",
+            "(configuration w4a4) is finite when rerun alone",
         ),
         (
             Finding(0, 1, np.full((2, 2), 4), IMAGES),
-            "is the images; no checkpoint has any of it; look",
+            "first non-finite value: the images; checkpoints are unaffected; check",
         ),
     ],
 )
