@@ -1,4 +1,4 @@
-"""The counterpart of `nnx.BatchNorm` behind a layer whose bit-widths change."""
+"""BatchNorm with one bank of parameters and statistics for each pair of bit-widths."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rfquant_jax.quant.layers import Bits, pick, slot
 
 
 class SwitchableBatchNorm(nnx.Module):
-    """BatchNorm with its own parameters and statistics for each (weight, activation) bit-widths.
+    """BatchNorm with a bank of parameters and statistics for each (weight, activation) bit-width.
 
-    All arrays are float32[|B|, |B|, C]; every bank starts as a copy of the plain BatchNorm's.
+    All arrays are float32[|B|, |B|, C]; every bank is initialised from the plain BatchNorm.
     """
 
     def __init__(self, plain: nnx.BatchNorm, *, layer: str, index: int, candidates, bits):
@@ -33,7 +33,7 @@ class SwitchableBatchNorm(nnx.Module):
         self.mean, self.var = banks(nnx.BatchStat, plain.mean), banks(nnx.BatchStat, plain.var)
 
     def bank(self) -> tuple[jax.Array, jax.Array]:
-        """Indices of the bank in use, int32[] each."""
+        """Indices of the active bank, int32[] each."""
         weight_bits, input_bits = self.bits[...]
         return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
 
@@ -65,5 +65,5 @@ class SwitchableBatchNorm(nnx.Module):
 
 
 def _rows(banks: nnx.Variable) -> jax.Array:
-    """All banks in a row, float32[|B| |B|, C]: with one index, not two, reading is a slice."""
+    """All banks as float32[|B| |B|, C], so that reading a bank takes one index: a slice."""
     return banks[...].reshape(-1, banks.shape[-1])

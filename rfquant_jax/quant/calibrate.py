@@ -1,4 +1,4 @@
-"""Data-dependent start of a coupled network: which inputs are signed, activation step sizes."""
+"""Data-dependent initialization of a coupled network: signed inputs and activation step sizes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Estimate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 def find_signed(
     network: nnx.Module, batches: Sequence[np.ndarray], preprocess: Preprocess, mesh: Mesh
 ) -> list[str]:
-    """Names of the quantized layers that see a negative input in any calibration batch.
+    """Names of the quantized layers that receive a negative input in any calibration batch.
 
     The network runs unquantized, with batch statistics in BatchNorm and without dropout.
 
     Args:
       network: the coupled network.
-      batches: this process's images as `preprocess` takes them, as many for each of its devices.
-      preprocess: turns a batch of images into the network's input.
+      batches: this process's images, as `preprocess` takes them, split evenly over its devices.
+      preprocess: maps a batch of images to the network's input.
     """
     functional = FunctionalNetwork(network)
 
@@ -68,7 +68,7 @@ def find_signed(
 def override_signed(
     found: Sequence[str], names: Sequence[str], signed: Sequence[str], unsigned: Sequence[str]
 ) -> list[str]:
-    """Applies the user's patterns to what `find_signed` found.
+    """Applies the user's patterns to the result of `find_signed`.
 
     Args:
       names: all layers with a quantized input.
@@ -97,10 +97,10 @@ def initialize_activation_steps(
 ) -> Arrays:
     """Parameters with every activation step size set from data (method, section 2).
 
-    One pass for each bit-width, from the largest to the smallest: each layer's step is set from
-    its input, in forward order, and used at once by the layers after it. A layer that lacks the
-    bit-width takes its next smaller one, else its smallest. The result is the mean over batches and
-    devices. Layers of fixed bit-width keep the value of the first pass.
+    There is one pass for each bit-width, from the largest to the smallest. In a pass, the step of
+    each layer is set from its input, in forward order, and later layers already use it. A layer
+    without the bit-width uses its next smaller one, else its smallest. Results are means over
+    batches and devices. Layers with fixed bit-widths keep the value of the first pass.
 
     Returns:
       `functional.params` with the input quantizers' steps replaced.
@@ -110,8 +110,8 @@ def initialize_activation_steps(
     params, stats = functional.params, replicate(functional.stats, mesh)
     for bits in space.candidates:
         configuration = space.uniform(bits, bits)
-        # A smaller bit-width that stands in for a missing one is measured here, too, so that it is
-        # never used unset; its own pass comes later and has the last word.
+        # A smaller bit-width that replaces a missing one is measured here as well, so that it is
+        # never used uninitialised. Its own, later pass overwrites the value.
         fresh = configuration[:, ACTIVATIONS] <= bits
         passes = [
             fetch(
@@ -131,7 +131,8 @@ def with_steps(params: Arrays, steps: Mapping[str, np.ndarray], space: Space, bi
     """The input quantizers' parameters that the pass at `bits` changes.
 
     Args:
-      steps: float32[] by layer name; those of layers of fixed bit-width count in the first pass.
+      steps: float32[] by layer name; layers with fixed bit-widths are updated in the first pass
+        only.
     """
     configuration = space.uniform(bits, bits)[:, ACTIVATIONS]
     used = zip(space.names, configuration, configuration <= bits, strict=True)
@@ -147,14 +148,14 @@ def _published(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
 
 
 def measure_steps(functional: FunctionalNetwork, preprocess: Preprocess, estimate: Estimate):
-    """A per-device function of one pass: every layer's step is estimated and used at once.
+    """A per-device function of one pass that estimates each layer's step before the layer uses it.
 
     Args:
-      estimate: of a layer's step, from its input.
+      estimate: function that estimates a layer's step from its input.
 
     Returns:
       measure(params, stats, images, configuration int32[L, 2], fresh bool[L]) ->
-      `{layer name: float32[1]}`; searched layers that are not fresh keep their steps.
+      `{layer name: float32[1]}`; searched layers that are not `fresh` keep their steps.
     """
 
     def measure(params, stats, images, configuration, fresh):

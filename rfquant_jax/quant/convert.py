@@ -1,4 +1,4 @@
-"""Turns a plain network of convolutions and BatchNorms into a coupled one."""
+"""Converts a plain network of convolutions and BatchNorms into a coupled one."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def plan(
     fixed_bits: int = 8,
     rules: Rules = (),
 ) -> tuple[Layer, ...]:
-    """Decides for every layer of a plain network which bit-widths it is searched over.
+    """The layers of a plain network with the bit-widths that each is searched over.
 
-    The first convolution and all dense layers are fixed at `fixed_bits`; every other convolution
-    is searched, depthwise ones from `depthwise_min_bits` on.
+    The first convolution and all dense layers are fixed at `fixed_bits`. All other convolutions are
+    searched, depthwise ones with at least `depthwise_min_bits`.
 
     Args:
       network, input_shape: see `layer_table`.
       candidates: bit-widths, largest first; `lsq.FULL_PRECISION` means not quantized.
-      rules: (pattern, bit-widths) pairs over the searched layers, the later one wins. The pattern
-        is a shell pattern over layer names; several bit-widths narrow the candidates, a single
-        one fixes the layer's weights and activations at it.
+      rules: (pattern, bit-widths) pairs for searched layers; the last match wins. The pattern is a
+        shell pattern over layer names. Several bit-widths restrict the candidates; a single one
+        fixes the layer's weights and activations.
 
     Returns:
-      The layers in forward order, with `candidates`, `fixed_bits` and `quantize_input` decided.
+      The layers in forward order, with `candidates`, `fixed_bits` and `quantize_input` set.
 
     Raises:
-      UserError: a rule matches no searched layer, names a bit-width outside `candidates`, or goes
-        below a depthwise layer's smallest; or no layer is left to search.
+      UserError: a rule matches no searched layer, names a bit-width outside `candidates` or below
+        `depthwise_min_bits` of a depthwise layer; or no layer is left to search.
     """
     layers = layer_table(network, input_shape)
     first = next((layer.name for layer in layers if layer.is_convolution), None)
@@ -78,7 +78,7 @@ def plan(
 
 
 def _at_least(layer: Layer, depthwise_min_bits: int) -> Layer:
-    """The layer without bit-widths that a depthwise convolution may not have."""
+    """The layer without the bit-widths below `depthwise_min_bits` if it is depthwise."""
     if not layer.is_depthwise or not layer.quantize_input:
         return layer
     kept = tuple(b for b in layer.candidates if b >= depthwise_min_bits)
@@ -120,14 +120,14 @@ def quantize(
     candidates: tuple[int, ...] = CANDIDATES,
     scale_gradient: bool = False,
 ) -> nnx.Module:
-    """A coupled copy of a plain network: quantized layers and switchable BatchNorms in place.
+    """A coupled copy of a plain network, with quantized layers and switchable BatchNorms.
 
-    Weight step sizes are initialised from the weights; those of the activations need data, see
-    `rfquant_jax.quant.calibrate`. The network starts at its largest bit-widths.
+    Weight step sizes are initialised from the weights. Activation step sizes need data, see
+    `rfquant_jax.quant.calibrate`. The initial bit-widths are the largest ones.
 
     Args:
-      network: the plain network, which stays as it is.
-      layers: what `plan` made of it.
+      network: the plain network; not modified.
+      layers: result of `plan`.
 
     Raises:
       UserError: a Feature names an unknown layer, or a convolution has an unsupported padding, a
@@ -153,13 +153,13 @@ def quantize(
 
 
 def layers_without_feature(network: nnx.Module, layers: Sequence[Layer]) -> list[str]:
-    """Searched layers without a Feature, whose BatchNorm's output serves as their feature."""
+    """Names of searched layers without a Feature; their BatchNorm output is used as the feature."""
     marked = {m.layer for _, m in nnx.iter_modules(network) if isinstance(m, Feature)}
     return [layer.name for layer in layers if layer.candidates and layer.name not in marked]
 
 
 def set_signed(network: nnx.Module, signed: Sequence[str]) -> None:
-    """Gives exactly the named layers of a coupled network signed input quantizers."""
+    """Makes the input quantizers of exactly the named layers signed."""
     for layer in quantized_layers(network):
         if layer.input_quantizer is not None:
             layer.input_quantizer.signed = layer.name in signed

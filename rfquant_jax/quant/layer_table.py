@@ -1,4 +1,4 @@
-"""Finds out, by tracing a plain network once, what its layers are and how they are connected."""
+"""The layers of a plain network, their shapes and BatchNorms, found by tracing it once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Layer:
 
     Attributes:
       name: dotted path in the network.
-      path: the same as a tuple, as `nnx.iter_modules` gives it.
+      path: the same as a tuple, as in `nnx.iter_modules`.
       kernel_shape: (KH, KW, C / groups, O), or (C, O) of a dense layer.
-      groups: feature groups; a depthwise convolution has as many as input channels.
+      groups: feature groups; equal to the number of input channels in a depthwise convolution.
       macs: multiply-accumulates for one image.
-      batch_norm: path of the BatchNorm that takes the layer's output, or None.
-      candidates: bit-widths it is searched over, largest first; empty where its bits are fixed.
-      fixed_bits: (weight, input) bits of a fixed layer, which its cost counts.
-      quantize_input: False for the first convolution, whose input is the image.
+      batch_norm: path of the BatchNorm applied to the layer's output, or None.
+      candidates: bit-widths to search over, largest first; empty if the bits are fixed.
+      fixed_bits: (weight, input) bits of a fixed layer, used in cost models.
+      quantize_input: False for the first convolution, which reads the image.
     """
 
     name: str
@@ -65,7 +65,7 @@ class _Call:
 
 
 class _Probe(nnx.Module):
-    """Stands in for a module and tells what goes through it."""
+    """Wraps a module and records its inputs and outputs."""
 
     def __init__(self, module: nnx.Module, record: Callable):
         self.module, self.record = module, record
@@ -77,9 +77,9 @@ class _Probe(nnx.Module):
 
 
 def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
-    """The convolutions and dense layers of a plain network, in the order they are called.
+    """The convolutions and dense layers of a plain network, in call order.
 
-    Nothing is computed: the network is traced once with an abstract image.
+    The network is traced once with an abstract image; nothing is computed.
 
     Args:
       network: maps float32[N, H, W, C] to logits float32[N, classes]; its arrays may be abstract

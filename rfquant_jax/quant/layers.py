@@ -1,7 +1,7 @@
 """Quantized counterparts of `nnx.Conv` and `nnx.Linear`.
 
-Each reads the bit-widths it runs at from a `Bits` variable, so that one compiled program serves
-all configurations. `assign` writes a configuration into a network.
+Each layer reads its bit-widths from a `Bits` variable, so that one compiled program runs all
+configurations. `assign` writes a configuration into a network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rfquant_jax.ops.convolution import convolve
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.remat import Operation, on_quantized
 
-FEWEST_INT8_CHANNELS = 32  # that a processor convolves faster than float32 ones
+FEWEST_INT8_CHANNELS = 32  # with fewer, int8 convolutions on CPU are slower than float32
 
 
 class StepSize(nnx.Param):
@@ -33,7 +33,7 @@ def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
 
 
 def pick(rows: jax.Array, index: jax.Array) -> jax.Array:
-    """`rows[index]` of a traced index that is one: without what would make others one."""
+    """`rows[index]` for a traced, valid index, without code that wraps negative ones."""
     return jax.lax.dynamic_index_in_dim(rows, index, keepdims=False, allow_negative_indices=False)
 
 
@@ -41,7 +41,7 @@ class Quantizer(nnx.Module):
     """LSQ with a learned step size for each candidate bit-width.
 
     Attributes:
-      signed: whether the codes may be negative; static, known before anything is compiled.
+      signed: whether codes may be negative; static.
     """
 
     def __init__(self, candidates: tuple[int, ...], *, signed: bool, scale_gradient: bool):
@@ -51,7 +51,7 @@ class Quantizer(nnx.Module):
         self.step = StepSize(jnp.ones(len(candidates), jnp.float32))
 
     def step_size(self, bits: jax.Array) -> jax.Array:
-        """The step size in use at this bit-width, float32[]."""
+        """The step size of this bit-width, float32[]."""
         return pick(self.step[...], slot(bits, self.candidates))
 
     def bounds(self, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,18 +60,18 @@ class Quantizer(nnx.Module):
 
     @property
     def fits_int8(self) -> bool:
-        """Whether the codes of every candidate bit-width are int8 numbers."""
+        """Whether the codes of every candidate bit-width fit into int8."""
         return max(self.candidates) <= (8 if self.signed else 7)
 
     def codes(self, x: jax.Array, bits: jax.Array) -> jax.Array:
-        """The codes of x at this bit-width, float32; it must be a quantized one."""
+        """The codes of x at this bit-width, which must not be `FULL_PRECISION`, float32."""
         return lsq.codes(x, self.step_size(bits), *self.bounds(bits))
 
     def __call__(self, x: jax.Array, bits: jax.Array) -> jax.Array:
         return self.quantize(x, self.step_size(bits), bits)
 
     def quantize(self, x: jax.Array, step: jax.Array, bits: jax.Array) -> jax.Array:
-        """x at this bit-width, with a step size of the caller's."""
+        """x quantized to this bit-width with the given step size."""
         y = lsq.quantize(x, step, *self.bounds(bits), self.scale_gradient)
         if max(self.candidates) < lsq.FULL_PRECISION:
             return y
@@ -79,13 +79,13 @@ class Quantizer(nnx.Module):
 
 
 class QuantizedLayer(nnx.Module):
-    """What quantized convolutions and dense layers share.
+    """Base class of quantized convolutions and dense layers.
 
     Attributes:
       name: the layer's dotted path in its network.
-      index: its row in a configuration, or None where its bit-widths are fixed.
-      dtype: compute type, that of the plain layer; None: its input's.
-      weight_quantizer, input_quantizer: a `Quantizer`, or None where that operand is not quantized.
+      index: the layer's row in a configuration, or None if its bit-widths are fixed.
+      dtype: compute dtype, from the plain layer; None: dtype of the input.
+      weight_quantizer, input_quantizer: a `Quantizer`, or None if the operand is not quantized.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class QuantizedLayer(nnx.Module):
         self.input_quantizer = input_quantizer
 
     def received(self, x: jax.Array) -> jax.Array:
-        """The input in the compute type, shown to the listener."""
+        """Casts the input to the compute dtype and announces it to the listener."""
         x = x if self.dtype is None else x.astype(self.dtype)
         announce_input(self, x)
         return x
 
     def apply(self, operation: Operation, x: jax.Array) -> jax.Array:
-        """`operation(x, kernel)` of the quantized input and kernel, in the compute type."""
+        """`operation(x, kernel)` on the quantized input and kernel, in the compute dtype."""
         weight_bits, input_bits = self.bits[...]
         kernel = self.kernel[...]
         x = self.received(x)
@@ -129,7 +129,7 @@ class QuantizedLayer(nnx.Module):
     def finish(self, y: jax.Array) -> jax.Array:
         """Adds the bias and marks the output for layers without Feature and BatchNorm."""
         if self.bias is not None:
-            # In float32, for the sake of the sum over all positions that is its gradient.
+            # In float32, because the gradient of the bias is a sum over all positions.
             y = (y + self.bias[...]).astype(y.dtype)
         mark_feature(self.name, y)
         return y
@@ -139,9 +139,9 @@ class QuantConv(QuantizedLayer):
     """A 2-D convolution with quantized input and kernel; `x[N, H, W, C] -> y[N, H', W', O]`.
 
     Attributes:
-      codes_dtype: type to compute in with the operands' integer codes, where they fit into int8:
-        int8, or a float type, which holds them, too. The sums are those of whole numbers and no
-        gradient passes; None: not on codes. See `evaluate_on_codes`.
+      codes_dtype: dtype for convolving integer codes, if the codes fit into int8: int8 or a float
+        dtype. Sums are exact and have no gradient. None: convolve dequantized values. See
+        `evaluate_on_codes`.
     """
 
     def __init__(self, plain: nnx.Conv, *, strides, padding, dilation, **options):
@@ -161,7 +161,7 @@ class QuantConv(QuantizedLayer):
         return self.groups == 1 and all(q is not None and q.fits_int8 for q in quantizers)
 
     def _from_codes(self, x: jax.Array) -> jax.Array:
-        """The convolution of the codes, times both step sizes."""
+        """The convolution of the codes, multiplied by both step sizes."""
         weight_bits, input_bits = self.bits[...]
         x, kernel = self.received(x), self.kernel[...]
         codes = self.input_quantizer.codes(x, input_bits).astype(self.codes_dtype)
@@ -170,8 +170,8 @@ class QuantConv(QuantizedLayer):
         sums = self._convolve(codes, weights, accumulator=whole)
         scale = self.input_quantizer.step_size(input_bits)
         scale = scale * self.weight_quantizer.step_size(weight_bits)
-        # No code tells that a number was none. In a network that fails, NaN fills whole kernels,
-        # channels or images: looking at one place of each image finds it, and costs nothing.
+        # Codes cannot represent NaN. In a diverged network NaN fills whole kernels, channels or
+        # images, so checking one position of each image finds it at no cost.
         failed = jnp.any(jnp.isnan(x[:, :1, :1]), axis=-1, keepdims=True)
         failed |= jnp.any(jnp.isnan(kernel))
         y = sums.astype(scale.dtype) * jnp.where(failed, jnp.nan, scale)
@@ -197,7 +197,7 @@ class QuantDense(QuantizedLayer):
 
 
 def searched_layers(network: nnx.Module) -> list[QuantizedLayer]:
-    """The layers whose bit-widths a configuration sets, in its order (forward order)."""
+    """The layers whose bit-widths a configuration sets, in forward order."""
     layers = [
         m
         for _, m in nnx.iter_modules(network)
@@ -207,17 +207,17 @@ def searched_layers(network: nnx.Module) -> list[QuantizedLayer]:
 
 
 def quantized_layers(network: nnx.Module) -> list[QuantizedLayer]:
-    """Every quantized layer, fixed ones included, in no particular order."""
+    """All quantized layers, including those with fixed bit-widths, in no particular order."""
     return [m for _, m in nnx.iter_modules(network) if isinstance(m, QuantizedLayer)]
 
 
 def evaluate_on_codes(network: nnx.Module) -> None:
-    """Lets the convolutions of a network run on integer codes where that is the faster way.
+    """Makes the convolutions of a network run on integer codes where that is faster.
 
-    On processors int8 codes take 0.6 to 0.9 of the time of float32 operands, but 7 times as long
-    over 16 channels and 1.2 to 2 times in products of matrices: there the codes are float32
-    numbers. Elsewhere layers that compute in bfloat16 have their codes in it; that was not
-    measured, and in float32 nothing is gained. Sums of codes that are floats are exact below 2^24.
+    On CPU, int8 codes take 0.6 to 0.9 of the time of float32 operands, but 7 times as long with 16
+    channels and 1.2 to 2 times in matrix products; there the codes are float32. On other backends,
+    bfloat16 layers use bfloat16 codes (not measured), and float32 layers do not use codes. Sums of
+    float codes are exact below 2^24.
     """
     processor = jax.default_backend() == "cpu"
     for layer in quantized_layers(network):
@@ -229,7 +229,7 @@ def evaluate_on_codes(network: nnx.Module) -> None:
 
 
 def assign(network: nnx.Module, configuration: jax.Array) -> None:
-    """Lets every searched layer and its BatchNorm run at `configuration`, int32[L, 2]."""
+    """Sets the bit-widths of the searched layers and their BatchNorms, int32[L, 2]."""
     for _, module in nnx.iter_modules(network):
         if hasattr(module, "bits") and module.index is not None:
             module.bits.set_value(configuration[module.index])

@@ -1,4 +1,4 @@
-"""The learned step size quantizer (Esser et al., ICLR 2020): its equations and its gradients.
+"""Learned step size quantization (LSQ; Esser et al., ICLR 2020): equations and gradients.
 
     v = x / s,    q(x) = s * round(clip(v, Qn, Qp)),    round half to even
 
@@ -6,9 +6,9 @@
     dL/ds = sum(g * where(inside, round(v) - v, clip(v, Qn, Qp)))
           = sum(g * where(inside, q - x, q)) / s
 
-The bit-width is traced: it enters through the bounds, as data. v and its codes are float32 whatever
-the type of x (a bfloat16 number divided by a float32 one is one): in bfloat16 they would round
-to other codes near the middle between two.
+The bit-width is data: it enters through the bounds. v and the codes are float32 for any dtype of x
+(bfloat16 divided by float32 is float32), because values near a rounding boundary would get
+different codes in bfloat16.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FULL_PRECISION = 32  # a bit-width from here on means: not quantized
-MIN_STEP = 1e-8  # no step size ever falls below this
+FULL_PRECISION = 32  # bit-widths of at least this value mean "not quantized"
+MIN_STEP = 1e-8  # lower bound of all step sizes
 
 
 def bounds(bits: jax.Array | int, signed: bool) -> tuple[jax.Array, jax.Array]:
     """Smallest and largest code, float32[]: (-2^(b-1), 2^(b-1) - 1) signed, (0, 2^b - 1) unsigned.
 
     Args:
-      bits: int32[], traced or not, at least 1 (`signed` needs 2 to be useful).
+      bits: int32[], traced or not, at least 1 (2 if `signed`, to be useful).
     """
-    # Integer shifts are exact, a compiled exp2 need not be. Widths from 31 on only ever appear
-    # where the result is thrown away, and must not overflow.
+    # Integer shifts are exact; a compiled exp2 may not be. The result for widths from 31 on is
+    # never used, but it must not overflow.
     levels = jnp.left_shift(1, jnp.minimum(jnp.asarray(bits, jnp.int32), 30)).astype(jnp.float32)
     if signed:
         return -levels / 2, levels / 2 - 1
@@ -52,8 +52,8 @@ def quantize(
       x: float32 or bfloat16 of any shape.
       step: float32[], positive.
       lower, upper: float32[], the smallest and largest code, see `bounds`.
-      scale_gradient: multiplies the step's gradient by 1 / sqrt(x.size * upper); x.size is that of
-        the tensor one device sees.
+      scale_gradient: multiplies the step's gradient by 1 / sqrt(x.size * upper), where x.size is
+        the per-device size.
 
     Returns:
       Values of x's shape and dtype on the quantizer's grid.
@@ -62,18 +62,19 @@ def quantize(
 
 
 def codes(x: jax.Array, step: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """The whole numbers that `quantize` multiplies by the step, float32 of x's shape."""
+    """The integers that `quantize` multiplies by the step, float32 of x's shape."""
     return jnp.round(jnp.clip(x / step, lower, upper))
 
 
 def _quantize_forward(x, step, lower, upper, scale_gradient):
-    # x is there already where the operation before kept it, and q(x) where the one behind does.
+    # Residuals that neighbouring operations keep anyway: the previous one keeps x, the next one may
+    # keep q(x). So they cost no extra memory.
     return (step * codes(x, step, lower, upper)).astype(x.dtype), (x, step, lower, upper)
 
 
 def _quantize_backward(scale_gradient, residuals, g):
-    # Without v: a division is dear enough for compilers to keep its result from the forward pass
-    # rather than divide again, which would be one more copy of every activation.
+    # Does not use v = x / s: XLA would save the division as a residual, one more copy of every
+    # activation.
     x, step, lower, upper = residuals
     quantized = step * codes(x, step, lower, upper)
     inside = (x >= lower * step) & (x <= upper * step)
@@ -87,7 +88,7 @@ quantize.defvjp(_quantize_forward, _quantize_backward)
 
 
 def weight_step_sizes(weights: np.ndarray, candidates: Sequence[int]) -> np.ndarray:
-    """Initial steps of a weight quantizer: max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1).
+    """Initial step sizes of a weight quantizer: max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1).
 
     Args:
       weights: float32 of any shape with at least two elements; `sigma` is their unbiased deviation.
@@ -101,5 +102,5 @@ def weight_step_sizes(weights: np.ndarray, candidates: Sequence[int]) -> np.ndar
 
 
 def activation_step_size(x: jax.Array, upper: jax.Array) -> jax.Array:
-    """Initial step of an activation quantizer, float32[]: 2 * mean(|x|) / sqrt(Qp)."""
+    """Initial step size of an activation quantizer: 2 * mean(|x|) / sqrt(Qp), float32[]."""
     return 2 * jnp.mean(jnp.abs(x.astype(jnp.float32))) / jnp.sqrt(upper)

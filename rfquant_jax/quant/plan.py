@@ -1,4 +1,4 @@
-"""What a plain network becomes: its layers, their candidates, the way to the coupled network."""
+"""The quantization plan of a network: layers, candidates, and conversion to a coupled network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rfquant_jax.quant.space import Space
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """How a plain network is turned into a coupled one; see `configs/default.py`."""
+    """Settings of the conversion to a coupled network; see `configs/default.py`."""
 
     candidates: tuple[int, ...] = convert.CANDIDATES
     depthwise_min_bits: int = 3
@@ -32,7 +32,7 @@ class QuantSettings:
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """What a plain network becomes, known without weights or data.
+    """The quantization plan of a network, which needs neither weights nor data.
 
     Attributes:
       layers: all layers in forward order, with their candidates.
@@ -47,7 +47,7 @@ class QuantizationPlan:
     def of(
         cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantSettings
     ) -> QuantizationPlan:
-        """Plans the conversion of a plain network for images of `input_shape` (H, W, C)."""
+        """The plan of a plain network for images of `input_shape` (H, W, C)."""
         layers = convert.plan(
             network,
             input_shape,
@@ -59,7 +59,7 @@ class QuantizationPlan:
         return cls(settings, layers, Space.of(layers, settings.candidates))
 
     def check(self, network: nnx.Module) -> None:
-        """Makes sure that the network can be converted as the settings say.
+        """Checks that the network can be converted with these settings.
 
         Raises:
           UserError: it cannot, or a pattern of signed or unsigned inputs matches no layer.
@@ -68,7 +68,7 @@ class QuantizationPlan:
         self._override_signed(())
 
     def convert(self, network: nnx.Module, signed: Sequence[str] = ()) -> nnx.Module:
-        """The coupled network; the layers named in `signed` get signed inputs."""
+        """The coupled network; layers named in `signed` get signed input quantizers."""
         coupled = convert.quantize(
             network,
             self.layers,
@@ -85,7 +85,7 @@ class QuantizationPlan:
         preprocess: Callable,
         mesh: Mesh,
     ) -> list[str]:
-        """Names of the layers whose input is signed: found on calibration images, or overridden."""
+        """Names of the layers with signed input, from calibration images and overrides."""
         found = calibrate.find_signed(self.convert(network), batches, preprocess, mesh)
         return self._override_signed(found)
 
@@ -100,12 +100,12 @@ class QuantizationPlan:
         preprocess: Callable,
         mesh: Mesh,
     ) -> tuple[FunctionalNetwork, Arrays, list[str]]:
-        """The coupled network ready to be trained: signs found, step sizes initialised.
+        """The coupled network for training, with signs and step sizes initialised from data.
 
         Args:
           network: the trained full-precision network.
-          batches: training images, batches of one size.
-          preprocess: turns them into the network's input.
+          batches: batches of training images, of equal size.
+          preprocess: maps images to the network's input.
 
         Returns:
           the network, its initial parameters, and the names of the layers with signed input.
@@ -125,13 +125,13 @@ class QuantizationPlan:
         mesh: Mesh,
         check: Callable[[], None] = lambda: None,
     ) -> tuple[FunctionalNetwork, Arrays, list[str]]:
-        """The coupled network ready to be used as it is: step sizes of least squared error.
+        """The coupled network for use without training, with step sizes of least squared error.
 
         Args:
           network: the trained full-precision network.
-          batches: images to calibrate on, of one size, see `Pipeline.full`.
-          preprocess: turns them into the network's input.
-          check: called now and then; may raise to stop.
+          batches: batches of calibration images, of equal size, see `Pipeline.full`.
+          preprocess: maps images to the network's input.
+          check: called regularly; may raise to stop.
 
         Returns:
           the same as `start`.
@@ -147,7 +147,7 @@ class QuantizationPlan:
         return functional, params, signed
 
     def identity(self) -> Mapping[str, Any]:
-        """What a checkpoint must agree on to fit this network, JSON."""
+        """The part of a checkpoint's identity that this plan determines, JSON."""
         return {
             "candidates": list(self.settings.candidates),
             "layers": {layer.name: list(layer.kernel_shape) for layer in self.layers},

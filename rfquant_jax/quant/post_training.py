@@ -1,7 +1,8 @@
-"""Step sizes of a coupled network that is used without training (post-training quantization).
+"""Step sizes of a coupled network without training (post-training quantization).
 
-Each minimises the squared error of its tensor at its bit-width, see `step_search`. Batches are not
-split: each device takes whole ones, and the result does not depend on how many devices there are.
+Each step size minimises the squared error of its tensor at its bit-width, see `step_search`.
+Batches are not sharded: each device processes whole ones, so that the result does not depend on the
+number of devices.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from rfquant_jax.runtime.devices import (
     split,
 )
 
-SAMPLE = 2**16  # values of a layer's input to one batch that its step is searched on
-ROUGH = 33  # steps of the second grid of a batch alone: the sum over batches has a finer one
+SAMPLE = 2**16  # values of a layer's input per batch used in the search
+ROUGH = 33  # steps of the second grid of a single batch; the sum over batches uses a finer grid
 
 
 def search_weight_steps(functional: FunctionalNetwork) -> Arrays:
@@ -62,17 +63,17 @@ def search_activation_steps(
 ) -> Arrays:
     """`params` with every activation step size set by a line search on data.
 
-    For each bit-width, from the largest to the smallest, two passes over the batches. In the first,
-    each layer's step is searched on the batch alone, in forward order, and used at once by the
-    layers after it (as `calibrate.initialize_activation_steps` does). In the second, all layers use
-    the mean of these steps, and the errors of a fine grid about them are added up over the batches:
-    the step of least sum is kept. Layers that lack a bit-width, and those of fixed bit-width, are
-    treated as there.
+    For each bit-width, from the largest to the smallest, there are two passes over the batches. The
+    first searches each layer's step on each batch separately, in forward order, as
+    `calibrate.initialize_activation_steps` does. The second uses the means of these steps in all
+    layers and sums the errors of a fine grid around them over the batches; the step with the
+    smallest sum is selected. Layers without a bit-width and layers with fixed bit-widths are
+    treated as in `calibrate`.
 
     Args:
-      functional: the coupled network, whose inputs' signs are known.
-      params: its parameters, weight steps set.
-      batches: images of one size; this process's, see `Pipeline.full`.
+      functional: the coupled network, with signs of the inputs set.
+      params: its parameters, with weight steps set.
+      batches: this process's batches of images, of equal size, see `Pipeline.full`.
       check: called before each batch; may raise to stop.
     """
     specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
@@ -81,7 +82,7 @@ def search_activation_steps(
     stats = replicate(functional.stats, mesh)
 
     def over_batches(function: Compiled, params: Arrays, *given) -> dict[str, np.ndarray]:
-        """What the function finds in each batch, by layer: float32[batches, ...]."""
+        """Results of the function for each batch, by layer: float32[batches, ...]."""
         params, found = replicate(params, mesh), []
         for images, real in grouped(batches, mesh):
             check()
@@ -91,7 +92,7 @@ def search_activation_steps(
 
     for bits in space.candidates:
         configuration = space.uniform(bits, bits)
-        # As in `calibrate`: what stands in for a missing bit-width is measured, too.
+        # As in `calibrate`: the replacement of a missing bit-width is measured as well.
         fresh = configuration[:, ACTIVATIONS] <= bits
         found = over_batches(search, params, configuration, fresh)
         means = {name: _geometric_mean(steps) for name, steps in found.items()}
@@ -127,9 +128,9 @@ def _compare(functional: FunctionalNetwork, preprocess: Preprocess):
 
 
 def sample(x: jax.Array) -> jax.Array:
-    """At most `SAMPLE` values of x, evenly spread over images, places and channels."""
+    """At most `SAMPLE` values of x, spread evenly over images, positions and channels."""
     stride = -(-x.size // SAMPLE)
-    # One that has no factor in common with the shape meets every channel and column.
+    # A stride coprime to the shape reaches every channel and column.
     while math.gcd(stride, x.size) > 1:
         stride += 1
     return x.reshape(-1)[::stride]
@@ -140,7 +141,7 @@ def _geometric_mean(steps: np.ndarray) -> np.float32:
 
 
 def _least(errors: np.ndarray, grid: np.ndarray) -> np.float32:
-    """The step of least error over all batches, added up in their order."""
+    """The step with the smallest error summed over all batches, in their order."""
     total = np.zeros(len(grid))
     for row in errors.astype(np.float64):
         total += row

@@ -1,8 +1,8 @@
-"""Which configurations the passes of a training step run (method, sections 4 and 12).
+"""Sampling of the configurations of a training step (method, sections 4 and 12).
 
-Independent draws give every layer an average configuration: over 30 or more draws the mean
-bit-width hardly varies, and cheap configurations stay untrained. `levels` and the smallest pass
-train them, with the same number of passes.
+With independent draws, the mean bit-width over 30 or more layers hardly varies between passes, and
+cheap configurations stay untrained. `levels` and the smallest pass train them with the same number
+of passes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 
 INDEPENDENT, LEVELS = "independent", "levels"
 
-# What is folded into a step's key for each draw; 0 and 1 are the columns of a configuration.
+# Values folded into a step's key for each draw; 0 and 1 are the columns of a configuration.
 _LEVEL, _SMALLEST = 2, 3
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How random passes get their configurations; constants of a run, as published by default.
+    """Settings of the sampling of random passes; the defaults are the published method.
 
     Attributes:
-      rule: `independent` draws every bit-width evenly from those allowed. `levels` draws one level
-        t for a pass, evenly from [min B - 0.5, max B + 0.5], and then every bit-width b with
-        log-probability -(b - t)^2 / (2 * spread^2) among those allowed.
+      rule: `independent` draws every bit-width uniformly from the allowed ones. `levels` draws one
+        level t per pass, uniformly from [min B - 0.5, max B + 0.5], and then every allowed
+        bit-width b with log-probability -(b - t)^2 / (2 * spread^2), up to normalization.
       spread: standard deviation around the level, in bits.
       smallest_pass: probability that the first random pass of a step runs every layer at its
         smallest allowed bit-widths instead.
@@ -49,15 +49,15 @@ def sample_step(
 ) -> jax.Array:
     """The configurations of one training step, int32[1 + count, L, 2].
 
-    The first has every layer at its largest allowed bit-widths (the max pass). The others are
-    drawn; given the level of its pass, each layer's weight and activation bits are independent.
+    The first is the max pass: every layer at its largest allowed bit-widths. The others are
+    sampled; given the level of a pass, the bits of different layers and columns are independent.
 
     Args:
-      key: of the step.
-      weight_mask: bool[L, |B|], traced; at least one bit-width is allowed in each row.
+      key: key of the step.
+      weight_mask: bool[L, |B|], traced; each row allows at least one bit-width.
       activation_mask: the same for activations.
       candidates: B, largest first.
-      count: random passes.
+      count: number of random passes.
     """
     masks = jnp.stack([weight_mask, activation_mask])
     bits = jnp.asarray(candidates, jnp.int32)
@@ -73,7 +73,7 @@ def sample_step(
     configurations = bits[jnp.stack(columns, axis=-1)]
     if not count or not sampling.smallest_pass:
         return configurations
-    # A recipe may say 1 for 1.0.
+    # A recipe may contain 1 instead of 1.0.
     probability = float(sampling.smallest_pass)
     chosen = jax.random.bernoulli(jax.random.fold_in(key, _SMALLEST), probability)
     smallest = bits[::-1][jnp.argmax(masks[..., ::-1], axis=-1).T]
@@ -83,7 +83,7 @@ def sample_step(
 def _log_probabilities(
     key: jax.Array, bits: jax.Array, count: int, sampling: Sampling
 ) -> jax.Array:
-    """Of the bit-widths in each random pass, up to a constant, float32[count, |B|]."""
+    """Unnormalized log-probabilities of the bit-widths in each random pass, float32[count, |B|]."""
     if sampling.rule == INDEPENDENT:
         return jnp.zeros((count, len(bits)))
     share = jax.random.uniform(jax.random.fold_in(key, _LEVEL), (count, 1))

@@ -37,7 +37,7 @@ class Space:
 
     @classmethod
     def of(cls, layers: Sequence[Layer], candidates: tuple[int, ...]) -> Space:
-        """The space over the searched ones among `layers`."""
+        """The space of the searched layers among `layers`."""
         searched = [layer for layer in layers if layer.candidates]
         rows = [[b in layer.candidates for b in candidates] for layer in searched]
         mask = np.asarray(rows, bool).reshape(len(searched), len(candidates))
@@ -47,7 +47,7 @@ class Space:
         return len(self.names)
 
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
-        """Every layer at its largest bit-width not above the given ones, else at its smallest."""
+        """Every layer at its largest bit-width up to the given ones, else at its smallest."""
         rows = [
             [_clamp(self.allowed(i), weight_bits), _clamp(self.allowed(i), activation_bits)]
             for i in range(len(self))
@@ -64,11 +64,11 @@ class Space:
         return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]
 
     def encode(self, configuration: np.ndarray) -> str:
-        """Bit-widths in forward order, weights before activations, as one letter each."""
+        """A configuration as a string: a letter for each bit-width, by layer, weights first."""
         return "".join(chr(97 + self.candidates.index(bits)) for bits in np.ravel(configuration))
 
     def decode(self, encoded: str) -> np.ndarray:
-        """The configuration int32[L, 2] that `encode` gave.
+        """The configuration int32[L, 2] of a string from `encode`.
 
         Raises:
           ValueError: not a configuration of this network.
@@ -84,7 +84,7 @@ class Space:
         """A configuration from "w4a4" or from the path of a JSON file.
 
         Raises:
-          UserError: neither a uniform configuration of known bit-widths nor a readable file of
+          UserError: neither a uniform configuration of known bit-widths nor a readable file with
             this network's layers.
         """
         uniform = re.fullmatch(r"w(\d+)a(\d+)", text)
@@ -107,7 +107,7 @@ class Space:
         """The configuration in `{"layers": {name: [w_bits, a_bits], ...}, ...}`.
 
         Raises:
-          UserError: a layer is missing or unknown, or a bit-width is none of its candidates.
+          UserError: a layer is missing or unknown, or a bit-width is not among its candidates.
         """
         layers = content.get("layers") if isinstance(content, Mapping) else None
         if not isinstance(layers, Mapping):

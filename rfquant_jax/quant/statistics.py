@@ -1,4 +1,4 @@
-"""The BatchNorm statistics that one configuration uses, apart from all other banks."""
+"""The BatchNorm statistics of the banks that one configuration uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = ("mean", "var")
 
 
 def _normalizations(network: nnx.Module) -> Iterator[tuple[str, nnx.BatchStat, tuple]]:
-    """Name, variable and index of each statistic in use; the index of an ordinary one is empty."""
+    """Name, variable and bank index of each active statistic; () in a plain BatchNorm."""
     for path, module in nnx.iter_modules(network):
         if isinstance(module, SwitchableBatchNorm):
             bank = module.bank()
@@ -27,12 +27,12 @@ def _normalizations(network: nnx.Module) -> Iterator[tuple[str, nnx.BatchStat, t
 
 
 def active_statistics(network: nnx.Module) -> Arrays:
-    """Mean and variance, float32[C], of every BatchNorm at the bit-widths it runs at now."""
+    """Mean and variance, float32[C], of every BatchNorm at its current bit-widths."""
     return {name: held[...][bank] for name, held, bank in _normalizations(network)}
 
 
 def install_statistics(network: nnx.Module, statistics: Arrays) -> None:
-    """Puts what `active_statistics` gave into the banks in use now."""
+    """Writes the result of `active_statistics` into the active banks."""
     for name, held, bank in _normalizations(network):
         values: jax.Array = statistics[name]
         held.set_value(held[...].at[bank].set(values) if bank else values)

@@ -2,12 +2,12 @@
 
     E(s) = sum((q(x) - x)^2),    q(x) = s * round(clip(x / s, Qn, Qp))
 
-E has many local minima, one wherever values cross a rounding boundary, so that it is compared on a
-grid: geometric, over nine octaves; then a finer one about the best step; then a few exact steps,
+E has many local minima, because values cross rounding boundaries. The search evaluates a geometric
+grid over nine octaves, then a finer grid around the best step, and then applies a few iterations of
 
     s = sum(x * c) / sum(c^2),    c = round(clip(x / s, Qn, Qp)),
 
-the least squares solution for fixed codes, which never increases E.
+the least-squares solution for fixed codes, which never increases E.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PER_OCTAVE = 8  # steps of the first grid
 OCTAVES = 9  # from twice the step that clips nothing down to 1/256 of it
 FINE = 257  # steps of the second grid; at 8 bits E changes within about 0.2 % of a step
 POLISH = 4  # least squares solutions
-ROW = 1024  # values that are added up before their sum is added to others
+ROW = 1024  # values per partial sum
 
 
 def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array, fine: int = FINE) -> jax.Array:
@@ -37,7 +37,7 @@ def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array, fine: int = FI
       fine: steps of the second grid.
 
     Returns:
-      float32[], at least `lsq.MIN_STEP`, which it is where x is zero everywhere.
+      float32[], at least `lsq.MIN_STEP`; exactly that if x is zero everywhere.
     """
     rows = _rows(x)
     largest = jnp.maximum(_ratio(jnp.max(rows), upper), _ratio(jnp.min(rows), lower))
@@ -50,7 +50,7 @@ def line_search(x: jax.Array, lower: jax.Array, upper: jax.Array, fine: int = FI
 
 
 def squared_errors(x: jax.Array, steps: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """E of each of `steps`, float32[S]; arguments as those of `line_search`."""
+    """E of each of `steps`, float32[S]; other arguments as for `line_search`."""
     return _errors(_rows(x), steps, lower, upper)
 
 
@@ -63,7 +63,7 @@ def weight_steps(weights: np.ndarray, candidates: Sequence[int]) -> np.ndarray:
     Returns:
       float32[|B|], one for each bit-width of `candidates`; 1 where it means "not quantized".
     """
-    # Zeros have no error: padded to few different sizes, the search is compiled few times.
+    # Zeros have no error. Padding to a few sizes limits the number of compilations.
     padded = np.zeros(max(ROW, 2 ** math.ceil(math.log2(weights.size))), np.float32)
     padded[: weights.size] = np.ravel(weights)
     bits = np.asarray(candidates, np.int32)
@@ -77,14 +77,14 @@ def _search_signed(values: jax.Array, bits: jax.Array) -> jax.Array:
 
 
 def fine_grid(found: np.ndarray) -> np.ndarray:
-    """Steps about those that were best on parts of the data, float32[FINE], evenly by ratio."""
+    """A geometric grid around the best steps of parts of the data, float32[FINE]."""
     margin = 0.5 / PER_OCTAVE
     ends = np.log2([np.min(found), np.max(found)]) + [-margin, margin]
     return np.exp2(np.linspace(*ends, FINE)).astype(np.float32)
 
 
 def _ratio(value: jax.Array, code: jax.Array) -> jax.Array:
-    """The step at which the largest or smallest value has the largest or smallest code."""
+    """The step at which this value has this code; 0 for code 0."""
     return jnp.where(code == 0, 0.0, jnp.maximum(value / jnp.where(code == 0, 1.0, code), 0.0))
 
 
@@ -109,12 +109,12 @@ def _least_squares(
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """All values as float32[N, ROW], filled up with zeros, whose error is zero."""
+    """All values as float32[N, ROW], padded with zeros, whose error is zero."""
     flat = x.astype(jnp.float32).reshape(-1)
     return jnp.pad(flat, (0, -flat.size % ROW)).reshape(-1, ROW)
 
 
 def _total(rows: jax.Array) -> jax.Array:
-    """Sum of float32[N, ROW]: no number is added to one that is a million times as large."""
-    # Without the barrier XLA would merge both sums into one long one.
+    """Sum of float32[N, ROW] in two stages, to limit rounding errors."""
+    # Without the barrier XLA would merge both stages into one long sum.
     return jnp.sum(jax.lax.optimization_barrier(jnp.sum(rows, axis=1)))
