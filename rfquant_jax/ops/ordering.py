@@ -1,9 +1,9 @@
-"""Values that wait for others: what a backward pass makes again instead of keeping it.
+"""Data dependencies that control when XLA computes a value, for rematerialization on CPU.
 
-A compiler that finds the same expression in the forward and in the backward pass computes it once
-and keeps the result; and it computes early what can be computed early. XLA's optimization barriers
-(and with them `jax.checkpoint`) prevent that on accelerators, but on processors they are gone
-before it looks.
+XLA merges equal expressions of the forward and backward pass and keeps the result in memory, and it
+may schedule a computation as early as its inputs allow. Optimization barriers, which
+`jax.checkpoint` uses, prevent this on accelerators. On CPU, XLA removes the barriers before it
+merges common expressions, so that a real data dependency is needed.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import jax.numpy as jnp
 
 
 def after(value: jax.Array, event: jax.Array) -> jax.Array:
-    """The same numbers, bit for bit, but not before `event` is known.
+    """`value`, bit for bit, with a data dependency on `event`.
 
     Args:
-      value: of any shape and float type; best a small array that the later computation begins with.
-      event: of any float type and shape, with at least one element.
+      value: of any shape and float dtype; preferably a small array that the delayed computation
+        starts from.
+      event: of any float dtype and shape, with at least one element.
     """
     return value * _one(event).astype(value.dtype)
 
 
 def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
-    """`make()`, on processors not before `event` and merged with nothing before or behind it.
+    """`make()`; on CPU, computed after `event` and not fused with operations around it.
 
-    XLA merges a chain of operations into one loop, also where that repeats the chain for each of
-    several readers, or in an order that suits the last of them alone. It leaves a branch be.
+    XLA fuses a chain of operations into one loop, even if that repeats the chain for each of
+    several consumers, or iterates in an order that suits only the last one. XLA does not fuse
+    across `lax.cond`.
 
     Args:
-      make: a function of what it has closed over, differentiated by nobody.
-      event: as for `after`, or of an integer type.
+      make: a function without arguments; it must not be differentiated.
+      event: as for `after`; may also be of an integer dtype.
     """
     if jax.default_backend() != "cpu":
         return make()
@@ -40,17 +42,17 @@ def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
 
 
 def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
-    """`make()` where `wanted`, a bool[], holds, else zeros; on processors without making it."""
+    """`make()` if `wanted` (bool[]), else zeros; on CPU, `make` then does not run."""
     if jax.default_backend() != "cpu":
-        # A branch would wait there for the host to learn which one to take.
+        # On GPU, a conditional would wait for the host to read the predicate.
         return jnp.where(wanted, make(), 0)
     return _made_where(wanted, make)
 
 
 def replaced(wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """`new` where `wanted`, a bool[], holds, else `old`; on processors without copying the old one.
+    """`new` if `wanted` (bool[]), else `old`; on CPU, without copying `old`.
 
-    If that is donated for the result, it stays where it is.
+    If the buffer of `old` is donated for the result, it is reused in place.
     """
     if jax.default_backend() != "cpu":
         return jnp.where(wanted, new, old)
@@ -58,13 +60,13 @@ def replaced(wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def _made_where(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
-    """A branch that makes it, else zeros."""
+    """A conditional that runs `make` or returns zeros."""
     made = jax.eval_shape(make)
     return jax.lax.cond(wanted, make, lambda: jnp.zeros(made.shape, made.dtype))
 
 
 def _one(event: jax.Array) -> jax.Array:
-    """1, whatever the event is, NaN included, which no compiler pass finds out; an integer[]."""
+    """1 for any event, including NaN, as an integer[] that XLA cannot fold."""
     first = event[(0,) * event.ndim]
     if not jnp.issubdtype(event.dtype, jnp.integer):
         first = jax.lax.bitcast_convert_type(first, f"uint{8 * event.dtype.itemsize}")

@@ -1,7 +1,8 @@
-"""Convolution of a batch's images side by side, as one wide image, for processors.
+"""Convolution of a batch as one wide strip of images side by side, for CPU.
 
-XLA shares a convolution out to the cores by columns and channels of its output alone. Where the
-kernel is small, or has up to 64 channels, the columns of one image are one share: one core works.
+XLA distributes a convolution over cores by output columns and channels only. If the kernel is small
+or has at most 64 output channels, the columns of one image form a single work item, and one core
+does all the work. In a strip, the columns of all images can be distributed.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from jax.typing import DTypeLike
 from rfquant_jax.ops.cpu.window import Pair, sides_of, spans
 from rfquant_jax.ops.ordering import alone
 
-FEWEST = 24  # channels of the output; XLA convolves fewer in another way, on all cores
-FEW, SEVERAL = 64, 128  # up to them there is one share: of any kernel, of a small one
-SMALL = 300_000  # bytes
-LONG, MANY = 64, 2**25  # products for one number of the output, and in all, that outweigh copies
+FEWEST = 24  # output channels; with fewer, XLA uses another algorithm, on all cores
+FEW, SEVERAL = 64, 128  # output channels up to which XLA uses one core: any kernel, small kernels
+SMALL = 300_000  # bytes of a small kernel
+LONG, MANY = 64, 2**25  # products per output element and in total, above which copies pay off
 
 
 def pays(x, kernel, strides: Pair, padding, dilation: Pair) -> bool:
-    """Whether `convolve_strip` can do it and takes less time.
+    """Whether `convolve_strip` supports this convolution and is faster.
 
-    It takes 0.6 to 0.9 of the time, of float32 and of int8 (the layers of a ResNet, 2 cores).
+    It takes 0.6 to 0.9 of the time, in float32 and in int8 (layers of a ResNet, 2 cores).
     """
     channels, dtype = kernel.shape[-1], kernel.dtype
     most = SEVERAL if kernel.size * dtype.itemsize <= SMALL else FEW
@@ -31,7 +32,7 @@ def pays(x, kernel, strides: Pair, padding, dilation: Pair) -> bool:
     worth = kernel.size // channels >= LONG and products >= MANY
     known = x.shape[0] > 1 and dtype in (jnp.float32, jnp.int8)
     of_rows, (left, _) = sides_of(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
-    # With negative padding XLA reads what lies before the array.
+    # With negative padding XLA reads out of bounds.
     fits = min(of_rows) >= 0 and 0 <= left < spans(kernel.shape[:2], dilation)[1]
     return FEWEST <= channels <= most and worth and known and fits
 
@@ -49,12 +50,12 @@ def convolve_strip(
     of_rows, (left, right) = sides_of(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
     reach = spans(kernel.shape[:2], dilation)[1] - 1
     columns = (width + left + right - reach - 1) // strides[1] + 1
-    # Columns of zeros between two images serve both of them as padding.
+    # The columns of zeros between two images are padding of both.
     apart = width + max(left, right)
     apart += -apart % strides[1]
 
     def beside() -> jax.Array:
-        # By rows of all columns and channels: longer pieces to copy.
+        # Columns and channels are merged, so that each copied row is contiguous.
         rows = x.reshape(count, height, width * depth)
         rows = jnp.pad(rows, [(0, 0), (0, 0), (0, (apart - width) * depth)])
         return _as_written(rows.transpose(1, 0, 2)).reshape(1, height, count * apart, depth)
@@ -74,14 +75,15 @@ def convolve_strip(
         rows = _as_written(y.reshape(high, count, -1))[:, :, : columns * channels]
         return _as_written(rows.transpose(1, 0, 2)).reshape(count, high, columns, channels)
 
-    # By themselves: what makes the images, or reads the result, is slow in the order of the copy.
+    # Isolated: fused with the copy, the producer of x or the consumer of y would run in the copy's
+    # order, which is slow.
     return alone(stacked, y)
 
 
 def _as_written(x: jax.Array) -> jax.Array:
-    """In memory in the order of its dimensions.
+    """Forces a row-major layout.
 
-    Else XLA lays out what comes before or after in the order that saves the copy here, and what
-    joins that with the rest of a network takes 4 times as long.
+    Otherwise XLA chooses the layout that saves the copy here for the neighbouring operations, and
+    combining their results with the rest of a network takes 4 times as long.
     """
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

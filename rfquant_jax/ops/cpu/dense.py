@@ -1,7 +1,7 @@
-"""Convolution across all channels for processors, in the way that is fastest for its shape.
+"""Ungrouped convolution for CPU; the algorithm depends on the shape.
 
-The gradient of a kernel is made by matrix products, see `kernel_gradient`; small images of many
-channels take them for everything, and few channels a strip of images, see `batch_strip`.
+Kernel gradients are matrix products, see `kernel_gradient`. Small images with many channels use
+matrix products for everything. Few channels use a strip of images, see `batch_strip`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rfquant_jax.ops.cpu.kernel_gradient import kernel_gradient
 from rfquant_jax.ops.cpu.window import Pair, padded, shifted, sides_of, spans
 from rfquant_jax.ops.ordering import alone
 
-SMALL = 64  # pixels of an image
-NARROW = 128  # channels
+SMALL = 64  # pixels of a small image
+NARROW = 128  # channels; small images with more use matrix products
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -68,9 +68,9 @@ dense.defvjp(_forward, _backward)
 
 
 def _is_small(x, kernel, strides, padding, dilation) -> bool:
-    """Whether products of matrices are faster for the output and the gradient of the input, too.
+    """Whether matrix products are faster for the output and the input gradient as well.
 
-    They are for the last layers of a ResNet, by a quarter and a half (8 x 7 x 7 x 512, 2 cores).
+    They are in the last layers of a ResNet, by a quarter and a half (8 x 7 x 7 x 512, 2 cores).
     """
     sides = sides_of(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
     reach = [span - 1 for span in spans(kernel.shape[:2], dilation)]
@@ -81,7 +81,7 @@ def _is_small(x, kernel, strides, padding, dilation) -> bool:
 
 
 def _input_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
-    """A convolution with the kernel turned about and the channels exchanged."""
+    """The input gradient: a convolution with the rotated, transposed kernel."""
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     around = _turned_sides(x, kernel, padding, dilation)
     if strides == (1, 1) and batch_strip.pays(g, turned, strides, around, dilation):
@@ -91,14 +91,14 @@ def _input_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
 
 
 def _turned_sides(x, kernel, padding, dilation) -> tuple[Pair, Pair]:
-    """The padding of the cotangents: seen from the images the window is turned about."""
+    """The padding of the cotangents in the convolution with the rotated kernel."""
     reach = [span - 1 for span in spans(kernel.shape[:2], dilation)]
     sides = sides_of(x.shape[1:3], kernel.shape[:2], (1, 1), padding, dilation)
     return tuple((r - low, r - high) for (low, high), r in zip(sides, reach, strict=True))
 
 
 def _of_small_images(x, kernel, padding, dilation) -> jax.Array:
-    """One product, of what each place of the window sees, side by side."""
+    """The output as one matrix product over concatenated window positions (im2col)."""
     window, strides = kernel.shape[:2], (1, 1)
     seen = shifted(padded(x, window, strides, padding, dilation), window, strides, dilation)
     beside = jnp.concatenate([part for _, part in seen], axis=-1)
@@ -107,7 +107,7 @@ def _of_small_images(x, kernel, padding, dilation) -> jax.Array:
 
 
 def _to_small_images(x, kernel, g, padding, dilation) -> jax.Array:
-    """The gradient of the input, one product for each place of the window."""
+    """The input gradient, as one matrix product for each window position."""
     window, strides = kernel.shape[:2], (1, 1)
     around = _turned_sides(x, kernel, padding, dilation)
     total = jnp.zeros((), x.dtype)

@@ -1,7 +1,7 @@
-"""Depthwise convolution for processors, as sums of shifted images.
+"""Depthwise convolution for CPU, as sums of shifted images.
 
-XLA has no fast path for it there: by `conv_general_dilated` the layers of a MobileNetV2 take 3 to
-50 times as long, 2 to 8 times with their gradients (batch 8, 2 cores).
+XLA has no fast path for it on CPU: with `conv_general_dilated`, the layers of a MobileNetV2 take 3
+to 50 times as long, and 2 to 8 times including gradients (batch 8, 2 cores).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def depthwise(
     padding: str | tuple[Pair, Pair],
     dilation: Pair,
 ) -> jax.Array:
-    """One kernel a channel: `x[N, H, W, C]` with `kernel[KH, KW, 1, C]` to `y[N, H', W', C]`."""
+    """One kernel per channel: `x[N, H, W, C]` with `kernel[KH, KW, 1, C]` to `y[N, H', W', C]`."""
     images = padded(x, kernel.shape[:2], strides, padding, dilation)
-    # By itself: how a kernel is quantized would be repeated for every pixel and place.
+    # Isolated: XLA would fuse the quantization of the kernel into the loop over pixels and window
+    # positions, and repeat it for each.
     return alone(lambda: _sum_shifted(images, kernel, strides, dilation), x)
 
 
@@ -51,7 +52,8 @@ def _backward(*given):
         return _sum_shifted(images, kernel, strides, dilation)
 
     to_input = jax.linear_transpose(run, x)
-    # Each by itself: what g is made by would be repeated for every place of the window.
+    # Isolated: XLA would fuse the producer of g into the loops and repeat it for every window
+    # position.
     d_x = alone(lambda: to_input(g)[0], g)
     return d_x, alone(lambda: _kernel_gradient(x, kernel, g, *options), g)
 
@@ -60,14 +62,14 @@ depthwise.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
-    """The sum over images and places of g times the image shifted, for each place of the window.
+    """Sums of g times the shifted image over images and positions, for each window position.
 
-    Products of several images are added up before they are written, for all places of the window
-    in one loop over the rows: one reading of both arrays, where a sum for each place of the window
-    takes nine. 2 to 3 times as fast.
+    The products of several images are added before they are written, for all window positions in
+    one loop over the rows. So both arrays are read once, not nine times for a 3x3 window, which is
+    2 to 3 times as fast.
     """
     window, images = kernel.shape[:2], g.shape[0]
-    # Summed in float32 from the first product on.
+    # All products are summed in float32.
     g = g.astype(jnp.float32)
     x = padded(x.astype(jnp.float32), window, strides, padding, dilation)
     together = max(n for n in range(1, 9) if images % n == 0)

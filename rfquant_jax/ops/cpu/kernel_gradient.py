@@ -1,8 +1,8 @@
-"""The gradient of a convolution's kernel as matrix products, for processors.
+"""The kernel gradient of a convolution as matrix products, for CPU.
 
-XLA computes it there as a convolution whose window is the whole image, from copies of both operands
-with the images innermost. It takes 1.1 to 2.2 times as long as products of the operands as they lie
-(the layers of a ResNet, 2 cores; of one, 8 x 7 x 7 x 512, 0.9 times).
+XLA computes it as a convolution whose window is the whole image, on copies of both operands with
+images innermost. This takes 1.1 to 2.2 times as long as matrix products of the operands in their
+own layout (layers of a ResNet, 2 cores; 0.9 times in one layer, 8 x 7 x 7 x 512).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def kernel_gradient(
     padding: str | tuple[Pair, Pair],
     dilation: Pair,
 ) -> jax.Array:
-    """The sum over images and places of g times the image shifted, for each place of the window.
+    """Sums of g times the shifted image over images and positions, for each window position.
 
-    `x[N, H, W, C]` and `g[N, H', W', O]` to the kernel's [KH, KW, C, O]. One product for each row
-    of the window takes all of its columns together: one of both operands is put beside itself,
-    shifted. If no columns of the image are skipped that can be g, and the rows share it.
+    Maps `x[N, H, W, C]` and `g[N, H', W', O]` to [KH, KW, C, O]. Each row of the window is one
+    matrix product over all its columns: one operand is concatenated with shifted copies of itself.
+    Without a stride over columns, that operand is g, and all rows share the concatenation.
     """
     window = kernel.shape[:2]
     sides = sides_of(x.shape[1:3], window, strides, padding, dilation)
@@ -38,7 +38,7 @@ def kernel_gradient(
 def _shifting_cotangents(x, g, window, strides, sides, dilation) -> Iterator[jax.Array]:
     (rows, columns), (of_rows, (left, _)) = window, sides
     width, reach = x.shape[2], dilation[1] * (columns - 1)
-    # Column u of an image meets column u + left - j * dilation of g in column j of the window.
+    # Column j of the window pairs column u of an image with column u + left - j * dilation of g.
     before, behind = max(reach - left, 0), max(width + left - g.shape[2], 0)
     wide = jnp.pad(g, [(0, 0), (0, 0), (before, behind), (0, 0)])
     starts = [before + left - j * dilation[1] for j in range(columns)]
@@ -59,7 +59,7 @@ def _shifting_images(x, g, window, strides, sides, dilation) -> Iterator[jax.Arr
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sums over all but the last dimensions, float32[channels of a, channels of b]."""
+    """Contracts all but the last dimensions, float32[channels of a, channels of b]."""
     a, b = (v.reshape(-1, v.shape[-1]) for v in (a, b))
     over_rows = ((0,), (0,)), ((), ())
     return jax.lax.dot_general(a, b, over_rows, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""What the places of a convolution's window see of an image."""
+"""Geometry of a convolution's window: padding, extent, and the shifted images it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 
 
 def padded(x: jax.Array, window: Pair, strides: Pair, padding, dilation: Pair) -> jax.Array:
-    """Images with the zeros around them that a convolution adds.
+    """Images padded with zeros as the convolution pads them.
 
     Args:
       x: [N, H, W, C].
@@ -24,21 +24,21 @@ def padded(x: jax.Array, window: Pair, strides: Pair, padding, dilation: Pair) -
 
 
 def sides_of(size: Pair, window: Pair, strides: Pair, padding, dilation: Pair):
-    """The padding ((top, bottom), (left, right)) of images of a size, in pixels."""
+    """The padding ((top, bottom), (left, right)) for images of a given size, in pixels."""
     if isinstance(padding, str):
         return jax.lax.padtype_to_pads(size, spans(window, dilation), strides, padding)
     return padding
 
 
 def spans(window: Pair, dilation: Pair) -> list[int]:
-    """Height and width in pixels of a window with gaps."""
+    """Height and width in pixels of a dilated window."""
     return [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
 
 
 def shifted(
     x: jax.Array, window: Pair, strides: Pair, dilation: Pair
 ) -> Iterator[tuple[Pair, jax.Array]]:
-    """What each place of the window sees of padded images, of the output's height and width."""
+    """The pixels that each window position reads, one array of the output's size per position."""
     rows, columns = (
         (size - span) // stride + 1
         for size, span, stride in zip(x.shape[1:3], spans(window, dilation), strides, strict=True)
