@@ -1,8 +1,8 @@
-"""Batch normalization with the conventions of PyTorch, which all published figures rest on.
+"""Batch normalization with PyTorch's conventions, which the published results use.
 
 Normalization uses the biased batch variance, the running variance is unbiased (divided by n - 1),
-and `running = momentum * running + (1 - momentum) * batch`. `flax.nnx.BatchNorm` keeps the biased
-variance, hence this subclass. Statistics are always float32 and per device.
+and `running = momentum * running + (1 - momentum) * batch`. `flax.nnx.BatchNorm` averages the
+biased variance, hence this subclass. Statistics are float32 and per device.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def normalize(
 def normalize_batch(
     x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`normalize` by the moments of `x[..., C]` itself.
+    """`normalize` with the batch statistics of `x[..., C]`.
 
-    The backward pass (Ioffe & Szegedy, ICML 2015, section 3) needs x and its moments alone:
+    The backward pass (Ioffe & Szegedy, ICML 2015, section 3) needs only x and its statistics:
 
         dL/dx = factor * (g - mean(g) - x' * mean(g * x')),    x' = (x - mean) / deviation
 
     Returns:
-      y[..., C] in x's dtype, and the mean and biased variance of each channel, float32[C], which
-      pass no gradient on.
+      y[..., C] in x's dtype, and the mean and biased variance of each channel, float32[C], without
+      gradients.
     """
     mean, variance = batch_moments(x)
     return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
@@ -70,7 +70,7 @@ def _normalize_batch_backward(epsilon, residuals, cotangents):
     x, mean, variance, scale, bias = residuals
     g, axes = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1))
     root = jax.lax.rsqrt(variance + epsilon)
-    # The differences of the forward pass would be kept for this.
+    # `after` forces recomputation: XLA would keep x - mean of the forward pass for this.
     centred = (x.astype(jnp.float32) - after(mean, cotangents[0])) * root
     d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * centred, axes)
     count = math.prod(x.shape[:-1])
@@ -84,12 +84,12 @@ normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
 
 
 def move_average(running: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
-    """The running statistic after one more batch."""
+    """The running statistic after another batch."""
     return momentum * running + (1.0 - momentum) * batch
 
 
 def unbiased(variance: jax.Array, x: jax.Array) -> jax.Array:
-    """Turns the biased variance of `x[..., C]` into the unbiased one (n = 1 leaves it at zero)."""
+    """The unbiased variance of `x[..., C]` from the biased one (zero if n = 1)."""
     count = math.prod(x.shape[:-1])
     return variance * (count / max(count - 1, 1))
 
@@ -117,7 +117,7 @@ class BatchNorm(nnx.BatchNorm):
         return copy
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
-        """Normalizes `x[..., C]`; with batch statistics, moves the running ones."""
+        """Normalizes `x[..., C]`; with batch statistics, also updates the running ones."""
         running = self.use_running_average if use_running_average is None else use_running_average
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]

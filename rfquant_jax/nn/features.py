@@ -1,8 +1,8 @@
-"""Places in a network that others may listen to: a layer's feature, a quantizer's input.
+"""Hooks for values inside a network: features of layers and inputs of quantizers.
 
-A plain network knows nothing of quantization. It only marks, with an identity module, what it
-passes on after a convolution (method: the "feature" that information distortion mitigation
-compares). While nobody listens, marking costs nothing and changes nothing.
+Plain networks do not depend on quantization. They only mark the feature of each convolution, which
+information distortion mitigation compares, with an identity module. Without an active recorder,
+marking has no effect and no cost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Feature(nnx.Module):
 
 
 def mark_feature(layer: str, x: jax.Array) -> None:
-    """Hands `x` to the recorder, if there is one; a later mark of the same layer replaces it."""
+    """Records `x` if a recorder is active; a later mark of the same layer replaces it."""
     recorded = _features.get()
     if recorded is not None:
         recorded[layer] = x
@@ -38,7 +38,7 @@ def mark_feature(layer: str, x: jax.Array) -> None:
 
 @contextmanager
 def recording_features() -> Iterator[dict[str, jax.Array]]:
-    """Collects, by layer name, the features of the network called inside the `with` block."""
+    """Collects the features of networks called inside the `with` block, by layer name."""
     recorded: dict[str, jax.Array] = {}
     token = _features.set(recorded)
     try:
@@ -48,7 +48,7 @@ def recording_features() -> Iterator[dict[str, jax.Array]]:
 
 
 def announce_input(layer: nnx.Module, x: jax.Array) -> None:
-    """Shows a quantized layer and its unquantized input to the listener, if there is one."""
+    """Calls the active listener, if any, with a quantized layer and its unquantized input."""
     listener = _input_listener.get()
     if listener is not None:
         listener(layer, x)
@@ -58,7 +58,7 @@ def announce_input(layer: nnx.Module, x: jax.Array) -> None:
 def listening_to_inputs(listener: Callable[[nnx.Module, jax.Array], None]) -> Iterator[None]:
     """Calls `listener(layer, x)` for every quantized layer, in forward order, before it quantizes.
 
-    The listener may change the layer's step size: the layer reads it afterwards.
+    The listener may change the layer's step size; the layer reads it afterwards.
     """
     token = _input_listener.set(listener)
     try:

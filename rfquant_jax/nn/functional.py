@@ -1,8 +1,8 @@
 """A network as a pure function of flat dictionaries `{dotted name: array}`.
 
-Modules are convenient to build and walk; compiled functions, optimizers and checkpoints want plain
-arrays. This is the boundary between the two: a network is split once, compiled functions merge it
-again inside their trace.
+Modules are convenient to build and inspect; compiled functions, optimizers and checkpoints need
+plain arrays. A network is split once at this boundary, and compiled functions merge it inside their
+trace.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Arrays = dict[str, jax.Array]
 
 
 def dotted(path: tuple) -> str:
-    """The name of a place in a network: its path joined with dots, as in PyTorch checkpoints."""
+    """The dotted name of a path in a network, as in PyTorch checkpoints."""
     return ".".join(map(str, path))
 
 
 class FunctionalNetwork:
-    """The structure of a network, apart from its arrays.
+    """A network split into its structure and its arrays.
 
     Attributes:
-      params: the trainable arrays (`nnx.Param` and subclasses) that the network came with.
-      stats: its BatchNorm statistics (`nnx.BatchStat`).
+      params: the initial trainable arrays (`nnx.Param` and subclasses).
+      stats: the initial BatchNorm statistics (`nnx.BatchStat`).
     """
 
     def __init__(self, network: nnx.Module):
@@ -32,7 +32,7 @@ class FunctionalNetwork:
             network, nnx.Param, nnx.BatchStat, ...
         )
         self._types = {dotted(p): (p, type(v)) for s in (params, stats) for p, v in _flat(s)}
-        # Real copies: callers donate these, and the network keeps its own.
+        # Copies, because callers may donate them while the network keeps its own arrays.
         self.params: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(params)}
         self.stats: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(stats)}
 
@@ -49,12 +49,12 @@ class FunctionalNetwork:
         return nnx.merge(self._graphdef, nnx.from_flat_state(variables), self._rest, copy=True)
 
     def stats_in(self, network: nnx.Module) -> Arrays:
-        """The BatchNorm statistics a merged network holds now."""
+        """The current BatchNorm statistics of a merged network."""
         return {dotted(p): v[...] for p, v in _flat(nnx.state(network, nnx.BatchStat))}
 
 
 def zeros_like(arrays: Arrays) -> Arrays:
-    """Arrays of zeros, of the same names and shapes."""
+    """Zeros with the same names, shapes and dtypes."""
     return {name: jnp.zeros_like(value) for name, value in arrays.items()}
 
 
@@ -71,7 +71,7 @@ def module_at(network: nnx.Module, path: tuple) -> nnx.Module:
 
 
 def replace_module(network: nnx.Module, path: tuple, module: nnx.Module) -> None:
-    """Puts `module` at `path`, in place."""
+    """Replaces the module at `path` in place."""
     parent, last = module_at(network, path[:-1]), path[-1]
     if isinstance(last, int) or isinstance(parent, nnx.Dict):
         parent[last] = module
@@ -80,7 +80,7 @@ def replace_module(network: nnx.Module, path: tuple, module: nnx.Module) -> None
 
 
 def reseed(network: nnx.Module, key: jax.Array) -> None:
-    """Gives every random stream of the network (dropout) its own key derived from `key`."""
+    """Sets every random stream of the network (dropout) to its own key derived from `key`."""
     for index, (_, node) in enumerate(nnx.iter_graph(network)):
         if isinstance(node, nnx.RngStream):
             node.key.set_value(jax.random.fold_in(key, index))

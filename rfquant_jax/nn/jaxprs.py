@@ -1,4 +1,4 @@
-"""Traced programs, read and run again in parts: what depends on what, equation by equation."""
+"""Dependency analysis and partial evaluation of jaxprs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 
 def variables(atoms: Iterable) -> set[Var]:
-    """Those that are not literals."""
+    """The atoms that are variables, not literals."""
     return {atom for atom in atoms if not isinstance(atom, Literal)}
 
 
 def reached(equations: Iterable[JaxprEqn], sources: Iterable[Var]) -> set[Var]:
-    """All values that depend on one of the sources, the sources included."""
+    """All variables that depend on any of the sources, including the sources."""
     found = set(sources)
     for equation in equations:
         if found & variables(equation.invars):
@@ -25,7 +25,7 @@ def reached(equations: Iterable[JaxprEqn], sources: Iterable[Var]) -> set[Var]:
 def needed(
     equations: Sequence[JaxprEqn], wanted: Iterable, given: Collection[Var] = ()
 ) -> tuple[JaxprEqn, ...]:
-    """Those of the equations that the wanted values come from, where the given ones are there."""
+    """The equations needed to compute the wanted variables from the given ones."""
     wanted, kept = variables(wanted) - set(given), []
     for equation in reversed(equations):
         if wanted & set(equation.outvars):
@@ -35,7 +35,7 @@ def needed(
 
 
 def bound(program: ClosedJaxpr, given: Iterable) -> dict[Var, jax.Array]:
-    """The values to evaluate a program's equations from: its constants and its inputs, in order."""
+    """The initial values for evaluating a jaxpr: its constants and its inputs, in order."""
     jaxpr = program.jaxpr
     constants = zip(jaxpr.constvars, program.consts, strict=True)
     return dict(constants) | dict(zip(jaxpr.invars, given, strict=True))
@@ -47,7 +47,7 @@ def read(values: dict[Var, jax.Array], atom) -> jax.Array:
 
 
 def evaluate(equations: Iterable[JaxprEqn], values: dict[Var, jax.Array]) -> None:
-    """Adds to `values` what the equations compute; can be traced and differentiated."""
+    """Evaluates the equations and adds their results to `values`; traceable and differentiable."""
     for equation in equations:
         primitive = equation.primitive
         operands = [read(values, atom) for atom in equation.invars]

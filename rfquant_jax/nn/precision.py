@@ -1,7 +1,6 @@
-"""The compute type: what activations are held in, and the operands of convolutions.
+"""The compute dtype: that of activations and of convolution operands.
 
-Parameters, BatchNorm statistics, step sizes, codes and everything from the logits on stay in
-float32, whatever it is.
+Parameters, BatchNorm statistics, step sizes, codes, logits and losses are always float32.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def compute_type(name: str) -> DTypeLike:
-    """The compute type that `config.precision` asks for.
+    """The compute dtype selected by `config.precision`.
 
     Args:
-      name: one of `TYPES`, or `AUTO`: bfloat16 on GPUs (nothing was measured on one), else float32.
+      name: one of `TYPES`, or `AUTO`: bfloat16 on GPU (not measured), else float32.
     """
     if name == AUTO:
         name = "bfloat16" if jax.default_backend() == "gpu" else "float32"
@@ -27,17 +26,17 @@ def compute_type(name: str) -> DTypeLike:
 
 
 def compute_in(network: nnx.Module, dtype: DTypeLike) -> nnx.Module:
-    """Lets every plain convolution and dense layer of a network compute in `dtype`.
+    """Sets the compute dtype of every plain convolution and dense layer of a network.
 
-    Their parameters stay as they are, and so do BatchNorms: they compute in float32 and return
-    what they were given. Quantized layers take over what was asked of the plain ones. What a
-    network's own code does with float32 arrays of its own is float32, up to the next layer.
+    Parameters and BatchNorms do not change: BatchNorms compute in float32 and return the dtype of
+    their input. Quantized layers inherit the dtype of the plain ones. Other operations on float32
+    arrays in the network's own code stay float32 up to the next layer.
 
     Returns:
       the network itself.
     """
     for _, module in nnx.iter_modules(network):
         if isinstance(module, nnx.Conv | nnx.Linear):
-            # In float32 nothing has to be cast; without casts a network can run in float64, too.
+            # float32 needs no casts, and without casts a network can also run in float64.
             module.dtype = None if dtype == jnp.float32 else dtype
     return network
