@@ -1,4 +1,4 @@
-"""Budgets a user asks for: bit operations, model size, latency, or several at once."""
+"""Budgets on bit operations, model size, latency, or several of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.space import Space
 
-# cost(configuration int32[L, 2]) -> a number that is to stay below a limit
+# cost(configuration int32[L, 2]) -> the number that a budget limits
 Cost = Callable[[np.ndarray], float]
 
 
 class Uniform(Protocol):
-    """What has uniform configurations."""
+    """Anything with uniform configurations."""
 
     candidates: tuple[int, ...]
 
@@ -31,19 +31,19 @@ _RULE = (
     "search.latency_table a latency (5ms), several of different kinds (33.9G+2.3MB), or a multiple "
     "of what a uniform configuration costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
 )
-# Units beside those of the costs themselves: (unit of the cost, how many of it one is).
+# Additional units: (unit of the cost, conversion factor).
 _OTHER_UNITS = {"GBitOPs": ("G", 1.0), "KB": ("MB", 1 / 1024)}
 
 
 @dataclass(frozen=True)
 class CostKind:
-    """One way to count what a configuration costs.
+    """A kind of cost of configurations.
 
     Attributes:
-      unit: as users write it behind a number.
+      unit: suffix in budgets, such as "G" or "MB".
       describe: the unit in words.
-      cost: the cost itself.
-      moves_activations: whether it depends on activation bit-widths.
+      cost: the cost function.
+      moves_activations: whether the cost depends on activation bit-widths.
       monotone: whether fewer bits never cost more.
     """
 
@@ -56,7 +56,7 @@ class CostKind:
 
 @dataclass(frozen=True)
 class Limit:
-    """At most `value` of one kind of cost."""
+    """An upper limit on one kind of cost."""
 
     kind: CostKind
     value: float
@@ -64,12 +64,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Part:
-    """One limit as it is written.
+    """One parsed limit.
 
     Attributes:
-      number: of `unit`, or how many times the uniform configuration's cost.
-      unit: of a kind of cost.
-      bits: weight and activation bit-width of that configuration, or None.
+      number: in `unit`s, or as a multiple of a uniform configuration's cost.
+      unit: unit of a kind of cost.
+      bits: weight and activation bit-width of the uniform configuration, or None.
     """
 
     number: float
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that a configuration must keep, all of them.
+    """Limits that a configuration must satisfy together.
 
     Attributes:
       text: as the user wrote it, for names and logs.
@@ -90,19 +90,19 @@ class Budget:
     limits: tuple[Limit, ...]
 
     def load(self, configuration: np.ndarray) -> float:
-        """Cost in units of the budget; the limit that is used up furthest counts."""
+        """Cost as a fraction of the budget; the largest fraction over all limits."""
         return max(limit.kind.cost(configuration) / limit.value for limit in self.limits)
 
     def fits(self, configuration: np.ndarray) -> bool:
         """Whether the configuration is within every limit."""
-        # Compared without dividing: a quotient can round down to 1.
+        # Compared without division: a quotient could round down to 1.
         return all(limit.kind.cost(configuration) <= limit.value for limit in self.limits)
 
     def uniform(self, space: Uniform) -> list[tuple[str, np.ndarray]]:
-        """The uniform configuration with the most bits that fits, with its name; empty if none.
+        """The largest uniform configuration within the budget, with its name; empty if none fits.
 
         Args:
-          space: a network's `Space`, or the `SearchSpace` of a search, whose limits are kept.
+          space: a network's `Space`, or a `SearchSpace`, whose restrictions then apply.
         """
         for bits in space.candidates:
             configuration = space.uniform(bits, bits)
@@ -112,42 +112,43 @@ class Budget:
 
     @property
     def moves_activations(self) -> bool:
-        """Whether activation bit-widths matter to it."""
+        """Whether the budget depends on activation bit-widths."""
         return any(limit.kind.moves_activations for limit in self.limits)
 
     def describe(self, configuration: np.ndarray) -> str:
-        """The configuration's cost in the budget's own units."""
+        """The configuration's cost in the units of the budget, as text."""
         costs = [(limit.kind.cost(configuration), limit.kind.describe) for limit in self.limits]
         return " and ".join(f"{cost:.6g} {unit}" for cost, unit in costs)
 
     def as_dict(self) -> dict[str, float | None]:
-        """The limits as results name them: budget_g, budget_mb, and others where there are any."""
+        """The limits by name in results: budget_g, budget_mb, ..."""
         found = {f"budget_{limit.kind.unit.lower()}": limit.value for limit in self.limits}
         return {"budget_g": None, "budget_mb": None} | found
 
 
 def parse_budget(text: str, kinds: Mapping[str, CostKind], space: Space) -> Budget:
-    """Reads a budget as the user writes it; `_RULE` lists the forms.
+    """Parses a budget; `_RULE` lists the forms.
 
     Args:
-      kinds: by unit; "G" is the one meant where no unit is given.
+      kinds: kinds of cost by unit; "G" is the default.
 
     Raises:
-      ConfigError: it is none of the forms, not positive, or of a kind that is not there.
+      ConfigError: the text is malformed, a limit is not positive, or its kind of cost is
+        unavailable.
     """
     limits = [_limit(part, text, kinds, space) for part in check_budget(text, kinds)]
     return Budget(text, tuple(limits))
 
 
 def check_budget(text: str, units: Collection[str]) -> list[Part]:
-    """The limits of a budget as the user writes it; no network is needed.
+    """Parses the limits of a budget without a network.
 
     Args:
-      units: of the kinds of cost there are.
+      units: units of the available kinds of cost.
 
     Raises:
-      ConfigError: it is none of the forms, not positive, of a kind that is not there, or has two
-        limits of one kind.
+      ConfigError: the text is malformed, a limit is not positive, its kind of cost is unavailable,
+        or two limits are of the same kind.
     """
     written = text.replace(" ", "").split("+")
     parts = [_parse_part(part, text, units) for part in written]

@@ -1,4 +1,4 @@
-"""What a configuration costs: bit operations and model size (method, section 7)."""
+"""Costs of configurations: bit operations and model size (method, section 7)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CostModel:
     """Costs of all configurations of a network.
 
     Attributes:
-      macs, weights: int64[L], multiply-accumulates for one image and kernel elements of the
-        searched layers.
-      fixed_bitops, fixed_size_bits: what all other layers cost, in bit operations and in bits.
+      macs, weights: int64[L], multiply-accumulates per image and kernel elements of searched
+        layers.
+      fixed_bitops, fixed_size_bits: costs of all other layers, in bit operations and in bits.
     """
 
     macs: np.ndarray
@@ -32,7 +32,7 @@ class CostModel:
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> CostModel:
-        """The costs of a planned network; fixed layers count their fixed bits."""
+        """The cost model of a planned network; fixed layers count with their fixed bits."""
         searched = [layer for layer in layers if layer.candidates]
         fixed = [layer for layer in layers if not layer.candidates]
         return cls(
@@ -54,11 +54,11 @@ class CostModel:
         return float((np.sum(bits * self.weights) + self.fixed_size_bits) / MEGABYTE_BITS)
 
     def of_one(self, configuration: np.ndarray) -> dict[str, float]:
-        """Both costs, as results name them."""
+        """Both costs by name in results."""
         return {"bitops_g": self.bitops_g(configuration), "size_mb": self.size_mb(configuration)}
 
     def kinds(self) -> dict[str, CostKind]:
-        """The costs that every network has, by the unit that users write."""
+        """The kinds of cost of every network, by unit."""
         return {
             "G": CostKind("G", "GBitOPs", self.bitops_g, monotone=True),
             "MB": CostKind("MB", "MB", self.size_mb, moves_activations=False, monotone=True),

@@ -1,4 +1,4 @@
-"""Which configurations a profile measures: all costs, and every variable at every bit-width."""
+"""The design of a profile: configurations of all costs, with every variable at every bit-width."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SINGLE_MOVES = 0.2  # share of the profile, at most
 
 
 def profile_configurations(search_space: SearchSpace, count: int, seed: int) -> np.ndarray:
-    """Different configurations to measure, int32[N, L, 2], N about `count`.
+    """Distinct configurations to measure, int32[N, L, 2], with N about `count`.
 
-    The largest one; every uniform pair wXaY; single moves from the middle uniform one; and, for the
-    rest, bit-widths drawn around random levels with small and large spread, the levels of weights
-    and activations being equal in half of them.
+    These are the largest configuration, all uniform pairs wXaY, single moves from the middle
+    uniform one, and random ones. Random ones draw bit-widths around random levels with small and
+    large spread; in half of them, weights and activations have the same level.
 
     Args:
-      count: configurations in all; no fewer than the uniform pairs come out.
-      seed: of the draws.
+      count: total number of configurations; all uniform pairs are included in any case.
+      seed: seed of the random draws.
     """
     rng = np.random.default_rng([seed, 1])
     candidates = search_space.candidates
@@ -37,7 +37,7 @@ def profile_configurations(search_space: SearchSpace, count: int, seed: int) -> 
     moves = _single_moves(search_space)
     for place in rng.permutation(len(moves))[: int(SINGLE_MOVES * count)]:
         add(moves[place])
-    for _ in range(20 * count):  # where there are few configurations, draws repeat
+    for _ in range(20 * count):  # in a small space, draws repeat
         if len(found) >= count:
             break
         add(drawn_around(search_space, rng))
@@ -45,10 +45,11 @@ def profile_configurations(search_space: SearchSpace, count: int, seed: int) -> 
 
 
 def drawn_around(search_space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
-    """A configuration around one random level, or around one for weights and one for activations.
+    """A random configuration around a common level, or around separate weight and activation
+    levels.
 
     Returns:
-      int32[L, 2]; each variable is at the allowed bit-width nearest to a normal draw.
+      int32[L, 2]; each variable takes the allowed bit-width nearest to a normal draw.
     """
     low, high = min(search_space.candidates), max(search_space.candidates)
     levels = rng.uniform(low - 0.5, high + 0.5, 2)

@@ -1,4 +1,4 @@
-"""The jitted evaluator that drives the search: errors of candidate configurations on a batch."""
+"""The compiled evaluator of the search: errors of candidate configurations on a batch."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 from rfquant_jax.search.prefix import CutProgram
 from rfquant_jax.train import losses
 
-# Of one configuration, in the order of the evaluation's columns: share of images classified wrong,
-# mean cross-entropy, and mean Kullback-Leibler divergence of its probabilities from those of the
-# largest configuration, which needs no labels and so lacks their noise.
+# Metrics of one configuration, in the order of the evaluation's columns: top-1 error, mean
+# cross-entropy, and mean Kullback-Leibler divergence of its probabilities from those of the largest
+# configuration. The divergence needs no labels and has no label noise.
 METRICS = ("error", "cross_entropy", "divergence")
 
 
 class CandidateEvaluator:
-    """Errors of configurations on one fresh batch an iteration.
+    """Errors of configurations on one new batch per iteration.
 
-    Batch statistics in BatchNorm, no dropout. Configurations are spread over the devices; a batch
-    is never split, and where a configuration starts (see `prefix`) depends on nothing but what it
-    is compared with, so that the errors do not depend on how many devices there are.
+    BatchNorm uses batch statistics; there is no dropout. Configurations are distributed over
+    devices and batches are not sharded. The cut where the evaluation of a configuration starts (see
+    `prefix`) depends only on the other configurations of the call. So errors do not depend on the
+    number of devices.
 
     Args:
       functional: a coupled network.
       params: its parameters, replicated over the mesh.
-      batches: batch `i` serves iteration `i`.
-      largest: int32[L, 2], the configuration that "divergence" compares with.
+      batches: batch `i` is used in iteration `i`.
+      largest: int32[L, 2], the reference configuration of "divergence".
       metric: one of `METRICS`.
-      starts: layers that an evaluation may start before, see `prefix.choose_starts`; with 0 alone
-        every evaluation is a whole forward pass.
+      starts: layers before which an evaluation may start, see `prefix.choose_starts`; (0,) means
+        that every evaluation is a full forward pass.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class CandidateEvaluator:
         self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
         specs = (REPLICATED, REPLICATED, *(SHARDED,) * 4)
         self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
-        # Of fixed batches: the logits of the largest configuration, and values from the last base.
+        # Cached for fixed batches: logits of the largest configuration, and values of the last
+        # base.
         self._references: dict[int, jax.Array] = {}
         self._last: tuple[int, list[jax.Array]] | None = None
         self._network_traces = 0
@@ -70,9 +72,8 @@ class CandidateEvaluator:
 
     @property
     def traces(self) -> dict[str, int]:
-        """How often the network, the pass of the base and that of a candidate were traced.
-
-        And the pass of the largest configuration, where the metric needs it.
+        """Trace counts: of the network, of the base pass, of the candidate pass, and of the pass of
+        the largest configuration if the metric needs it.
         """
         return {
             "network": self._network_traces,
@@ -84,28 +85,28 @@ class CandidateEvaluator:
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
         """The metric of each configuration int32[N, L, 2], float32[N].
 
-        NaN where the network does not compute a number for some image.
+        NaN if the output is not finite for some image.
         """
         return self._all(configurations, iteration, self._column)
 
     def by(self, metric: str) -> Callable[[np.ndarray, int], np.ndarray]:
-        """The same evaluation by another metric; nothing is compiled again."""
+        """The same evaluator with another metric, without recompilation."""
         column = METRICS.index(metric)
         return lambda configurations, iteration: self._all(configurations, iteration, column)
 
     def mean(self, configurations: np.ndarray, numbers: Iterable[int]) -> np.ndarray:
-        """The metric's mean over several batches, float64[N]; NaN where one of them is.
+        """The mean of the metric over several batches, float64[N]; NaN if it is NaN on one of them.
 
         Args:
           configurations: int32[N, L, 2].
-          numbers: of batches that never change; what all candidates share is computed once.
+          numbers: indices of fixed batches; values shared by all candidates are cached.
         """
         found = [self._all(configurations, n, self._column, fixed=True) for n in numbers]
         return np.mean(found, axis=0, dtype=np.float64)
 
     def _prepare(self, batch: Arrays) -> None:
         """Traces the network for batches like this one."""
-        # Shapes alone: what is traced here runs per device, wherever these arrays lie.
+        # Shapes only: the trace runs per device, so it must not capture the arrays' shardings.
         params, batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self._params, batch)
         )
@@ -129,9 +130,10 @@ class CandidateEvaluator:
         first = np.where(different.any(1), different.argmax(1), different.shape[1])
         starts = np.asarray([self._program.start_of(layer) for layer in first], np.int32)
         kept = self._kept_values(batch, base, reference, starts, iteration if fixed else None)
-        # Devices work side by side: those that start at the same place go together.
+        # Devices run in parallel, so candidates with the same cut are grouped.
         order = np.argsort(starts, kind="stable")
-        # Everything is dispatched before anything is fetched: host and devices do not wait.
+        # All work is dispatched before any result is fetched, so that devices never wait for the
+        # host.
         pending = []
         for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
             group = np.resize(group, self._mesh.size)
@@ -149,21 +151,21 @@ class CandidateEvaluator:
         return found
 
     def _kept_values(self, batch, base, reference, starts, fixed_batch) -> list[jax.Array]:
-        """What candidates start from: values of a base they are close to.
+        """The values that candidates start from, computed for a base configuration close to them.
 
-        Whole passes only need what no bit-width changes: any base of the same batch has it.
+        Full passes only need values that depend on no bit-width, which any base of the batch has.
         """
         if fixed_batch is not None and not starts.any() and self._last is not None:
             number, kept = self._last
             if number == fixed_batch:
                 return kept
-        self._last = None  # frees its memory before the next takes as much
+        self._last = None  # frees its memory before the next allocation
         kept = self._base(self._params, batch, base, reference)
         if fixed_batch is not None:
             self._last = fixed_batch, kept
         return kept
 
-    # What follows runs per device.
+    # The functions below run per device, inside shard_map.
 
     def _refer_one(self, params, images, configuration):
         return self._logits(params, images, configuration)[None]
@@ -173,7 +175,7 @@ class CandidateEvaluator:
         return devices.add_axis(self._program.base(shared, configuration))
 
     def _measure_one(self, params, batch, reference, kept, configurations, starts):
-        """On its one configuration: float32[1, metrics]."""
+        """The metrics of the device's configuration, float32[1, metrics]."""
         shared, kept = (params, batch, reference[0]), devices.drop_axis(kept)
         return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
 
@@ -182,7 +184,7 @@ class CandidateEvaluator:
         self._network_traces += 1
         params, batch, reference = shared
         logits, labels = self._logits(params, batch["image"], rows), batch["label"]
-        # argmax alone would take what is not a number for class 0.
+        # argmax alone would return class 0 for NaN.
         error = jnp.where(
             jnp.all(jnp.isfinite(logits)), jnp.mean(jnp.argmax(logits, -1) != labels), jnp.nan
         )
@@ -197,7 +199,7 @@ class CandidateEvaluator:
 
 
 class _Upcoming:
-    """Batches by number; the next one is prepared while the devices work on the last."""
+    """Batches by index; the next batch is prepared while the devices work on the current one."""
 
     def __init__(self, batches: TrainingBatches):
         self._batches, self._worker = batches, ThreadPoolExecutor(1)
@@ -213,7 +215,7 @@ class _Upcoming:
 
 
 def common_base(configurations: np.ndarray) -> np.ndarray:
-    """The configuration that most of the given ones int32[N, L, 2] agree with, place by place."""
+    """The elementwise mode of configurations int32[N, L, 2]."""
     values = np.unique(configurations)
     counts = np.stack([(configurations == value).sum(0) for value in values])
     return values[counts.argmax(0)].astype(np.int32)

@@ -1,4 +1,4 @@
-"""The whole curve of accuracy over cost, solved on the surrogate."""
+"""The curve of accuracy over cost, solved on the surrogate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rfquant_jax.search.greedy import cheapest
 from rfquant_jax.search.trust_region import TrustRegionSearch
 from rfquant_jax.search.variables import SearchSpace
 
-POINTS = 30  # budgets of the curve
-REGION = 0.3  # share of the variables that may differ from the best measured configuration
+POINTS = 30  # number of budgets on the curve
+REGION = 0.3  # fraction of variables that may differ from the best measured configuration
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Point:
     """One point of the curve.
 
     Attributes:
-      budget: it was solved for.
+      budget: the budget of this point.
       configuration: int32[L, 2].
-      predicted: its divergence by the surrogate.
+      predicted: divergence predicted by the surrogate.
     """
 
     budget: Budget
@@ -33,17 +33,17 @@ class Point:
 def curve(model: TrustRegionSearch, search_space: SearchSpace, kind: CostKind) -> list[Point]:
     """Configurations for budgets from the smallest to the largest cost, the cheapest first.
 
-    Budgets lie evenly on a log scale. Points whose configuration repeats are left out.
+    Budgets are spaced evenly on a log scale. Repeated configurations are dropped.
 
     Args:
-      model: around the best measured configuration within a budget it is solved for that budget.
-      kind: of cost.
+      model: solved for each budget around the best measured configuration within that budget.
+      kind: kind of cost.
     """
     largest = search_space.uniform(search_space.candidates[0], search_space.candidates[0])
     anything = Budget("cheapest", (Limit(kind, 1.0),))
     low, high = kind.cost(cheapest(search_space, anything)), kind.cost(largest)
     costs = np.exp(np.linspace(np.log(low), np.log(high), POINTS))
-    costs[0], costs[-1] = low, high  # exactly, whatever the logarithm rounds
+    costs[0], costs[-1] = low, high  # exact, despite rounding of the logarithm
     points: dict[bytes, Point] = {}
     for cost in costs:
         budget = Budget(f"{cost:.4g}{kind.unit}", (Limit(kind, float(cost)),))
@@ -61,7 +61,8 @@ def _solved(model: TrustRegionSearch, search_space: SearchSpace, budget: Budget)
     centre = model.configuration(known)
     top = search_space.candidates[0]
     if np.array_equal(centre, search_space.uniform(top, top)):
-        # What others diverge from; a model of logarithms says nothing around a divergence of 0.
+        # The divergence of the largest configuration is 0, where a model of logarithms is
+        # undefined.
         return Point(budget, centre, float(np.exp(surrogate.value)))
     radius = max(2, round(REGION * len(search_space.variables)))
     found = model.solve(surrogate.terms, budget, centre, radius)
@@ -70,5 +71,5 @@ def _solved(model: TrustRegionSearch, search_space: SearchSpace, budget: Budget)
 
 
 def spread(count: int, chosen: int) -> list[int]:
-    """Numbers of `chosen` of `count` points, spread evenly, both ends among them."""
+    """Indices of `chosen` of `count` points, spaced evenly, including both ends."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(chosen, count))})

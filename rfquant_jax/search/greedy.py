@@ -1,6 +1,6 @@
-"""Bidirectional greedy search (method, section 8): plain Python over two functions.
+"""Bidirectional greedy search (method, section 8).
 
-It knows nothing of networks or JAX: `evaluate` and the budgets' costs are handed in.
+Independent of networks and JAX: it only calls `evaluate` and the cost functions of the budgets.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
-PHASE_SHARE = 0.95  # of the cost at which phase 1 may end
+PHASE_SHARE = 0.95  # fraction of the cost at which phase 1 may end
 
 
 @dataclass(frozen=True)
 class GreedySettings:
-    """Constants of the search.
+    """Settings of the greedy search.
 
     Attributes:
-      alpha: weight of the error against the cost.
-      start_bits: uniform bit-width the search starts from.
+      alpha: weight of the error relative to the cost.
+      start_bits: initial uniform bit-width.
       normalize: "max" divides error and cost by their maxima over an iteration's candidates,
         "minmax" maps them to [0, 1].
-      max_iterations: after so many, only downward moves; 0 never.
-      joint: weights and activations move in one phase, whichever is better.
+      max_iterations: number of iterations after which only downward moves are made; 0: unlimited.
+      joint: weights and activations move in a single phase.
     """
 
     alpha: float
@@ -41,23 +41,23 @@ class GreedySettings:
     joint: bool = False
 
 
-# on_move(move, the configuration it led to)
+# on_move(move, configuration after the move)
 OnMove = Callable[["Move", np.ndarray], None]
 
 
 @dataclass(frozen=True)
 class Move:
-    """One accepted step of the search, as it stands in the result.
+    """One accepted move of the search.
 
     Attributes:
-      iteration: counts evaluations of candidates, from 0.
-      budget: index of the budget it was made for, in the order of the search.
-      phase: "weights" or "activations": which of the two moved.
-      layer: index of the searched layer, of the first one where several are tied.
-      bits: its new bit-width in this phase.
-      error, score: of the chosen candidate.
-      candidates: how many were compared.
-      load: cost after the move in units of the budget.
+      iteration: index of the evaluation of candidates, from 0.
+      budget: index of the budget, in the order of the search.
+      phase: "weights" or "activations", whichever moved.
+      layer: index of the searched layer, or of the first of several tied ones.
+      bits: its new bit-width.
+      error, score: error and score of the chosen candidate.
+      candidates: number of candidates compared.
+      load: cost after the move as a fraction of the budget.
     """
 
     iteration: int
@@ -75,17 +75,17 @@ class Move:
 
 
 class GreedySearch:
-    """The state of one descent that serves several budgets, largest first.
+    """The state of one descent through several budgets, largest first.
 
     Args:
-      search_space: what may be turned.
-      settings: constants.
-      budgets: in the order in which they are reached.
+      search_space: the variables of the search.
+      settings: settings of the search.
+      budgets: in descending order.
       evaluate: errors of candidate configurations.
-      on_move: called after every accepted move, with the configuration it led to.
+      on_move: called after every accepted move, with the new configuration.
 
     Attributes:
-      configuration: where the search stands, int32[L, 2].
+      configuration: the current configuration, int32[L, 2].
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class GreedySearch:
         self._iteration = 0
 
     def run(self) -> list[np.ndarray]:
-        """The configuration found for each budget, int32[L, 2], within it."""
+        """Runs the search; returns a configuration int32[L, 2] within each budget."""
         return [self._descend(index, budget) for index, budget in enumerate(self._budgets)]
 
     def _descend(self, index: int, budget: Budget) -> np.ndarray:
@@ -118,7 +118,7 @@ class GreedySearch:
                 pass
             self._until_it_fits(index, budget, ACTIVATIONS)
         if not budget.fits(self.configuration):
-            # Only where fewer bits can cost more, as in a measured latency.
+            # Only possible if fewer bits can cost more, as in measured latencies.
             self.configuration = cheapest(self._search_space, budget)
         return self.configuration.copy()
 
@@ -139,7 +139,7 @@ class GreedySearch:
         )
 
     def _move(self, index: int, budget: Budget, column: int | None) -> bool:
-        """Makes the best move of a phase, or of any; False if there is none."""
+        """Makes the best move of a phase, or of both if None; returns False if there is no move."""
         candidates = self._candidates(column)
         if not candidates:
             return False
@@ -172,7 +172,7 @@ class GreedySearch:
         self._iteration += 1
 
     def _candidates(self, column: int | None) -> list[tuple[SearchVariable, int]]:
-        """Moves to compare; weights before activations, earlier layers first, down before up."""
+        """The moves to compare: weights first, earlier layers first, down before up."""
         limit = self._settings.max_iterations
         if limit and self._iteration >= limit:
             self._down_only = True
@@ -192,7 +192,7 @@ class GreedySearch:
 
 
 def nearest_level(budget: Budget, search_space: SearchSpace) -> int:
-    """The uniform bit-width whose cost is nearest to the budget; ties go upward."""
+    """The uniform bit-width with the cost nearest to the budget; ties go to the larger one."""
     return min(
         sorted(search_space.space.candidates, reverse=True),
         key=lambda bits: abs(budget.load(search_space.uniform(bits, bits)) - 1),
@@ -202,8 +202,7 @@ def nearest_level(budget: Budget, search_space: SearchSpace) -> int:
 def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np.ndarray:
     """`alpha * err + cost`, each normalised over the candidates; the smallest is best.
 
-    A term whose maximum (or range) is zero is left out. An error that is not a number counts as
-    the worst.
+    A term whose maximum (or range) is zero is dropped. A NaN error counts as the worst error.
     """
     errors = worst_for_nan(errors)
 
@@ -216,16 +215,16 @@ def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np
 
 
 def worst_for_nan(errors: np.ndarray) -> np.ndarray:
-    """Errors with the largest one in place of those that are not finite."""
+    """The errors, with non-finite ones replaced by the largest finite one."""
     errors = np.asarray(errors, np.float64)
     finite = errors[np.isfinite(errors)]
     return np.where(np.isfinite(errors), errors, finite.max() if len(finite) else 0.0)
 
 
 def cheapest(search_space: SearchSpace, budget: Budget) -> np.ndarray:
-    """The configuration that uses up least of a budget.
+    """The configuration with the smallest cost relative to a budget.
 
-    Exact: where fewer bits can cost more, costs must be sums over layers for it.
+    Exact; if fewer bits can cost more, costs must be sums over layers.
     """
     lowest = search_space.lowest
     if all(limit.kind.monotone for limit in budget.limits):
@@ -235,10 +234,10 @@ def cheapest(search_space: SearchSpace, budget: Budget) -> np.ndarray:
 
 
 def check_reachable(search_space: SearchSpace, budgets: Sequence[Budget]) -> None:
-    """Refuses budgets below the cheapest configuration.
+    """Checks that every budget can be reached.
 
     Raises:
-      UserError: names the smallest and the largest reachable cost.
+      UserError: a budget is below the cheapest configuration; names the reachable range.
     """
     for budget in budgets:
         if not budget.fits(cheapest(search_space, budget)):
@@ -250,7 +249,7 @@ def check_reachable(search_space: SearchSpace, budgets: Sequence[Budget]) -> Non
 
 
 def reachable(search_space: SearchSpace, budget: Budget) -> tuple[str, str]:
-    """The smallest cost and that of the largest bit-widths, in the budget's own units."""
+    """The smallest cost and the cost of the largest bit-widths, in the budget's units."""
     most = max(search_space.space.candidates)
     return budget.describe(cheapest(search_space, budget)), budget.describe(
         search_space.uniform(most, most)

@@ -1,4 +1,4 @@
-"""Configurations as the variables and constraints of an integer program."""
+"""Integer linear program over configurations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rfquant_jax.runtime.native_output import silenced
 from rfquant_jax.search.budget import Limit
 from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
-NODES = 100_000  # that the solver may open: a limit that no other program on the machine can move
+NODES = 100_000  # limit on nodes, not on time: results do not depend on the load of the machine
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One variable: whether a layer runs at these bit-widths."""
+    """A binary variable: whether a layer runs at these bit-widths."""
 
     layer: int
     weight_bits: int
@@ -29,7 +29,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class IntegerProgram:
-    """All choices of a search, and what makes a set of them a configuration."""
+    """All choices of a search, with the constraints that make a selection a configuration."""
 
     search_space: SearchSpace
     choices: tuple[Choice, ...]
@@ -47,9 +47,10 @@ class IntegerProgram:
         return cls(search_space, choices)
 
     def loads(self, limit: Limit) -> tuple[float, np.ndarray]:
-        """Cost of the lowest bit-widths and what each choice adds to it, in units of the limit.
+        """Cost of the lowest bit-widths, and the increase by each choice, as fractions of the
+        limit.
 
-        Costs are taken to be sums over layers.
+        Assumes that costs are sums over layers.
         """
         base = self.search_space.lowest
         start = limit.kind.cost(base)
@@ -63,15 +64,16 @@ class IntegerProgram:
     def solve(
         self, objective: np.ndarray, limits: Sequence[LinearConstraint] = ()
     ) -> np.ndarray | None:
-        """The configuration int32[L, 2] of least objective, or None if there is none.
+        """The configuration int32[L, 2] that minimizes the objective, or None if infeasible.
 
         Args:
-          objective: of the choices; of further continuous variables, not negative, behind them.
-          limits: over the same variables.
+          objective: coefficients of the choices, followed by those of extra continuous variables >=
+            0.
+          limits: constraints over the same variables.
         """
         further = len(objective) - len(self.choices)
         integral = np.r_[np.ones(len(self.choices)), np.zeros(further)]
-        with silenced():  # HiGHS prints some of its doubts whatever its options say
+        with silenced():  # HiGHS prints some warnings regardless of its options
             found = milp(
                 objective,
                 integrality=integral,
@@ -94,7 +96,7 @@ class IntegerProgram:
         return LinearConstraint(matrix, 1, 1)
 
     def _ties(self, further: int) -> list[LinearConstraint]:
-        """Tied layers take each bit-width together or not at all."""
+        """Constraints that give tied layers equal bit-widths."""
 
         def taken(layer: int, variable: SearchVariable, bits: int) -> np.ndarray:
             at = [(c.weight_bits, c.activation_bits)[variable.column] for c in self.choices]
@@ -111,7 +113,7 @@ class IntegerProgram:
 
 
 def least_load(search_space: SearchSpace, limits: Sequence[Limit]) -> np.ndarray | None:
-    """The configuration that uses up least of the limit that it uses up most."""
+    """The configuration that minimizes the largest fraction of any limit."""
     program = IntegerProgram.of(search_space)
     objective = np.r_[np.zeros(len(program.choices)), 1.0]
     rows = []

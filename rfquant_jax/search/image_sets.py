@@ -1,4 +1,4 @@
-"""Fixed images that configurations are measured on, in batches of one size, by parts."""
+"""Fixed images for measuring configurations, in batches of equal size, split into parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Batches of several parts, all of one size, so that one compiled program serves them.
+    """Batches of several parts, all of one size, so that one compiled program runs them.
 
     Attributes:
-      batches: of the first part, then of the next.
-      each: batches of a part.
+      batches: those of the first part, then those of the next.
+      each: number of batches per part.
     """
 
     batches: tuple[Batch, ...]
@@ -26,17 +26,17 @@ class ImageSets:
         return self.batches[number % len(self.batches)]
 
     def numbers(self, part: int) -> range:
-        """The batches of a part."""
+        """Indices of the batches of a part."""
         return range(part * self.each, (part + 1) * self.each)
 
 
 def image_sets(parts: Sequence[Batch], batch_size: int) -> ImageSets:
-    """Cuts parts into batches.
+    """Splits parts into batches.
 
     Args:
       parts: {"image", "label"} of each part, in random order.
-      batch_size: of images, at most. Batches are as large as their number allows; a few images are
-        left out where a part cannot be divided, or is larger than another.
+      batch_size: maximum batch size. All batches have the same size, so a few images are dropped if
+        a part is not divisible or is larger than another.
     """
     images = min(len(part["label"]) for part in parts)
     each = -(-images // batch_size)
@@ -50,16 +50,16 @@ def image_sets(parts: Sequence[Batch], batch_size: int) -> ImageSets:
 
 
 def shuffled_views(view: Callable[[int], Batch], count: int, limit: int, seed: int) -> Batch:
-    """Images and, where there are few, augmented copies of them, in random order.
+    """Images, extended by augmented copies if there are few, in random order.
 
-    Few images say little of a configuration. Divergences need no labels and compare networks on any
-    image, so that augmented copies count as further ones.
+    With few images, measurements are noisy. Divergences need no labels and are defined on any
+    image, so augmented copies serve as additional images.
 
     Args:
-      view: `view(0)` gives the images as evaluation sees them, `view(n)` augmented ones.
-      count: of views at most.
-      limit: of images at most; the first view is cut where it alone is larger.
-      seed: of the order.
+      view: `view(0)` returns the images as in evaluation, `view(n)` augmented ones.
+      count: maximum number of views.
+      limit: maximum number of images; also truncates the first view.
+      seed: seed of the order.
     """
     first = view(0)
     views = max(1, min(count, limit // len(first["label"])))

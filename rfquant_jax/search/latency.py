@@ -1,4 +1,4 @@
-"""Latencies that a user measured on a device, layer by layer and bit-width by bit-width."""
+"""Measured latencies on a device, by layer and bit-widths."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """The cost "sum of the layers' latencies".
+    """Cost model: the sum of the layers' latencies.
 
     Attributes:
       milliseconds: float64[L, |B|, |B|] by searched layer, weight and activation candidate; NaN for
-        bit-widths that a layer does not take.
+        bit-widths that a layer does not have.
       fixed: milliseconds of the layers that are not searched.
       candidates: bit-widths along the last two axes.
     """
@@ -33,26 +33,26 @@ class LatencyTable:
     candidates: tuple[int, ...]
 
     def __call__(self, configuration: np.ndarray) -> float:
-        """Milliseconds of a configuration int32[L, 2]."""
+        """Latency of a configuration int32[L, 2] in milliseconds."""
         places = [[self.candidates.index(b) for b in row] for row in np.asarray(configuration)]
         weights, activations = np.asarray(places, int).reshape(-1, 2).T
         rows = np.arange(len(weights))
-        # Rounded to a picosecond: 0.1 + 0.1 + 0.1 is within a budget of 0.3.
+        # Rounded to a picosecond, so that 0.1 + 0.1 + 0.1 is within a budget of 0.3.
         return round(math.fsum([self.fixed, *self.milliseconds[rows, weights, activations]]), 9)
 
 
 def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> LatencyTable:
-    """Reads a table: a JSON list of objects or a CSV file, with the fields of `COLUMNS`.
+    """Reads a JSON list of objects or a CSV file with the fields `COLUMNS`.
 
-    Every searched layer needs an entry for each pair of bit-widths it may take. Layers of fixed
-    bit-width may have one entry each, whatever its bit-widths say; without one they cost nothing.
+    Every searched layer needs an entry for each pair of its bit-widths. Layers with fixed
+    bit-widths may have one entry with arbitrary bit-widths; without one their latency is 0.
 
     Args:
       fixed_layers: names of the layers that are not searched.
 
     Raises:
-      UserError: the file cannot be read, an entry is malformed, twice there, missing, or of a layer
-        that the network does not have.
+      UserError: the file cannot be read, or an entry is malformed, duplicate, missing, or of an
+        unknown layer.
     """
     fixed_layers = set(fixed_layers)
     table = np.full((len(space), *[len(space.candidates)] * 2), np.nan)
@@ -70,7 +70,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
             )
         index = space.names.index(layer)
         if not {weight, activation} <= set(space.allowed(index)):
-            continue  # a table may know more bit-widths than the network
+            continue  # a table may contain more bit-widths than the network has
         place = index, *(space.candidates.index(b) for b in (weight, activation))
         if not np.isnan(table[place]):
             rule = f"layer {layer} at {weight} and {activation} bits is there twice"
@@ -82,7 +82,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
 
 def _rows(path: Path) -> list[Mapping]:
     try:
-        text = read_text(path, encoding="utf-8-sig")  # as spreadsheets write it, too
+        text = read_text(path, encoding="utf-8-sig")  # accepts the byte order mark of spreadsheets
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"
         raise UserError(

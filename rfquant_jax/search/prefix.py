@@ -1,10 +1,10 @@
-"""One forward pass cut at several layers, so that what comes before a cut is computed once.
+"""A forward pass split at several layers, so that shared prefixes are computed once.
 
-Candidates of one iteration of a search differ in few layers. Whatever their first different layer
-does not reach has the same value in all of them: it is computed once, for a base configuration that
-all are close to, and each candidate starts at the cut before its first difference. The cuts are
-found in the traced program, by what depends on which bit-widths: a network need not know of them,
-and branches that run beside a layer are not computed again either.
+The candidates of one iteration differ in few layers. Values that do not depend on the differing
+layers are equal in all candidates. They are computed once, for a base configuration close to all of
+them, and each candidate starts at the last cut before its first difference. The cuts are found in
+the jaxpr by dependency on bit-widths. Networks need no annotations, and branches parallel to a
+layer are not recomputed either.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rfquant_jax.nn.jaxprs import bound, evaluate, needed, read, variables
 
 @dataclass(frozen=True)
 class _Suffix:
-    """What is computed again from a cut on.
+    """The part of the computation after a cut.
 
     Attributes:
-      equations: of the traced program, in its order.
-      needs: values of the part before that they use.
+      equations: equations of the jaxpr, in order.
+      needs: values from before the cut that they read.
     """
 
     equations: tuple[JaxprEqn, ...]
@@ -36,13 +36,13 @@ class _Suffix:
 class CutProgram:
     """A function of shared arrays and a configuration, split at cuts.
 
-    `base` and `candidate` can be traced, inside `jax.jit` and `jax.shard_map`.
+    `base` and `candidate` can be called inside `jax.jit` and `jax.shard_map`.
 
     Args:
-      function: `function(shared, rows) -> array`, with rows a tuple of one int32[2] a layer.
+      function: `function(shared, rows) -> array`, where rows is a tuple of one int32[2] per layer.
       shared: arrays, or their shapes and dtypes, in any pytree.
-      layers: how many rows there are.
-      starts: layers to cut before, ascending, the first of them 0.
+      layers: number of rows.
+      starts: layers to cut before, ascending, starting with 0.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class CutProgram:
         self._kept = [var for var in self._defined() if var in needed]
 
     def start_of(self, first_different: int) -> int:
-        """Number of the cut to start at, for a candidate that equals the base before this layer."""
+        """Index of the cut for a candidate that equals the base before this layer."""
         return int(np.searchsorted(self._starts, first_different, side="right")) - 1
 
     def base(self, shared: Any, configuration: jax.Array) -> list[jax.Array]:
-        """All values that candidates near this configuration int32[L, 2] start from."""
+        """All values at this base configuration, int32[L, 2], that candidates start from."""
         equations = needed(self._program.jaxpr.eqns, self._kept)
         values = self._inputs(shared, configuration)
         evaluate(equations, values)
@@ -78,8 +78,8 @@ class CutProgram:
         """The function's value at a configuration int32[L, 2] near the base.
 
         Args:
-          kept: from `base`.
-          start: int32[], number of the cut, see `start_of`.
+          kept: result of `base`.
+          start: int32[], index of the cut, see `start_of`.
         """
 
         def branch(suffix: _Suffix):
@@ -102,14 +102,14 @@ class CutProgram:
         return (var for equation in self._program.jaxpr.eqns for var in equation.outvars)
 
     def _after(self, start: int) -> _Suffix:
-        """What depends on the bit-widths of the layers from `start` on."""
+        """The part that depends on bit-widths of the layers from `start` on."""
         jaxpr = self._program.jaxpr
         given = {*jaxpr.invars, *jaxpr.constvars}
         changed, constant = set(self._rows[start:]), set(jaxpr.constvars)
         again = []
         for equation in jaxpr.eqns:
             used = variables(equation.invars)
-            # A constant is cheaper to make again than to keep.
+            # A constant is cheaper to recompute than to keep.
             if used <= constant:
                 constant.update(equation.outvars)
             elif changed & used:
@@ -125,15 +125,14 @@ class CutProgram:
 
 
 def choose_starts(work: Sequence[float], most: int) -> tuple[int, ...]:
-    """Layers to cut before, so that one changed layer costs the least on average.
+    """The cuts that minimize the average cost of changing one layer.
 
     Args:
-      work: of each layer, in any unit; what a candidate costs is taken to be that of all layers
-        from its cut on.
-      most: how many cuts there may be, at least 1.
+      work: cost of each layer, in any unit; a candidate costs the sum over layers after its cut.
+      most: maximum number of cuts, at least 1.
 
     Returns:
-      ascending layer numbers, the first of them 0.
+      ascending layer indices, starting with 0.
     """
     layers = len(work)
     left = np.cumsum(np.asarray(work, float)[::-1])[::-1]  # from each layer to the end

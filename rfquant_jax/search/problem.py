@@ -1,4 +1,4 @@
-"""What every search algorithm is given, and what it gives back."""
+"""The interface of search algorithms."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rfquant_jax.search.variables import SearchSpace
 
 @dataclass(frozen=True)
 class Problem:
-    """Configurations to find, one for each budget.
+    """A search problem: one configuration for each budget.
 
     Attributes:
-      search_space: what may be turned.
-      budgets: all within reach, the loosest first.
+      search_space: the variables of the search.
+      budgets: reachable budgets, largest first.
       evaluate: errors of configurations on the batch of an iteration.
-      seed: of whatever an algorithm draws.
+      seed: seed of random draws.
     """
 
     search_space: SearchSpace
@@ -31,12 +31,12 @@ class Problem:
 
     @cached_property
     def cheapest(self) -> tuple[np.ndarray, ...]:
-        """For each budget the configuration that uses up least of it."""
+        """The cheapest configuration for each budget."""
         return tuple(cheapest(self.search_space, budget) for budget in self.budgets)
 
 
-# For each budget configurations within it, int32[L, 2], the most promising first. An algorithm is a
-# function of the problem alone: its evaluations repeat where its answers are the same.
+# For each budget, configurations int32[L, 2] within it, the most promising first. An algorithm is
+# deterministic given the problem: with equal answers it asks for equal evaluations.
 Algorithm = Callable[[Problem], list[list[np.ndarray]]]
 
 
@@ -55,11 +55,11 @@ def sample_within(
 ) -> np.ndarray:
     """A random configuration within a budget.
 
-    Drawn evenly, then brought into the budget by turning random variables down.
+    Drawn uniformly; then random variables are lowered until it fits the budget.
 
     Args:
-      number: of the budget.
-      least: share of the budget to use up, as far as turning random variables up can reach it.
+      number: index of the budget.
+      least: fraction of the budget to use, if raising random variables can reach it.
     """
     search_space, budget = problem.search_space, problem.budgets[number]
     configuration = search_space.sample(rng)

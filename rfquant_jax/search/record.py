@@ -1,4 +1,4 @@
-"""Every evaluation of a search on disk: what a killed search goes on from, and what it visited."""
+"""A log of all evaluations of a search, from which an interrupted search resumes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Visit:
 
 
 class Recorder:
-    """Evaluates configurations, or remembers what an earlier start of the same search found.
+    """Evaluates configurations, or returns answers recorded by an earlier start of the same search.
 
-    An algorithm that only depends on what it is told repeats its way through the recorded answers
-    without evaluating, and goes on from there: it needs to know nothing of being killed. A record
-    of another search is dropped from where the questions differ.
+    A deterministic algorithm replays the recorded answers without evaluating anything and continues
+    from there, so algorithms need no code for resuming. A record of another search is discarded
+    from the first differing question on.
 
     Args:
       evaluate: errors of configurations int32[N, L, 2] on the batch of an iteration.
-      path: of the file, one JSON line an evaluation; its folder is created.
-      header: what the answers depend on; a file with another one is forgotten.
+      path: path of the file, one JSON line per evaluation; its folder is created.
+      header: everything the answers depend on; a file with another header is discarded.
     """
 
     def __init__(self, evaluate, space: Space, path: Path, header: dict):
@@ -41,7 +41,7 @@ class Recorder:
 
     @property
     def left(self) -> int:
-        """Evaluations that are recorded and not asked for yet."""
+        """Recorded evaluations that were not requested yet."""
         return len(self._record.lines) - self._position
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:

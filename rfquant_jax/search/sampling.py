@@ -1,4 +1,4 @@
-"""Baselines that draw configurations: random search and evolution (method, section 8)."""
+"""Sampling baselines: random search and evolution (method, section 8)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rfquant_jax.search.problem import Problem, sample_within
 def random_search(
     problem: Problem, *, evaluations: int, keep: int, least: float
 ) -> list[list[np.ndarray]]:
-    """Draws configurations within each budget, evaluates all on one batch, keeps the best.
+    """Draws configurations within each budget and keeps the best ones on one batch.
 
     Args:
       evaluations: configurations drawn for each budget.
-      keep: how many of them to give back.
-      least: share of the budget that they use up.
+      keep: number of configurations returned.
+      least: fraction of the budget that they use.
     """
     found = []
     for number in range(len(problem.budgets)):
@@ -32,15 +32,15 @@ def random_search(
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """Constants of the evolution.
+    """Settings of the evolution.
 
     Attributes:
-      population: configurations of the first generation.
-      generations: how many there are.
-      parents: of a generation that the next one comes from, and that are given back at the end.
-      mutations, crossovers: children of each kind in a generation.
-      probability: that a mutation changes a variable.
-      least: share of the budget that every configuration uses up, as far as it can.
+      population: configurations in the first generation.
+      generations: number of generations.
+      parents: number of survivors per generation; also the number of configurations returned.
+      mutations, crossovers: children of each kind per generation.
+      probability: probability that a mutation changes a variable.
+      least: fraction of the budget that every configuration uses, if possible.
     """
 
     population: int = 50
@@ -57,8 +57,8 @@ def evolution(
 ) -> list[list[np.ndarray]]:
     """Evolves configurations within each budget.
 
-    Parents are evaluated again with their children: each generation has a batch of its own, and
-    only errors on the same batch can be compared.
+    Each generation uses another batch, and only errors on the same batch are comparable. So parents
+    are evaluated again with their children.
     """
     found, iteration = [], 0
     for number, budget in enumerate(problem.budgets):
@@ -79,7 +79,7 @@ def evolution(
 
 
 def _different(configurations: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """The first so many different ones."""
+    """The first `count` distinct configurations."""
     found: dict[bytes, np.ndarray] = {}
     for configuration in configurations:
         found.setdefault(configuration.tobytes(), configuration)
@@ -93,7 +93,7 @@ def _children(
     settings: EvolutionSettings,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Mutations and crossovers within the budget; where none is found, fresh configurations."""
+    """Mutations and crossovers within the budget, or new random configurations if none is found."""
     search_space, budget = problem.search_space, problem.budgets[number]
 
     def mutated() -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Which of a few finalists to take: paired comparisons on images that did not propose them.
+"""Selection among finalists by paired comparisons on images that the search did not use.
 
-Configurations are compared image by image: what makes an image hard for all of them cancels out, so
-that a few hundred images tell apart what counts of correct answers cannot.
+Configurations are compared image by image, so that the difficulty of an image cancels out. A few
+hundred images then resolve differences that accuracies do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Difference:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Difference:
-        """That of one difference for each image, float[N]; without images all is 0."""
+        """The interval of one difference per image, float[N]; zeros without images."""
         if not len(values):
             return cls(0.0, 0.0, 0.0)
         values = np.asarray(values, np.float64)
@@ -37,10 +37,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one configuration gains over another on the same images.
+    """Gain of one configuration over another on the same images.
 
     Attributes:
-      over: name of the other one.
+      over: name of the other configuration.
       top1: in percentage points; positive is better.
       loss: in mean cross-entropy; negative is better.
     """
@@ -55,7 +55,7 @@ class Gain:
         return self.loss.low > 0 or self.loss.high < 0
 
     def as_dict(self) -> dict:
-        """As results have it."""
+        """The entries in results."""
         return {
             "over": self.over,
             "top1": self.top1.mean,
@@ -71,10 +71,9 @@ def gain(
     """Paired differences `found - other`, pooled over several pairs of configurations.
 
     Args:
-      over: name of the other one.
+      over: name of the other configuration.
       pairs: (found, other) outcomes on the same images.
-      images: of each pair bool[N], the images to compare on; of these, images labelled -1 do not
-        count.
+      images: for each pair bool[N], the images to compare on; images labelled -1 are ignored.
     """
     images = [kept & found.counted for kept, (found, _) in zip(images, pairs, strict=True)]
     top1 = [100.0 * (f.top1.astype(float) - o.top1.astype(float)) for f, o in pairs]
@@ -94,7 +93,7 @@ def on_all(over: str, found: Outcomes, other: Outcomes) -> Gain:
 
 
 def _losses(found: Outcomes, other: Outcomes) -> np.ndarray:
-    """Differences of cross-entropies; a loss that is not a number is worse than all others."""
+    """Differences of cross-entropies; NaN is worse than any other loss."""
     pair = np.stack([found.loss, other.loss]).astype(np.float64)
     finite = pair[np.isfinite(pair)]
     worst = finite.max() if len(finite) else 0.0
@@ -107,9 +106,9 @@ class Finalist:
     """A configuration that competes for a budget.
 
     Attributes:
-      name: where it comes from.
+      name: its origin.
       configuration: int32[L, 2].
-      unseen: bool[N], the confirmation images that it was not proposed on.
+      unseen: bool[N], confirmation images that did not propose it.
     """
 
     name: str
@@ -119,12 +118,12 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was selected for a budget.
+    """The result of the selection for a budget.
 
     Attributes:
-      winner: the finalist.
-      gains: over each uniform finalist by name, on images that did not propose: of the proposals,
-        pooled over the halves of the images, or of a uniform winner.
+      winner: the selected finalist.
+      gains: gains over each uniform finalist by name, on images that did not propose: gains of the
+        proposals, pooled over the halves of the images, or of a uniform winner.
     """
 
     winner: Finalist
@@ -134,16 +133,15 @@ class Choice:
 def select(
     proposals: Sequence[Finalist], uniform: Sequence[Finalist], outcomes: Mapping[str, Outcomes]
 ) -> Choice:
-    """Takes the best proposal, unless a uniform configuration has the better mean.
+    """Selects the best proposal, unless a uniform configuration has a better mean.
 
-    Proposals of one half of the images are compared on the other half. What they gain over a
-    uniform configuration is pooled over the halves: that is what searching gains, on images that
-    the search did not see.
+    Proposals from one half of the images are compared on the other half. Their gains over a uniform
+    configuration are pooled over the halves: this is the gain of searching on unseen images.
 
     Args:
-      proposals: at least one; of equal ones the first wins.
-      uniform: configurations that no image proposed; may be none.
-      outcomes: of each finalist by name, on all confirmation images.
+      proposals: at least one; ties go to the first.
+      uniform: configurations not proposed by any image; may be empty.
+      outcomes: outcomes of each finalist by name, on all confirmation images.
     """
     base = outcomes[(uniform or proposals)[0].name]
 

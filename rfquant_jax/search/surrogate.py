@@ -1,12 +1,12 @@
-"""An additive model of how far configurations diverge from the largest one, fitted to a profile.
+"""An additive surrogate of the divergence from the largest configuration, fitted to a profile.
 
     log(divergence) = constant + sum over variables of a term for the variable's bit-width
                                + sum over layers of a term for its pair of bit-widths
 
-Ridge regression. Every bit-width has one term that all variables of a column share, and each
-variable has its own deviation from it: where a variable was seen too rarely, the shared term stands
-in. The terms of pairs are shared by all layers. Measurements count less the more variables differ
-from where the model is used.
+The model is a ridge regression. All variables of a column share one term per bit-width, and each
+variable has its own deviation from it; for rarely measured variables the shared term dominates. All
+layers share the terms of pairs. The weight of a measurement decreases with the number of variables
+that differ from the centre of the model.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from scipy import stats
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.variables import SearchSpace
 
-FLOOR = 1e-6  # added to a divergence before its logarithm: that of the largest bit-widths is 0
+FLOOR = 1e-6  # added before the logarithm: the divergence of the largest configuration is 0
 STRENGTHS = tuple(10.0**k for k in np.arange(-3, 3.1, 0.5))
 FOLDS = 5
 
 
 def log_divergence(divergences: np.ndarray) -> np.ndarray:
-    """The quantity that the model predicts; what is not a number counts as the largest one.
+    """The target of the regression, log(divergence); NaN is replaced by the largest divergence.
 
-    Rounding may leave a divergence a little below 0; it counts as 0.
+    Divergences slightly below 0, due to rounding, count as 0.
     """
     values = np.asarray(divergences, np.float64)
     finite = values[np.isfinite(values)]
@@ -40,11 +40,11 @@ def log_divergence(divergences: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a model adds up for a configuration.
+    """The additive terms of a model.
 
     Attributes:
-      variables: of each variable, {bit-width: term}.
-      pairs: {(weight bits, activation bits): term}, once for each layer that has them.
+      variables: for each variable, {bit-width: term}.
+      pairs: {(weight bits, activation bits): term}, added once per layer with these bits.
     """
 
     variables: tuple[dict[int, float], ...]
@@ -53,14 +53,14 @@ class Terms:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Configurations as features: one column for each bit-width of each variable, and shared ones.
+    """Maps configurations to features: one per bit-width of each variable, and shared features.
 
-    The shared columns count the variables of each column at each bit-width, then the layers at each
+    Shared features count the variables of each column at each bit-width, then the layers at each
     pair of bit-widths.
 
     Attributes:
-      search_space: of the search.
-      reach: weight of the shared columns; 0 leaves them out.
+      search_space: the search space.
+      reach: weight of the shared features; 0 disables them.
     """
 
     search_space: SearchSpace
@@ -68,7 +68,7 @@ class Encoding:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Index of each variable's first column, and the number of own columns at the end."""
+        """Index of each variable's first feature, followed by the number of such features."""
         return np.cumsum([0] + [len(v.allowed) for v in self.search_space.variables])
 
     def __call__(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,7 +90,7 @@ class Encoding:
         return np.concatenate([own, self.reach * np.concatenate(together, axis=1)], axis=1)
 
     def terms(self, coefficients: np.ndarray) -> Terms:
-        """What these coefficients float64[F] add up: own and shared terms of a variable in one."""
+        """The terms of coefficients float64[F]: own and shared terms of a variable are added."""
         candidates = self.search_space.candidates
         count = len(candidates)
         reached = self.reach * coefficients[self.starts[-1] :]
@@ -113,12 +113,11 @@ class Surrogate:
     """A fitted model.
 
     Attributes:
-      encoding: of configurations.
-      centre: int32[L, 2], where the model gives `value` exactly.
-      value: log(divergence) there.
-      mean: coefficients float64[F].
-      root: float64[F, F], `root @ standard normal` is a deviation of the coefficients that the
-        measurements leave possible.
+      encoding: features of configurations.
+      centre: int32[L, 2], where the model equals `value` exactly.
+      value: log(divergence) at the centre.
+      mean: posterior mean of the coefficients, float64[F].
+      root: float64[F, F], a root of the posterior covariance of the coefficients.
     """
 
     encoding: Encoding
@@ -134,7 +133,7 @@ class Surrogate:
 
     @property
     def terms(self) -> Terms:
-        """What the model adds up; only differences between configurations matter."""
+        """The terms of the posterior mean; only differences between configurations matter."""
         return self.encoding.terms(self.mean)
 
     def sample(self, rng: np.random.Generator) -> Terms:
@@ -146,7 +145,7 @@ class Surrogate:
 def distances(
     configurations: np.ndarray, centre: np.ndarray, search_space: SearchSpace
 ) -> np.ndarray:
-    """How many variables of each configuration differ from the centre, int[N]."""
+    """Number of variables of each configuration that differ from the centre, int[N]."""
     first = (
         [v.layers[0] for v in search_space.variables],
         [v.column for v in search_space.variables],
@@ -164,20 +163,20 @@ def fit(
     strength: float,
     width: float,
 ) -> Surrogate:
-    """Weighted ridge regression around a configuration that was measured.
+    """Weighted ridge regression around a measured configuration.
 
     Args:
       configurations: int32[N, L, 2].
       values: log(divergence), float64[N].
-      centre, value: a configuration and its log(divergence), which the model keeps exactly.
-      strength: of the ridge, per measurement of full weight over N.
+      centre, value: a configuration and its log(divergence), which the model reproduces exactly.
+      strength: strength of the ridge, per measurement of full weight over N.
       width: the weight of a measurement is exp(-variables that differ from the centre / width).
     """
     features = encoding(configurations) - encoding([centre])
     weights = np.exp(-distances(configurations, centre, encoding.search_space) / width)
     target = values - value
     scaled = features * weights[:, None]
-    # Fewer measurements in effect need as much less of the ridge.
+    # The ridge scales with the effective number of measurements.
     ridge = strength * (weights.mean() if len(weights) else 1.0)
     hessian = features.T @ scaled + ridge * np.eye(features.shape[1])
     factor = np.linalg.cholesky(hessian)
@@ -190,11 +189,11 @@ def fit(
 
 @dataclass(frozen=True)
 class Quality:
-    """How well the model predicts measurements that it was not fitted to.
+    """Quality of the model by cross-validation.
 
     Attributes:
-      strength: of the ridge, the best one.
-      r2: share of the variance of log(divergence) that it explains.
+      strength: the best strength of the ridge.
+      r2: fraction of the variance of log(divergence) explained.
       rank_correlation: Spearman's.
       measured, predicted: log(divergence), float64[N].
     """
@@ -207,10 +206,10 @@ class Quality:
 
 
 def cross_validate(encoding: Encoding, configurations: np.ndarray, values: np.ndarray) -> Quality:
-    """Chooses the strength of the ridge, all measurements weighted alike.
+    """Selects the strength of the ridge, with equal weights for all measurements.
 
     Args:
-      configurations: int32[N, L, 2]; with N below `FOLDS` nothing is predicted but the mean.
+      configurations: int32[N, L, 2]; with N below `FOLDS` only the mean is predicted.
       values: log(divergence), float64[N].
     """
     if len(values) < FOLDS:

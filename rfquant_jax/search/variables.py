@@ -1,4 +1,4 @@
-"""What a search may turn: bit-widths within limits, pinned ones left alone, tied ones together."""
+"""The variables of a search: bit-widths within limits, pinned ones, tied ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COLUMNS = {"weights": (WEIGHTS,), "activations": (ACTIVATIONS,), "both": (WEIGHT
 
 @dataclass(frozen=True)
 class SearchVariable:
-    """The weight or the activation bit-width of one layer, or of several that are tied.
+    """The weight or the activation bit-width of one layer, or of several tied layers.
 
     Attributes:
       layers: indices of the layers, ascending.
       column: `WEIGHTS` or `ACTIVATIONS`.
-      allowed: bit-widths it may take, largest first.
+      allowed: allowed bit-widths, largest first.
     """
 
     layers: tuple[int, ...]
@@ -29,11 +29,11 @@ class SearchVariable:
     allowed: tuple[int, ...]
 
     def read(self, configuration: np.ndarray) -> int:
-        """Its bit-width in a configuration int32[L, 2]."""
+        """The bit-width in a configuration int32[L, 2]."""
         return int(configuration[self.layers[0], self.column])
 
     def assign(self, configuration: np.ndarray, bits: int) -> np.ndarray:
-        """A copy of the configuration with another bit-width."""
+        """A copy of the configuration with this variable set to `bits`."""
         copy = np.array(configuration)
         copy[list(self.layers), self.column] = bits
         return copy
@@ -41,11 +41,11 @@ class SearchVariable:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All variables of a search; those of weights and of activations in forward order.
+    """All variables of a search: weights, then activations, in forward order.
 
     Attributes:
-      space: the network's configurations, of which a search visits a part.
-      variables: every layer is in exactly one for its weights and one for its activations.
+      space: all configurations of the network.
+      variables: every layer belongs to exactly one for its weights and one for its activations.
     """
 
     space: Space
@@ -66,7 +66,7 @@ class SearchSpace:
         return (variable for variable in self.variables if variable.column == column)
 
     def set(self, choose: Callable[[SearchVariable], int]) -> np.ndarray:
-        """The configuration with every variable at the bit-width that `choose` gives it."""
+        """The configuration with every variable at the bit-width that `choose` returns."""
         configuration = np.zeros((len(self.space), 2), np.int32)
         for variable in self.variables:
             configuration[list(variable.layers), variable.column] = choose(variable)
@@ -89,7 +89,7 @@ class SearchSpace:
         return lowered
 
     def holds(self, configuration: np.ndarray) -> bool:
-        """Whether every variable is at one of its bit-widths, and tied layers agree."""
+        """Whether every variable has an allowed bit-width and tied layers agree."""
         return all(
             len({int(configuration[layer, variable.column]) for layer in variable.layers}) == 1
             and variable.read(configuration) in variable.allowed
@@ -97,7 +97,7 @@ class SearchSpace:
         )
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """A configuration with every variable at one of its bit-widths, all equally likely."""
+        """A uniformly random configuration."""
         return self.set(lambda variable: int(rng.choice(variable.allowed)))
 
     def neighbours(
@@ -106,7 +106,7 @@ class SearchSpace:
         """Moves of one variable to the next lower and the next higher bit-width.
 
         Args:
-          column: whose variables; all of them, those of weights first, where it is not given.
+          column: restricts the moves to one column; None: weights, then activations.
         """
         for variable in self.variables if column is None else self.of(column):
             place = variable.allowed.index(variable.read(configuration))
@@ -124,19 +124,19 @@ def make_search_space(
     pins: Sequence[tuple[str, Sequence[int]]] = (),
     groups: Sequence[Sequence[str]] = (),
 ) -> SearchSpace:
-    """The variables of a search.
+    """The search space under limits, pins and groups.
 
     Args:
-      min_bits, max_bits: limits of all bit-widths; a layer that has none between them keeps its
-        nearest.
-      pins: (layer pattern, (weight bits, activation bits)) pairs; the last that matches a layer
-        holds, whatever the limits say.
-      groups: ("weights", "activations" or "both", layer pattern, ...): the layers that match any of
-        the patterns always have the same bits there.
+      min_bits, max_bits: limits of all bit-widths; a layer without candidates in this range keeps
+        the nearest one.
+      pins: (layer pattern, (weight bits, activation bits)) pairs; the last match applies,
+        regardless of the limits.
+      groups: ("weights", "activations" or "both", layer pattern, ...): layers that match any of the
+        patterns share their bit-width.
 
     Raises:
-      ConfigError: a pattern matches no layer, a pinned bit-width is none of the layer's, a layer is
-        in two groups, or the layers of a group have no bit-width in common.
+      ConfigError: a pattern matches no layer, a pinned bit-width is not a candidate of the layer, a
+        layer is in two groups, or the layers of a group have no common bit-width.
     """
     allowed = [
         [_within(space.allowed(layer), min_bits, max_bits) for _ in (WEIGHTS, ACTIVATIONS)]
@@ -166,15 +166,15 @@ def make_search_space(
 
 
 def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
-    """The same variables, less the bit-widths that the scheduler froze.
+    """The search space without bit-widths frozen by the scheduler.
 
-    A variable that has one bit-width alone, pinned or not, keeps it.
+    A variable with a single bit-width, pinned or not, keeps it.
 
     Args:
-      masks: bool[2, L, |B|], what is left of weights and of activations.
+      masks: bool[2, L, |B|], candidate masks of weights and activations.
 
     Raises:
-      ConfigError: tied layers have none left in common.
+      ConfigError: tied layers have no common bit-width left.
     """
 
     def left(variable: SearchVariable) -> SearchVariable:
@@ -221,7 +221,7 @@ def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[tuple[int, 
 
 
 def _partition(count: int, column: int, group_of: dict[tuple[int, int], int]) -> list[list[int]]:
-    """Layers that share a variable, in the order of the first of them."""
+    """Groups of layers that share a variable, ordered by their first layer."""
     parts: dict[object, list[int]] = {}
     for layer in range(count):
         parts.setdefault(group_of.get((layer, column), f"alone {layer}"), []).append(layer)
