@@ -24,12 +24,12 @@ from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Exact counts over a whole set of images.
+    """Exact counts over a set of images.
 
     Attributes:
-      top1, top5: numbers of images classified right (a non-finite output is wrong).
-      loss: sum of the cross-entropies.
-      images: how many there were.
+      top1, top5: numbers of correctly classified images (a non-finite output is wrong).
+      loss: sum of cross-entropies.
+      images: number of images.
     """
 
     top1: int
@@ -43,7 +43,7 @@ class Accuracy:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """95 % interval of the top-1 accuracy in percent (Wilson's, for a share of counts)."""
+        """95 % interval of the top-1 accuracy in percent (Wilson score interval)."""
         share, z2 = self.top1 / self.images, 1.959964**2
         centre = (share + z2 / (2 * self.images)) / (1 + z2 / self.images)
         spread = math.sqrt(share * (1 - share) / self.images + z2 / (4 * self.images**2))
@@ -61,14 +61,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one network makes of each image of a set, in the set's order.
+    """Per-image results of one network, in the order of the images.
 
     Attributes:
       top1, top5: bool[N], whether the label is the best class, or among the best five; a
         non-finite output is wrong.
       loss: float32[N], cross-entropies.
-      labels: int32[N]; -1 marks an image that does not count, because it cannot be read or only
-        fills up a batch.
+      labels: int32[N]; -1 marks images that are ignored: unreadable ones and padding of a batch.
     """
 
     top1: np.ndarray
@@ -78,19 +77,19 @@ class Outcomes:
 
     @property
     def counted(self) -> np.ndarray:
-        """bool[N], the images that count."""
+        """bool[N], the images that are not ignored."""
         return self.labels != PADDING_LABEL
 
     @property
     def accuracy(self) -> Accuracy:
-        """The counts over all images that count."""
+        """The counts over all images that are not ignored."""
         kept = self.counted
         top1, top5 = (int(np.sum(hits[kept])) for hits in (self.top1, self.top5))
         loss = float(np.sum(self.loss[kept], dtype=np.float64))
         return Accuracy(top1, top5, loss, int(kept.sum()))
 
     def first(self, images: int) -> Outcomes:
-        """Those of the first images alone."""
+        """The results of the first `count` images."""
         columns = (self.top1, self.top5, self.loss, self.labels)
         return Outcomes(*(column[:images] for column in columns))
 
@@ -102,13 +101,13 @@ class Outcomes:
 
 
 class Evaluator:
-    """The compiled evaluation of one network on one mesh; configurations are data.
+    """Compiled evaluation of one network on one mesh; configurations are data.
 
     Args:
       functional: a coupled network, or a plain one (whose configurations are int32[0, 2]).
-      mesh: the devices. Batches are never split: each device takes whole ones, so that the
-        result does not depend on how many devices there are.
-      preprocess: turns a batch of images into the network's input.
+      mesh: the devices. Batches are not sharded: each device processes whole ones, so that results
+        do not depend on the number of devices.
+      preprocess: maps a batch of images to the network's input.
     """
 
     def __init__(self, functional: FunctionalNetwork, mesh: Mesh, preprocess: Preprocess):
@@ -127,12 +126,12 @@ class Evaluator:
     def recalibrate(
         self, params: Arrays, configuration: np.ndarray, batches: Iterable[np.ndarray]
     ) -> Arrays:
-        """BatchNorm statistics of a configuration: the plain average of batch statistics.
+        """BatchNorm statistics of a configuration: the mean of batch statistics.
 
         Args:
           params: replicated.
           configuration: int32[L, 2].
-          batches: images, batches of one size; this process's, see `Pipeline.full`.
+          batches: this process's batches of images, of equal size, see `Pipeline.full`.
 
         Returns:
           `{"<BatchNorm>.mean" | ".var": float32[C]}`, averaged in float64 in the batches' order.
@@ -152,7 +151,7 @@ class Evaluator:
     def running_statistics(
         self, params: Arrays, stats: Arrays, configuration: np.ndarray
     ) -> Arrays:
-        """The running statistics of a configuration's banks, as training left them."""
+        """The running statistics of a configuration's banks after training."""
         return jax.device_get(self._select(params, stats, configuration))
 
     def accuracy(
@@ -162,7 +161,7 @@ class Evaluator:
         configuration: np.ndarray,
         batches: Iterable[Arrays],
     ) -> Accuracy:
-        """Exact accuracy over all images of `batches`; arguments as those of `outcomes`."""
+        """Exact accuracy over all images of `batches`; arguments as for `outcomes`."""
         return self.outcomes(params, statistics, configuration, batches).accuracy
 
     def outcomes(
@@ -172,18 +171,18 @@ class Evaluator:
         configuration: np.ndarray,
         batches: Iterable[Arrays],
     ) -> Outcomes:
-        """What the network makes of each image of `batches`.
+        """Per-image results for all images of `batches`.
 
         Args:
           params: replicated.
           statistics: from `recalibrate` or `running_statistics`.
           configuration: int32[L, 2].
-          batches: {"image", "label"} of one size; label -1 marks an image that does not count;
-            this process's, see `Pipeline.exact`.
+          batches: this process's {"image", "label"} batches of equal size, see `Pipeline.exact`;
+            label -1 marks ignored images.
 
         Returns:
-          one entry for each image, those that do not count included: entries of two configurations
-          at the same place are of the same image.
+          one entry for each image, including ignored ones, so that equal indices in the results of
+          two configurations refer to the same image.
         """
         parts = []
         for batch, real in grouped(batches, self.mesh):
@@ -200,10 +199,10 @@ class Evaluator:
         configuration: np.ndarray,
         batches: Iterable[Arrays],
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What the network makes of each batch; arguments as those of `accuracy`.
+        """Predictions for each batch; arguments as for `accuracy`.
 
         Yields:
-          labels int32[B] as they came, and probabilities float32[B, classes].
+          labels int32[B], unchanged, and probabilities float32[B, classes].
         """
         for batch, real in grouped(batches, self.mesh):
             batch = devices.split(batch, self.mesh)
@@ -215,11 +214,11 @@ class Evaluator:
                     np.split(found, self.mesh.size)[place],
                 )
 
-    # What follows runs per device.
+    # The functions below run per device, inside shard_map.
 
     def _batch_statistics(self, params, images, configuration):
         network = with_batch_statistics(self.functional, params, zeros_like(self.functional.stats))
-        network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps the batch's own
+        network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps batch statistics
         evaluate_on_codes(network)
         assign(network, configuration)
         network(self.preprocess(images))
@@ -247,7 +246,7 @@ class Evaluator:
 
 
 def _judged(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """float32[N, 4] of each image: cross-entropy, top-1, top-5 (1 where right), label."""
+    """float32[N, 4], per image: cross-entropy, top-1 and top-5 (1 if correct), label."""
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
     _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     hits = (best == labels[:, None]) & finite[:, None]
