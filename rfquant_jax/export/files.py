@@ -1,4 +1,4 @@
-"""The files of one exported configuration: how each format is written."""
+"""Writes the files of one exported configuration, one per format."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def write_all(
     platforms: Sequence[str],
     batch: int = 0,
 ) -> dict[str, Path]:
-    """Writes one configuration in every asked format but the bundle, the integer one always.
+    """Writes one configuration in all requested formats except the bundle, and always as integer.
 
     Args:
-      platforms, batch: of the StableHLO artifact.
+      platforms, batch: options of the StableHLO artifact.
 
     Returns:
-      the files by format.
+      paths by format.
     """
     with writing(folder, "a folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,17 +63,17 @@ def write_all(
 
 
 def writing(path: Path, kind: str) -> AbstractContextManager:
-    """Turns whatever a writer's libraries raise into an error of one line."""
+    """Converts any exception of a writer's libraries into a one-line UserError."""
     return explained(f"{path}: cannot be written as {kind}")
 
 
 @contextmanager
 def explained(failure: str) -> Iterator[None]:
-    """Turns whatever is raised into an error of one line that starts with `failure`."""
+    """Converts any exception into a one-line UserError that starts with `failure`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of onnx, onnxruntime, protobuf, safetensors, JAX or the disk
+    except Exception as error:  # onnx, onnxruntime, protobuf, safetensors, JAX or the file system
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise UserError(f"{failure} ({reason.splitlines()[0]})") from error

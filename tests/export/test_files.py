@@ -44,7 +44,10 @@ def test_a_bundle_holds_every_configuration_and_each_kernel_once(models, tmp_pat
         "kernel/depthwise/6": 54,
         "kernel/fc/8": 40,
     }
-    for asked, said in ((None, "must be told which"), ("w4a4", "has no configuration 'w4a4'")):
+    for asked, said in (
+        (None, "needs the name of a configuration"),
+        ("w4a4", "has no configuration 'w4a4'"),
+    ):
         with pytest.raises(UserError, match=f"{said}; there are low, high"):
             bundle.model(asked)
 
@@ -90,7 +93,7 @@ def test_every_single_changed_byte_is_noticed(path):
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
 def test_truncated_files_are_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
-    assert "is damaged or no safetensors file" in refused(path)
+    assert "is damaged or not a safetensors file" in refused(path)
 
 
 class Bomb:
@@ -113,14 +116,14 @@ class Bomb:
 )
 def test_foreign_files_are_refused(path, content):
     path.write_bytes(content)
-    assert "is damaged or no safetensors file" in refused(path)
+    assert "is damaged or not a safetensors file" in refused(path)
 
 
 def test_files_that_are_not_there_or_of_others(path, tmp_path):
     assert "cannot be read" in refused(tmp_path / "missing.safetensors")
     assert "cannot be read" in refused(tmp_path)
     save_file({"weight": np.zeros(3, np.float32)}, path)
-    assert "is no integer model of this project" in refused(path)
+    assert "is not an integer model of this project" in refused(path)
 
 
 @pytest.mark.parametrize("kind", ["integer", "onnx", "onnx_small", "onnx_fast", "stablehlo"])

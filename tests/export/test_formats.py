@@ -242,7 +242,7 @@ def test_the_stablehlo_artifact_names_no_files_of_this_machine(model, tmp_path):
 def test_damaged_artifacts_are_refused(content, tmp_path):
     path = tmp_path / "a.stablehlo"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a.stablehlo: is damaged or no StableHLO artifact"):
+    with pytest.raises(UserError, match=r"a.stablehlo: is damaged or not a StableHLO artifact"):
         stablehlo.read(path)
     with pytest.raises(UserError, match=r"missing: cannot be read"):
         stablehlo.read(tmp_path / "missing")

@@ -1,9 +1,8 @@
-"""An integer model as one C99 file and its header: no library, no allocation.
+"""An integer model as one C99 file and its header, without libraries or allocation.
 
-Weights stay packed at their 2 to 8 bits; activations that layers read are codes of one byte. It
-computes what `runtime.run` computes in float32, operation by operation. The logits are the same
-bit for bit, except where a layer of floats adds more than one channel: NumPy may add in another
-order there.
+Weights stay packed at 2 to 8 bits, and quantized activations take one byte each. The program
+repeats the float32 operations of `runtime.run`. The logits are equal bit for bit, except if a float
+layer sums over more than one channel, where NumPy may use another order.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _PRAGMA = """\
 
 
 def write(path: Path, model: IntegerModel) -> None:
-    """Writes `path`, the program, and beside it the header of the same name."""
+    """Writes the program to `path`, and the header next to it."""
     source, header = make(model, path.stem)
     for target, text in ((path.with_suffix(".h"), header), (path, source)):
         with replacing(target) as temporary:
@@ -36,10 +35,10 @@ def write(path: Path, model: IntegerModel) -> None:
 
 
 def make(model: IntegerModel, name: str) -> tuple[str, str]:
-    """The texts of the program and of its header.
+    """The source code of the program and its header.
 
     Args:
-      name: of the files.
+      name: name of the files.
     """
     model = model.stored()
     program, prefix, values = Program(model), identifier(name), pixel_values(model)
@@ -55,7 +54,7 @@ def make(model: IntegerModel, name: str) -> tuple[str, str]:
 
 
 def _entries(model: IntegerModel, prefix: str, memory: MemoryPlan, pixels: bool) -> str:
-    """The functions that others call."""
+    """The public functions."""
     text = f"""
 void {prefix}_run(const float *image, float *logits, float *arena) {{
   run(image, 0, logits, arena);

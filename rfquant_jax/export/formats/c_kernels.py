@@ -1,4 +1,4 @@
-"""The part of the C export that is the same for every model."""
+"""The part of the C export that does not depend on the model."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ static void float_layer(const shape_t *s, const layer_t *layer, const source_t *
 }
 """
 
-# By the name of a function; each calls only those before it.
+# By function name; each calls only functions before it.
 _FUNCTIONS = {
     "round_to_even": _ROUND,
     "code_of": _CODE,
@@ -184,7 +184,7 @@ _FUNCTIONS = {
 
 
 def functions_for(body: str) -> str:
-    """The functions that some code calls, and those that they call in turn."""
+    """The functions that some code calls, directly or indirectly."""
     for name in reversed(_FUNCTIONS):
         if f"{name}(" in body:
             body = _FUNCTIONS[name] + body

@@ -1,4 +1,4 @@
-"""C loops for what happens between the layers of an integer model."""
+"""C loops for the operations between the layers of an integer model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def emit(node: Node, shapes: Sequence[Shape | None], shape: Shape, names: Sequen
     """The loops of one operation without parameters.
 
     Args:
-      shapes: of its inputs; None for a number.
-      shape: of its result.
-      names: C expressions of its inputs, and of its result behind them.
+      shapes: shapes of the inputs; None for a number.
+      shape: shape of the result.
+      names: C expressions of the inputs, followed by that of the result.
     """
     if node.op in _BINARY or node.op in _UNARY:
         return _elementwise(node, shapes, shape, names)
@@ -44,14 +44,14 @@ def emit(node: Node, shapes: Sequence[Shape | None], shape: Shape, names: Sequen
 
 
 def affine(shape: Shape, names: Sequence[str], numbers: Sequence[str]) -> str:
-    """The loops of a BatchNorm on its own; `numbers` are the arrays of its scale and bias."""
+    """The loops of a separate BatchNorm; `numbers` are the arrays of its scale and bias."""
     at, channel = place(shape, indices(shape)), f"i{len(shape) - 1}"
     product = f"const float product = {names[0]}[{at}] * {numbers[0]}[{channel}];"
     return loops(shape, f"{product} {names[1]}[{at}] = product + {numbers[1]}[{channel}];")
 
 
 def loops(shape: Shape, body: str, start: int = 0) -> str:
-    """A loop over i0, i1, ... for each axis around some statements."""
+    """Nested loops over i0, i1, ..., one for each axis, around statements."""
     heads = [
         f"for (int32_t i{axis} = 0; i{axis} < {size}; i{axis}++)"
         for axis, size in enumerate(shape, start)
@@ -91,7 +91,7 @@ def _reduce(node, of, shape, names) -> str:
 
 
 def _fold(op: str, sizes, of, index, shape, names, guard: str = "") -> str:
-    """Combines the elements at some places; the first of a maximum starts it."""
+    """A reduction over elements; a maximum starts with the first element."""
     start = "0.0f" if op == "sum" else "-3.402823466e+38f"
     step = guard + _COMBINE[op].format(f"{names[0]}[{place(of, index)}]")
     around = loops(sizes, step, len(shape))

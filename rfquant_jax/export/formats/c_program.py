@@ -1,4 +1,4 @@
-"""The C function that computes one image, and the constant arrays that it reads."""
+"""The C function for one image, and the constant arrays that it reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ static void run(const float *image, const uint8_t *pixels, float *logits, float 
 
 
 def memory_of(model: IntegerModel) -> MemoryPlan:
-    """Where the activations of one image lie."""
+    """The memory layout of the activations of one image."""
     return plan(model.graph, lambda layer: model.layers[layer].quantizes_input)
 
 
@@ -33,7 +33,7 @@ class Program:
 
     Attributes:
       arrays: definitions of the arrays.
-      memory: where activations lie.
+      memory: layout of the activations.
     """
 
     def __init__(self, model: IntegerModel):
@@ -42,7 +42,7 @@ class Program:
         self._consumers = Consumers(model)
 
     def text(self) -> str:
-        """The function; `arrays` are complete afterwards."""
+        """The source of the function; completes `arrays`."""
         graph = self.model.graph
         fused = [self._consumers.of(n) for n in graph.nodes if n.output in self.memory.fused]
         skipped = {name for consumer in fused for name in consumer.skipped}
@@ -59,7 +59,7 @@ class Program:
         return "\n  ".join(lines) + "\n}\n"
 
     def _floats(self, value: str) -> str:
-        """The C expression of a value of floats."""
+        """The C expression of a float value."""
         if value == self.model.graph.output:
             return "logits"
         if value == INPUT:
@@ -82,14 +82,14 @@ class Program:
         return c_nodes.emit(node, of, shapes[node.output], names)
 
     def _numbers(self, place: int, data: LayerData) -> tuple[str, str]:
-        """Names of the arrays with a layer's scale and bias."""
+        """Names of the arrays of a layer's scale and bias."""
         names = f"scale_{place}", f"bias_{place}"
         for name, values in zip(names, (data.scale, data.bias), strict=True):
             self.arrays.append(array("float", name, values))
         return names
 
     def _layer(self, place: int, node: Node) -> list[str]:
-        """A block that computes a convolution or a dense layer."""
+        """The block of a convolution or a dense layer."""
         data = self.model.layers[node.layer]
         bits = f"{data.weight_bits} bits, input {data.input_bits}"
         floats, codes, quantizer = self._floats(node.output), "0", "0"
@@ -135,7 +135,7 @@ class Program:
         return f"{kernel}, 0, {data.weight_bits}, {scale}, {bias}"
 
     def _input(self, place: int, node: Node, data: LayerData) -> tuple[list[str], str]:
-        """Statements that make a layer's input, and the expressions that stand for it."""
+        """Statements that prepare a layer's input, and the expressions to read it."""
         value = node.inputs[0]
         if not data.quantizes_input:
             pixels = "pixels, pixel_values, 256" if value == INPUT else "0, 0, 0"
@@ -158,7 +158,7 @@ class Program:
         return [*lines, f"  const source_t x = {{0, {codes}, values_{place}, 0}};"], "&x"
 
     def _reads_pixels(self) -> bool:
-        """Whether layers read pixels where there is no image of floats."""
+        """Whether layers read pixels directly, without a float image."""
         return pixel_values(self.model) is not None and INPUT not in self.memory.buffers
 
 
@@ -169,7 +169,7 @@ def _quantizer(target: Target, zero: int) -> str:
 def pixel_values(model: IntegerModel) -> np.ndarray | None:
     """The normalised value of every pixel by channel, float32[C, 256].
 
-    XLA computes them, as it does for the evaluation: it multiplies with the reciprocal, say.
+    Computed by XLA, as in the evaluation, because XLA for example multiplies with the reciprocal.
     """
     mean, std = (np.asarray(model.about.get(name, []), np.float32) for name in ("mean", "std"))
     channels = model.graph.input_shape[-1]

@@ -1,4 +1,4 @@
-"""Pieces of C: identifiers, comments, numbers, arrays."""
+"""C syntax: identifiers, comments, numbers, arrays."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 
 import numpy as np
 
-_COLUMNS = 20  # numbers in a line
+_COLUMNS = 20  # numbers per line
 
 
 def identifier(name: str) -> str:
-    """What a model's functions and constants start with."""
+    """The prefix of a model's functions and constants."""
     found = re.sub(r"\W", "_", name, flags=re.ASCII)
     return found if re.match(r"[A-Za-z]", found) else f"model_{found}"
 
 
 def comment_text(text: str) -> str:
-    """Text that can stand in a comment."""
+    """Text made safe for a C comment."""
     return text.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")
 
 
@@ -38,7 +38,7 @@ def array(kind: str, name: str, values: np.ndarray) -> str:
     """The definition of a constant array, in C order.
 
     Args:
-      kind: "float", or a type of whole numbers.
+      kind: "float" or an integer type.
     """
     flat = np.ravel(values)
     texts = [number(v) if kind == "float" else str(int(v)) for v in flat]

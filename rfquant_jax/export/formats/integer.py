@@ -1,9 +1,8 @@
-"""Integer models as files: `docs/integer_format.md` describes them for readers in any language.
+"""Files of integer models; the format is specified in `docs/integer_format.md`.
 
-One file holds one configuration of a network or several. Kernels are stored once for each
-bit-width that any of the configurations uses: a layer's codes at one bit-width do not depend on the
-configuration, and all bit-widths from 2 to 6 together (20 bits a weight) are smaller than the
-float32 weights that they come from, and need no rounding when they are loaded.
+A file holds one or several configurations of a network. A layer's codes at a bit-width do not
+depend on the configuration, so kernels are stored once per used bit-width. All bit-widths from 2 to
+6 together (20 bits per weight) are smaller than float32 weights and need no rounding on load.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ def write(path: Path, models: Mapping[str, IntegerModel]) -> None:
     """Writes configurations of one network into one file.
 
     Args:
-      models: by the configuration's name; of one network, so that their graphs, their constants
-        and the kernels of equal bit-width are the same.
+      models: models of one network by configuration name. Their graphs, constants and kernels of
+        equal bit-width must be equal.
 
     Raises:
-      UserError: they are not of one network.
+      UserError: the models are not of one network.
     """
     first = next(iter(models.values()))
     tensors = {f"constant/{name}": values for name, values in first.constants.items()}
@@ -51,19 +50,19 @@ def write(path: Path, models: Mapping[str, IntegerModel]) -> None:
     metadata = {"format": FORMAT, "version": VERSION, "description": description}
     metadata["sha256"] = digest(description, tensors)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # save_file hides what the disk says
+        temporary.write_bytes(save(tensors, metadata))  # save_file hides errors of the file system
 
 
 def kernel_name(layer: str, bits: int) -> str:
-    """The name of the tensor that holds a layer's kernel at a bit-width."""
+    """The name of the tensor of a layer's kernel at a bit-width."""
     return f"kernel/{layer}/{bits}"
 
 
 def digest(description: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the description and, in the order of their names, each tensor's name and bytes.
+    """SHA-256 over the description and each tensor's name and bytes, in the order of names.
 
     Args:
-      description: the text as it stands in the file.
+      description: the exact text in the file.
     """
     found = hashlib.sha256(description.encode())
     for name in sorted(tensors):

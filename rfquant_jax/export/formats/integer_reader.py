@@ -1,4 +1,4 @@
-"""Reads files of integer models; nothing in them is believed before it was checked."""
+"""Reads files of integer models; all content is validated before use."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ _ENTRY = ("weight_bits", "input_bits", "input_signed", "input_step")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that was read: one configuration of a network or several.
+    """The content of a file: one or several configurations of a network.
 
     Attributes:
-      path: where it is.
-      models: by the configuration's name.
+      path: path of the file.
+      models: models by configuration name.
     """
 
     path: Path
     models: Mapping[str, IntegerModel]
 
     def model(self, name: str | None = None) -> IntegerModel:
-        """One configuration; the name may be left out where there is only one.
+        """The model of a configuration; the name is optional if there is only one.
 
         Raises:
-          UserError: there is none of this name.
+          UserError: unknown or missing name.
         """
         names = list(self.models)
         if name is None and len(names) == 1:
             return self.models[names[0]]
         if name not in self.models:
-            asked = "must be told which" if name is None else f"has no configuration {name!r}"
+            missing = "needs the name of a configuration"
+            asked = missing if name is None else f"has no configuration {name!r}"
             raise UserError(f"{self.path}: {one_line(f'{asked}; there are {listed(names, 20)}')}")
         return self.models[name]
 
 
 def read(path: Path | str) -> ModelFile:
-    """Reads and checks a file that `format.write` wrote.
+    """Reads and validates a file of `integer.write`.
 
     Raises:
-      UserError: it cannot be read, is damaged, or is something else.
+      UserError: the file cannot be read, is damaged, or is of another kind.
     """
     path = Path(path)
     try:
@@ -60,7 +61,7 @@ def read(path: Path | str) -> ModelFile:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        reason = f"is damaged or no safetensors file ({error})"
+        reason = f"is damaged or not a safetensors file ({error})"
         raise UserError(f"{path}: {one_line(reason)}") from error
     except RecursionError as error:
         raise UserError(f"{path}: its description is nested too deeply") from error
@@ -72,7 +73,7 @@ def _open(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise UserError("is no integer model of this project")
+            raise UserError("is not an integer model of this project")
         if metadata.get("version") != VERSION:
             found = metadata.get("version")
             raise UserError(f"has version {found!r} of the format; this program reads {VERSION}")
@@ -103,10 +104,10 @@ def _models(metadata: Mapping, tensors: dict[str, np.ndarray]) -> dict[str, Inte
 
 
 class _Contents:
-    """The tensors of a file, taken by those who know what they must be.
+    """The tensors of a file, requested with their expected shapes and dtypes.
 
     Attributes:
-      used: names of the tensors that were taken.
+      used: names of the tensors requested so far.
     """
 
     def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]):
@@ -115,10 +116,10 @@ class _Contents:
         self._kernels: dict[str, np.ndarray] = {}
 
     def model(self, name: str, entry: object) -> IntegerModel:
-        """The configuration of this name.
+        """The model of this configuration.
 
         Raises:
-          UserError: something is missing, or not what the graph needs.
+          UserError: something is missing or does not fit the graph.
         """
         nodes = {node.layer: node for node in self.graph.layer_nodes}
         layers = entry.get("layers") if isinstance(entry, dict) else None

@@ -1,12 +1,12 @@
 """An integer model as ONNX: QuantizeLinear, Clip and DequantizeLinear around each layer.
 
-Quantizing rounds half to even and saturates at 8 bits; the Clip behind it narrows the codes to any
-bit-width, which is the same as clipping before rounding, because the bounds are whole numbers. The
-kernels are their codes, with step sizes and BatchNorm in the scales of their DequantizeLinear.
+QuantizeLinear rounds half to even and saturates at 8 bits. The following Clip restricts the codes
+to any bit-width. This equals clipping before rounding, because the bounds are integers. Kernels are
+stored as codes, with step sizes and BatchNorm folded into the scales of their DequantizeLinear.
 
-The plain variant needs opset 13, int8 and uint8. The small one needs opset 21 and keeps kernels of
-up to 4 bits in int4 tensors, two codes a byte, and takes inputs of 4 bits as int4 and uint4 where
-onnxruntime can load that.
+The plain variant uses opset 13, int8 and uint8. The small variant uses opset 21, stores kernels of
+up to 4 bits as int4 tensors, two codes per byte, and 4-bit inputs as int4 or uint4 where
+onnxruntime can load it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
 from rfquant_jax.runtime.files import replacing
 
-OUTPUT, CODES = "logits", "codes"  # a name and a key of the metadata
-_OPSETS = {False: (13, 8), True: (21, 10)}  # small or not: opset, IR version
+OUTPUT, CODES = "logits", "codes"  # a name, and a key of the metadata
+_OPSETS = {False: (13, 8), True: (21, 10)}  # by `small`: opset, IR version
 
 
 def write(path: Path, model: IntegerModel, *, small: bool) -> None:
-    """Writes the model and has onnx check it.
+    """Writes the model, checked by onnx.
 
-    Its input is `image`, float32[batch, C, H, W], normalised; its output `logits`.
+    Its input is `image`, float32[batch, C, H, W], normalised; its output is `logits`.
 
     Args:
-      small: whether kernels of up to 4 bits are stored as such.
+      small: whether to store kernels of up to 4 bits as int4.
     """
     made = make(model, small=small)
     with replacing(path) as temporary:
@@ -68,13 +68,13 @@ def finished(
     codes: Mapping[str, Codes],
     domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """The checked ONNX model of nodes whose logits have the name that the model's graph uses.
+    """The checked ONNX model of some nodes, whose logits have the name used in the model's graph.
 
-    Its metadata say, as JSON, what the model's `about` does, and where the codes are.
+    Its metadata hold the model's `about` and the tensors of the codes, as JSON.
 
     Args:
-      codes: by layer, those of its input.
-      domains: of operators that are not ONNX's own; what they return is not checked.
+      codes: codes of each layer's input, by layer.
+      domains: domains of non-standard operators, whose results are not checked.
     """
     nodes.scope = ""
     nodes.add("Identity", [model.graph.output], OUTPUT)
@@ -106,17 +106,17 @@ def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:
-    """Images or kernels, if they are that, with their channels in front of rows and columns."""
+    """Moves the channels of images or kernels before rows and columns."""
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 
 
 def along(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Values by channel, shaped for what has the channels of an image [H, W, C] or a vector."""
+    """Per-channel values, reshaped to broadcast against an image [H, W, C] or a vector."""
     return values.reshape(-1, 1, 1) if len(shape) == 3 else values
 
 
 def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...]) -> None:
-    """A BatchNorm on its own: scale and shift of each channel."""
+    """A separate BatchNorm: scale and shift of each channel."""
     scale, bias = (along(v.astype(np.float32), shape) for v in (data.scale, data.bias))
     scaled = nodes.add("Mul", [node.inputs[0], nodes.constant(scale)])
     nodes.add("Add", [scaled, nodes.constant(bias)], node.output)
@@ -126,7 +126,7 @@ class _Layers:
     """Emits convolutions, dense layers and affine maps.
 
     Attributes:
-      read: by layer, the codes of its input.
+      read: codes of each layer's input, by layer.
     """
 
     def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
@@ -149,13 +149,13 @@ class _Layers:
             y = self.nodes.add("Gemm", [x, weights], transB=1)
         else:
             y = self.nodes.add("MatMul", [x, weights])
-        # Apart from the layer: onnxruntime rounds a layer's own bias to whole accumulators.
+        # A separate Add: onnxruntime rounds a layer's own bias to integer accumulators.
         bias = along(data.bias.astype(np.float32), shape)
         bias = self.nodes.constant(bias, f"{node.layer}.bias")
         self.nodes.add("Add", [y, bias], node.output)
 
     def _input(self, node: Node, data: LayerData) -> str:
-        """The input on its quantizer's grid."""
+        """The quantized input."""
         name = node.inputs[0]
         if not data.quantizes_input:
             return name
@@ -167,7 +167,7 @@ class _Layers:
         return values
 
     def _quantize(self, name: str, data: LayerData) -> tuple[str, str]:
-        """Names of the codes and of the values that they stand for."""
+        """Names of the codes and of the dequantized values."""
         exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
         kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
         kind = kinds[data.input_signed]
@@ -180,10 +180,10 @@ class _Layers:
         return codes, self.nodes.add("DequantizeLinear", [codes, step, zero])
 
     def _may_have_four_bits(self, name: str) -> bool:
-        """Whether onnxruntime can load 4-bit codes of this.
+        """Whether onnxruntime can load 4-bit codes of this value.
 
-        It fails where it moves a clip into the quantizer, over whatever it may exchange with it: so
-        these are the outputs of layers and of additions, with or without one ReLU behind.
+        It fails when it fuses a Clip into the quantizer across operations that commute with it. So
+        4 bits are used only for outputs of layers and additions, with at most one ReLU after them.
         """
         maker = self._makers.get(name)
         if maker is not None and maker.op == "maximum" and 0 in maker.inputs:
@@ -191,10 +191,10 @@ class _Layers:
         return maker is not None and maker.op in (*LAYERS, "add")
 
     def _weights(self, node: Node, data: LayerData, rank: int) -> str:
-        """The kernel as the operation takes it, with the scale of each output in it.
+        """The kernel in the layout of the operation, with the scale of each output folded in.
 
-        Dense layers take (outputs, inputs) for vectors, a 1x1 convolution's kernel for images, and
-        (inputs, outputs) for anything with other axes before the last.
+        Dense layers use (outputs, inputs) for vectors, a 1x1 convolution kernel for images, and
+        (inputs, outputs) for other numbers of axes.
         """
         kernel, axis = channels_first(data.kernel), 0
         if node.op == DENSE and rank == 3:

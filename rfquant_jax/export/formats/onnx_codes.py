@@ -1,4 +1,4 @@
-"""Tensors of codes in an ONNX graph, with channels that need not be in the network's order."""
+"""Tensors of codes in an ONNX graph, whose channels may be reordered."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Codes:
     """A uint8 tensor [N, C, ...] with the codes that a layer reads.
 
     Attributes:
-      name: of the tensor.
-      zero: what stands for code 0.
+      name: name of the tensor.
+      zero: zero point, the value of code 0.
       channels: C.
-      order: the network's channel that each channel of the tensor holds, or HOLE for one that
-        holds nothing; None where they are the network's channels as they are.
+      order: for each channel of the tensor, the network's channel it holds, or HOLE for an unused
+        one; None if the order is the network's.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Codes:
 
     @property
     def places(self) -> np.ndarray | None:
-        """Where the network's channels are in the tensor."""
+        """Indices of the network's channels in the tensor."""
         if self.order is None:
             return None
         channels = self.order[self.order != HOLE]
@@ -43,12 +43,12 @@ class Codes:
         return places
 
     def to_json(self) -> dict:
-        """Where the codes are: a tensor's name, its zero point, and each channel's place."""
+        """The location of the codes: tensor name, zero point, and the index of each channel."""
         places = None if self.places is None else self.places.tolist()
         return {"tensor": self.name, "zero": self.zero, "places": places}
 
     def columns(self, kernel: np.ndarray) -> np.ndarray:
-        """A kernel [O, ..., I] for the tensor's channels; zeros for holes."""
+        """The kernel [O, ..., I] reordered for the tensor's channels; zeros for holes."""
         if self.order is None:
             return kernel
         found = kernel[..., np.maximum(self.order, 0)]
@@ -56,15 +56,15 @@ class Codes:
         return found
 
     def floats(self, nodes: Nodes) -> str:
-        """The codes of the tensor's own channels in float32."""
+        """The codes of all channels of the tensor in float32."""
         x = nodes.add("Cast", [self.name], to=TensorProto.FLOAT)
         return nodes.add("Sub", [x, nodes.constant(np.float32(self.zero))]) if self.zero else x
 
     def pick(self, nodes: Nodes, channels: np.ndarray | None = None) -> str:
-        """The codes of some of the network's channels in float32, [N, C', H, W]; None: of all.
+        """The codes of some of the network's channels in float32, [N, C', H, W]; None: all.
 
-        A product with a matrix of zeros and ones, because that is exact and keeps the channels
-        last, as onnxruntime has them here; a Gather would have the whole tensor transposed.
+        Computed as a product with a 0-1 matrix, which is exact and keeps onnxruntime's
+        channels-last layout; a Gather would transpose the whole tensor.
         """
         places = self.places
         if places is None and channels is None:
@@ -82,7 +82,7 @@ class Codes:
 
 
 def clipped(nodes: Nodes, codes: str, target: Target, zero: int) -> str:
-    """A uint8 tensor of codes, narrowed to the target's range."""
+    """A uint8 tensor of codes, clipped to the target's range."""
     low, high = target.low + zero, target.high + zero
     if (low, high) == (0, 255):
         return codes
@@ -90,7 +90,7 @@ def clipped(nodes: Nodes, codes: str, target: Target, zero: int) -> str:
 
 
 def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
-    """Tensors of different channels of one layer as one; each has an order."""
+    """Concatenates tensors that hold different channels of one layer."""
     order = np.concatenate([part.order for part in parts])
     name = parts[0].name
     if len(parts) > 1:
@@ -100,9 +100,9 @@ def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
 
 
 def zero_of(data: LayerData) -> int:
-    """What stands for code 0 of a layer's input, so that its smallest code is 0.
+    """The zero point of a layer's input, chosen so that the smallest code is stored as 0.
 
-    A conversion to uint8 then clips at that end by itself. It also keeps the codes small: kernels
-    for processors without dot products of int8 add two products of 8 bits in 16 bits.
+    The conversion to uint8 then clips at that end by itself. Small stored codes also avoid
+    overflow: kernels for CPUs without int8 dot products add two 8-bit products in 16 bits.
     """
     return -data.input_range[0]

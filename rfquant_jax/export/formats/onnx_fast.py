@@ -1,16 +1,16 @@
 """An integer model as ONNX for speed: int8 kernels of onnxruntime with exactly our codes.
 
-Every layer whose output only one quantizer reads becomes
+Every layer whose output is read by a single quantizer becomes
 
     DequantizeLinear(uint8, 1, z) -> Conv -> QuantizeLinear(1, z') -> Clip(uint8)
 
 with DequantizeLinear(int8 kernel, M) and DequantizeLinear(int32 bias, M) as the other operands,
-which onnxruntime fuses to one QLinearConv. The numbers in it come from `requantize.solve`; clipping
-activations are part of the codes' range. Channels without a solution are computed in a layer of
-their own with a float result. Layers whose output is needed in float have integer products, or
-float sums of whole numbers.
+which onnxruntime fuses into one QLinearConv. The constants come from `requantize.solve`; clipping
+activations are folded into the range of codes. Channels without a solution are computed in a
+separate layer with a float result. Layers with a float output use integer products, or exact float
+sums of integers.
 
-Opset 13 alone, standard operators.
+Only opset 13 and standard operators are used.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ class _Builder:
         return self._codes[key]
 
     def _quantize(self, name: str, target: Target, zero: int) -> str:
-        """The codes of a float tensor."""
+        """Quantizes a float tensor."""
         operands = [self.nodes.constant(v) for v in (np.float32(target.step), np.uint8(zero))]
         codes = self.nodes.add("QuantizeLinear", [name, *operands])
         return clipped(self.nodes, codes, target, zero)
 
     def _integer(self, node: Node, data: LayerData, codes: Codes, shape) -> bool:
-        """Emits a layer in integers if its output is read as codes alone."""
+        """Emits a layer as integer operations if its output is only read as codes."""
         consumer = self._consumers.of(node)
         if consumer is None or not data.is_integer or node.op != CONVOLUTION:
             return False

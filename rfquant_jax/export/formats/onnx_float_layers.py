@@ -1,4 +1,4 @@
-"""Layers of codes whose result is float: exact accumulators, then scale and bias in float32."""
+"""Layers from codes to floats: exact accumulators, then scale and bias in float32."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def float_layer(
     """Appends a layer and returns the name of its float32 result.
 
     Args:
-      shape: of the layer's input.
+      shape: shape of the layer's input.
       rows: the output channels to compute; None: all.
-      output: what the result is called.
+      output: name of the result.
     """
     part = Part(data, np.arange(len(data.scale)) if rows is None else rows)
     if data.is_integer and is_product(node):
@@ -46,7 +46,7 @@ class Part:
 
 
 def is_product(node: Node) -> bool:
-    """Whether a layer multiplies every pixel's channels with one matrix."""
+    """Whether the layer is one matrix product over the channels of every pixel."""
     if node.op != CONVOLUTION:
         return True
     attributes = node.attributes
@@ -55,7 +55,7 @@ def is_product(node: Node) -> bool:
 
 
 def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, output) -> str:
-    """DequantizeLinear, MatMul, Add: onnxruntime has one integer kernel for these three."""
+    """DequantizeLinear, MatMul, Add: onnxruntime fuses these into one integer kernel."""
     x, image = codes.name, len(shape) == 3
     if node.op == CONVOLUTION:
         x = _every(nodes, x, node.attributes["strides"])
@@ -73,7 +73,7 @@ def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, o
 
 
 def _every(nodes: Nodes, x: str, strides) -> str:
-    """Every so many rows and columns of [N, C, H, W]."""
+    """Strided rows and columns of [N, C, H, W]."""
     if list(strides) == [1, 1]:
         return x
     starts, ends = nodes.numbers([0, 0]), nodes.numbers([2**31 - 1] * 2)
@@ -81,21 +81,21 @@ def _every(nodes: Nodes, x: str, strides) -> str:
 
 
 def _convolution(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, rows, output):
-    """A float32 convolution of the codes: all its sums are whole numbers, so they are exact."""
+    """A float32 convolution of the codes, exact because all sums are integers."""
     attributes = node.attributes
     size = OPERATIONS[CONVOLUTION].shape([shape], attributes)[:2]
     if attributes["groups"] == 1:
-        # With DequantizeLinear in place of Cast, onnxruntime would quantize the kernel once more.
+        # With DequantizeLinear instead of Cast, onnxruntime would requantize the kernel.
         x, kernel = codes.floats(nodes), codes.columns(part.kernel)
     else:
         x, kernel, groups = _grouped(nodes, node, part, codes, rows)
         attributes = attributes | {"groups": groups}
     weights = nodes.constant(np.ascontiguousarray(channels_first(kernel)))
     if kernel.dtype != np.float32:
-        weights = nodes.add("Cast", [weights], to=TensorProto.FLOAT)  # of a constant: while loading
+        weights = nodes.add("Cast", [weights], to=TensorProto.FLOAT)  # folded at load time
     y = nodes.add("Conv", [x, weights], **convolution_options(attributes))
-    # A scale for each pixel keeps onnxruntime from multiplying it into the kernel, whose sums would
-    # then be rounded. Expanded while loading.
+    # A scale expanded to every pixel, at load time, keeps onnxruntime from folding it into the
+    # kernel, which would round the sums.
     scale = nodes.constant(part.scale.reshape(-1, 1, 1))
     scale = nodes.add("Expand", [scale, nodes.numbers([len(part.scale), *size])])
     y = nodes.add("Mul", [y, scale])
@@ -103,7 +103,7 @@ def _convolution(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shap
 
 
 def _grouped(nodes: Nodes, node: Node, part: Part, codes: Codes, rows):
-    """Input, kernel and groups of a convolution in groups; with rows, one group for each."""
+    """Input, kernel and groups of a grouped convolution; with `rows`, one group per row."""
     kernel, groups = part.kernel, node.attributes["groups"]
     if rows is None:
         return codes.pick(nodes), kernel, groups
@@ -113,7 +113,7 @@ def _grouped(nodes: Nodes, node: Node, part: Part, codes: Codes, rows):
 
 
 def unquantized_layer(nodes: Nodes, node: Node, data: LayerData, shape: Shape) -> None:
-    """Appends a layer that reads floats: the kernel's scale is multiplied in while loading."""
+    """Appends a layer that reads floats; the scale is folded into the kernel at load time."""
     part = Part(data, np.arange(len(data.scale)))
     kernel = channels_first(part.kernel)
     if node.op != CONVOLUTION and len(shape) == 3:

@@ -1,4 +1,4 @@
-"""Convolutions from codes to codes: one QLinearConv of onnxruntime each, written with Q and DQ."""
+"""Convolutions from codes to codes in QDQ form; onnxruntime fuses each into one QLinearConv."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import LayerData
 from rfquant_jax.export.ir.requantize import Requantization, solve
 
-# onnxruntime requantizes so many channels at a time, and any others one by one.
+# onnxruntime requantizes this many channels at a time, and the rest one by one.
 LANES = 16
 
 
@@ -23,9 +23,9 @@ class Split:
     """How the output channels of a layer are computed.
 
     Attributes:
-      rows: the channels that integer kernels compute.
-      solution: of these channels, in their order.
-      rest: the channels that are computed in float.
+      rows: channels computed by integer kernels.
+      solution: constants of these channels, in order.
+      rest: channels computed in float.
     """
 
     rows: np.ndarray
@@ -34,11 +34,11 @@ class Split:
 
 
 def split(node: Node, data: LayerData, target: Target) -> Split:
-    """Finds the numbers for as many channels as possible, with larger input codes if need be."""
+    """Solves as many channels as possible, with scaled input codes if necessary."""
     every = np.arange(len(data.scale))
     solution = solve(data, target)
     if not solution.solved.all():
-        # The input's range ends at 2^bits - 1, moved to start at zero.
+        # The input's range, shifted to start at zero, ends at 2^bits - 1.
         larger = solve(data, target, gain=1 << (8 - data.input_bits))
         solution = max(larger, solution, key=lambda found: int(found.solved.sum()))
     if node.attributes["groups"] > 1:
@@ -49,7 +49,8 @@ def split(node: Node, data: LayerData, target: Target) -> Split:
 
 
 def _hardest(solution: Requantization) -> np.ndarray:
-    """The channels without a solution, and others so that the kernels' lanes are filled."""
+    """Channels without a solution, plus others so that the number of integer channels is a multiple
+    of the kernels' lanes."""
     channels, unsolved = len(solution.width), int((~solution.solved).sum())
     count = -(-unsolved // LANES) * LANES
     if channels % LANES or count > channels // 2:
@@ -68,7 +69,7 @@ def integer_layer(
     """Appends the channels of a convolution that integer kernels compute.
 
     Args:
-      zero: what stands for code 0 in the result.
+      zero: zero point of the result.
     """
     solution, groups = part.solution, node.attributes["groups"]
     if groups == 1:
@@ -89,7 +90,7 @@ def integer_layer(
 
 
 def _larger(nodes: Nodes, x: str, zero: int, gain: int) -> str:
-    """Codes so many times as large; onnxruntime's BitShift takes three times as long."""
+    """Codes multiplied by a factor; onnxruntime's BitShift takes three times as long."""
     steps = [(np.float32(1), np.uint8(zero)), (np.float32(1 / gain), np.uint8(zero * gain))]
     for op, step in zip(("DequantizeLinear", "QuantizeLinear"), steps, strict=True):
         x = nodes.add(op, [x, *(nodes.constant(v) for v in step)])
@@ -99,9 +100,9 @@ def _larger(nodes: Nodes, x: str, zero: int, gain: int) -> str:
 def _grouped(
     nodes: Nodes, node: Node, codes: Codes, solution: Requantization
 ) -> tuple[str, np.ndarray]:
-    """The input of a convolution in groups, and the channels of its output.
+    """The input of a grouped convolution, and the channels of its output.
 
-    A depthwise convolution keeps the order, and the holes, of its input's channels.
+    A depthwise convolution keeps the order and the holes of its input's channels.
     """
     channels = len(solution.width)
     depthwise = node.attributes["groups"] == channels and node.attributes["kernel"][3] == 1
@@ -117,7 +118,7 @@ def _grouped(
 def _convolution(
     nodes: Nodes, x: str, zero: int, kernel, solution: Requantization, holes, options, out_zero: int
 ) -> str:
-    """DequantizeLinear -> Conv -> QuantizeLinear; channels that are holes are all zero."""
+    """DequantizeLinear -> Conv -> QuantizeLinear; holes are zero."""
     kernel = np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8)
     bias = np.where(holes, 0, solution.bias).astype(np.int32)
     scale = nodes.constant(np.where(holes, 1, solution.multiplier).astype(np.float32))

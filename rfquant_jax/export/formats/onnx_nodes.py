@@ -1,6 +1,6 @@
-"""ONNX nodes for what happens between the layers of an integer model.
+"""ONNX nodes for the operations between the layers of an integer model.
 
-Images are [N, C, H, W] here, as ONNX's convolutions want them; everything else is as in the graph.
+Images are [N, C, H, W], as ONNX's convolutions require; everything else is as in the graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.shapes import Shape
 
 _IMAGE_AXES = {1: 2, 2: 3, 3: 1}  # from [N, H, W, C] to [N, C, H, W]
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # where the channels go
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # position of the channel axis
 
 _PLAIN = {
     "add": "Add",
@@ -33,12 +33,12 @@ _PLAIN = {
 
 
 class Nodes:
-    """Collects the nodes and the stored arrays of an ONNX graph.
+    """Collects the nodes and initializers of an ONNX graph.
 
     Attributes:
-      opset: the version of ONNX's operations.
-      scope: what the names of new nodes start with.
-      constants: arrays that belong to names of the integer model's graph, stored where used.
+      opset: the version of ONNX's operators.
+      scope: prefix of the names of new nodes.
+      constants: constant arrays of the integer model's graph by name, stored when used.
     """
 
     def __init__(self, opset: int):
@@ -56,7 +56,7 @@ class Nodes:
         return output
 
     def constant(self, values: np.ndarray, name: str = "") -> str:
-        """Stores an array, once for equal ones, and returns its name."""
+        """Stores an array, deduplicated, and returns its name."""
         values = np.asarray(values)
         key = (values.tobytes(), values.shape, values.dtype.name)
         if key not in self._known:
@@ -65,15 +65,15 @@ class Nodes:
         return self._known[key]
 
     def numbers(self, values: Sequence[int]) -> str:
-        """Stores a list of whole numbers."""
+        """Stores a list of integers."""
         return self.constant(np.asarray(values, np.int64))
 
 
 def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
-    """Appends what one operation without parameters becomes.
+    """Appends the nodes of one operation without parameters.
 
     Args:
-      shapes: of its inputs as the integer model's graph has them; () for a number.
+      shapes: shapes of its inputs in the integer model's graph; () for a number.
     """
     if node.op in _PLAIN:
         _elementwise(nodes, node)
@@ -113,7 +113,7 @@ def _reduce(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
     output = None if makes_image else node.output
     if not axes:
         x = nodes.add("Identity", [x], output)
-    elif node.op == "max" and nodes.opset < 18:  # which made the axes an input, as those of sums
+    elif node.op == "max" and nodes.opset < 18:  # from which on the axes are an input, as for sums
         x = nodes.add("ReduceMax", [x], output, axes=axes, keepdims=0)
     else:
         kind = "ReduceSum" if node.op == "sum" else "ReduceMax"
@@ -154,7 +154,7 @@ def _slice(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 
 def _in_onnx_order(by_axis: Sequence) -> list:
-    """Something by axis, without the first one, for images in the order of [C, H, W]."""
+    """Per-axis values without the first axis, reordered to [C, H, W] for images."""
     by_axis = list(by_axis)
     return [by_axis[2], *by_axis[:2]] if len(by_axis) == 3 else by_axis
 

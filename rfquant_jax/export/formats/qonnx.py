@@ -3,8 +3,8 @@
     Quant(x, input step, 0, input bits) -> Conv(that, Quant(kernel codes, 1, 0, weight bits))
         -> Mul(scale of each channel) -> Add(bias)
 
-The kernels are whole numbers in float32, so nothing about them is rounded. QONNX clips and rounds
-half to even as the integer runtime does.
+The kernels are integers stored in float32, so nothing is rounded. QONNX clips and rounds half to
+even, like the integer runtime.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Layers:
     """Emits layers with `Quant` nodes.
 
     Attributes:
-      read: by layer, its quantized input: values, not codes.
+      read: dequantized input of each layer, by layer.
     """
 
     def __init__(self, model: IntegerModel):
@@ -80,7 +80,7 @@ class _Layers:
             y = nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
         else:
             y = self._product(node, data, x, kernel, shape)
-        # The input's step is in its values already.
+        # The input values already contain the step size.
         scale = along(data.scale / np.float32(data.input_step), shape)
         y = nodes.add("Mul", [y, nodes.constant(scale.astype(np.float32))])
         bias = nodes.constant(along(data.bias, shape), f"{node.layer}.bias")

@@ -1,7 +1,7 @@
 """An integer model as a StableHLO artifact (`jax.export`): any batch size, several platforms.
 
-The artifact holds the packed kernels and unpacks them each time it is called: it is as small as the
-integer file, and what compiles it cannot unfold them again.
+The artifact holds packed kernels and unpacks them in every call. So it is as small as the integer
+file, and a compiler cannot constant-fold the unpacking.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def write(path: Path, model: IntegerModel, platforms: Sequence[str], batch: int = 0) -> None:
-    """Writes the artifact, and what the model's `about` says as JSON beside it.
+    """Writes the artifact, and the model's `about` as JSON next to it.
 
-    It takes `float32[batch, H, W, C]`, normalised images, and returns float32 logits.
+    It maps normalised images `float32[batch, H, W, C]` to float32 logits.
 
     Args:
-      platforms: it can be compiled for, of "cpu", "cuda", "rocm" and "tpu".
-      batch: images in a batch; 0: any number of them.
+      platforms: target platforms, from "cpu", "cuda", "rocm" and "tpu".
+      batch: fixed batch size; 0: any.
     """
     exported = export(model, platforms, batch)
     with replacing(path) as temporary:
@@ -52,7 +52,7 @@ def export(model: IntegerModel, platforms: Sequence[str], batch: int = 0) -> jax
 
 @contextlib.contextmanager
 def _without_paths() -> Iterator[None]:
-    """Keeps the names of this machine's source files out of what is lowered."""
+    """Keeps source file names of this machine out of the lowered program."""
     wanted = {
         "jax_hlo_source_file_canonicalization_regex": ".*",
         "jax_traceback_in_locations_limit": 0,
@@ -68,22 +68,22 @@ def _without_paths() -> Iterator[None]:
 
 
 def read(path: Path) -> jax.export.Exported:
-    """The artifact in a file; its method `call` runs it.
+    """Loads an artifact; its method `call` runs it.
 
     Raises:
-      UserError: the file cannot be read or is no such artifact.
+      UserError: the file cannot be read or is not a StableHLO artifact.
     """
     try:
         return jax.export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # whatever a damaged flatbuffer leads to
+    except Exception as error:  # a damaged flatbuffer can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is damaged or no StableHLO artifact ({reason})") from error
+        raise UserError(f"{path}: is damaged or not a StableHLO artifact ({reason})") from error
 
 
 def program(model: IntegerModel) -> Callable[[jax.Array], jax.Array]:
-    """The integer model as a function of JAX; what it computes is what `runtime.run` does."""
+    """The integer model as a JAX function, equivalent to `runtime.run`."""
     model = model.stored()
     packed = {
         name: jnp.asarray(pack(data.kernel, data.weight_bits))
@@ -104,7 +104,7 @@ def program(model: IntegerModel) -> Callable[[jax.Array], jax.Array]:
 
 
 def unpack(packed: jax.Array, bits: int, count: int) -> jax.Array:
-    """`packing.unpack` in JAX, int8[count]: eight codes lie in as many bytes as they have bits."""
+    """`packing.unpack` in JAX, int8[count]: eight codes of b bits take b bytes."""
     groups = -(-count // 8)
     rows = jnp.pad(packed, (0, groups * bits - len(packed))).reshape(groups, bits)
     rows = rows.astype(jnp.int32)
@@ -137,7 +137,7 @@ def _accumulate(node: Node, data: LayerData, kernel, codes: jax.Array) -> jax.Ar
         return _convolve(codes, jnp.asarray(kernel, jnp.float32), node.attributes)
     if kernel.shape[3] == 1 and node.attributes["groups"] == kernel.shape[0]:
         return _depthwise(codes.astype(jnp.int32), kernel.astype(jnp.int32), node.attributes)
-    # Libraries for GPUs have no such integer convolutions.
+    # GPU libraries lack these integer convolutions.
     return jax.lax.platform_dependent(
         codes,
         kernel,
@@ -147,16 +147,16 @@ def _accumulate(node: Node, data: LayerData, kernel, codes: jax.Array) -> jax.Ar
 
 
 def integer_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> jax.Array:
-    """int32 accumulators from int8 operands; int32 ones where the input's codes exceed int8."""
+    """int32 accumulators from int8 operands, or from int32 if the input's codes exceed int8."""
     operand = jnp.int8 if data.input_range[1] < 128 else jnp.int32
     return _convolve(codes.astype(operand), kernel.astype(operand), attributes, jnp.int32)
 
 
 def exact_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> jax.Array:
-    """The same from float32 convolutions, each of which stays below 2^24 and so is exact.
+    """The same from float32 convolutions with sums below 2^24, which are exact.
 
-    A kernel that could exceed it is cut into digits: `k = sum of digit * base^place`, of which all
-    but the highest are at least 0 and below the base.
+    A kernel that could exceed this is split into digits, `k = sum of digit * base^place`, where all
+    but the highest digit are in [0, base).
     """
     largest, width = max(map(abs, data.input_range)), int(np.prod(kernel.shape[1:]))
     bits = 8
@@ -167,7 +167,7 @@ def exact_convolution(codes, kernel, data: LayerData, attributes: Mapping) -> ja
         last = (place + 1) * bits >= 8
         digit = kernel >> (place * bits)
         digit = digit if last else digit & ((1 << bits) - 1)
-        # Rounded, because not every way to convolve keeps whole numbers whole (Winograd, FFT).
+        # Rounded, because some convolution algorithms (Winograd, FFT) do not preserve integers.
         part = jnp.round(_convolve(codes, digit.astype(jnp.float32), attributes)).astype(jnp.int32)
         total = part if total is None else total + (part << (place * bits))
     return total
@@ -188,7 +188,7 @@ def _convolve(x, kernel, attributes: Mapping, result=None) -> jax.Array:
 
 
 def _depthwise(x, kernel, attributes: Mapping) -> jax.Array:
-    """A sum of shifted images: everywhere exact, and on processors the fast way."""
+    """A sum of shifted images: exact on all platforms, and fast on CPU."""
     parts = windows(
         jnp,
         x,

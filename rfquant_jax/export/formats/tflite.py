@@ -1,12 +1,12 @@
 """An integer model for LiteRT (TensorFlow Lite): int8 convolutions with exactly our codes.
 
-The numbers k, B, M of `requantize.solve` become an int8 kernel, an int32 bias and the scales: a
-runtime computes M as input scale * kernel scale / output scale. The scale of codes is free. Codes
-that only integer kernels read take the one with which an activation clips them: RELU6 at
-6 / (2^bits - 1), RELU_N1_TO_1 at 1 / 2^(bits - 1); all others have scale 1.
+The constants k, B, M of `requantize.solve` become an int8 kernel, an int32 bias and scales: the
+runtime computes M as input scale * kernel scale / output scale. The scale of codes can be chosen.
+Codes read only by integer kernels use the scale at which an activation clips them: 6 / (2^bits - 1)
+for RELU6, 1 / 2^(bits - 1) for RELU_N1_TO_1; all others use 1.
 
-Layers whose output is needed in float are float convolutions of whole numbers, so their sums are
-exact; their kernels are stored in int8 all the same, and dequantized while loading.
+Layers with a float output are float convolutions of integers, so their sums are exact. Their
+kernels are stored as int8 and dequantized at load time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYE
 from rfquant_jax.export.ir.requantize import Requantization, solve
 from rfquant_jax.runtime.files import replacing
 
-SMALLEST_WEIGHT = -127  # of int8 kernels in this format
-CODES = "codes"  # a key of the metadata
+SMALLEST_WEIGHT = -127  # smallest int8 kernel value in this format
+CODES = "codes"  # key of the metadata
 
 
 def write(path: Path, model: IntegerModel) -> None:
-    """Writes the model: `image`, float32[batch, H, W, C], normalised, to `logits`.
+    """Writes the model, which maps `image`, float32[batch, H, W, C], normalised, to `logits`.
 
     Raises:
       UserError: the package with the schema is not installed.
@@ -56,8 +56,8 @@ class Codes:
     """An int8 tensor of codes.
 
     Attributes:
-      tensor: its number.
-      scale, zero: of its quantization; `zero` stands for code 0.
+      tensor: index of the tensor.
+      scale, zero: its quantization; `zero` is the value of code 0.
     """
 
     tensor: int
@@ -66,7 +66,7 @@ class Codes:
 
 
 def zero_of(data: LayerData) -> int:
-    """What stands for code 0: one end of the codes' range is an end of int8's."""
+    """The zero point: aligns one end of the codes' range with an end of int8's range."""
     return 127 - data.input_range[1] if data.input_signed else -128
 
 
@@ -74,8 +74,8 @@ class _Builder:
     """Emits the operators of one model.
 
     Attributes:
-      values: the tensors of float values by name.
-      read: by layer, the codes of its input.
+      values: tensors of float values by name.
+      read: codes of each layer's input, by layer.
     """
 
     def __init__(self, model: IntegerModel):
@@ -90,7 +90,7 @@ class _Builder:
         self._solutions = {name: one for name, one in found.items() if one is not None}
 
     def _solution(self, node: Node) -> Requantization | None:
-        """The numbers of a layer that can run in integers as a whole."""
+        """The constants of a layer if all its channels have a solution."""
         data, consumer = self.model.layers[node.layer], self._consumers.of(node)
         if consumer is None or node.op != CONVOLUTION or not data.is_integer:
             return None
@@ -129,7 +129,7 @@ class _Builder:
         self.values[node.output] = self._affine(y, data, shapes[node.output], node.output)
 
     def _affine(self, x: int, data: LayerData, shape, name: str) -> int:
-        """x * scale + bias in two steps, as the runtime rounds them."""
+        """x * scale + bias in two operations, rounded like the integer runtime."""
         flat, none = self.flat, self.flat.activation("NONE")
         scale, bias = (flat.constant(v.astype(np.float32)) for v in (data.scale, data.bias))
         y = flat.value(f"{name}/scaled", shape)
@@ -138,7 +138,7 @@ class _Builder:
         return flat.add("ADD", [x, bias], y, kind="AddOptions", fusedActivationFunction=none)
 
     def _input(self, name: str, data: LayerData) -> Codes:
-        """The codes of a value, of scale 1 where they are made of floats."""
+        """The codes of a value; with scale 1 if quantized from floats."""
         key = name, Quantizer.of(data)
         if key not in self._codes:
             flat, shape = self.flat, self.model.graph.shapes[name]
@@ -156,7 +156,7 @@ class _Builder:
         return self._codes[key]
 
     def _float_layer(self, node: Node, data: LayerData, x: int, shape) -> int:
-        """The sums of a layer's products."""
+        """The accumulators of a layer."""
         flat, kernel = self.flat, data.kernel
         y = flat.value(f"{node.layer}/sums", self.model.graph.shapes[node.output])
         if node.op == CONVOLUTION:
@@ -177,7 +177,7 @@ class _Builder:
         consumer, solution = self._consumers.of(node), self._solutions[node.layer]
         x = codes if solution.gain == 1 else self._times(codes, solution.gain, data, shape)
         out, clip = self._output(node, consumer)
-        # So that input scale * kernel scale / output scale is M again.
+        # Makes input scale * kernel scale / output scale equal M.
         scales = (solution.multiplier * (out.scale / x.scale)).astype(np.float32)
         kernel, axis = tflite_nodes.kernel_of(node, solution.kernel(data.kernel))
         weights = self.flat.constant(kernel, scales, axis)
@@ -193,7 +193,7 @@ class _Builder:
         self._skipped |= set(consumer.skipped)
 
     def _times(self, codes: Codes, gain: int, data: LayerData, shape) -> Codes:
-        """The same values as codes that are `gain` times as large."""
+        """The same values with codes multiplied by `gain`."""
         key = codes.tensor, gain
         if key not in self._larger:
             scale, zero = np.float32(codes.scale / gain), 0 if data.input_signed else -128
@@ -203,7 +203,7 @@ class _Builder:
         return self._larger[key]
 
     def _output(self, node: Node, consumer: Consumer) -> tuple[Codes, str | None]:
-        """The tensor for a layer's codes, and the activation that clips them; None if none can."""
+        """The tensor for a layer's codes, and the activation that clips them, or None."""
         reader, target = consumer.reader, consumer.target
         low, high = reader.input_range
         scale, clip = np.float32(1), None
@@ -221,7 +221,7 @@ class _Builder:
         return all(reader.layer in self._solutions for reader in readers)
 
     def _clipped(self, codes: Codes, consumer: Consumer, node: Node) -> Codes:
-        """Codes within the target's range, by operators of their own where int8 is wider."""
+        """Clips codes to the target's range, with separate operators if int8 is wider."""
         shape, target = self.model.graph.shapes[node.output], consumer.target
         for op, bound, end in (("MAXIMUM", target.low, -128), ("MINIMUM", target.high, 127)):
             if bound + codes.zero == end:

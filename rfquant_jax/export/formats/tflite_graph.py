@@ -1,6 +1,6 @@
 """Collects the tensors and operators of a LiteRT model and writes its flatbuffer.
 
-The schema's classes come with the package ai-edge-litert; TensorFlow is not needed.
+The classes of the schema come from the package ai-edge-litert; TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rfquant_jax.errors import UserError
 
 PACKAGE = "ai-edge-litert"
 METADATA = "rfquant_jax"
-_MINIMUM_VERSION = b"1.14.0"  # of the runtime: the oldest that has all of these operators
+_MINIMUM_VERSION = b"1.14.0"  # oldest runtime version with all of these operators
 _TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}
 
 
@@ -33,21 +33,21 @@ def schema() -> ModuleType:
 
 
 class FlatGraph:
-    """Tensors are numbers; every one but a constant has a leading axis of images."""
+    """Tensors are referred to by index; all but constants have a leading batch axis."""
 
     def __init__(self):
         self._schema = schema()
         self._tensors, self._operators, self._codes = [], [], {}
-        self._buffers = [self._schema.BufferT()]  # the first one is empty, and every value's
+        self._buffers = [self._schema.BufferT()]  # empty, for all computed tensors
         self._held: dict[tuple, int] = {}
 
     def value(self, name: str, shape: Sequence[int], kind: str = "float32", scale=None, zero=0):
-        """A tensor that is computed, or the input; with a scale its numbers are codes."""
+        """A computed tensor or the input; with a scale it holds codes."""
         quantization = None if scale is None else self._quantization([scale], [zero], 0)
         return self._tensor(name, [1, *shape], kind, 0, quantization, [-1, *shape])
 
     def constant(self, values: np.ndarray, scale=None, axis: int = 0) -> int:
-        """A stored tensor, once for equal ones; with scales its numbers are codes along an axis."""
+        """A constant tensor, deduplicated; with scales it holds codes quantized per axis."""
         values = np.ascontiguousarray(values)
         key = (
             values.tobytes(),
@@ -72,19 +72,19 @@ class FlatGraph:
         return self._held[key]
 
     def constant_codes(self, code: int, scale, zero: int) -> int:
-        """A stored code with the quantization of the tensor that it is compared with."""
+        """A constant code with the quantization of the tensor it is compared with."""
         buffer, name = self._buffer(np.int8(code).tobytes()), f"constant_{len(self._tensors)}"
         quantization = self._quantization([scale], [zero], 0)
         return self._tensor(name, [1], "int8", buffer, quantization, None)
 
     def constant_floats(self, name: str, codes: np.ndarray) -> int:
-        """Stored int8 codes as whole float32 numbers: runtimes convert them while loading."""
+        """Constant int8 codes as float32 integers; runtimes convert them at load time."""
         held = self.constant(codes, 1.0)
         value = self._tensor(name, codes.shape, "float32", 0, None, None)
         return self.add("DEQUANTIZE", [held], value)
 
     def numbers(self, values: Sequence[int]) -> int:
-        """A stored list of whole numbers."""
+        """A constant list of integers."""
         return self.constant(np.asarray(values, np.int32))
 
     def add(self, op: str, inputs: Sequence[int], output: int, **options) -> int:
@@ -106,7 +106,7 @@ class FlatGraph:
         return output
 
     def activation(self, name: str) -> int:
-        """The number of an activation that convolutions can have."""
+        """The schema's value of a fused activation."""
         return getattr(self._schema.ActivationFunctionType, name)
 
     def padding(self, same: bool) -> int:
@@ -168,7 +168,7 @@ class FlatGraph:
         return len(self._tensors) - 1
 
 
-# The versions that take int8; operators not named here do so, or are not used so, in their first.
+# Operator versions that accept int8; operators not listed use version 1.
 _VERSIONS = {
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,

@@ -1,4 +1,4 @@
-"""LiteRT operators: convolutions of any geometry, and what happens between the layers."""
+"""LiteRT operators: convolutions of any geometry, and operations between layers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNARY = {
 
 
 def kernel_of(node: Node, kernel: np.ndarray) -> tuple[np.ndarray, int]:
-    """A kernel [O, KH, KW, I / groups] as LiteRT takes it, and the axis of its outputs."""
+    """The kernel [O, KH, KW, I / groups] in LiteRT's layout, and the axis of its outputs."""
     if not _depthwise(node):
         return kernel, 0
     return np.ascontiguousarray(np.moveaxis(kernel, 0, -1)[..., 0, :])[None], 3
@@ -51,7 +51,7 @@ def convolution(
 
     Args:
       operands: input, kernel, bias.
-      shape: of the input.
+      shape: shape of the input.
       quantized: scale and zero point of an input of codes.
     """
     attributes, x = node.attributes, operands[0]
@@ -70,7 +70,7 @@ def convolution(
 
 
 def _is_same(attributes: Mapping, shape: Shape) -> bool:
-    """Whether LiteRT's own padding SAME is this one."""
+    """Whether this padding equals LiteRT's SAME."""
     for axis in (0, 1):
         span = attributes["dilation"][axis] * (attributes["kernel"][1 + axis] - 1) + 1
         stride, size = attributes["strides"][axis], shape[axis]
@@ -81,7 +81,7 @@ def _is_same(attributes: Mapping, shape: Shape) -> bool:
 
 
 def _padded(flat: FlatGraph, name: str, x: int, shape: Shape, padding, quantized) -> int:
-    """Zeros around an image; in codes, what stands for zero."""
+    """Pads an image with zeros, or with the zero point for codes."""
     (top, bottom), (left, right) = padding
     larger = [shape[0] + top + bottom, shape[1] + left + right, shape[2]]
     kind = () if quantized is None else ("int8", *quantized)
@@ -91,7 +91,7 @@ def _padded(flat: FlatGraph, name: str, x: int, shape: Shape, padding, quantized
 
 
 def emit(flat: FlatGraph, node: Node, shapes: Mapping[str, Shape], values: dict[str, int]) -> None:
-    """Appends one operation without parameters, and enters its result among the values."""
+    """Appends one operation without parameters and registers its result."""
     inputs = [
         values[x] if isinstance(x, str) else flat.constant(np.float32([x])) for x in node.inputs
     ]
@@ -116,7 +116,7 @@ def _reduce(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
 
 
 def _pool(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
-    """Over a padded image, because padding does not count in LiteRT's means."""
+    """The mean over an explicitly padded image, because LiteRT's means ignore padding."""
     padding, (height, width) = node.attributes["padding"], node.attributes["window"]
     (sh, sw), out = node.attributes["strides"], y
     if np.any(padding):
@@ -154,7 +154,7 @@ def _slice(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
     parts = [[0, *node.attributes["starts"]], [0, *node.attributes["limits"]]]
     parts.append([1, *node.attributes["strides"]])
     inputs = [x, *(flat.numbers(part) for part in parts)]
-    # The first bit: the axis of the images from its start to its end.
+    # Bit 0: take the whole batch axis.
     options = {"beginMask": 1, "endMask": 1}
     flat.add("STRIDED_SLICE", inputs, y, kind="StridedSliceOptions", **options)
 

@@ -1,11 +1,11 @@
-"""Where the codes behind a layer change, as a function of the layer's int32 accumulators.
+"""The accumulators at which the output codes of a layer change.
 
 The integer runtime computes, in float32,
 
     code(acc) = round(clip((acc * scale + bias) / step, low, high))
 
-Every operation in it is monotone, rounding included. A channel's codes over all of its accumulators
-are therefore described by the first accumulator that reaches each code.
+Every operation in it is monotone, including rounding. So the first accumulator that reaches each
+code describes the codes of a channel completely.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Target:
 
     Attributes:
       step: its step size.
-      low, high: its smallest and largest code, narrowed by the activations in between.
+      low, high: its smallest and largest code, narrowed by activations before the quantizer.
     """
 
     step: float
@@ -35,7 +35,7 @@ class Target:
 def reachable(data: LayerData) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of each channel's accumulators over all inputs, int64[O] each.
 
-    Every input's code range contains zero, so padding stays within the bounds.
+    Every range of input codes contains zero, so the bounds also hold with padding.
     """
     weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1)
     positive, negative = np.maximum(weights, 0).sum(1), np.minimum(weights, 0).sum(1)
@@ -49,7 +49,7 @@ def runtime_codes(
     """The codes that the integer runtime computes, int64.
 
     Args:
-      accumulators: whole numbers; they broadcast against `scale` and `bias`, float32.
+      accumulators: integers; they broadcast against `scale` and `bias`, float32.
     """
     value = accumulators.astype(np.float32) * scale + bias
     with np.errstate(over="ignore"):  # infinity is clipped like any large value
@@ -62,12 +62,12 @@ class Boundaries:
     """The code boundaries of each channel, over its accumulators times the sign of its scale.
 
     Attributes:
-      sign: int64[O], -1 where the scale is negative. Codes never fall as `sign * acc` grows.
+      sign: int64[O], -1 for negative scales. Codes are nondecreasing in `sign * acc`.
       least, most: int64[O], the reachable values of `sign * acc`.
       codes: int64[C], the codes low + 1 to high.
       first: int64[O, C], the smallest `sign * acc` with at least that code; most + 1 if none.
       least_code: int64[O], the code at `least`.
-      constant: bool[O], whether that is the only code.
+      constant: bool[O], whether this is the only reachable code.
     """
 
     sign: np.ndarray
@@ -80,7 +80,7 @@ class Boundaries:
 
     @classmethod
     def of(cls, data: LayerData, target: Target) -> Boundaries:
-        """Finds them by bisection, for all channels and codes at once."""
+        """Finds the boundaries by bisection, for all channels and codes at once."""
         scale, bias = (v.astype(np.float32)[:, None] for v in (data.scale, data.bias))
         sign = np.where(scale < 0, -1, 1).astype(np.int64)
         low, high = reachable(data)

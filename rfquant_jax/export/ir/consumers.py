@@ -1,4 +1,4 @@
-"""Which quantizer reads what a layer computes, and whether one integer kernel can serve both."""
+"""The quantizers that read a layer's output, and whether layer and quantizer can be fused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rfquant_jax.export.ir.runtime import quantize
 
 @dataclass(frozen=True)
 class Quantizer:
-    """How a layer quantizes its input; layers with equal ones can share the codes.
+    """The quantizer of a layer's input; layers with equal quantizers can share codes.
 
     Attributes:
       bits, signed, step: as in `LayerData`.
@@ -32,13 +32,13 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Consumer:
-    """The only quantizer that reads a layer's output, behind activations that clip.
+    """The only quantizer that reads a layer's output, after clipping activations.
 
     Attributes:
-      value: the name of what it quantizes.
-      skipped: names of the values between the layer and the quantizer, `value` among them.
+      value: name of the quantized value.
+      skipped: names of the values between layer and quantizer, including `value`.
       reader, reader_name: one of the layers that read the codes.
-      target: its quantizer with the activations' bounds folded in.
+      target: its quantizer, with the bounds of the activations folded in.
     """
 
     value: str
@@ -49,7 +49,7 @@ class Consumer:
 
 
 class Consumers:
-    """Who reads each value of a model's graph."""
+    """The nodes that read each value of a model's graph."""
 
     def __init__(self, model: IntegerModel):
         self._model = model
@@ -60,7 +60,7 @@ class Consumers:
                     self._readers.setdefault(name, []).append(node)
 
     def of(self, node: Node) -> Consumer | None:
-        """The quantizer behind a layer, or None where anything needs the layer's float output."""
+        """The quantizer after a layer, or None if the layer's float output is needed."""
         name, skipped, bounds = node.output, [], []
         while (clip := self._only_clip(name)) is not None:
             bounds.append((clip.op, bound_of(clip)))
@@ -78,7 +78,7 @@ class Consumers:
         return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
 
     def _only_clip(self, name: str) -> Node | None:
-        """The node that reads `name`, if it is the only one and clips with a number."""
+        """The node that reads `name`, if it is the only reader and clips with a constant."""
         readers = self._readers.get(name, [])
         alone = len(readers) == 1 and name != self._model.graph.output
         return readers[0] if alone and bound_of(readers[0]) is not None else None
@@ -92,9 +92,9 @@ def bound_of(node: Node) -> float | None:
 
 
 def _target(data: LayerData, bounds: list[tuple[str, float]]) -> Target:
-    """The quantizer with the activations in front of it folded into its range of codes.
+    """The quantizer with preceding activations folded into its range of codes.
 
-    Quantizing is monotone: the code of max(x, bound) is the larger of the two codes.
+    Quantization is monotone: the code of max(x, bound) is the larger of the two codes.
     """
     low, high = data.input_range
     for op, bound in bounds:

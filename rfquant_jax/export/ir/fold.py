@@ -1,4 +1,4 @@
-"""From a coupled network at one configuration to an integer model.
+"""Conversion of a coupled network at one configuration to an integer model.
 
 A layer of the network computes, with weight and input steps s_w and s_a, codes q and the layer's
 bias b, and its BatchNorm (mean m, variance v, scale g, shift h)
@@ -27,15 +27,15 @@ from rfquant_jax.quant.layers import QuantizedLayer, Quantizer
 def fold(
     network: nnx.Module, input_shape: Sequence[int], about: Mapping[str, object] | None = None
 ) -> IntegerModel:
-    """The integer model of a coupled network, its scales and biases in float64.
+    """The integer model of a coupled network, with scales and biases in float64.
 
     Args:
       network: in evaluation mode, its configuration assigned and its statistics recalibrated.
       input_shape: (H, W, C) of the images.
-      about: kept in the model.
+      about: stored in the model.
 
     Raises:
-      UserError: the network does what an integer model cannot express.
+      UserError: an integer model cannot express the network.
     """
     found = capture(network, input_shape)
     layers = {name: _layer(found, name, module) for name, module in found.modules.items()}
@@ -60,7 +60,7 @@ def _layer(found: Captured, name: str, module: nnx.Module) -> LayerData:
 
 
 def weight_codes(module: QuantizedLayer) -> tuple[int, float, np.ndarray]:
-    """Bits, step size and codes int8[O, ...] of a layer's kernel; float32 where not quantized."""
+    """Bits, step size and codes int8[O, ...] of a layer's kernel; float32 if not quantized."""
     kernel = np.asarray(module.kernel[...])
     kernel = np.moveaxis(kernel, -1, 0)
     bits = int(module.bits[...][0])
@@ -68,7 +68,7 @@ def weight_codes(module: QuantizedLayer) -> tuple[int, float, np.ndarray]:
     if step is None:
         return FLOAT_BITS, 1.0, np.ascontiguousarray(kernel)
     half = 1 << (bits - 1)
-    # In float32, because that is how the evaluation rounds.
+    # In float32, to round like the evaluation.
     codes = np.rint(np.clip(kernel / step, -half, half - 1))
     return bits, float(step), np.ascontiguousarray(codes.astype(np.int8))
 
@@ -82,14 +82,14 @@ def _input(module: QuantizedLayer) -> tuple[int, float, bool]:
 
 
 def _step(quantizer: Quantizer | None, bits: int) -> np.float32 | None:
-    """The step size in use, or None where that operand is not quantized."""
+    """The active step size, or None if the operand is not quantized."""
     if quantizer is None or bits >= FLOAT_BITS:
         return None
     return np.float32(quantizer.step_size(bits))
 
 
 def affine(norm: Normalization) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and shift that a BatchNorm in evaluation applies to each channel, float64[C]."""
+    """Per-channel factor and shift of a BatchNorm in evaluation mode, float64[C]."""
     bank = norm.bank() if isinstance(norm, SwitchableBatchNorm) else ()
     mean, variance = _float64(norm.mean, bank), _float64(norm.var, bank)
     factor = 1 / np.sqrt(variance + norm.epsilon)

@@ -1,4 +1,4 @@
-"""The graph of an integer model: its nodes in the order they run, and the check that they fit."""
+"""The graph of an integer model: its nodes in execution order, and their validation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.export.ir.operations import LAYERS, OPERATIONS
 from rfquant_jax.export.ir.shapes import Shape, number, shown, whole_numbers
 
-INPUT = "image"  # the name of the network's input
-MOST_AXES = 5  # of anything, without that of the images
+INPUT = "image"  # name of the network's input
+MOST_AXES = 5  # axes of any value, without the batch axis
 
 
 class GraphError(UserError):
-    """A graph that cannot be run."""
+    """An invalid graph."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Node:
 
     Attributes:
       op: a key of `OPERATIONS`.
-      inputs: names of what it takes; a number stands for itself.
-      output: name of what it makes.
-      attributes: what else it needs to know, JSON.
+      inputs: names of the inputs; numbers are constants.
+      output: name of the output.
+      attributes: attributes of the operation, JSON.
     """
 
     op: str
@@ -38,7 +38,7 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """The name of the layer whose parameters it takes."""
+        """The name of the layer whose parameters it uses."""
         return self.attributes["layer"]
 
     def to_json(self) -> dict:
@@ -47,7 +47,7 @@ class Node:
 
     @classmethod
     def from_json(cls, content: object) -> Node:
-        """Raises GraphError where `content` does not describe a node."""
+        """Parses a node; raises GraphError if `content` is invalid."""
         if not isinstance(content, dict):
             raise GraphError(f"node {shown(content)} is no mapping")
         rest = dict(content)
@@ -66,11 +66,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as operations on named arrays, each with a leading axis of images.
+    """A network as operations on named arrays, each with a leading batch axis.
 
     Attributes:
       input_shape: (H, W, C) of the normalised images.
-      nodes: each takes only what those before it made.
+      nodes: in execution order; each reads only outputs of earlier nodes.
       output: the name of the logits.
     """
 
@@ -80,10 +80,10 @@ class Graph:
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """The shape of everything by name, without the axis of the images.
+        """The shapes of all values by name, without the batch axis.
 
         Raises:
-          GraphError: a node does not fit what it takes.
+          GraphError: a node does not fit its inputs.
         """
         known: dict[str, Shape] = {INPUT: self.input_shape}
         layers: set[str] = set()
@@ -91,15 +91,15 @@ class Graph:
             try:
                 shape = self._shape(node, known)
                 if node.output in known:
-                    raise ValueError("is made twice")
+                    raise ValueError("is defined twice")
                 if node.op in LAYERS and (not isinstance(node.layer, str) or node.layer in layers):
-                    raise ValueError(f"layer {node.layer!r} must be a name of its own")
+                    raise ValueError(f"layer {node.layer!r} must be unique")
             except ValueError as error:
                 raise GraphError(f"node {node.output!r} ({node.op}): {error}") from error
             known[node.output] = shape
             layers |= {node.layer} if node.op in LAYERS else set()
         if self.output not in known:
-            raise GraphError(f"the output {self.output!r} is made by no node")
+            raise GraphError(f"the output {self.output!r} is not defined by any node")
         return known
 
     @staticmethod
@@ -117,7 +117,7 @@ class Graph:
                     raise ValueError("takes no number")
                 shapes.append(None)
             elif name not in known:
-                raise ValueError(f"takes {name!r}, which is not there yet")
+                raise ValueError(f"takes {name!r}, which is not defined before it")
             else:
                 shapes.append(known[name])
         shape = operation.shape(shapes, node.attributes)
@@ -129,12 +129,12 @@ class Graph:
 
     @property
     def layer_nodes(self) -> tuple[Node, ...]:
-        """The nodes with parameters, in the order they run."""
+        """The nodes with parameters, in execution order."""
         return tuple(node for node in self.nodes if node.op in LAYERS)
 
     @cached_property
     def last_uses(self) -> dict[str, int]:
-        """By name, the place of the last node that takes it: afterwards it can be forgotten."""
+        """The index of the last node that reads each value, by name; it can be freed afterwards."""
         uses = {n: i for i, node in enumerate(self.nodes) for n in node.inputs if n in self.shapes}
         return uses | {self.output: len(self.nodes)}
 
@@ -147,10 +147,10 @@ class Graph:
 
     @classmethod
     def from_json(cls, content: object) -> Graph:
-        """The graph that `to_json` described, checked.
+        """Parses and validates the result of `to_json`.
 
         Raises:
-          GraphError: it is none, or its nodes do not fit together.
+          GraphError: the content is not a graph, or its nodes do not fit together.
         """
         if not isinstance(content, dict) or not isinstance(content.get("nodes"), list):
             raise GraphError("there is no graph with nodes")
@@ -162,5 +162,5 @@ class Graph:
             raise GraphError(f"its output {shown(content.get('output'))} must be a name")
         nodes = tuple(Node.from_json(node) for node in content["nodes"])
         graph = cls(shape, nodes, content["output"])
-        _ = graph.shapes  # reading it is the check
+        _ = graph.shapes  # validates the graph
         return graph

@@ -1,7 +1,8 @@
-"""Where activations lie in one block of memory: what the C export needs, known from the graph.
+"""Static memory planning of activations for the C export.
 
-A layer that reads quantized values reads them as codes of one byte. A layer whose output only one
-such layer reads, through nothing but clips, writes these codes itself; everything else is float32.
+A layer with a quantized input reads codes of one byte. If only one such layer reads another layer's
+output, with nothing but clips in between, that layer writes the codes directly. Everything else is
+float32.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ ALIGNMENT = 8  # bytes
 
 @dataclass
 class Buffer:
-    """A block of memory while it is in use.
+    """A buffer with its lifetime.
 
     Attributes:
       size: bytes.
-      first, last: places of the nodes that write it and that read it last.
-      offset: where it starts, a multiple of ALIGNMENT.
+      first, last: indices of the nodes that write it and that read it last.
+      offset: start address, a multiple of ALIGNMENT.
     """
 
     size: int
@@ -37,9 +38,9 @@ class MemoryPlan:
     """The activations of a graph, for one image.
 
     Attributes:
-      buffers: by name; those of codes are called as `codes_of` says.
-      fused: by the name of a layer's output, the value whose codes it writes instead.
-      size: bytes in all.
+      buffers: by name; buffers of codes are named by `codes_of`.
+      fused: by the name of a layer's output, the value whose codes the layer writes instead.
+      size: total bytes.
     """
 
     buffers: dict[str, Buffer] = field(default_factory=dict)
@@ -48,17 +49,17 @@ class MemoryPlan:
 
 
 def codes_of(value: str, layer: str) -> str:
-    """The name of the buffer with the codes of a value as a layer reads them."""
+    """The name of the buffer of a value's codes for a layer."""
     return f"{value} as read by {layer}"
 
 
 def scratch_of(layer: str) -> str:
-    """The name of the buffer with one output channel's unpacked weights."""
+    """The name of the buffer of one output channel's unpacked weights."""
     return f"weights of {layer}"
 
 
 def plan(graph: Graph, quantizes: Callable[[str], bool]) -> MemoryPlan:
-    """Places everything that a graph computes with; logits and, mostly, the image are the caller's.
+    """Plans the memory of a graph; logits and usually the image belong to the caller.
 
     Args:
       quantizes: whether the layer of this name reads codes.
@@ -90,7 +91,7 @@ def plan(graph: Graph, quantizes: Callable[[str], bool]) -> MemoryPlan:
 
 
 def image_stays(graph: Graph, quantizes: Callable[[str], bool]) -> bool:
-    """Whether the image is only read by layers of floats, which can read its pixels themselves."""
+    """Whether only float layers read the image; they can read its pixels directly."""
     readers = [node for node in graph.nodes if INPUT in node.inputs]
     return all(n.op in (CONVOLUTION, DENSE) and not quantizes(n.layer) for n in readers)
 
@@ -119,7 +120,7 @@ def _to_one_reader(
     node: Node,
     quantizes: Callable[[str], bool],
 ) -> list[str] | None:
-    """The values from a layer's output to the only quantizer that reads it, or None."""
+    """The values from a layer's output to its only quantizer, or None."""
     path = [node.output]
     while True:
         after = readers.get(path[-1], [])
@@ -136,7 +137,7 @@ def _to_one_reader(
 
 
 def _place(found: MemoryPlan) -> None:
-    """Largest first, each at the lowest offset that is free while it is in use."""
+    """Places buffers, largest first, at the lowest offset free during their lifetime."""
     placed: list[Buffer] = []
     for buffer in sorted(found.buffers.values(), key=lambda b: (-b.size, b.first)):
         others = [b for b in placed if b.first <= buffer.last and buffer.first <= b.last]

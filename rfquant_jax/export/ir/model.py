@@ -1,4 +1,4 @@
-"""A network at one configuration in whole numbers: what every format is made from."""
+"""The integer model of a network at one configuration, the source of every export format."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rfquant_jax.export.ir.graph import Graph
 from rfquant_jax.export.ir.packing import packed_size
 from rfquant_jax.export.ir.shapes import LARGEST_FLOAT32, SMALLEST_FLOAT32
 
-FLOAT_BITS = 32  # a bit-width from here on means: not quantized
+FLOAT_BITS = 32  # bit-widths of at least this value mean "not quantized"
 INT32_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
 class LayerData:
-    """The parameters of one layer; `accumulate` says how an output comes from them.
+    """The parameters of one layer; see `accumulate` for the computation.
 
         output = scale * accumulator + bias
 
     Attributes:
-      weight_bits, input_bits: 2 to 8, or 32 where that operand is not quantized.
+      weight_bits, input_bits: 2 to 8, or 32 if the operand is not quantized.
       input_signed: whether the input's codes may be negative.
-      input_step: the input's step size; its codes are round(clip(input / step, lowest, highest)).
+      input_step: step size of the input; its codes are round(clip(input / step, lowest, highest)).
       kernel: int8[O, KH, KW, I] or int8[O, I], codes; float32 with 32 bits. None in affine maps.
-      scale, bias: [O], float32 as stored: step sizes, BatchNorm and the layer's own bias in one.
+      scale, bias: [O], float32 in files: step sizes, BatchNorm and the layer's bias combined.
     """
 
     weight_bits: int
@@ -44,7 +44,7 @@ class LayerData:
 
     @property
     def is_integer(self) -> bool:
-        """Whether its accumulators are whole numbers."""
+        """Whether the accumulators are integers."""
         return self.kernel is not None and self.quantizes_input and self.weight_bits < FLOAT_BITS
 
     @property
@@ -56,12 +56,12 @@ class LayerData:
 
     @property
     def largest_accumulator(self) -> int:
-        """No accumulator, and no sum on the way to it, can be larger in size than this."""
+        """An upper bound on the magnitude of all accumulators and partial sums."""
         weights = np.abs(self.kernel.astype(np.int64)).reshape(len(self.kernel), -1)
         return int(weights.sum(axis=1).max()) * max(map(abs, self.input_range))
 
     def equals(self, other: LayerData) -> bool:
-        """Whether all numbers are the same."""
+        """Whether all values are equal."""
         mine, theirs = vars(self), vars(other)
         return all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
@@ -76,9 +76,9 @@ class IntegerModel:
     """A graph with the parameters of its layers.
 
     Attributes:
-      layers: by name, for every layer of the graph.
-      constants: by node, the arrays that the network computes with besides.
-      about: where it comes from, JSON.
+      layers: parameters by name, for every layer of the graph.
+      constants: other constant arrays, by node.
+      about: origin of the model, JSON.
     """
 
     graph: Graph
@@ -88,11 +88,11 @@ class IntegerModel:
 
     @property
     def kernel_bytes(self) -> int:
-        """Bytes of all packed kernels: the search's model size, each rounded up to a byte."""
+        """Bytes of all packed kernels: the model size of the search, each rounded up."""
         return sum(layer.kernel_bytes for layer in self.layers.values())
 
     def stored(self) -> IntegerModel:
-        """The model with scales and biases rounded to float32, as files keep them."""
+        """The model with scales and biases rounded to float32, as in files."""
         return self._cast(np.float32)
 
     def _cast(self, dtype: type) -> IntegerModel:
@@ -103,15 +103,15 @@ class IntegerModel:
         return replace(self, layers=layers)
 
     def equals(self, other: IntegerModel) -> bool:
-        """Whether both compute the same from the same numbers."""
+        """Whether both models have equal graphs and parameters."""
         same = self.graph == other.graph and self.layers.keys() == other.layers.keys()
         return same and all(self.layers[name].equals(data) for name, data in other.layers.items())
 
     def check(self) -> None:
-        """Makes sure that nothing overflows.
+        """Checks that nothing overflows.
 
         Raises:
-          UserError: an accumulator could leave int32, or a number is not finite in float32.
+          UserError: an accumulator could exceed int32, or a value is not finite in float32.
         """
         for name, values in self.constants.items():
             if not np.isfinite(values).all():

@@ -1,10 +1,8 @@
-"""What a node of an integer model may do: one shape rule and one computation for each operation.
+"""The operations of integer models: a shape rule and a computation for each.
 
-The computations take the array module, so that NumPy and JAX run the very same graph. Shapes here
-leave out the first axis, which counts the images; axes are counted with it, so that 1 is the first
-axis that an operation may touch.
-
-Convolutions, dense layers and affine maps have parameters; see `runtime` for what they compute.
+Computations take the array module, so that NumPy and JAX run the same graph. Shapes here omit the
+batch axis, but axis numbers include it, so that 1 is the first axis an operation may change.
+Convolutions, dense layers and affine maps have parameters; see `runtime` for their computation.
 """
 
 from __future__ import annotations
@@ -42,10 +40,10 @@ class Operation:
     """One kind of node.
 
     Attributes:
-      operands: how many inputs it takes; None: one or more.
-      attributes: the names of its attributes, all of them needed.
-      shape: (input shapes, attributes) -> output shape; ValueError where they do not fit.
-      compute: (array module, inputs, attributes) -> output; None where parameters are needed.
+      operands: number of inputs; None: one or more.
+      attributes: names of its attributes, all required.
+      shape: (input shapes, attributes) -> output shape; raises ValueError if they do not fit.
+      compute: (array module, inputs, attributes) -> output; None for operations with parameters.
     """
 
     operands: int | None
@@ -63,7 +61,7 @@ def windows(
     dilation: Sequence[int] = (1, 1),
     fill: float = 0,
 ):
-    """Yields (row, column) in the window and `x[N, H', W', C]` there, for every place in it."""
+    """Yields (row, column) and the shifted `x[N, H', W', C]` for every position of the window."""
     spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
     rows, columns = window_positions(x.shape[1:], spans, strides, padding)
     if any(map(any, padding)):
@@ -129,7 +127,7 @@ OPERATIONS: dict[str, Operation] = {
     "minimum": _binary("minimum"),
     "negate": _unary(lambda xp, x: -x),
     "absolute": _unary(lambda xp, x: xp.abs(x)),
-    # By tanh, because exp overflows far below zero.
+    # Via tanh, because exp overflows for large negative inputs.
     "sigmoid": _unary(lambda xp, x: (xp.tanh(x / 2) + 1) / 2),
     "tanh": _unary(lambda xp, x: xp.tanh(x)),
     "sum": _reduction("sum"),

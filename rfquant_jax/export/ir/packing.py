@@ -1,8 +1,8 @@
 """Codes of 2 to 8 bits packed without gaps.
 
-Code `i` of a tensor takes the bits `i * bits` to `i * bits + bits - 1` of the stream, its lowest
-bit first; bit `k` of the stream is bit `k % 8` of byte `k // 8`. Negative codes are in two's
-complement, and what is left of the last byte is zero.
+Code `i` of a tensor occupies bits `i * bits` to `i * bits + bits - 1` of the stream, least
+significant bit first. Bit `k` of the stream is bit `k % 8` of byte `k // 8`. Negative codes use
+two's complement, and the unused bits of the last byte are zero.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ WIDTHS = range(2, 9)
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that so many codes take."""
+    """Number of bytes of `count` packed codes."""
     return -(-count * bits // 8)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Packs whole numbers from -2^(bits-1) to 2^(bits-1) - 1, in C order, to uint8[bytes].
+    """Packs integers from -2^(bits-1) to 2^(bits-1) - 1, in C order, into uint8[bytes].
 
     Raises:
       ValueError: a code is outside that range.
@@ -33,7 +33,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The codes that `pack` got, int8[count].
+    """The inverse of `pack`, int8[count].
 
     Args:
       packed: uint8[packed_size(count, bits)].

@@ -1,17 +1,17 @@
-"""Whole numbers with which int8 kernels give exactly the integer runtime's codes.
+"""Requantization constants with which int8 kernels reproduce the integer runtime's codes exactly.
 
-Integer kernels take int8 weights, an int32 bias and one float32 multiplier a channel:
+Integer kernels take int8 weights, an int32 bias and one float32 multiplier per channel:
 
     fast(acc) = clip(round((k * acc + B) * M), low, high)
 
-With k = 1 the bias is rounded to whole accumulators, which moves some code boundaries. Weights of
-few bits leave room in int8: the kernel is stored k times as large, and B has steps of 1 / k
-accumulators. Inputs of few bits leave room in their 8 bits, too: codes that are stored 2^s times as
-large make k larger by as much.
+With k = 1 the bias is rounded to integer accumulators, which moves some code boundaries. Low-bit
+weights leave room in int8: the kernel is multiplied by k, so that B has a resolution of 1 / k
+accumulators. Low-bit inputs leave room as well: multiplying the stored codes by 2^s multiplies k by
+2^s.
 
-`fast` is monotone, like the runtime's `code` (see `boundaries`). So the two are equal for *every*
-accumulator if they are equal on both sides of every code boundary. For given k and B each side
-bounds M from below or from above; a channel is solved where the bounds leave room.
+`fast` is monotone, like the runtime's `code` (see `boundaries`). So both are equal for *every*
+accumulator if they are equal on both sides of every code boundary. For given k and B, each side
+gives a lower or an upper bound of M. A channel is solved if the interval of M is not empty.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from rfquant_jax.export.ir.boundaries import Boundaries, Target
 from rfquant_jax.export.ir.model import INT32_LIMIT, LayerData
 
 LARGEST_WEIGHT = 127
-NEAREST_BIASES = np.arange(-12, 13)  # around the exact bias, in units of 1 / k accumulators
-# Shares of M by which it may be off. Runtimes round the multiplier and its product several times,
-# by 2^-24 each; a wider interval than WIDE_ENOUGH is not looked for.
+NEAREST_BIASES = np.arange(-12, 13)  # around the exact bias, in units of 1 / k
+# Relative tolerances of M. Runtimes round the multiplier and its product several times, by 2^-24
+# each. The search stops at an interval of WIDE_ENOUGH.
 NARROWEST, WIDE_ENOUGH = 2.0**-21, 2.0**-14
-_MOST_AT_ONCE = 2**22  # numbers in an array
+_MOST_AT_ONCE = 2**22  # maximum array elements
 
 
 @dataclass
 class Requantization:
-    """Numbers that turn each channel's accumulators into codes.
+    """Constants that map each channel's accumulators to codes.
 
     Attributes:
-      factor: int64[O], k: what the kernel is multiplied with; negative where the scale is, zero
-        where the code does not depend on the accumulator.
+      factor: int64[O], k, the factor of the kernel; negative if the scale is, zero if the code does
+        not depend on the accumulator.
       bias: int64[O], B.
       multiplier: float32[O], M, positive.
-      width: float64[O], how far M may be off in either direction, as a share of it; 0 where the
-        channel has no solution and the other entries mean nothing.
-      gain: how many times as large the input's codes are stored; all of k is a multiple of it.
+      width: float64[O], relative tolerance of M in either direction; 0 if the channel has no
+        solution, in which case its other entries are undefined.
+      gain: factor of the stored input codes; every k is a multiple of it.
     """
 
     factor: np.ndarray
@@ -53,7 +53,7 @@ class Requantization:
 
     @property
     def solved(self) -> np.ndarray:
-        """Which channels have a solution, bool[O]."""
+        """Whether each channel has a solution, bool[O]."""
         return self.width > 0
 
     def kernel(self, codes: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ class Requantization:
 
 
 def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.ndarray:
-    """The codes that integer kernels compute from the unscaled kernel's accumulators, int64."""
+    """The codes of integer kernels from the unscaled kernel's accumulators, int64."""
     product = (accumulators * factor + bias).astype(np.float32) * multiplier
     return np.rint(np.clip(product, target.low, target.high)).astype(np.int64)
 
@@ -71,18 +71,18 @@ def fast_codes(accumulators, factor, bias, multiplier, target: Target) -> np.nda
 def solve(
     data: LayerData, target: Target, smallest_weight: int = -128, gain: int = 1
 ) -> Requantization:
-    """Finds k, B and M for each channel; of several solutions the one with the widest interval.
+    """Finds k, B and M for each channel, with the widest interval of M.
 
     Args:
       data: a layer for which `is_integer` holds.
-      smallest_weight: of the stored kernel; -127 for runtimes that exclude -128.
-      gain: how many times as large the input's codes are stored.
+      smallest_weight: smallest value of the stored kernel; -127 for runtimes without -128.
+      gain: factor of the stored input codes.
     """
     boundaries = Boundaries.of(data, target)
     found = _constant_channels(boundaries)
     found.gain = gain
     largest = _largest_factors(data, boundaries.sign, smallest_weight)
-    # Down to one half: whatever a smaller k solves, a multiple of it above one half solves, too.
+    # Down to half the largest k: a multiple of any smaller solution lies in the upper half.
     for below in range(int(largest.max(initial=0) + 1) // 2):
         factor = largest - below
         wanted = (found.width < WIDE_ENOUGH) & (2 * factor > largest) & ~boundaries.constant
@@ -96,7 +96,7 @@ def solve(
 
 
 def _constant_channels(boundaries: Boundaries) -> Requantization:
-    """The channels with one code alone: (0 * acc + code) * 1."""
+    """Solves the channels with a single code: (0 * acc + code) * 1."""
     code = np.where(boundaries.constant, boundaries.least_code, 0)
     width = np.where(boundaries.constant, 0.5 / (np.abs(code) + 1), 0.0)
     ones = np.ones(len(code), np.float32)
@@ -104,23 +104,23 @@ def _constant_channels(boundaries: Boundaries) -> Requantization:
 
 
 def _largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
-    """The largest k with which each channel of the kernel fits int8; 0 where none does."""
+    """The largest k for which each channel of the kernel fits into int8; 0 if none."""
     weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1) * sign[:, None]
     up, down = np.maximum(weights.max(1), 1), np.maximum(-weights.min(1), 1)
     return np.minimum(LARGEST_WEIGHT // up, -smallest_weight // down)
 
 
 class _Channels:
-    """Some channels of a layer; every array has them in front.
+    """Some channels of a layer; the first axis of every array is the channel.
 
     Attributes:
-      rows: their places in the layer.
+      rows: indices of the channels in the layer.
       sign: int64[n].
       exact_bias: float64[n], the bias in accumulators.
       first: int64[n, C], the first accumulator above each boundary; the one below is first - 1.
       below, above: bool[n, C], whether these two are reachable.
-      threshold: float64[C], what separates the codes there.
-      most: int64[n], no accumulator is larger in size.
+      threshold: float64[C], the value that separates the codes.
+      most: int64[n], upper bound on the magnitude of accumulators.
     """
 
     def __init__(self, data: LayerData, boundaries: Boundaries, target: Target, rows: np.ndarray):
@@ -137,7 +137,7 @@ class _Channels:
         """The open intervals (lower, upper) of M, float64[n, biases]; lower >= upper if empty.
 
         Above a boundary (k * first + B) * M > threshold, below it (k * (first - 1) + B) * M <
-        threshold. With a negative threshold both sides change their signs and roles.
+        threshold. With a negative threshold both sides change signs and swap roles.
         """
         above = (factor[:, None] * self.first)[:, None] + bias[:, :, None]
         below = above - factor[:, None, None]
@@ -163,7 +163,7 @@ class _Channels:
 
 
 def _try(found: Requantization, channels: _Channels, factor: np.ndarray, target: Target) -> None:
-    """Enters what solves channels with these k better than what was found before."""
+    """Stores the solutions with these k that improve on earlier ones."""
     nearest = np.rint(channels.exact_bias * factor)
     fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES

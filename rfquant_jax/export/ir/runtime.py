@@ -1,10 +1,10 @@
-"""The integer reference runtime: NumPy alone, exact int32 accumulators.
+"""The integer reference runtime, in NumPy, with exact int32 accumulators.
 
     codes       = round(clip(input / step, lowest, highest))        half to even
     accumulator = sum over the kernel of weight code * input code   int32
     output      = scale * accumulator + bias                        for each channel
 
-Everything between the layers is done in floating point, in the dtype of the images.
+Operations between layers are computed in floating point, in the dtype of the images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rfquant_jax.export.ir.operations import CONSTANT, CONVOLUTION, LAYERS, OPER
 
 Layer = Callable[[Node, Any], Any]
 
-EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53  # every whole number up to these has a float of its own
+EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53  # integers up to these are exact
 
 
 def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
@@ -31,8 +31,8 @@ def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
       images: [N, H, W, C].
 
     Raises:
-      TypeError: they are not floating-point images, but pixels, say.
-      ValueError: they have another shape, or values that no normalised image has.
+      TypeError: the images are not floating-point, for example raw pixels.
+      ValueError: wrong shape, or values outside the range of normalised images.
     """
     check_images(model, images)
 
@@ -44,7 +44,7 @@ def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
 
 
 def check_images(model: IntegerModel, images: np.ndarray) -> None:
-    """Refuses what is no batch of normalised images; see `run`."""
+    """Raises if the input is not a batch of normalised images; see `run`."""
     dtype, shape = getattr(images, "dtype", None), getattr(images, "shape", ())
     if dtype not in (np.float32, np.float64):
         raise TypeError(
@@ -56,7 +56,7 @@ def check_images(model: IntegerModel, images: np.ndarray) -> None:
         raise ValueError(f"images {tuple(shape)} must have the shape {('N', *wanted)}")
     if not images.size:
         return
-    least, most = images.min(), images.max()  # NaN, if there is one
+    least, most = images.min(), images.max()  # NaN, if any
     low, high = value_range(model)
     if not low <= least <= most <= high:
         raise ValueError(
@@ -66,9 +66,9 @@ def check_images(model: IntegerModel, images: np.ndarray) -> None:
 
 
 def value_range(model: IntegerModel) -> tuple[float, float]:
-    """The values that normalised images can have, with room for rounding.
+    """The range of normalised images, with a tolerance for rounding.
 
-    Without the model's mean and std all finite numbers.
+    All finite numbers if the model has no mean and std.
     """
     mean, std = (_numbers(model.about.get(name)) for name in ("mean", "std"))
     if not len(mean) or len(mean) != len(std) or not (std > 0).all():
@@ -80,7 +80,7 @@ def value_range(model: IntegerModel) -> tuple[float, float]:
 
 
 def _numbers(value: object) -> np.ndarray:
-    """A list of numbers from a file as float64; empty where it is anything else."""
+    """A list of numbers from a file as float64; empty if invalid."""
     valid = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
     return np.asarray(value if valid else [], np.float64)
 
@@ -91,7 +91,7 @@ def walk(
     """Runs a graph in any array module.
 
     Args:
-      layer: computes a node that has parameters from its input.
+      layer: computes a node with parameters from its input.
       constants: arrays by node.
       xp: numpy or jax.numpy.
     """
@@ -111,21 +111,20 @@ def walk(
 
 
 def quantize(data: LayerData, x: np.ndarray) -> np.ndarray:
-    """The codes of a layer's input, as whole numbers in x's dtype; x itself if not quantized."""
+    """The codes of a layer's input, as integers in x's dtype; x itself if not quantized."""
     if not data.quantizes_input:
         return x
     return np.rint(np.clip(x / x.dtype.type(data.input_step), *data.input_range))
 
 
 def accumulate(node: Node, data: LayerData, codes: np.ndarray) -> np.ndarray:
-    """The sums of products of one layer: int32, or floating where an operand is not quantized.
+    """The accumulators of one layer: int32, or floating-point if an operand is not quantized.
 
-    Whole numbers are multiplied in a floating-point type in which every product and every partial
-    sum has an exact representation, whatever the order: the result is that of int32 arithmetic,
-    bit for bit, at the speed of BLAS.
+    Integers are multiplied in a floating-point type that represents every product and partial sum
+    exactly, in any order. The result equals int32 arithmetic bit for bit, at the speed of BLAS.
 
     Args:
-      codes: [N, H, W, C] or [..., C], what `quantize` returned.
+      codes: [N, H, W, C] or [..., C], result of `quantize`.
     """
     if data.kernel is None:
         return codes
@@ -141,7 +140,7 @@ def accumulate(node: Node, data: LayerData, codes: np.ndarray) -> np.ndarray:
 
 
 def finish(data: LayerData, accumulator: np.ndarray, dtype: type) -> np.ndarray:
-    """A layer's output from its accumulators, in `dtype`."""
+    """The output of a layer from its accumulators, in `dtype`."""
     return accumulator.astype(dtype) * data.scale.astype(dtype) + data.bias.astype(dtype)
 
 
@@ -165,7 +164,7 @@ def _convolve(x: np.ndarray, kernel: np.ndarray, attributes: Mapping) -> np.ndar
 
 
 def _one_place(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`x[N, H, W, C]` times `weights[groups, O / groups, C / groups]` at one place of a window."""
+    """`x[N, H, W, C]` times `weights[groups, O / groups, C / groups]` at one window position."""
     groups, outputs, inputs = weights.shape
     if inputs == outputs == 1:
         return x * weights[:, 0, 0]

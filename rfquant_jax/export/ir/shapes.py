@@ -1,8 +1,7 @@
-"""Shape rules of an integer model's operations, and the checks of what its nodes hold.
+"""Shape rules of an integer model's operations, and validation of node attributes.
 
-Shapes leave out the first axis, which counts the images; axes are counted with it, from 1. Every
-rule takes (input shapes, attributes) and raises ValueError where they do not fit; what a file says
-is checked here before anything is computed with it.
+Shapes omit the batch axis, but axis numbers include it. Every rule takes (input shapes, attributes)
+and raises ValueError if they do not fit. Content of files is validated here before any computation.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ Attributes = Mapping[str, Any]
 
 SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-LARGEST_WINDOW = 2**16  # places, each of which takes a pass over the image
+LARGEST_WINDOW = 2**16  # window positions, each of which takes a pass over the image
 
 
 def shown(value: Any) -> str:
-    """What a file says, for an error's text: so much of it."""
+    """Content of a file, truncated for error messages."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def whole_numbers(value: Any, count: int | None = None, least: int = 0) -> tuple[int, ...]:
-    """A list of whole numbers as a tuple.
+    """A list of integers as a tuple.
 
     Args:
-      count: how many there must be; None: any number.
+      count: required length; None: any.
 
     Raises:
-      ValueError: it is anything else, or one is below `least` or beyond 2^31.
+      ValueError: any other content, or a value below `least` or beyond 2^31.
     """
     valid = isinstance(value, list | tuple) and all(
         isinstance(v, int) and not isinstance(v, bool) and least <= v < 2**31 for v in value
@@ -45,7 +44,7 @@ def whole_numbers(value: Any, count: int | None = None, least: int = 0) -> tuple
 
 
 def pairs(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
-    """A list of pairs of whole numbers that are not negative; raises ValueError otherwise."""
+    """A list of pairs of nonnegative integers; raises ValueError otherwise."""
     if not isinstance(value, list | tuple) or len(value) != count:
         raise ValueError(f"{shown(value)} must be {count} pairs of whole numbers")
     return tuple(whole_numbers(pair, 2) for pair in value)
@@ -54,7 +53,7 @@ def pairs(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
 def window_positions(
     shape: Shape, window: Sequence[int], strides: Sequence[int], padding: Sequence[Sequence[int]]
 ) -> Shape:
-    """Rows and columns at which a window fits into a padded image of `shape` (H, W, ...)."""
+    """Output rows and columns of a window over a padded image of `shape` (H, W, ...)."""
     padded = [size + sum(pad) for size, pad in zip(shape[:2], padding, strict=True)]
     if math.prod([*padded, *shape[2:]]) >= 2**31:
         raise ValueError(f"pads {tuple(shape)} to {tuple(padded)}, which is too large")
@@ -65,7 +64,7 @@ def window_positions(
 
 
 def elementwise(shapes: Sequence[Shape], _: Attributes) -> Shape:
-    """Numbers fit everything; arrays must have as many axes, each as long or of length 1."""
+    """Numbers fit everything; arrays must have equal ranks, with equal axes or axes of length 1."""
     arrays = [shape for shape in shapes if shape is not None]
     if not arrays or len({len(shape) for shape in arrays}) > 1:
         raise ValueError(f"shapes {arrays} do not go together")
@@ -134,7 +133,7 @@ def padded_shape(shapes, attributes) -> Shape:
 
 
 def number(value: Any) -> float:
-    """A number that float32 can hold; raises ValueError otherwise."""
+    """A number that is finite in float32; raises ValueError otherwise."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not plain or not abs(value) <= LARGEST_FLOAT32:
         raise ValueError(f"{shown(value)} must be a finite number, in float32, too")

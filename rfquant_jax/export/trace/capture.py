@@ -1,8 +1,7 @@
-"""Finds the graph of any network by tracing its evaluation once, its layers as opaque operations.
+"""Captures the graph of a network by tracing its evaluation once, with layers as opaque operations.
 
-A network is arbitrary Python around convolutions, dense layers and BatchNorms. These are replaced
-by marks, operations of JAX that compute nothing; everything between them is seen by `translate` as
-the few primitives it consists of.
+A network is arbitrary Python code around convolutions, dense layers and BatchNorms. These are
+replaced by marker primitives. `translate` sees everything between them as JAX primitives.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Normalization = nnx.BatchNorm | SwitchableBatchNorm
 
 
 class _Mark(nnx.Module):
-    """Stands in for a layer: an operation that carries its name and has its output's shape."""
+    """Replaces a layer by a primitive with its name and output shape."""
 
     def __init__(self, inner: nnx.Module, place: str):
         self.inner, self.place = inner, place
@@ -44,10 +43,10 @@ class Captured:
     """A network's graph and its layers.
 
     Attributes:
-      graph: BatchNorms that directly follow a layer are part of it.
-      modules: the convolutions, dense layers and remaining BatchNorms by name.
-      norms: by name of a layer, the BatchNorm that it contains.
-      constants: by node, arrays that the network computes with.
+      graph: the graph; BatchNorms that directly follow a layer are folded into it.
+      modules: convolutions, dense layers and remaining BatchNorms by name.
+      norms: the folded BatchNorm of each layer, by layer name.
+      constants: constant arrays by node.
     """
 
     graph: Graph
@@ -60,11 +59,11 @@ def capture(network: nnx.Module, input_shape: Sequence[int]) -> Captured:
     """The graph of a coupled network in evaluation.
 
     Args:
-      network: with its configuration assigned, in evaluation mode; it stays as it is.
+      network: in evaluation mode, with its configuration assigned; not modified.
       input_shape: (H, W, C) of the images.
 
     Raises:
-      UnsupportedNetwork: it does something between its layers that an integer model cannot.
+      UnsupportedNetwork: an integer model cannot express the operations between its layers.
     """
     modules = {
         dotted(path): module
@@ -75,7 +74,7 @@ def capture(network: nnx.Module, input_shape: Sequence[int]) -> Captured:
     for path, module in list(nnx.iter_modules(marked)):
         if isinstance(module, QuantConv | QuantDense | Normalization):
             replace_module(marked, path, _Mark(module, dotted(path)))
-    # What holds for two numbers of images holds for any: no size in the graph is that number.
+    # Traced with two batch sizes: equal graphs contain no size that depends on the batch.
     first, second = (_trace(marked, modules, (count, *input_shape)) for count in (2, 3))
     if first.graph != second.graph:
         raise UnsupportedNetwork("what it computes depends on the number of images in the batch")
@@ -91,7 +90,7 @@ def _trace(marked: nnx.Module, modules: Mapping[str, nnx.Module], shape) -> Capt
 
 
 def _layer_node(module: nnx.Module, params: Mapping, shape: tuple[int, ...]) -> tuple[str, dict]:
-    """The operation of a marked layer and its attributes; `shape` is that of its input."""
+    """The operation and attributes of a marked layer; `shape` is the shape of its input."""
     name = params["place"]
     if isinstance(module, Normalization):
         return AFFINE, {"layer": name, "channels": shape[-1]}
@@ -113,7 +112,7 @@ def _layer_node(module: nnx.Module, params: Mapping, shape: tuple[int, ...]) -> 
 
 
 def _absorb_norms(found: Captured) -> Captured:
-    """Lets each layer whose output only a BatchNorm takes contain that BatchNorm."""
+    """Folds each BatchNorm into its layer if it is the only reader of the layer's output."""
     graph = found.graph
     takers: dict[str, list[Node]] = {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""From what JAX traces (a jaxpr) to the operations of an integer model."""
+"""Translates a jaxpr into the operations of an integer model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RENAMED = {
 
 
 class UnsupportedNetwork(UserError):  # noqa: N818 - the error is in what it says
-    """The network does what an integer model cannot express."""
+    """An integer model cannot express the network."""
 
     def __init__(self, reason: str):
         super().__init__(f"this network cannot be exported: {reason}")
@@ -52,9 +52,9 @@ class UnsupportedNetwork(UserError):  # noqa: N818 - the error is in what it say
 
 @dataclass(frozen=True)
 class Value:
-    """Something that depends on the images; `shape` has the axis of the images in front.
+    """A value that depends on the images; `shape` includes the leading batch axis.
 
-    It may have length 1 where the traced array is longer: what takes it then spreads it out.
+    Axes may have length 1 where the traced array is longer; consumers then broadcast it.
     """
 
     name: str
@@ -68,12 +68,13 @@ class Translator:
     """Collects the nodes of one traced network.
 
     Args:
-      count: the number of images it was traced with.
-      marks: by primitive, what gives (operation, attributes) of its parameters and input shape.
+      count: batch size of the trace.
+      marks: for each marker primitive, a function from its parameters and input shape to
+        (operation, attributes).
 
     Attributes:
-      nodes: in the order they run.
-      constants: by name of a constant's node, its array.
+      nodes: in execution order.
+      constants: arrays by the name of the constant's node.
     """
 
     def __init__(self, count: int, marks: Mapping[Primitive, Callable]):
@@ -82,7 +83,7 @@ class Translator:
         self.constants: dict[str, np.ndarray] = {}
 
     def translate(self, closed: ClosedJaxpr, image: str, shape: Sequence[int]) -> str:
-        """Translates a whole network of one input and returns its output's name."""
+        """Translates a network with one input and returns the name of its output."""
         consts = [np.asarray(c) for c in closed.consts]
         outputs = self._run(closed.jaxpr, consts, [Value(image, tuple(shape))])
         if len(outputs) != 1 or not isinstance(outputs[0], Value):
@@ -142,7 +143,7 @@ class Translator:
         return self._add(op, inputs, np.broadcast_shapes(*shapes))
 
     def _constant(self, x: np.ndarray) -> Value | float:
-        """An array as an operand: of length 1 where it does not differ, a number if nowhere."""
+        """An array as an operand, with constant axes reduced to length 1, or a number."""
         for axis in range(x.ndim):
             start = x.take([0], axis)
             x = start if np.array_equal(np.broadcast_to(start, x.shape), x) else x
@@ -156,7 +157,7 @@ class Translator:
         return Value(name, x.shape)
 
     def _spread(self, x: Value, params: Mapping) -> Value:
-        """Puts in axes of length 1; whatever computes with it element by element spreads it."""
+        """Inserts axes of length 1; elementwise consumers broadcast them."""
         shape = [1] * len(params["shape"])
         for size, axis in zip(x.shape, params["broadcast_dimensions"], strict=True):
             shape[axis] = size
@@ -166,7 +167,7 @@ class Translator:
         return self._add("reshape", [x], shape, {"shape": [int(size) for size in shape[1:]]})
 
     def _check_whole(self, equation: JaxprEqn, operands: Sequence[Operand]) -> None:
-        """Makes sure that nothing was left to be spread out."""
+        """Checks that no input still needs broadcasting."""
         for atom, x in zip(equation.invars, operands, strict=True):
             if isinstance(x, Value) and x.shape != tuple(atom.aval.shape):
                 raise UnsupportedNetwork(
@@ -192,7 +193,7 @@ class Translator:
 
 
 def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """What a plain call runs; loops and branches are none."""
+    """The jaxpr inside a plain call; loops and conditionals are not plain calls."""
     if equation.primitive.name not in _CALLS:
         return None
     for value in equation.params.values():
@@ -204,7 +205,7 @@ def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def _attributes(name: str, params: Mapping, operands: Sequence[Operand]) -> dict | None:
-    """The attributes of an operation on one value, or None where it cannot be expressed."""
+    """The attributes of an operation on one value, or None if it is not supported."""
     if name in ("reduce_sum", "reduce_max") and 0 not in params["axes"]:
         return {"axes": [int(axis) for axis in params["axes"]]}
     if name in ("reduce_window_sum", "reduce_window_max"):

@@ -1,4 +1,4 @@
-"""Holds exported models against the evaluation: layer by layer, and prediction by prediction."""
+"""Compares exported models with the evaluation, by layer and by prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rfquant_jax.export.verify.reference import ReferenceModel
 
 
 class CodesOf(Protocol):
-    """What computes logits and, by layer, the codes of its input; see `ReferenceModel`."""
+    """A function that computes logits and the input codes of each layer; see `ReferenceModel`."""
 
     dtype: type
 
@@ -27,20 +27,20 @@ Predict = Callable[[np.ndarray], np.ndarray]  # normalised images [N, H, W, C] t
 
 
 def _largest(values: np.ndarray) -> float:
-    """The largest size; infinite with a NaN among them, which a comparison would lose."""
+    """The largest magnitude; infinite if any value is NaN, because comparisons ignore NaN."""
     found = float(np.abs(values).max(initial=0.0))
     return found if np.isfinite(found) else np.inf
 
 
 @dataclass
 class CodeCount:
-    """Codes of one layer's input that were compared.
+    """Comparison of the input codes of one layer.
 
     Attributes:
-      different: how many the two disagree on.
-      total: how many there were.
-      off_tie: the largest distance, in steps, of a value with different codes from the middle
-        between these codes, where rounding turns over.
+      different: number of differing codes.
+      total: number of codes.
+      off_tie: for values with different codes, the largest distance in steps from the rounding tie
+        between these codes.
     """
 
     different: int = 0
@@ -59,11 +59,11 @@ class CodeCount:
 
 @dataclass
 class CodeComparison:
-    """A model that was fed the evaluation's codes, layer by layer.
+    """Comparison of a model that was fed the evaluation's codes layer by layer.
 
     Attributes:
-      layers: by name, the counts of each layer that quantizes its input.
-      logits: the largest difference of a logit, as a share of the evaluation's largest.
+      layers: counts by name, for each layer with a quantized input.
+      logits: the largest difference of a logit, relative to the evaluation's largest logit.
     """
 
     layers: dict[str, CodeCount]
@@ -71,7 +71,7 @@ class CodeComparison:
 
     @property
     def total(self) -> dict:
-        """The counts of all layers together, and the largest share in one of them."""
+        """The total counts, and the largest fraction of differences in a layer."""
         counts = list(self.layers.values())
         shares = [c.different / c.total for c in counts if c.total]
         return {
@@ -85,12 +85,12 @@ class CodeComparison:
 def compare_codes(
     model: IntegerModel, reference: CodesOf, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> CodeComparison:
-    """Feeds every layer the evaluation's codes and counts where the next codes differ.
+    """Feeds every layer the evaluation's codes and counts differences in the next codes.
 
     Args:
-      model: its scales in the reference's dtype.
-      reference: the evaluation, or what runs a file of another format.
-      batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
+      model: the model, with scales in the reference's dtype.
+      reference: the evaluation, or the runner of a file in another format.
+      batches: {"image": normalised images, "label"}; label -1 marks ignored images.
     """
     counts = {name: CodeCount() for name, data in model.layers.items() if data.quantizes_input}
     largest = difference = 0.0
@@ -116,16 +116,16 @@ def compare_codes(
 
 @dataclass
 class Agreement:
-    """How well one format agrees with the evaluation.
+    """Agreement of one format with the evaluation.
 
     Attributes:
-      images: how many were compared.
-      correct: of them, how many this format classifies right.
-      equal: how many it classifies as the evaluation does.
-      equal_exact: how many it classifies as the evaluation in float64 does. Where float32 rounds a
-        value near a tie to another code, the codes behind it change with it: what the evaluation
-        itself does not agree on with its float64 self, nothing else can agree on with both.
-      largest_difference: of a logit.
+      images: number of images compared.
+      correct: number that this format classifies correctly.
+      equal: number classified as by the evaluation.
+      equal_exact: number classified as by the evaluation in float64. If float32 rounds a value near
+        a tie to another code, later codes change as well. Where the float32 and float64 evaluations
+        disagree, no format can agree with both.
+      largest_difference: largest difference of a logit.
     """
 
     images: int = 0
@@ -147,7 +147,7 @@ class Agreement:
         self.largest_difference = max(self.largest_difference, difference)
 
     def as_dict(self) -> dict:
-        """The figures as results name them."""
+        """The entries in results."""
         return {
             "images": self.images,
             "top1": 100 * self.correct / self.images,
@@ -159,7 +159,7 @@ class Agreement:
 
 @dataclass
 class Comparison:
-    """All formats of one configuration beside the evaluation."""
+    """The agreement of all formats of one configuration with the evaluation."""
 
     evaluation: Agreement = field(default_factory=Agreement)
     formats: dict[str, Agreement] = field(default_factory=dict)
@@ -171,12 +171,12 @@ def compare_predictions(
     formats: Mapping[str, Predict],
     batches: Iterable[Mapping[str, np.ndarray]],
 ) -> Comparison:
-    """Runs every format on the same images as the evaluation.
+    """Runs every format and the evaluation on the same images.
 
     Args:
       reference, exact: the evaluation in float32 and in float64.
-      formats: what predicts, by name.
-      batches: {"image": normalised images, "label"}; label -1 marks an image that does not count.
+      formats: prediction functions by name.
+      batches: {"image": normalised images, "label"}; label -1 marks ignored images.
     """
     found = Comparison(formats={name: Agreement() for name in formats})
     for batch in batches:

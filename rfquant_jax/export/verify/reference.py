@@ -1,4 +1,4 @@
-"""The evaluation that exported models are held against: the coupled network itself."""
+"""The reference for exported models: the evaluation of the coupled network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rfquant_jax.quant.statistics import install_statistics
 def fixed_network(
     functional: FunctionalNetwork, params: Arrays, statistics: Arrays, configuration: np.ndarray
 ) -> nnx.Module:
-    """A coupled network in evaluation at one configuration, computing as `Evaluator` does.
+    """A coupled network at one configuration in evaluation mode, computing like `Evaluator`.
 
     Args:
       params: averaged parameters.
@@ -38,12 +38,12 @@ def fixed_network(
 
 
 class ReferenceModel:
-    """What a network in evaluation computes, with the codes of its layers' inputs.
+    """Runs a network in evaluation mode and records the codes of its layers' inputs.
 
     Args:
-      network: see `fixed_network`; it stays as it is.
-      dtype: np.float32, as everywhere, or np.float64, where rounding is too fine to change a code:
-        then every parameter is that float32 number, and the kernels lie exactly on their grids.
+      network: see `fixed_network`; not modified.
+      dtype: np.float32, as in the evaluation, or np.float64, where rounding is too fine to change
+        codes: parameters keep their float32 values, and kernels lie exactly on their grids.
     """
 
     def __init__(self, network: nnx.Module, dtype: type = np.float32):
@@ -56,7 +56,7 @@ class ReferenceModel:
             self._state = jax.tree.map(self._cast, state)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Logits [N, classes], and by layer the codes of its input, int16, where it quantizes it.
+        """Logits [N, classes], and the input codes, int16, of each layer with a quantized input.
 
         Args:
           images: float32[N, H, W, C], normalised.
@@ -64,7 +64,7 @@ class ReferenceModel:
         return self._run(_logits_and_codes, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """The logits alone, without keeping any codes."""
+        """The logits, without recording codes."""
         return self._run(_logits, images)
 
     def _run(self, compiled, images: np.ndarray):
@@ -81,7 +81,7 @@ class ReferenceModel:
         return x.astype(self.dtype) if floating else x
 
 
-# One for all: configurations and statistics are data, so a network is compiled once.
+# Shared: configurations and statistics are data, so a network is compiled once.
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array):
     return nnx.merge(graphdef, state)(images)

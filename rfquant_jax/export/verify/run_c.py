@@ -19,18 +19,18 @@ FLAGS = ("-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
 
 
 def compiler() -> str | None:
-    """The C compiler: that of the environment variable CC, or cc."""
+    """The C compiler: the environment variable CC, or cc."""
     return shutil.which(os.environ.get("CC", "cc"))
 
 
 def load(path: Path) -> Predict:
-    """What computes the logits of normalised images one by one, with the compiled program.
+    """A function that computes logits of normalised images, one by one, with the compiled program.
 
     Args:
-      path: of the C file; its header lies beside it.
+      path: path of the C file; its header is next to it.
 
     Raises:
-      UserError: it does not compile.
+      UserError: the program does not compile.
     """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
@@ -38,7 +38,7 @@ def load(path: Path) -> Predict:
         done = subprocess.run(made, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{path}: does not compile ({done.stderr.strip().splitlines()[0]})")
-        loaded = ctypes.CDLL(str(library))  # stays loaded without the file
+        loaded = ctypes.CDLL(str(library))  # stays loaded after the file is deleted
     prefix = identifier(path.stem)
     run = getattr(loaded, f"{prefix}_run")
     run.argtypes, run.restype = [ctypes.c_void_p] * 3, None
@@ -59,7 +59,7 @@ def load(path: Path) -> Predict:
 
 
 def constants(header: Path, prefix: str) -> dict[str, int]:
-    """The whole numbers that a header defines, without the prefix."""
+    """The integer constants of a header, without the prefix."""
     lines = [line.split() for line in header.read_text().splitlines()]
     start = f"{prefix.upper()}_"
     return {

@@ -10,7 +10,7 @@ import onnx
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What computes the logits of normalised images [N, H, W, C]."""
+    """A function that computes logits of normalised images [N, H, W, C]."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes

@@ -1,4 +1,4 @@
-"""Runs a LiteRT model with ai-edge-litert, on processors."""
+"""Runs a LiteRT model with ai-edge-litert, on CPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from rfquant_jax.export.formats.tflite_graph import METADATA, schema
 
 
 def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
-    """What computes the logits of a file, and what computes the codes of every layer besides.
+    """Functions that compute the logits of a file, and logits together with the codes of every
+    layer.
 
     Args:
-      threads: by default as many as there are cores.
+      threads: number of threads; default: all cores.
     """
     content = path.read_bytes()
     predict = _interpreter(content, threads)
@@ -61,7 +62,7 @@ def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], 
 
 
 def _with_codes(content: bytes) -> tuple[dict[str, Mapping], bytes]:
-    """Where the codes are, by layer, and the model with them as further outputs."""
+    """The tensors of the codes by layer, and the model with these as additional outputs."""
     import flatbuffers
 
     made = schema()

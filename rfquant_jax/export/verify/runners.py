@@ -1,4 +1,4 @@
-"""Runs exported files, each in a runtime of its own, to hold them against the evaluation."""
+"""Runs exported files, each in its own runtime, for comparison with the evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rfquant_jax.export.verify.compare import Predict
 
 Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
-# What runs a format, where that is no requirement of this package: how to find and to call it.
+# Optional runtimes of formats: module and package names.
 _OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
     files.C: (run_c.compiler, "a C compiler (cc)"),
     files.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
@@ -38,8 +38,7 @@ class Runner:
 
     Attributes:
       predict: logits of normalised images [N, H, W, C].
-      codes: logits, and by layer the codes of its input; None where the runtime does not show
-        them.
+      codes: logits and the input codes of each layer; None if the runtime does not expose them.
     """
 
     predict: Predict
@@ -47,18 +46,18 @@ class Runner:
     dtype: type = np.float32
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """As `ReferenceModel` does."""
+        """Logits and codes, like `ReferenceModel`."""
         return self.codes(images)
 
 
 def missing_runtime(kind: str) -> str | None:
-    """What has to be installed to run a format; None where nothing is missing."""
+    """The package to install for running a format; None if nothing is missing."""
     find, name = _OPTIONAL.get(kind, (lambda: True, ""))
     return None if find() else name
 
 
 def open_all(paths: Mapping[str, Path]) -> dict[str, Runner]:
-    """What runs each file; formats without an installed runtime are left out."""
+    """The runner of each file; formats without an installed runtime are skipped."""
     runnable = {kind: path for kind, path in paths.items() if missing_runtime(kind) is None}
     return {kind: _opened(kind, path) for kind, path in runnable.items()}
 
@@ -84,14 +83,14 @@ def _integer(path: Path) -> Runner:
 
 
 def session(content: bytes | str, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on processors; by default on all cores."""
+    """An onnxruntime session on CPU; by default on all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run_onnx(path: Path) -> Runner:
-    """Runs an ONNX file with onnxruntime, on processors."""
+    """Runs an ONNX file with onnxruntime, on CPU."""
     opened = session(str(path))
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -101,7 +100,7 @@ def run_onnx(path: Path) -> Runner:
 
 
 class _OnnxCodes:
-    """An ONNX file with every layer's codes as further outputs, opened when it is first called."""
+    """An ONNX file with every layer's codes as additional outputs, opened on first use."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -120,9 +119,9 @@ class _OnnxCodes:
 
 
 def with_codes(path: Path) -> tuple[Mapping[str, Mapping], bytes]:
-    """Where a file's codes are, by layer, and the model with them as outputs behind the logits.
+    """The tensors of the codes by layer, and the model with these as outputs after the logits.
 
-    The outputs of a tensor `name` are called `name/int32`; see `read_codes`.
+    The output of a tensor `name` is called `name/int32`; see `read_codes`.
     """
     model = onnx.load(path)
     held = {prop.key: prop.value for prop in model.metadata_props}
@@ -136,7 +135,7 @@ def with_codes(path: Path) -> tuple[Mapping[str, Mapping], bytes]:
 
 
 def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping) -> np.ndarray:
-    """One layer's codes as the network has them: int16, its channels last and in order."""
+    """One layer's codes in the network's layout: int16, channels last, in order."""
     codes = (by_name[f"{entry['tensor']}/int32"] - entry["zero"]).astype(np.int16)
     codes = codes if entry["places"] is None else codes[:, entry["places"]]
     return np.moveaxis(codes, 1, -1) if codes.ndim == 4 else codes
@@ -161,7 +160,7 @@ def _stablehlo(path: Path) -> Runner:
 
 
 def _in_batches(call: Callable, images: np.ndarray, size: int) -> np.ndarray:
-    """The logits of any number of images from a program that takes so many at a time."""
+    """The logits of any number of images from a program with a fixed batch size."""
     missing = -len(images) % size
     padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
     parts = [call(padded[i : i + size]) for i in range(0, len(padded), size)]
