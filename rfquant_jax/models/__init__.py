@@ -1,4 +1,4 @@
-"""Plain networks, unaware of quantization, by name."""
+"""Plain networks by name; they do not depend on quantization."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rfquant_jax.nn.features import Feature
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network of the registry.
+    """An entry of the registry.
 
     Attributes:
-      construct: takes num_classes, channels, rngs and the options, by name.
-      options: names of the further arguments a config may set (`config.model.options`).
+      construct: takes num_classes, channels, rngs and the options as keyword arguments.
+      options: names of additional arguments (`config.model.options`).
     """
 
     construct: Callable[..., nnx.Module]
@@ -51,17 +51,17 @@ REGISTRY: dict[str, Architecture] = {
 def builder(
     name: str, *, num_classes: int, channels: int, seed: int, options: Mapping | None = None
 ) -> Callable[[], nnx.Module]:
-    """A function that makes a freshly initialised network of the registry.
+    """A function that builds a randomly initialised network of the registry.
 
-    Call it under `nnx.jit` for the network (or see `create`), under `nnx.eval_shape` for its
-    shapes alone.
+    Call it under `nnx.jit` for a network (or use `create`), or under `nnx.eval_shape` for its
+    shapes.
 
     Args:
       name: a key of `REGISTRY`.
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: channels of the images.
-      seed: of the initial weights.
-      options: further arguments of the network's constructor.
+      seed: seed of the initial weights.
+      options: additional arguments of the network's constructor.
 
     Raises:
       ConfigError: unknown name or option.
@@ -79,7 +79,7 @@ def builder(
 
 
 def create(name: str, **arguments) -> nnx.Module:
-    """A freshly initialised network; arguments and errors as those of `builder`."""
+    """A randomly initialised network; arguments and errors as for `builder`."""
     return nnx.jit(builder(name, **arguments))()
 
 

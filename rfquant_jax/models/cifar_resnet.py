@@ -18,7 +18,7 @@ class BasicBlock(nnx.Module):
     Args:
       name: dotted path of the block in the network.
       projection: whether a shortcut that changes shape is a strided 1x1 convolution; otherwise it
-        drops every other pixel and pads the channels with zeros on both sides.
+        subsamples pixels and pads the channels with zeros on both sides.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class CifarResNet(nnx.Module):
 
     Args:
       blocks: basic blocks in each of the three stages.
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: channels of the image.
-      width: channels of the first stage; each further stage doubles them and halves the size.
+      width: channels of the first stage; each later stage doubles them and halves the resolution.
       projection: see `BasicBlock`.
 
     Raises:

@@ -30,9 +30,9 @@ STAGES = (
 
 
 class Block(nnx.Module):
-    """A block whose convolutions have names: conv_pw, conv_dw, conv_pwl.
+    """A block with the convolutions conv_pw, conv_dw and conv_pwl.
 
-    Without an expansion the names move up: conv_pw is then the bottleneck.
+    Without an expansion, the convolutions are conv_dw and conv_pw, the bottleneck.
 
     Args:
       name: dotted path of the block in the network.
@@ -60,9 +60,9 @@ class EfficientNetLite(nnx.Module):
     """16 blocks between a 3x3 stem of stride 2 and a 1x1 head; ReLU6 throughout.
 
     Args:
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: channels of the image.
-      dropout: share of the classifier's inputs that training drops.
+      dropout: dropout rate of the classifier's input.
       options: padding and epsilon, see `inverted_residual.Maker`.
     """
 

@@ -1,4 +1,4 @@
-"""What networks of linear bottlenecks share (MobileNetV2, Sandler et al., CVPR 2018)."""
+"""Building blocks of networks with inverted residuals (MobileNetV2, Sandler et al., CVPR 2018)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ConvNorm = tuple[nnx.Conv, BatchNorm]
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the convolutions of one network, each with its BatchNorm.
+    """Builds the convolutions of one network, each with its BatchNorm.
 
     Attributes:
       padding: `layers.SYMMETRIC` or, for weights trained with TensorFlow, `layers.SAME`.
@@ -33,7 +33,7 @@ class Maker:
     def __call__(
         self, width_in: int, width: int, size: int = 1, stride: int = 1, groups: int = 1
     ) -> ConvNorm:
-        """A convolution of `size` pixels and the BatchNorm of its output."""
+        """A convolution with a kernel of `size` x `size`, and its BatchNorm."""
         convolution = conv(
             width_in, width, size, stride, self.rngs, groups=groups, padding=self.padding
         )
@@ -68,9 +68,9 @@ class Layout:
     """Channels and strides of a network.
 
     Attributes:
-      stages: (expansion, channels, blocks, stride of the first block, kernel size) of each.
+      stages: (expansion, channels, blocks, stride of the first block, kernel size) of each stage.
       stem, head: channels of the first and of the last convolution.
-      stem_stride: of the first convolution.
+      stem_stride: stride of the first convolution.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -79,7 +79,7 @@ class Layout:
     stem_stride: int = 2
 
     def widened(self, width: float) -> Layout:
-        """The same with `width` times the channels, rounded as in the paper's own program.
+        """The layout with `width` times the channels, rounded as in the paper's reference code.
 
         The head is never narrower than at width 1.
         """
@@ -88,7 +88,7 @@ class Layout:
         return replace(self, stages=stages, stem=_rounded(self.stem * width), head=head)
 
     def for_small_images(self) -> Layout:
-        """The same with stride 1 in the stem."""
+        """The layout with stride 1 in the stem."""
         return replace(self, stem_stride=1)
 
 
@@ -99,7 +99,7 @@ def _rounded(channels: float, divisor: int = 8) -> int:
 
 
 def block_shapes(layout: Layout) -> Iterator[tuple[int, int, BlockShape]]:
-    """Every block of a network with its stage and its place in it, both counted from 0."""
+    """Every block of a network with its stage and its index in the stage, both counted from 0."""
     width_in = layout.stem
     for stage, (expansion, width, blocks, stride, size) in enumerate(layout.stages):
         for index in range(blocks):
@@ -113,8 +113,8 @@ def run_units(
 ) -> jax.Array:
     """Convolution, BatchNorm and ReLU6 of each unit; the last one has no activation.
 
-    What a unit passes on is marked as its convolution's feature: behind the activation, or, for
-    the linear bottleneck, behind the BatchNorm.
+    The output of a unit is marked as its convolution's feature: after the activation, or after the
+    BatchNorm of the linear bottleneck.
 
     Args:
       residual: adds `x` to the result.
@@ -134,7 +134,7 @@ def run_network(
     head_feature: Feature,
     classify: Callable,
 ) -> jax.Array:
-    """Stem, blocks, head, mean over the positions, and what classifies it."""
+    """Stem, blocks, head, global average pooling and classifier."""
     convolution, norm = stem
     x = jax.nn.relu6(norm(convolution(x)))
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Convolutions as the published networks have them."""
+"""Convolutions of the published networks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from flax import nnx
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.ops.convolution import general_dilated
 
-# Padding of PyTorch-trained networks: (size - 1) / 2 pixels on every side. Networks that come from
-# TensorFlow pad as "SAME" does, which with stride 2 puts less on the top and the left.
+# PyTorch networks pad (size - 1) / 2 pixels on every side. TensorFlow networks use "SAME", which
+# with stride 2 pads less at the top and the left.
 SYMMETRIC, SAME = "symmetric", "SAME"
 
 
@@ -22,11 +22,11 @@ def conv(
     groups: int = 1,
     padding: str = SYMMETRIC,
 ) -> nnx.Conv:
-    """A square convolution without bias, He-initialised for its outputs.
+    """A square convolution without bias, with He initialization (fan-out).
 
     Args:
-      size: of the kernel, in pixels, odd.
-      groups: feature groups; `features_in` of them make it depthwise.
+      size: kernel size in pixels, odd.
+      groups: feature groups; `features_in` for a depthwise convolution.
       padding: `SYMMETRIC` or `SAME`.
 
     Raises:

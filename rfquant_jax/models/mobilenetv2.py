@@ -27,14 +27,14 @@ PUBLISHED = Layout(
         (6, 320, 1, 1, 3),
     )
 )
-# For images of 8 to 16 pixels, which it halves twice.
+# For images of 8 to 16 pixels; halves the resolution twice.
 TINY = Layout(
     stages=((1, 8, 1, 1, 3), (4, 12, 2, 2, 3), (4, 20, 2, 2, 3)), stem=16, head=96, stem_stride=1
 )
 
 
 class ReLU6(nnx.Module):
-    """min(max(x, 0), 6); a module, because it has a place of its own in the numbering of names."""
+    """min(max(x, 0), 6); a module, because it occupies an index in PyTorch's names."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu6(x)
@@ -67,10 +67,10 @@ class MobileNetV2(nnx.Module):
 
     Args:
       layout: channels and strides at width 1.
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: channels of the image.
-      dropout: share of the classifier's inputs that training drops.
-      width: factor of the channels, see `Layout.widened`.
+      dropout: dropout rate of the classifier's input.
+      width: width multiplier, see `Layout.widened`.
       small_images: stride 1 in the stem, for images of 32 pixels.
       options: padding and epsilon, see `inverted_residual.Maker`.
     """

@@ -1,6 +1,6 @@
 """ResNets for photographs (He et al., CVPR 2016), with torchvision's names.
 
-The stride of a bottleneck is on its 3x3 convolution (version 1.5, Gluon's v1b).
+The stride of a bottleneck is in its 3x3 convolution (ResNet v1.5, Gluon's v1b).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ResNet(nnx.Module):
 
     Args:
       depths: blocks in each stage.
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: channels of the image.
       bottleneck: blocks of three convolutions instead of two.
       small_images: a 3x3 stem with neither stride nor pooling, for images of about 32x32.

@@ -1,4 +1,4 @@
-"""Files of PyTorch-named weights, read without executing anything that stands in them."""
+"""Reads weight files with PyTorch's names, without executing code from them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name.
 
     Args:
-      path: a `.safetensors`, `.npz`, `.pth` or `.pt` file; the last two need PyTorch installed and
-        may hold nothing but tensors, or a mapping with a "state_dict" of them.
+      path: a `.safetensors`, `.npz`, `.pth` or `.pt` file. The last two need PyTorch and may
+        contain only tensors, or a mapping with a "state_dict" of tensors.
 
     Raises:
       UserError: the file is missing, of another kind, or cannot be read.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file it has no opinion on permissions
+    if not os.path.isfile(path):  # unlike Path.is_file, does not fail on permissions
         raise UserError(f"config.pretrained: {path}: there is no such file")
     readers = {".safetensors": _safetensors, ".npz": read_npz, ".pth": _torch, ".pt": _torch}
     if path.suffix not in readers:
@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         return readers[path.suffix](path)
     except UserError:
         raise
-    except Exception as error:  # every library has its own for damaged files
+    except Exception as error:  # libraries raise many kinds of exceptions for damaged files
         reason = one_line(error) if str(error) else type(error).__name__
         raise UserError(f"config.pretrained: {path}: cannot be read ({reason})") from error
 

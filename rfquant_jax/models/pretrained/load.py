@@ -1,4 +1,4 @@
-"""Weights with PyTorch's names and layouts put into a plain network."""
+"""Loads weights with PyTorch's names and layouts into a plain network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rfquant_jax.nn.functional import dotted
 
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _KERNEL = {"weight": "kernel", "bias": "bias"}
-SHOWN = 8  # names listed in an error before the rest is only counted
+SHOWN = 8  # maximum number of names listed in an error
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """A variable of the network and how a tensor becomes its value."""
+    """A variable of the network, with the conversion of a tensor to its value."""
 
     variable: nnx.Variable
     is_kernel: bool
@@ -28,7 +28,7 @@ class _Slot:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that PyTorch gives it: OIHW, or (outputs, inputs)."""
+        """The shape in PyTorch: OIHW, or (outputs, inputs)."""
         shape = self.variable.get_value().shape
         if not self.is_kernel:
             return shape
@@ -43,19 +43,19 @@ class _Slot:
 def load_weights(
     network: nnx.Module, architecture: str, tensors: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Sets all parameters and BatchNorm statistics of a plain network, or none.
+    """Sets all parameters and BatchNorm statistics of a plain network, or none on error.
 
     Args:
-      network: changed in place.
-      architecture: its name in the registry, which decides what conventions of names are known.
-      tensors: by PyTorch's names; convolution kernels OIHW, dense ones (outputs, inputs).
+      network: modified in place.
+      architecture: name in the registry; selects the known naming conventions.
+      tensors: by PyTorch's names; convolution kernels OIHW, dense kernels (outputs, inputs).
 
     Returns:
-      names of what keeps its fresh values: the classifier's, where its number of classes differs.
+      names of parameters that were not loaded: the classifier, if the number of classes differs.
 
     Raises:
-      UserError: tensors are missing, left over, of another shape, not of floating-point numbers, or
-        not finite; names them.
+      UserError: tensors are missing, unexpected, of another shape, not floating-point, or not
+        finite; the message names them.
     """
     slots = _slots(network)
     tensors = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
@@ -73,7 +73,7 @@ def load_weights(
     fitting = {
         name: tensors[found[name]]
         for name in slots
-        if name in found and name not in misshapen  # a huge one is not looked into
+        if name in found and name not in misshapen  # never reads a huge tensor
     }
     problems = {"missing": missing, "left over": surplus, "of another shape": wrong}
     problems |= _bad_values({found[name]: tensor for name, tensor in fitting.items()})
@@ -90,7 +90,7 @@ def load_weights(
 
 
 def _bad_values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """What cannot be weights, by what is wrong with it."""
+    """Names of invalid tensors, by problem."""
     strange = {name: t.dtype for name, t in sorted(tensors.items()) if not _is_float(t.dtype)}
     floats = {name: t for name, t in sorted(tensors.items()) if name not in strange}
     return {
@@ -100,11 +100,11 @@ def _bad_values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
 
 
 def _is_float(dtype: np.dtype) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating)  # bfloat16 is one to JAX, but not to NumPy
+    return jnp.issubdtype(dtype, jnp.floating)  # knows bfloat16, unlike NumPy
 
 
 def _is_finite(tensor: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite
         return bool(np.isfinite(tensor.astype(np.float32)).all())
 
 
@@ -126,7 +126,7 @@ def _slots(network: nnx.Module) -> dict[str, _Slot]:
 
 
 def _other_classes(slot: _Slot, tensor: np.ndarray) -> bool:
-    """Whether a classifier's tensor differs in nothing but the number of classes."""
+    """Whether a classifier tensor differs only in the number of classes."""
     return (
         slot.is_classifier and tensor.ndim == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
     )

@@ -1,4 +1,4 @@
-"""What other libraries call the layers of our networks."""
+"""The names of our layers in other libraries."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rfquant_jax.models import mobilenetv2
 
 Rename = Callable[[str], str]
 
-# Places of a MobileNetV2 block in our numbering of its convolutions and BatchNorms.
+# Indices of the modules of a MobileNetV2 block in our numbering.
 _EXPANDED = {"conv_pw": 0, "bn1": 1, "conv_dw": 3, "bn2": 4, "conv_pwl": 6, "bn3": 7}
 _PLAIN = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
 _ENDS = {"conv_stem": "0.0", "bn1": "0.1", "conv_head": "18.0", "bn2": "18.1"}
 
 
 def _torchvision_mobilenetv2(name: str) -> str:
-    """`features.N.conv.I.J` and `features.N.conv.K` to places in one list."""
+    """Maps `features.N.conv.I.J` and `features.N.conv.K` to indices in one list."""
     nested = re.fullmatch(r"(features\.\d+\.conv)\.(\d)\.(\d)\.(\w+)", name)
     if nested:
         block, unit, part, rest = nested.groups()
