@@ -76,7 +76,7 @@ class Checkpoints:
         for step in self._reader.steps:
             if self._reader.is_intact(step, EMA, STATE):
                 self._agree(step)
-                self._pass_over(f"goes on from step {step}")
+                self._pass_over(f"resuming from step {step}")
                 return step
         self._agree(None)
         if self._reader.damages:
@@ -98,7 +98,7 @@ class Checkpoints:
         for step in scored:
             if self._reader.is_intact(step, EMA):
                 self._agree(step)
-                self._pass_over(f"takes step {step}")
+                self._pass_over(f"using step {step}")
                 return step
         self._agree(None)
         if self._reader.damages and (scored or not readable):
@@ -208,8 +208,8 @@ class Checkpoints:
         found = gather(np.asarray([-1 if step is None else step], np.int32))
         if len(set(found.tolist())) > 1:
             raise CheckpointError(
-                f"{self._directory}: the processes of this run find different checkpoints there: "
-                f"of the steps {', '.join(map(str, found))} (-1: none); is it one folder for all?"
+                f"{self._directory}: the processes of this run find different checkpoints: "
+                f"steps {', '.join(map(str, found))} (-1: none); do they share this folder?"
             )
 
     def _pass_over(self, consequence: str) -> None:
@@ -217,7 +217,7 @@ class Checkpoints:
         for step, damage in sorted(self._reader.damages.items(), reverse=True):
             said = f"checkpoint {self.path(step)} is damaged ({damage}): {consequence}"
             if self._writer is not None:
-                said += f"; it stays as {set_aside(self.path(step)).name}"
+                said += f"; renamed to {set_aside(self.path(step)).name}"
             self._log(said)
             self._reader.forget(step)
 
@@ -225,7 +225,7 @@ class Checkpoints:
         newest, damage = max(self._reader.damages.items())
         return CheckpointError(
             f"{self._directory}: every {kind}checkpoint in it is damaged, that of step {newest}: "
-            f"{damage}; move the folder away to train anew"
+            f"{damage}; move the folder away to train from scratch"
         )
 
     def _kept(self, among: Sequence[int]) -> list[bool]:

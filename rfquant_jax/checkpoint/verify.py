@@ -62,10 +62,10 @@ def read_about(folder: Path) -> dict[str, Any]:
             raise Damaged(f"{ABOUT}: has {path.stat().st_size} bytes")
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or DIGEST not in content:
-            raise Damaged(f"{ABOUT}: carries no checksum")
+            raise Damaged(f"{ABOUT}: has no checksum")
         digest = content.pop(DIGEST)
         if digest != json_digest(content):
-            raise Damaged(f"{ABOUT}: its checksum is another one")
+            raise Damaged(f"{ABOUT}: checksum mismatch")
         return content
 
 
@@ -84,14 +84,14 @@ def read_arrays(folder: Path, item: str, about: Mapping[str, Any]) -> dict[str, 
         # Shapes on disk decide how much memory is taken: they are looked at before it is.
         found = handler.metadata(path).tree
         if signature(found) != expected["arrays"]:
-            raise Damaged(f"{item}: its arrays have other names, shapes or data types")
+            raise Damaged(f"{item}: names, shapes or dtypes of its arrays differ")
         if _bytes_of(expected["arrays"]) > _bytes_in(path):
-            raise Damaged(f"{item}: holds fewer bytes than its arrays have")
+            raise Damaged(f"{item}: fewer bytes than its arrays need")
         as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in found}
         arrays = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         if arrays_digest(arrays) != expected[DIGEST]:
-            raise Damaged(f"{item}: its checksum is another one")
+            raise Damaged(f"{item}: checksum mismatch")
         return arrays
 
 

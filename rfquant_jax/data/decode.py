@@ -87,7 +87,7 @@ def _with_pillow(content: bytes, channels: int) -> np.ndarray:
             if image.mode in _GRAY16:
                 return _from_gray16(np.asarray(image), channels)
             if image.mode in ("F", "I"):
-                raise BadImageError(f"holds {_WIDE[image.mode]}, whose range nobody knows")
+                raise BadImageError(f"holds {_WIDE[image.mode]} of unknown value range")
             return _as_channels(image, channels)
     except BadImageError:
         raise

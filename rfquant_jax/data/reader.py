@@ -89,6 +89,6 @@ class BadFiles:
             if len(self._known) > self._fraction * self._total:
                 rule = (
                     f"at most {int(self._fraction * self._total)} of {self._total} images may be "
-                    f"bad, and now {len(self._known)} are; the last: {name}: {reason}"
+                    f"bad, but {len(self._known)} are; the last: {name}: {reason}"
                 )
                 raise ConfigError("data.max_bad_fraction", self._fraction, rule)

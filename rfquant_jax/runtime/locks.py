@@ -79,8 +79,8 @@ def _lock(file: BinaryIO, path: Path, log: Callable[[str], None]) -> None:
         if error.errno not in _WITHOUT_LOCKS:
             raise
         log(
-            f"{path}: this file system has no locks ({error.strerror}): nothing keeps a second run "
-            "out of the folder"
+            f"{path}: this file system does not support locks ({error.strerror}): a "
+            "second run can write to the same folder"
         )
 
 

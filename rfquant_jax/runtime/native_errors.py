@@ -83,15 +83,15 @@ def pass_on(source: BinaryIO, terminal: BinaryIO, timeout: str) -> None:
 def _verdict(text: bytes, hosts: list[str], timeout: str) -> str:
     """The one line."""
     if not hosts:
-        return "error: the processes of this run did not come together in time; are all started?"
+        return "error: the processes of this run did not connect in time; are all of them running?"
     found = _UNHEALTHY.search(text)
     # Where nobody is named, the coordinator did not answer: that is process 0.
     lost = [int(number) for number in re.findall(rb"(\d+)\n", found[1])] if found else [0]
     names = [f"{n} (on {hosts[n]})" if n < len(hosts) else str(n) for n in lost]
     which = f"process {names[0]}" if len(lost) == 1 else f"processes {', '.join(names)}"
     return (
-        f"error: lost {which} of {len(hosts)}: it ended, or gave no sign of life for {timeout} s; "
-        "checkpoints written before are intact: start all processes again to go on"
+        f"error: lost {which} of {len(hosts)}: it exited, or did not respond for {timeout} s; "
+        "checkpoints written before are intact: restart all processes to resume"
     )
 
 

@@ -39,7 +39,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         _check_sizes(members, path.stat().st_size)
         names = [one_line(member.filename.removesuffix(_SUFFIX)) for member in members]
         if len(set(names)) < len(names):
-            raise ValueError(f"{max(names, key=names.count)} is there twice")
+            raise ValueError(f"{max(names, key=names.count)} appears twice")
         return {
             name: _read(archive, member, name) for name, member in zip(names, members, strict=True)
         }
@@ -51,9 +51,9 @@ def _check_sizes(members: list[zipfile.ZipInfo], there: int) -> None:
         raise ValueError(f"claims to hold {claimed} bytes in a file of {there}")
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{one_line(member.filename)} is packed in a way NumPy never uses")
+            raise ValueError(f"{one_line(member.filename)} uses a method that NumPy never writes")
         if not member.filename.endswith(_SUFFIX):
-            raise ValueError(f"{one_line(member.filename)} is no array")
+            raise ValueError(f"{one_line(member.filename)} is not an array")
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.ndarray:
@@ -63,7 +63,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.nd
         try:
             shape, by_columns, dtype = _HEADERS[npy.read_magic(header)](header)
         except Exception as error:  # of the parser of literals, which can raise almost anything
-            raise ValueError(f"{name} does not begin as NumPy's arrays do") from error
+            raise ValueError(f"{name} has no NumPy header") from error
         if dtype.hasobject or dtype.kind not in "biufc":
             raise ValueError(f"{name} is of {one_line(dtype, 60)}, not of numbers")
         there = member.file_size - header.tell()

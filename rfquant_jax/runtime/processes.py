@@ -107,7 +107,7 @@ def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
         if not config.coordinator and isinstance(error, ValueError):
             return  # there is no cluster, or no job step: this process is all there is
         reason = (str(error).splitlines() or [""])[0]
-        rule = f"the processes of this run did not come together ({reason})"
+        rule = f"the processes of this run did not connect ({reason})"
         raise ConfigError("distributed.coordinator", config.coordinator, rule) from error
     filtered = filtered or native_errors.Filter(timeout)
     filtered.name_peers(_host_names())

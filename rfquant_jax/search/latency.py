@@ -61,7 +61,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
         layer, weight, activation, value = _entry(row, f"{path}: entry {number}")
         if layer in fixed_layers:
             if layer in fixed:
-                raise UserError(f"{path}: entry {number}: layer {layer} is there twice")
+                raise UserError(f"{path}: entry {number}: layer {layer} appears twice")
             fixed[layer] = value
             continue
         if layer not in space.names:
@@ -73,7 +73,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
             continue  # a table may contain more bit-widths than the network has
         place = index, *(space.candidates.index(b) for b in (weight, activation))
         if not np.isnan(table[place]):
-            rule = f"layer {layer} at {weight} and {activation} bits is there twice"
+            rule = f"layer {layer} at {weight} and {activation} bits appears twice"
             raise UserError(f"{path}: entry {number}: {rule}")
         table[place] = value
     _check_complete(path, table, space)

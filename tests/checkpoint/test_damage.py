@@ -93,7 +93,7 @@ def test_damage_to_any_file_is_noticed_or_changes_no_value(saved, tmp_path, dama
             passed_over.add(name.relative_to("20").parts[0])
             assert len(said) == 1
             assert f"{folder / '20'} is damaged (" in said[0]
-            assert said[0].endswith("): goes on from step 10")
+            assert said[0].endswith("): resuming from step 10")
             assert "\n" not in said[0]
         else:
             assert said == [], name
@@ -118,7 +118,7 @@ def test_training_saves_a_damaged_step_anew_and_keeps_the_damaged_one(folder, na
     if latest == 20:  # nothing needs that file
         assert name == "_CHECKPOINT_METADATA"
         return
-    assert said[0].endswith(": goes on from step 10; it stays as damaged-20")
+    assert said[0].endswith(": resuming from step 10; renamed to damaged-20")
     assert contents(folder / "damaged-20") == before
 
 
@@ -141,7 +141,7 @@ def test_the_second_best_is_taken_where_the_best_is_damaged(tmp_path):
         assert reader.best == 10
         assert_holds(reader, 10)
     assert len(said) == 1
-    assert said[0].endswith("): takes step 10")
+    assert said[0].endswith("): using step 10")
 
 
 def test_where_all_are_damaged_nothing_starts_afresh(folder):

@@ -101,7 +101,7 @@ def test_a_file_that_is_no_image_counts_once_however_often_it_is_read(tmp_path):
 def test_too_many_bad_images_are_an_error():
     work = pipeline(max_bad_fraction=0.2)
     assert len(list(work.exact(Spoilt(10, {1, 2}), 10))) == 1
-    rule = r"max_bad_fraction = 0\.2: at most 2 of 10 images may be bad, and now 3 are; .*image 5"
+    rule = r"max_bad_fraction = 0\.2: at most 2 of 10 images may be bad, but 3 are; .*image 5"
     with pytest.raises(ConfigError, match=rule):
         list(pipeline(max_bad_fraction=0.2).exact(Spoilt(10, {1, 2, 5}), 10))
 

@@ -164,4 +164,4 @@ def test_a_process_that_never_comes_is_missed(environment, tmp_path):
         codes, outputs = finish(processes, LOST)
     assert codes[1] not in (0, 75)
     assert outputs[1][1].count("\n") == 1, outputs[1][1]
-    assert "did not come together" in outputs[1][1]
+    assert "did not connect" in outputs[1][1]

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_done_without(without, 
     run.claim()
     run.close()
     for text in (capsys.readouterr().out, (tmp_path / "run" / "log.txt").read_text()):
-        assert text.count("\n") == text.count("compiled programs are not kept: ") == 1
+        assert text.count("\n") == text.count("compilation cache disabled: ") == 1
         assert str(tmp_path / "file") in text
 
 

@@ -71,7 +71,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     [
         ("[" * 200 + "]" * 200, "nested too deeply"),
         ("[" * 200_000, "nested too deeply"),
-        ('{"a": [{"b\x7f": 1, "b\x7f": 2}]}', r"'b\\x7f' is there twice"),
+        ('{"a": [{"b\x7f": 1, "b\x7f": 2}]}', r"'b\\x7f' appears twice"),
         ("1" * 5000, "Exceeds the limit"),
         ("{", "Expecting property name"),
     ],

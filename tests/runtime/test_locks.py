@@ -109,7 +109,7 @@ def test_without_locks_of_the_file_system_the_run_goes_on(path, monkeypatch):
     said = []
     WorkdirLock(path, said.append).release()
     assert len(said) == 1
-    assert "this file system has no locks (No locks available)" in said[0]
+    assert "this file system does not support locks (No locks available)" in said[0]
 
 
 def test_other_errors_are_not_swallowed(path, monkeypatch):

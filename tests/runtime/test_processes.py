@@ -58,12 +58,12 @@ def said(printed):
 )
 def test_a_lost_process_is_named_in_one_line(printed, who):
     text = said(PEERS + printed)
-    assert text.startswith(f"error: {who}: it ended, or gave no sign of life for 30 s; checkpoints")
+    assert text.startswith(f"error: {who}: it exited, or did not respond for 30 s; checkpoints")
     assert text.count("\n") == 1
 
 
 def test_processes_that_never_came_together_are_not_called_lost():
-    assert "did not come together in time" in said(LOST_COORDINATOR)
+    assert "did not connect in time" in said(LOST_COORDINATOR)
 
 
 def test_a_coordinator_that_cannot_have_its_port_is_told_in_one_line():

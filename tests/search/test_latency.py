@@ -58,7 +58,7 @@ def changed(index, **values):
     [
         (entries()[1:], "lacks a w4a4"),
         ([], "lacks a w4a4, a w4a3, a w4a2, a w3a4, a w3a3 and 8 more"),
-        ([*entries(), entries()[0]], "entry 14: layer a at 4 and 4 bits is there twice"),
+        ([*entries(), entries()[0]], "entry 14: layer a at 4 and 4 bits appears twice"),
         (changed(2, layer="c"), "entry 3: the network has no layer 'c'"),
         (changed(0, milliseconds=-1), "entry 1: milliseconds = -1.0: must be finite and not neg"),
         (changed(0, milliseconds=float("nan")), "milliseconds = nan"),
