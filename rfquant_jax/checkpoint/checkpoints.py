@@ -1,4 +1,4 @@
-"""Checkpoints of one stage of a run: only what is verified is ever handed out."""
+"""Checkpoints of one stage of a run; only verified content is returned."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from rfquant_jax.runtime.devices import gather, in_all_processes
 from rfquant_jax.runtime.digest import named_leaves, signature, with_leaves
 
 FOLDER = "checkpoints"
-PRETRAIN, TRAIN = "pretrain", "train"  # stages, each with a folder of its own
+PRETRAIN, TRAIN = "pretrain", "train"  # stages, each with its own folder
 
 
 class Checkpoints:
     """The newest checkpoints of a stage and the best one.
 
-    A checkpoint has three items: `ema` (averaged parameters and statistics, all that search and
-    evaluation need), `state` (the rest of what training changes), and `about` (JSON: which network
-    it is, its score, what of the state is not an array, and a checksum of everything).
+    A checkpoint has three items: `ema` (averaged parameters and statistics, sufficient for search
+    and evaluation), `state` (the rest of the training state), and `about` (JSON: identity of the
+    network, score, non-array state, and checksums).
 
-    One whose bytes are not what was saved is passed over, and said so. It is never deleted: who
-    only reads touches nothing, who writes gives its folder another name.
+    A checkpoint with a wrong checksum is skipped with a message. It is never deleted: a reader
+    leaves it in place, a writer renames its folder.
 
     Args:
-      directory: of the stage.
-      identity: what must agree for a checkpoint to fit this run, see `Run.checkpoints`.
-      write: whether to save, too; removes what a killed run left half written there.
-      keep: the newest ones to keep, beside the best.
-      log: told in one line of every damaged checkpoint.
+      directory: folder of the stage.
+      identity: what a checkpoint must match to fit this run, see `Run.checkpoints`.
+      write: whether to also save; removes incomplete checkpoints of a killed run.
+      keep: number of newest checkpoints to keep, besides the best.
+      log: called with one line for every damaged checkpoint.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The newest step whose checkpoint is undamaged, all of it; None if there never was one.
+        """The newest step with a completely undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
           CheckpointError: all are damaged, or the newest readable one does not fit this run.
@@ -85,9 +85,9 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step with the highest score (of equal ones the later) whose `ema` is undamaged.
+        """The step with the highest score and an undamaged `ema`; ties go to the later step.
 
-        None if none was evaluated.
+        None if no checkpoint has a score.
 
         Raises:
           CheckpointError: all are damaged, or the newest readable one does not fit this run.
@@ -112,13 +112,13 @@ class Checkpoints:
     def save(
         self, step: int, *, ema: Any, state: Any, about: Mapping[str, Any], score: float | None
     ) -> None:
-        """Starts writing a checkpoint and returns once the arrays are copied.
+        """Starts writing a checkpoint in the background; returns after the arrays are copied.
 
         Args:
-          step: updates done so far; an existing checkpoint of it is left alone.
+          step: number of updates so far; an existing checkpoint of this step is kept.
           ema, state: trees of arrays.
-          about: JSON content to get back from `about`.
-          score: held-out accuracy, or None where it was not measured.
+          about: JSON content, returned by `about`.
+          score: held-out accuracy, or None if not measured.
 
         Raises:
           RunFailure: this checkpoint, or the one before, cannot be written.
@@ -135,14 +135,13 @@ class Checkpoints:
         """The JSON part of a checkpoint.
 
         Raises:
-          CheckpointError: it is damaged, or does not fit this run; the message names the
-            difference.
+          CheckpointError: the checkpoint is damaged or does not fit this run; names the difference.
         """
         with self._undamaged(step):
             return deepcopy(self._reader.about(step))
 
     def digest(self, step: int) -> str:
-        """SHA-256 (hexadecimal) of a checkpoint's `ema`: of names, data types, shapes, bytes."""
+        """SHA-256 (hexadecimal) of the names, dtypes, shapes and bytes of a checkpoint's `ema`."""
         with self._undamaged(step):
             return self._reader.about(step)["items"][EMA][DIGEST]
 
@@ -150,7 +149,7 @@ class Checkpoints:
         """Averaged parameters and statistics, as NumPy arrays in a tree like `template`.
 
         Raises:
-          CheckpointError: they are damaged, or not of the template's shapes and data types.
+          CheckpointError: they are damaged, or their shapes or dtypes differ from the template's.
         """
         return self._restore(step, EMA, template)
 
@@ -158,24 +157,24 @@ class Checkpoints:
         """The rest of the training state, as NumPy arrays in a tree like `template`.
 
         Raises:
-          CheckpointError: it is damaged, or not of the template's shapes and data types.
+          CheckpointError: it is damaged, or its shapes or dtypes differ from the template's.
         """
         return self._restore(step, STATE, template)
 
     def wait(self) -> None:
-        """Returns once everything that was saved is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-          RunFailure: it cannot be written.
+          RunFailure: a checkpoint cannot be written.
         """
         if self._writer is not None:
             self._writer.wait()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder.
+        """Waits, and releases the folder.
 
         Raises:
-          RunFailure: what was saved cannot be written.
+          RunFailure: a checkpoint cannot be written.
         """
         if self._writer is not None:
             self._writer.close()
@@ -204,7 +203,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {self.path(step)} is damaged ({damage})") from damage
 
     def _agree(self, step: int | None) -> None:
-        """Makes sure that all processes of a run found the same, before any folder is renamed."""
+        """Checks that all processes found the same checkpoints, before any folder is renamed."""
         found = gather(np.asarray([-1 if step is None else step], np.int32))
         if len(set(found.tolist())) > 1:
             raise CheckpointError(
@@ -213,7 +212,7 @@ class Checkpoints:
             )
 
     def _pass_over(self, consequence: str) -> None:
-        """Says which checkpoints are damaged, and puts them out of the way of those to come."""
+        """Logs damaged checkpoints and, when writing, renames their folders."""
         for step, damage in sorted(self._reader.damages.items(), reverse=True):
             said = f"checkpoint {self.path(step)} is damaged ({damage}): {consequence}"
             if self._writer is not None:
@@ -229,19 +228,19 @@ class Checkpoints:
         )
 
     def _kept(self, among: Sequence[int]) -> list[bool]:
-        """Which of these steps stay; those whose score cannot be read do in any case."""
+        """The steps to keep; checkpoints with unreadable scores are always kept."""
         readable = self._reader.readable(among)
         kept = {*sorted(readable)[-self._keep :], *self._reader.by_score(readable)[:1]}
         return [step in kept or step not in readable for step in among]
 
 
 def stage_folder(workdir: Path, stage: str) -> Path:
-    """Where a run keeps the checkpoints of a stage."""
+    """The folder of a stage's checkpoints in a run."""
     return workdir / FOLDER / stage
 
 
 def _host_copies(tree: Any) -> dict[str, np.ndarray]:
-    """Every array by name, in this process's memory, where no later step overwrites it."""
-    # On processors NumPy views share the devices' memory: they are copied, too.
+    """Every array by name, copied to this process's memory."""
+    # On CPU, NumPy arrays may be views of device memory, which later steps reuse: copy them.
     named = named_leaves(jax.device_get(tree))
     return {name: np.array(leaf, copy=True) for name, leaf in named.items()}

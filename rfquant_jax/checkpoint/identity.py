@@ -1,4 +1,4 @@
-"""Compares what a checkpoint says it belongs to with what a run is."""
+"""Compares the identity stored in a checkpoint with that of a run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """The first difference in words, or nothing."""
+    """A description of the first difference, or ""."""
     for name in [*expected, *(n for n in found if n not in expected)]:
         old, new = found.get(name), expected.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if inner := difference(old, new):
                 return f"{name}: {inner}"
         elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 3:
-            # One entry tells as much as a thousand class names.
+            # One entry is enough; there may be a thousand class names.
             for place, (was, wanted) in enumerate(zip(old, new, strict=True)):
                 if was != wanted:
                     return f"{name}[{place}] is {was!r}, the config's is {wanted!r}"

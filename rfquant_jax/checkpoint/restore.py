@@ -1,4 +1,4 @@
-"""Reads the checkpoints of a stage, each part once, and remembers which of them are damaged."""
+"""Reads the checkpoints of a stage, each item once, and records which are damaged."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rfquant_jax.errors import CheckpointError
 
 
 class Reader:
-    """What is on disk, of which only what is verified is handed out.
+    """The checkpoints on disk; only verified content is returned.
 
     Args:
-      directory: of the stage.
-      identity: what must agree for a checkpoint to fit this run.
+      directory: folder of the stage.
+      identity: what a checkpoint must match to fit this run.
 
     Attributes:
-      steps: that have a checkpoint, the newest first.
-      damages: what is wrong with checkpoints that were found to be damaged, by step.
+      steps: steps with a checkpoint, newest first.
+      damages: descriptions of damage found so far, by step.
     """
 
     def __init__(self, directory: Path, identity: Mapping[str, Any]):
@@ -30,7 +30,7 @@ class Reader:
         self.steps = steps(directory)
         self.damages: dict[int, str] = {}
         self._abouts: dict[int, dict[str, Any]] = {}
-        # What was read to verify it, until it is asked for.
+        # Arrays read for verification, kept until they are requested.
         self._arrays: dict[tuple[int, str], dict[str, np.ndarray]] = {}
 
     def path(self, step: int) -> Path:
@@ -38,7 +38,7 @@ class Reader:
         return self._directory / str(step)
 
     def add(self, step: int, about: dict[str, Any]) -> None:
-        """Takes note of a checkpoint that was just saved."""
+        """Registers a checkpoint that was just saved."""
         self.steps = sorted({*self.steps, step}, reverse=True)
         self._abouts[step] = about
 
@@ -46,7 +46,7 @@ class Reader:
         """The JSON part of a checkpoint.
 
         Raises:
-          Damaged: it is not what was saved.
+          Damaged: the content is not what was saved.
           CheckpointError: it does not fit this run; the message names the difference.
         """
         about = self._about(step)
@@ -57,19 +57,19 @@ class Reader:
         return about
 
     def take(self, step: int, item: str) -> dict[str, np.ndarray]:
-        """The arrays of an item by name, which the reader does not keep.
+        """The arrays of an item by name; not cached.
 
         Raises:
-          Damaged: they are not what was saved.
+          Damaged: the arrays are not what was saved.
         """
         self._read(step, item)
         return self._arrays.pop((step, item))
 
     def is_intact(self, step: int, *items: str) -> bool:
-        """Whether the JSON part and these items are what was saved; if not, it is in `damages`.
+        """Whether the JSON part and these items are undamaged; otherwise the step is in `damages`.
 
         Raises:
-          CheckpointError: the JSON part is, but does not fit this run.
+          CheckpointError: the JSON part is undamaged but does not fit this run.
         """
         try:
             self.about(step)
@@ -78,7 +78,7 @@ class Reader:
         except Damaged as damage:
             if self.path(step).is_dir():
                 self.damages[step] = str(damage)
-            else:  # whoever writes here has deleted it meanwhile, as an older one
+            else:  # deleted meanwhile by the writing process
                 self.steps = [other for other in self.steps if other != step]
             for item in items:
                 self._arrays.pop((step, item), None)
@@ -86,7 +86,7 @@ class Reader:
         return True
 
     def readable(self, among: Iterable[int]) -> list[int]:
-        """Of these steps those with an undamaged JSON part, this run's or not."""
+        """The steps with an undamaged JSON part, whether or not they fit this run."""
         found = []
         for step in among:
             try:
@@ -97,13 +97,13 @@ class Reader:
         return found
 
     def by_score(self, readable: Iterable[int]) -> list[int]:
-        """Those of these steps that have a score, the best first, of equal ones the later."""
+        """The steps with a score, best first; ties: later first."""
         scores = {step: self._about(step).get("score") for step in readable}
         scored = [(score, step) for step, score in scores.items() if score is not None]
         return [step for _, step in sorted(scored, reverse=True)]
 
     def forget(self, step: int) -> None:
-        """Leaves a damaged checkpoint out from now on."""
+        """Excludes a damaged checkpoint."""
         self.steps.remove(step)
         del self.damages[step]
 

@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a stage: in the background, each appearing on disk in one go."""
+"""Writes the checkpoints of a stage atomically, in the background."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from rfquant_jax.errors import RunFailure, one_line
 
 
 class Writer:
-    """An orbax manager that is only told about checkpoints, never asked.
+    """An orbax manager used for writing only.
 
-    It is made at the first checkpoint that is saved: until then nothing is written, and folders
-    may still be renamed.
+    The manager is created at the first save. Until then nothing is written, and folders may be
+    renamed.
 
     Args:
-      directory: of the stage; created.
-      is_kept: tells of steps, the oldest first, which of them stay.
+      directory: folder of the stage; created.
+      is_kept: selects the steps to keep, from steps in ascending order.
     """
 
     def __init__(self, directory: Path, is_kept: Callable[[Sequence[int]], list[bool]]):
         self._directory, self._is_kept = directory, is_kept
         self._manager: ocp.CheckpointManager | None = None
-        self._step = -1  # the one that is being written
+        self._step = -1  # step being written
 
     def save(self, step: int, arrays: Mapping[str, Mapping[str, Any]], about: Mapping) -> None:
-        """Starts writing a checkpoint, once the one before is on disk.
+        """Starts writing a checkpoint, after the previous one is on disk.
 
         Args:
-          arrays: of EMA and of STATE, by name; not changed any more.
+          arrays: arrays of EMA and STATE by name; must not be modified afterwards.
           about: JSON content.
 
         Raises:
-          RunFailure: this one or the one before cannot be written.
+          RunFailure: this checkpoint or the previous one cannot be written.
         """
         self.wait()
         self._step = step
@@ -48,7 +48,7 @@ class Writer:
         with self._writing():
             if self._manager is None:
                 self._manager = self._open()
-            # By force: orbax would not save below a step that it saved before.
+            # Forced, because orbax does not save steps below an earlier one.
             items |= {ABOUT: ocp.args.JsonSave(dict(about))}
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -56,34 +56,34 @@ class Writer:
         _silence_late_callbacks()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in (EMA, STATE):
-            # Weights hardly compress, and as they are their files are as large as they claim.
+            # Uncompressed: weights hardly compress, and file sizes then match the declared shapes.
             handler = ocp.PyTreeCheckpointHandler(use_compression=False)
             registry.add(item, ocp.args.PyTreeSave, handler)
         registry.add(ABOUT, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preservation(self._is_kept),
             create=True,
-            lightweight_initialize=True,  # reads no file of the checkpoints that are there
-            # A thread would wait for ten minutes for a folder that cannot be made.
+            lightweight_initialize=True,  # does not read existing checkpoints
+            # Otherwise a thread waits ten minutes for a folder that cannot be created.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self._directory, options=options, handler_registry=registry)
 
     def wait(self) -> None:
-        """Returns once everything that was saved is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-          RunFailure: it cannot be written.
+          RunFailure: a checkpoint cannot be written.
         """
         if self._manager is not None:
             with self._writing():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder.
+        """Waits, and releases the folder.
 
         Raises:
-          RunFailure: what was saved cannot be written.
+          RunFailure: a checkpoint cannot be written.
         """
         manager, self._manager = self._manager, None
         if manager is not None:
@@ -94,7 +94,7 @@ class Writer:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # orbax passes on what its threads and libraries raise
+        except Exception as error:  # orbax re-raises exceptions of its threads and libraries
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
                 f"{_reason(error)}; earlier ones are intact"
@@ -102,7 +102,7 @@ class Writer:
 
 
 def _reason(error: Exception) -> str:
-    """What the file system said, if it stands anywhere in an error's pages, or else their start."""
+    """The file system's message if it occurs in a long error text, else the start of the text."""
     text = str(error)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
         if os.strerror(number) in text:
@@ -111,10 +111,10 @@ def _reason(error: Exception) -> str:
 
 
 def _silence_late_callbacks() -> None:
-    """Keeps what comes after a failed write from the terminal.
+    """Suppresses tracebacks after a failed write.
 
-    orbax gives up at the first array that cannot be written. The library beneath it tells of all
-    the others to an event loop that is closed by then, and each time prints a traceback.
+    orbax stops at the first array that cannot be written. Tensorstore then reports all other arrays
+    to an event loop that is already closed, and prints a traceback for each.
     """
     before = sys.unraisablehook
 
@@ -126,7 +126,7 @@ def _silence_late_callbacks() -> None:
 
 
 class _Preservation:
-    """What orbax calls a preservation policy."""
+    """An orbax preservation policy."""
 
     def __init__(self, is_kept: Callable[[Sequence[int]], list[bool]]):
         self._is_kept = is_kept

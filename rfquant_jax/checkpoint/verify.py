@@ -1,4 +1,4 @@
-"""One checkpoint on disk: read without trusting a byte of it, and set aside if it is damaged."""
+"""Reads and verifies one checkpoint on disk, and renames it if damaged."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rfquant_jax.errors import RunFailure, one_line
 from rfquant_jax.runtime.devices import is_first_process
 from rfquant_jax.runtime.digest import arrays_digest, json_digest, signature
 
-EMA, STATE, ABOUT = "ema", "state", "about"  # items, each in a folder of the checkpoint
-DIGEST = "sha256"  # of the JSON part, beside everything else in it; of an item, beside its arrays
+EMA, STATE, ABOUT = "ema", "state", "about"  # items, each in its own folder of the checkpoint
+DIGEST = "sha256"  # keys of the digests of the JSON part and of the items
 LARGEST_ABOUT = 64 * 2**20  # bytes; a history of thousands of events takes a few hundred KiB
 ASIDE = "damaged"
 
 
 class Damaged(Exception):  # noqa: N818 - a finding, which ends nothing where there is another one
-    """A checkpoint does not hold what was saved; the text says in a few words what is wrong."""
+    """A checkpoint differs from what was saved; the text describes the damage briefly."""
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps that have a folder, the newest first."""
+    """The steps with a folder, newest first."""
     if not directory.is_dir():
         return []
     names = [f.name for f in directory.iterdir() if f.name.isdecimal() and f.is_dir()]
@@ -37,7 +37,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def sealed(content: Mapping[str, Any], items: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-    """JSON content with the digests of the arrays that it belongs to, and of itself.
+    """JSON content extended by digests of the arrays and of itself.
 
     Args:
       items: item -> arrays by name.
@@ -51,10 +51,10 @@ def sealed(content: Mapping[str, Any], items: Mapping[str, Mapping[str, np.ndarr
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint, which is what was saved.
+    """The verified JSON part of a checkpoint.
 
     Raises:
-      Damaged: it is not.
+      Damaged: it is not what was saved.
     """
     path = folder / ABOUT / "metadata"
     with _damage(ABOUT):
@@ -70,18 +70,18 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: Path, item: str, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of an item by name, which are what was saved.
+    """The verified arrays of an item by name.
 
     Args:
-      about: what `read_about` found in the same folder.
+      about: result of `read_about` for the same folder.
 
     Raises:
-      Damaged: they are not.
+      Damaged: they are not what was saved.
     """
     path, expected = folder / item, about["items"][item]
     handler = ocp.PyTreeCheckpointHandler()
     with _damage(item), closing(handler):
-        # Shapes on disk decide how much memory is taken: they are looked at before it is.
+        # The shapes on disk determine memory use, so they are checked before reading.
         found = handler.metadata(path).tree
         if signature(found) != expected["arrays"]:
             raise Damaged(f"{item}: names, shapes or dtypes of its arrays differ")
@@ -103,7 +103,7 @@ def _damage(item: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise Damaged(f"{item}: a file is missing") from error
-    except Exception as error:  # orbax and tensorstore raise all kinds for damaged files
+    except Exception as error:  # orbax and tensorstore raise many kinds
         first = (str(error).splitlines() or [""])[0]
         raise Damaged(f"{item}: {one_line(first or type(error).__name__, 120)}") from error
 
@@ -117,7 +117,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged checkpoint, so that nothing overwrites or deletes it; its new path.
+    """Renames a damaged checkpoint, so that it is not overwritten or deleted; returns the new path.
 
     Raises:
       RunFailure: it cannot be renamed.
@@ -134,12 +134,12 @@ def set_aside(folder: Path) -> Path:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Removes what a killed run left half written; orbax would, in a thread that outlives it."""
+    """Removes incomplete checkpoints of a killed run; orbax would use a thread that outlives it."""
     for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):
         on_disk(lambda folder=unfinished: shutil.rmtree(folder))
 
 
 def on_disk(change: Callable[[], object]) -> None:
-    """Changes something in a folder that all processes of a run share: one of them does it."""
+    """Runs a change of a shared folder in one process only."""
     if is_first_process():
         change()
