@@ -1,4 +1,4 @@
-"""Images, from a source to a batch on its way to the devices."""
+"""Data pipeline: from image sources to batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.tfds_source import PREFIX, tfds_data_set
 from rfquant_jax.errors import ConfigError
 
-# name -> reader, which takes the config's section `data`
+# name -> reader, called with the config section `data`
 SOURCES: dict[str, Callable[[ConfigDict], DataSet]] = {"digits": digits, "folder": image_folder}
 
 
 def load(config: ConfigDict) -> DataSet:
-    """The data set that the config names, in its three parts.
+    """The data set named in the config, in three parts.
 
     Args:
-      config: the config's section `data`; `name` is a key of `SOURCES`, or "tfds:" and the name of
-        a data set that TFDS has prepared.
+      config: the config section `data`; `name` is a key of `SOURCES`, or "tfds:" and the name of a
+        prepared TFDS data set.
 
     Raises:
-      ConfigError: unknown name, or anything the data set's reader finds wrong.
+      ConfigError: unknown name, or an error of the data set's reader.
     """
     if config.name.startswith(PREFIX):
         return tfds_data_set(config)

@@ -1,4 +1,4 @@
-"""Encoded images made into pixels, by whichever decoder is fast and right for them."""
+"""Decodes images, with the fastest decoder that is correct for them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 2**28  # a header may claim any size; this is more than a camera makes
+MAX_PIXELS = 2**28  # a header may claim any size; cameras produce fewer
 _GRAY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _WIDE = {"F": "floating-point values", "I": "32-bit integers"}
 _JPEG_START = b"\xff\xd8"
 
 
 class BadImageError(Exception):
-    """An image that cannot be read or decoded; the text says why.
+    """An image cannot be read or decoded; the text gives the reason.
 
     Attributes:
-      name: of the image, where whoever raises it knows.
+      name: name of the image, if known.
     """
 
     def __init__(self, reason: str, name: str = ""):
@@ -27,24 +27,24 @@ class BadImageError(Exception):
 
 
 def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int = 1) -> np.ndarray:
-    """The pixels of an encoded image.
+    """Decodes an image.
 
-    Orientation tags are ignored, transparency is dropped, palettes, CMYK and grayscale become RGB,
-    and 16 bits a channel are scaled to 8: what torchvision and timm do, but for 16-bit grayscale,
-    which they saturate.
+    Orientation tags are ignored, transparency is dropped, palettes, CMYK and grayscale are
+    converted to RGB, and 16-bit channels are scaled to 8 bits. This equals torchvision and timm,
+    except for 16-bit grayscale, which they saturate.
 
     Args:
-      content: JPEG, PNG or any other format that Pillow knows.
+      content: JPEG, PNG or any other format supported by Pillow.
       channels: 3 for RGB, 1 for grayscale.
       fast: whether a JPEG may be decoded with small rounding differences.
-      shrink: 1, 2, 4 or 8: a JPEG may come out with sides divided by this, rounded up; `jpeg_size`
-        says whether it is one.
+      shrink: 1, 2, 4 or 8; the sides of a JPEG may be divided by this, rounded up. Use `jpeg_size`
+        to test for JPEG.
 
     Returns:
       uint8[H, W, channels].
 
     Raises:
-      BadImageError: it is empty, truncated, too large, or no image.
+      BadImageError: the content is empty, truncated, too large, or not an image.
     """
     if not content:
         raise BadImageError("is empty")
@@ -63,14 +63,14 @@ def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int
                 min_factor=shrink,
             )
         except ValueError:
-            # It takes every warning for an error; Pillow knows which of them are none, and CMYK.
+            # OpenCV fails on warnings that Pillow tolerates, and does not convert CMYK.
             image = Image.fromarray(_with_pillow(content, 3)).resize((width, height))
             return _as_channels(image, channels)
     return _with_pillow(content, channels)
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width if this is a JPEG with a sound header, else None."""
+    """Height and width of a JPEG with a valid header, else None."""
     if not content.startswith(_JPEG_START):
         return None
     try:
@@ -91,9 +91,9 @@ def _with_pillow(content: bytes, channels: int) -> np.ndarray:
             return _as_channels(image, channels)
     except BadImageError:
         raise
-    except UnidentifiedImageError as error:  # its text names an object in memory
+    except UnidentifiedImageError as error:  # its text contains the address of an object
         raise BadImageError("cannot be decoded (of no known format)") from error
-    except Exception as error:  # every format's reader has its own for damaged files
+    except Exception as error:  # readers raise many kinds of exceptions for damaged files
         raise BadImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
 

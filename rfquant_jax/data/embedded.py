@@ -1,4 +1,4 @@
-"""The data set inside: handwritten digits."""
+"""The built-in data set of handwritten digits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TEST_IMAGES = 500
 def digits(config: ConfigDict) -> DataSet:
     """The 1,797 handwritten digits of scikit-learn, 8x8, 500 of them for testing.
 
-    The test part never changes, whatever the config's section `data` says.
+    The test part does not depend on the config.
     """
-    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
+    from sklearn.datasets import load_digits  # takes a second to import
 
     raw = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]

@@ -17,14 +17,14 @@ from rfquant_jax.data.sources import DataSet, Subset, split
 from rfquant_jax.errors import ConfigError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
-MOST_BYTES = 2**29  # of an image's file
+MOST_BYTES = 2**29  # maximum size of an image file
 
 
 class FolderSource:
     """Encoded images from files.
 
     Args:
-      root: the folder that holds them.
+      root: folder of the images.
       files: N paths below it.
       labels: int32[N].
     """
@@ -55,11 +55,11 @@ class FolderSource:
 def image_folder(config: ConfigDict) -> DataSet:
     """The images below `config.path`.
 
-    A folder `subImageNet` beside `train`, if there is one, is the part held out for the search, and
-    its images are left out of training; otherwise a share of the training images is held out.
+    If there is a folder `subImageNet` next to `train`, it is the held-out part for the search, and
+    its images are excluded from training. Otherwise a fraction of the training images is held out.
 
     Args:
-      config: the config's section `data`.
+      config: the config section `data`.
 
     Raises:
       ConfigError: a folder is missing or empty, or the classes of two folders differ.
@@ -87,7 +87,7 @@ def image_folder(config: ConfigDict) -> DataSet:
 
 
 def _index(folder: Path) -> FolderIndex:
-    if not os.path.isdir(folder):  # unlike Path.is_dir it has no opinion on permissions
+    if not os.path.isdir(folder):  # unlike Path.is_dir, does not fail on permissions
         raise ConfigError("data.path", str(folder.parent), f"must hold a folder {folder.name}")
     try:
         index = index_folder(folder, default_cache(folder))
@@ -103,7 +103,7 @@ def _index(folder: Path) -> FolderIndex:
 
 
 def _digest(*indices: FolderIndex) -> str:
-    """Changes with the names of the files."""
+    """A version that changes with the names of the files."""
     names = "\0".join(name for index in indices for name in [*index.files, ""])
     return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
@@ -119,7 +119,7 @@ def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
 def _named_parts(
     root: Path, train: FolderIndex, source: FolderSource
 ) -> tuple[tuple[Subset | FolderSource, FolderSource], str]:
-    """What is left to train on, and the images of `subImageNet`."""
+    """The remaining training images, and the images of `subImageNet`."""
     index = _index(root / SEARCH)
     unknown = sorted(set(index.classes) - set(train.classes))
     if unknown:

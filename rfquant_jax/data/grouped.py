@@ -1,4 +1,4 @@
-"""Whole batches, one on each device: results do not depend on how many devices there are."""
+"""Groups whole batches, one per device, so that results do not depend on the number of devices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def grouped(batches: Iterable, mesh: Mesh) -> Iterator[tuple[Any, np.ndarray]]:
     """Stacks one batch for each of this process's devices.
 
     Args:
-      batches: arrays or trees of arrays of one size; of several processes this one's, see
-        `Pipeline.full`.
+      batches: this process's arrays or trees of arrays of equal size, see `Pipeline.full`.
 
     Yields:
-      them, and bool[devices of all processes]: which of the places hold real batches.
+      stacked batches, and bool[devices of all processes]: which entries are real batches.
     """
     together = mesh.local_mesh.size
     group: list = []
@@ -30,7 +29,7 @@ def grouped(batches: Iterable, mesh: Mesh) -> Iterator[tuple[Any, np.ndarray]]:
         if len(group) == together:
             yield _stack(group), _real(group)
             group = []
-    if group:  # of one process alone: several get theirs filled up
+    if group:  # only in a single process: with several, the last group is already full
         group += [Filler(group[-1])] * (together - len(group))
         yield _stack(group), _real(group)
 

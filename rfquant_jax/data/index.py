@@ -1,4 +1,4 @@
-"""Which images a folder of class folders holds, remembered from one start to the next."""
+"""Index of the images in class folders, cached between starts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rfquant_jax.runtime.files import user_cache
 from rfquant_jax.runtime.npz import read_npz
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-_VERSION = 1  # of the cache's content
-# Changes within this time of a scan may have escaped it: clocks of file systems are coarse.
+_VERSION = 1  # version of the cache format
+# A scan may miss changes within this time, because file system clocks are coarse.
 _RACY_NS = 2_000_000_000
-_UNKNOWN = -1  # modification time of a folder that must be scanned again
+_UNKNOWN = -1  # modification time that forces a new scan
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FolderIndex:
     Attributes:
       classes: names of the class folders, sorted; also those without images.
       files: paths below the root with `/`, class by class, sorted.
-      labels: int32[N], the place of each file's class in `classes`.
+      labels: int32[N], index of each file's class in `classes`.
     """
 
     classes: tuple[str, ...]
@@ -37,14 +37,14 @@ class FolderIndex:
 
 
 def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
-    """The images below `root/<class>/`, however deep.
+    """The images below `root/<class>/`, at any depth.
 
-    Hidden files and files without an image's suffix are passed over.
+    Hidden files and files without an image suffix are skipped.
 
     Args:
       root: an existing folder.
-      cache: file that keeps the result. It is used again as long as no folder below `root` has
-        changed; one that cannot be read or written is done without.
+      cache: cache file. It is valid as long as no folder below `root` has changed, and is ignored
+        if it cannot be read or written.
 
     Raises:
       OSError: a folder cannot be read.
@@ -75,7 +75,7 @@ def image_files(root: Path) -> list[str]:
 
 
 def default_cache(root: Path) -> Path:
-    """Where the index of a folder is kept."""
+    """The path of the cache file of a folder's index."""
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return user_cache("index") / f"{name}.npz"
 
@@ -119,7 +119,7 @@ def _save(
             labels=index.labels,
         )
         temporary.replace(cache)
-    except OSError:  # the next start scans again, that is all
+    except OSError:  # the next start scans again
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -134,7 +134,7 @@ def _load(cache: Path, root: Path) -> FolderIndex | None:
             return None
         classes, files = tuple(_unpacked(kept["classes"])), _unpacked(kept["files"])
         return FolderIndex(classes, files, kept["labels"].astype(np.int32))
-    except Exception:  # a damaged file can raise almost anything; the folder itself is there
+    except Exception:  # a damaged file can raise almost anything; the folder can still be scanned
         return None
 
 

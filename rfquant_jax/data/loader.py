@@ -1,4 +1,4 @@
-"""Batches from sources: shuffled and augmented ones to train on, exact ones to evaluate on."""
+"""Batches from sources: shuffled and augmented for training, exact for evaluation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ T = TypeVar("T")
 class TrainingBatches:
     """An endless, reshuffled, random-access sequence of batches.
 
-    Batch `i` depends on the seed and `i` alone, so that a step number is all that a checkpoint
-    needs to keep. An epoch's incomplete last batch is dropped.
+    Batch `i` depends only on the seed and `i`, so a checkpoint only stores the step number. The
+    incomplete last batch of an epoch is dropped.
 
     Args:
-      batches: of one process, an epoch's or more, see `Pipeline.training`.
-      batch_size: images in a batch of all processes together.
-      report: takes complaints about bad images.
-      options: of reading ahead.
+      batches: this process's batches of at least one epoch, see `Pipeline.training`.
+      batch_size: global batch size over all processes.
+      report: called with bad images.
+      options: options of prefetching.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class TrainingBatches:
         return _checked(self._batches[step], self._report)
 
     def starting_at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """All batches from this one on, prepared ahead of use."""
+        """All batches from this step on, with prefetching."""
         for batch in self._batches[step:].to_iter_dataset(self._options):
             yield _checked(batch, self._report)
 
 
 @dataclass(frozen=True)
 class Filler:
-    """Stands where another process has a batch and this one has none: nothing of it counts.
+    """A dummy batch for a process without data in this group; its results are ignored.
 
     Attributes:
-      batch: of the shapes that the others have.
+      batch: zeros of the shapes of real batches.
     """
 
     batch: Any
@@ -64,17 +64,17 @@ class Filler:
 
 @dataclass
 class Pipeline:
-    """How the images of a run become batches.
+    """The data pipeline of a run, from sources to batches.
 
     Attributes:
-      augmented: what training images go through.
-      plain: what images go through to be evaluated.
-      shape: (H, W, C) of what comes out.
-      threads: batches prepared side by side.
-      max_bad_fraction: of the images of a source that may be unreadable.
-      log: takes messages about those.
-      process, processes: this one's number, and how many share the batches.
-      devices: of each process, which take a whole batch each where nothing is trained.
+      augmented: transform of training images.
+      plain: transform of evaluation images.
+      shape: (H, W, C) of the transformed images.
+      threads: number of batches prepared in parallel.
+      max_bad_fraction: fraction of a source's images that may be unreadable.
+      log: called with messages about unreadable images.
+      process, processes: index of this process, and number of processes.
+      devices: devices per process; outside of training, each processes whole batches.
     """
 
     augmented: Transform
@@ -97,12 +97,12 @@ class Pipeline:
         augment: bool = True,
         whole: bool = False,
     ) -> TrainingBatches:
-        """Shuffled batches; each process gets its share of every batch.
+        """Shuffled batches; each process gets its shard of every batch.
 
         Args:
-          batch_size: of all processes together; a multiple of their number.
-          seed: of the shuffling and the augmentation.
-          whole: every process gets whole batches, the same ones, instead of its share.
+          batch_size: global batch size, a multiple of the number of processes.
+          seed: seed of shuffling and augmentation.
+          whole: every process gets the same whole batches instead of its shard.
         """
         process, processes = (0, 1) if whole else (self.process, self.processes)
         reader = Reader(source, self.augmented if augment else self.plain)
@@ -113,9 +113,9 @@ class Pipeline:
         return TrainingBatches(own, batch_size, self._report(source), self._options)
 
     def exact(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray] | Filler]:
-        """Every image once, in order; the last batch is filled up with images labelled -1.
+        """Every image once, in order; the last batch is padded with images labelled -1.
 
-        Of several processes each gets the batches of its devices, see `_shared`.
+        Each process gets the batches of its own devices, see `_shared`.
         """
         reader = Reader(source, self.plain, blank=self.shape)
         for batch in self._shared(np.arange(len(source)), reader, batch_size, source):
@@ -124,10 +124,11 @@ class Pipeline:
     def full(
         self, source: Source, batch_size: int, limit: int, *, seed: int, augment: bool = False
     ) -> Iterator[np.ndarray | Filler]:
-        """Full batches of images alone, over the first `limit` ones of a fixed random order.
+        """Full batches of images without labels, from the first `limit` images in a fixed random
+        order.
 
-        The last batch is completed with images from the beginning, so that the plain average over
-        the batches covers every image. Of several processes each gets the batches of its devices.
+        The last batch is completed with images from the beginning, so that a plain mean over
+        batches covers every image. Each process gets the batches of its own devices.
         """
         count = min(limit, len(source))
         batch_size = min(batch_size, count)
@@ -141,10 +142,10 @@ class Pipeline:
                 yield batch["image"]
 
     def _shared(self, indices, reader, batch_size, source, seed=0) -> Iterator[dict | Filler]:
-        """Batches in order; of several processes each gets those that its devices work on.
+        """Batches in order; each process gets those of its own devices.
 
-        The first devices of all processes take the first batches, one each; then they take the
-        next ones. All processes get equally many: fillers stand for what is not there.
+        Batches are assigned to the devices of all processes in turn. All processes get the same
+        number of batches, extended by fillers.
         """
         together = self.devices if self.processes > 1 else 1
         dataset = grain.MapDataset.source(indices.tolist()).seed(seed).random_map(reader)
@@ -163,11 +164,11 @@ class Pipeline:
 
     @property
     def _options(self) -> grain.ReadOptions:
-        # A batch can be hundreds of megabytes: only a few wait beside those in the making.
+        # A batch can take hundreds of megabytes, so only a few finished ones are buffered.
         return grain.ReadOptions(self.threads, prefetch_buffer_size=self.threads + 2)
 
     def _report(self, source: Source) -> BadFiles:
-        """The one list of bad images of a data set, whichever part of it they are in."""
+        """The list of bad images of a data set, shared by its parts."""
         while isinstance(source, Subset):
             source = source.source
         if id(source) not in self._reports:
@@ -176,7 +177,7 @@ class Pipeline:
 
 
 def fill_up(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Repeats the batch's last image, labelled -1, until it holds `size` images."""
+    """Pads a batch to `size` images with copies of its last image, labelled -1."""
     missing = size - len(batch["label"])
     if missing == 0:
         return batch
@@ -188,9 +189,9 @@ def fill_up(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items, each taken `depth` ones before it is used.
+    """Yields the items, taking each one `depth` items before it is used.
 
-    Putting a batch on a device only starts the copy: one that was put ahead is there in time.
+    A transfer to a device is asynchronous, so a batch put early has arrived when it is used.
     """
     waiting: deque[T] = deque()
     for item in items:

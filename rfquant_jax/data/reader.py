@@ -1,4 +1,4 @@
-"""From the number of an image to the image prepared for the network, bad files included."""
+"""Reads and transforms images by index, with replacements for bad files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError, UserError
 
 Shape = tuple[int, int, int]
-PADDING_LABEL = -1  # marks images that do not count
-ATTEMPTS = 100  # bad images one after the other: hardly any good one is left
+PADDING_LABEL = -1  # marks ignored images
+ATTEMPTS = 100  # consecutive bad images before giving up
 
 
 class Complaint(NamedTuple):
-    """An image that cannot be read, and why."""
+    """An image that cannot be read, with the reason."""
 
     name: str
     reason: str
@@ -28,14 +28,14 @@ class Complaint(NamedTuple):
 class Reader(grain.transforms.RandomMap):
     """Reads, decodes and transforms one image.
 
-    A batch always has its size and depends on nothing but the seed and the files, whatever cannot
-    be read.
+    Unreadable images do not change the batch size, and batches depend only on the seed and the
+    files.
 
     Args:
       source: the images.
-      transform: what they go through.
-      blank: shape of the black image, labelled -1, that stands for one that cannot be read, so that
-        no image counts twice; without it another image of the source, drawn at random, does.
+      transform: transform of the images.
+      blank: shape of the black image, labelled -1, that replaces an unreadable one, so that no
+        image counts twice; None: it is replaced by a random image of the source.
     """
 
     def __init__(self, source: Source, transform: Transform, *, blank: Shape | None = None):
@@ -57,18 +57,18 @@ class Reader(grain.transforms.RandomMap):
             if self._blank is not None:
                 blank = np.zeros(self._blank, np.uint8)
                 return {"image": blank, "label": PADDING_LABEL, "bad": bad}
-            # Not the next one: bad files tend to be neighbours.
+            # Not the next one, because bad files tend to be adjacent.
             place = int(np.random.default_rng([index, attempt]).integers(len(self._source)))
         raise UserError(f"none of {ATTEMPTS} images can be read; {bad[0].name}: {bad[0].reason}")
 
 
 class BadFiles:
-    """Names every image of a data set that was skipped, once, and stops when there are too many.
+    """Logs every skipped image of a data set once, and raises if there are too many.
 
     Args:
-      total: images in the data set.
-      fraction: of them that may be bad.
-      log: takes a message.
+      total: number of images in the data set.
+      fraction: fraction that may be bad.
+      log: called with a message.
     """
 
     def __init__(self, total: int, fraction: float, log: Callable[[str], None]):
@@ -76,10 +76,10 @@ class BadFiles:
         self._known: set[str] = set()
 
     def __call__(self, complaints: Sequence[Complaint]) -> None:
-        """Takes what readers complain about.
+        """Adds bad images reported by readers.
 
         Raises:
-          ConfigError: more images are bad than `config.data.max_bad_fraction` allows.
+          ConfigError: more bad images than `config.data.max_bad_fraction` allows.
         """
         for name, reason in complaints:
             if name in self._known:

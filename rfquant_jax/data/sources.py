@@ -1,4 +1,4 @@
-"""Where images come from: random-access sources of uint8 images and integer labels."""
+"""Random-access sources of uint8 images and integer labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rfquant_jax.errors import ConfigError
 
 
 class Source(Protocol):
-    """Random access to records `{"image", "label"}`, with a "name" where there is one.
+    """Random access to records `{"image", "label"}`, optionally with a "name".
 
     The image is uint8[H, W, C], or the bytes of an encoded one. Reading a record may raise
     `BadImageError`.
@@ -23,7 +23,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """A source held in memory.
+    """An in-memory source.
 
     Args:
       images: uint8[N, H, W, C].
@@ -41,7 +41,7 @@ class ArraySource:
 
 
 class Subset:
-    """Some records of another source, by index."""
+    """A subset of another source's records, by index."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source, self.indices = source, indices
@@ -58,14 +58,14 @@ class DataSet:
     """A data set in three parts.
 
     Attributes:
-      train: what networks are trained on.
-      held_out: the part of the training images that the search and recalibration use.
-      test: what nothing but the final evaluation sees.
+      train: training images.
+      held_out: training images reserved for search and recalibration.
+      test: images used only in the final evaluation.
       class_names: in the order of the labels.
       image_shape: (H, W, C) of one image; 0 for sides that differ between images.
-      remark: something about the parts that the log should say, or nothing.
-      training_version, test_version: change when the images of these parts do, as far as a reader
-        can tell at no cost; `training_version` is that of `train` and `held_out` together.
+      remark: a message for the log, or "".
+      training_version, test_version: change when the images change, as far as a reader can detect
+        cheaply; `training_version` covers `train` and `held_out`.
     """
 
     train: Source
@@ -85,15 +85,15 @@ class DataSet:
 def split(
     source: Source, fraction: float, seed: int, *, field: str = "data.search_fraction"
 ) -> tuple[Subset, Subset]:
-    """Divides images at random: most of them, and a share of `fraction`.
+    """Splits a source at random into two subsets.
 
     Args:
-      fraction: share of the images in the second part.
-      seed: of the split; the same seed always gives the same parts.
-      field: of the config, which an error names.
+      fraction: fraction of images in the second subset.
+      seed: seed of the split; equal seeds give equal subsets.
+      field: name of the config field for errors.
 
     Raises:
-      ConfigError: one part would be empty.
+      ConfigError: one subset would be empty.
     """
     order = np.random.default_rng(seed).permutation(len(source))
     count = round(fraction * len(source))

@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared, read without TensorFlow."""
+"""Reads prepared TFDS data sets without TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rfquant_jax.data.sources import DataSet, split
 from rfquant_jax.errors import ConfigError
 
 PREFIX = "tfds:"
-_TEST_SPLITS = ("validation", "test")  # the first that a data set has
+_TEST_SPLITS = ("validation", "test")  # the first existing split is used
 
 
 class TfdsSource:
-    """One split, its images as they are stored.
+    """One split, with images as stored.
 
     Args:
       source: from `as_data_source` with `SkipDecoding` for images.
-      name: what to call the split in messages.
+      name: name of the split in messages.
     """
 
     def __init__(self, source, name: str):
@@ -37,10 +37,10 @@ class TfdsSource:
         name = f"{self._name}[{index}]"
         try:
             record = self._source[int(index)]
-        except Exception as error:  # array_record and protobuf have their own for damaged files
+        except Exception as error:  # array_record and protobuf raise their own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BadImageError(f"cannot be read ({reason})", name) from error
-        if record["image"] is None or record["label"] is None:  # of a file that was cut short
+        if record["image"] is None or record["label"] is None:  # from a truncated file
             raise BadImageError("cannot be read (the record is empty)", name)
         return {"image": record["image"], "label": record["label"], "name": name}
 
@@ -49,12 +49,12 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
     """The prepared data set that `config.name` names, below `config.path`.
 
     Args:
-      config: the config's section `data`; `name` is "tfds:NAME", "tfds:NAME/CONFIG" or either with
-        ":VERSION" behind it, `path` TFDS's data_dir, by default its own.
+      config: the config section `data`; `name` is "tfds:NAME" or "tfds:NAME/CONFIG", optionally
+        with ":VERSION"; `path` is TFDS's data_dir, or "" for its default.
 
     Raises:
-      ConfigError: it is not there, not in the format array_record, damaged, or has no images with
-        labels.
+      ConfigError: the data set is missing, not in array_record format, damaged, or has no labelled
+        images.
     """
     name = config.name.removeprefix(PREFIX)
     builder = _builder(name, str(Path(config.path).expanduser()) if config.path else None)
@@ -79,8 +79,8 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
 
 
 def _builder(name: str, folder: str | None):
-    """The reader of what is on disk; the data set's own code is not needed."""
-    # Takes a second to import, and only this needs it.
+    """A reader of the files on disk; does not need the data set's code."""
+    # Takes a second to import.
     from tensorflow_datasets.core import file_adapters, read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
@@ -93,7 +93,7 @@ def _builder(name: str, folder: str | None):
             f"TensorFlow at hand: tfds build {name.split(':')[0]} --file_format=array_record"
         )
         raise ConfigError("data.name", PREFIX + name, rule) from error
-    except Exception as error:  # protobuf's, for damaged descriptions
+    except Exception as error:  # protobuf's exceptions for damaged descriptions
         rule = f"cannot be read from {folder}: {str(error).splitlines()[0]}"
         raise ConfigError("data.name", PREFIX + name, rule) from error
     if found is not file_adapters.FileFormat.ARRAY_RECORD:
@@ -116,10 +116,10 @@ def _check_features(name: str, features) -> None:
 
 
 def _source(builder, part: str, name: str) -> TfdsSource:
-    """One split, of which the first and the last record of every file have been read."""
+    """One split, checked by reading the first and last record of every file."""
     import tensorflow_datasets as tfds
 
-    # Images are decoded later, and others, masks for example, never.
+    # Images are decoded later; other features, such as masks, are never decoded.
     decoders = {
         feature: tfds.decode.SkipDecoding()
         for feature, kind in builder.info.features.items()

@@ -1,4 +1,4 @@
-"""What happens to an image between its source and the network."""
+"""Image transforms: cropping, resizing, augmentation, normalization."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 
 from rfquant_jax.data.decode import decode, jpeg_size
 
-cv2.setNumThreads(1)  # images are prepared side by side already
+cv2.setNumThreads(1)  # images are already processed in parallel
 
-# transform(an encoded or a decoded image, random numbers) -> uint8[H, W, C] of one fixed size
+# transform(encoded or decoded image, random generator) -> uint8[H, W, C] of a fixed size
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -28,15 +28,15 @@ LONGEST = 8
 
 @dataclass(frozen=True)
 class Centre:
-    """The middle of an image, as evaluation sees it.
+    """Centre crop for evaluation.
 
-    Decoded and resized like torchvision does on Pillow images: with antialiasing, bit for bit (but
-    for images more than `LONGEST` times as long as wide, which are cut before).
+    Decoding and resizing equal torchvision's on Pillow images, with antialiasing, bit for bit,
+    except for images with an aspect ratio above `LONGEST`, which are cropped first.
 
     Attributes:
-      size: pixels of both sides of the result; 0: the image as it is.
-      resize: what the shorter side is resized to before; 0: `size`.
-      channels: of the result.
+      size: height and width of the result in pixels; 0: no change.
+      resize: size of the shorter side before cropping; 0: `size`.
+      channels: channels of the result.
       interpolation: one of `INTERPOLATIONS`.
     """
 
@@ -66,16 +66,16 @@ class Centre:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of an image, resized, and mirrored half of the time (Inception's augmentation).
+    """Random resized crop with horizontal flip (Inception augmentation).
 
     Attributes:
-      size: pixels of both sides of the result.
-      flip: whether it may be mirrored left to right.
-      channels: of the result.
-      interpolation: one of `INTERPOLATIONS`, for crops smaller than the result; larger ones are
-        averaged by area.
-      area: range of the part's share of the image.
-      aspect: range of its width over its height; drawn evenly on a log scale.
+      size: height and width of the result in pixels.
+      flip: whether to flip left to right with probability 0.5.
+      channels: channels of the result.
+      interpolation: one of `INTERPOLATIONS`, for crops smaller than the result; larger crops use
+        area averaging.
+      area: range of the crop's area as a fraction of the image.
+      aspect: range of width / height, drawn uniformly on a log scale.
     """
 
     size: int
@@ -93,8 +93,8 @@ class RandomResizedCrop:
             shape = image.shape[:2]
         top, left, height, width = self.region(*shape, rng)
         if isinstance(image, bytes):
-            # A crop of many pixels need not be decoded in full; twice the result's are kept, so
-            # that rounding its place to whole pixels does not show.
+            # Large crops are decoded at reduced size, at least twice the result's, so that rounding
+            # of the crop position to pixels is negligible.
             while shrink < 8 and min(height, width) >= 4 * shrink * self.size:
                 shrink *= 2
             image = decode(image, channels=self.channels, fast=True, shrink=shrink)
@@ -111,7 +111,7 @@ class RandomResizedCrop:
     def region(
         self, height: int, width: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part; the middle where ten draws do not fit."""
+        """Top, left, height and width of the crop; the centre if ten draws do not fit."""
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
             aspect = math.exp(rng.uniform(*(math.log(bound) for bound in self.aspect)))
@@ -129,12 +129,12 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class PadAndCrop:
-    """Pads an image with zeros, crops it back at a random place, and mirrors it half of the time.
+    """Zero padding, random crop to the original size, and horizontal flip.
 
     Attributes:
       pixels: padding on each side.
-      flip: whether it may be mirrored left to right.
-      before: makes all images one size.
+      flip: whether to flip left to right with probability 0.5.
+      before: transform that brings all images to one size.
     """
 
     pixels: int
@@ -157,9 +157,9 @@ def _decoded(image: bytes | np.ndarray, channels: int) -> np.ndarray:
 
 
 def _without_ends(pixels: np.ndarray) -> np.ndarray:
-    """The middle of an image that is more than `LONGEST` times as long as it is wide.
+    """The centre of an image with an aspect ratio above `LONGEST`.
 
-    No centre crop reaches its ends, and resized as a whole it could take all memory there is.
+    No centre crop reaches its ends, and resizing all of it could exhaust memory.
     """
     keep = LONGEST * min(pixels.shape[:2])
     starts = [max((side - keep) // 2, 0) for side in pixels.shape[:2]]
@@ -173,11 +173,11 @@ def _to_pillow(pixels: np.ndarray) -> Image.Image:
 def normalizer(
     mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
 ) -> Callable[[jax.Array], jax.Array]:
-    """A function from uint8[N, H, W, C] images to the network's input, on the device.
+    """A function that maps uint8[N, H, W, C] images to the network's input, on the device.
 
     Args:
-      mean, std: of each channel, for images scaled to [0, 1].
-      dtype: of the result, which is computed in float32.
+      mean, std: per channel, for images scaled to [0, 1].
+      dtype: dtype of the result; the computation is in float32.
     """
     scale = np.asarray(std, np.float32) * 255
     offset = np.asarray(mean, np.float32) * 255
