@@ -1,8 +1,8 @@
-"""The one map over devices: `jax.shard_map` over a one-axis mesh, under `jax.jit`.
+"""Data parallelism: `jax.shard_map` over a one-axis mesh, under `jax.jit`.
 
-Code inside a `Compiled` function runs per device. Arrays are either replicated (parameters), split
-along their first axis (batches), or hold one copy a device along a leading device axis (BatchNorm
-statistics and gradients between two all-reduces).
+Code inside a `Compiled` function runs per device. Arrays are replicated (parameters), sharded along
+the first axis (batches), or hold one copy per device along a leading device axis (BatchNorm
+statistics, and gradients before the all-reduce).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SHARDED = PartitionSpec(AXIS)
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-    """A mesh over `devices` devices, as many of each process, or over all of them for 0.
+    """A mesh over `devices` devices, equally many per process; 0: all devices.
 
     Raises:
-      ConfigError: there are fewer, or the processes cannot have equal shares.
+      ConfigError: not enough devices, or not divisible by the number of processes.
     """
     available, processes = jax.devices(), jax.process_count()
     if not 0 <= devices <= len(available):
@@ -41,25 +41,25 @@ def make_mesh(devices: int = 0) -> Mesh:
         found = ", ".join(str(len(group)) for group in own)
         rule = f"must be so many of each of the {processes} processes, which have {found} devices"
         raise ConfigError("devices", devices, rule)
-    # Process by process: the places of one are neighbours, and so are its images in a batch.
+    # Ordered by process, so that the shard of a process is contiguous in a batch.
     return Mesh(np.asarray([d for group in own for d in group[:each]]), (AXIS,))
 
 
 def compute_deterministically() -> None:
-    """Lets GPUs repeat a computation bit for bit; before anything is computed."""
+    """Makes GPU computations deterministic; call it before anything is computed."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes logs and results."""
+    """Whether this is the process that writes logs and results."""
     return jax.process_index() == 0
 
 
 class Compiled:
-    """A per-device function, compiled for all devices of a mesh, that counts its own traces.
+    """A per-device function, compiled for all devices of a mesh, that counts its traces.
 
     Attributes:
-      traces: how many times it was traced; more than once for the same shapes is a bug.
+      traces: number of traces; more than one for the same shapes is a bug.
     """
 
     def __init__(self, function: Callable, mesh: Mesh, in_specs, out_specs, donate=()):
@@ -79,23 +79,23 @@ class Compiled:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every array of `tree`, the same in every process, on every device."""
+    """Replicates every array of `tree`, equal in every process, to every device."""
     return _put(tree, NamedSharding(mesh, REPLICATED))
 
 
 def split(tree: Any, mesh: Mesh) -> Any:
-    """Spreads every array of `tree`, this process's part of a batch, over its first axis."""
+    """Shards every array of `tree`, this process's part of a batch, along the first axis."""
     sharding = NamedSharding(mesh, SHARDED)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:
-    """The same for arrays that every process has as a whole."""
+    """The same for arrays that every process holds completely."""
     return _put(tree, NamedSharding(mesh, SHARDED))
 
 
 def per_device(tree: Any, mesh: Mesh) -> Any:
-    """Gives each device a copy of its own: adds a leading device axis to every array."""
+    """One copy per device: adds a leading device axis to every array."""
     copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.size, *jnp.shape(x))), tree)
     return spread(copies, mesh)
 
@@ -104,7 +104,7 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
-    # `device_put` would compare the processes' values each time.
+    # `device_put` would compare the values of all processes in every call.
     def put(x):
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -113,26 +113,23 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Whole arrays, wherever their parts are, as NumPy arrays; the same in every process.
-
-    Every process has to call it.
-    """
+    """Sharded arrays as complete NumPy arrays, equal in every process; a collective call."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def gather(own: np.ndarray) -> np.ndarray:
-    """The processes' arrays of one shape, one behind the other; every process has to call it."""
+    """Concatenates arrays of equal shape over processes; a collective call."""
     if jax.process_count() == 1:
         return own
     return multihost_utils.process_allgather(own, tiled=True)
 
 
 def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays that every process has as ones of all processes together.
+    """Converts arrays that every process holds into global arrays.
 
-    Whoever writes them can then share the work; of one process alone they stay what they are.
+    Writing them is then shared among processes; in a single process they are returned unchanged.
     """
     if jax.process_count() == 1:
         return arrays
@@ -142,38 +139,38 @@ def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def barrier(name: str) -> None:
-    """Returns once every process is here."""
+    """Waits until all processes have called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def any_process(wish: bool) -> bool:
-    """Whether any process wishes it: the same answer everywhere; every process has to call it."""
+    """Whether the flag is set in any process; a collective call."""
     return bool(gather(np.asarray([wish])).any())
 
 
 class Vote:
-    """Wishes that are granted in all processes at once, where no time is lost to asking.
+    """Asynchronous agreement of all processes on flags.
 
-    The answer is to what was asked some calls ago: nobody waits for devices that work on the
-    present step. Processes that make the same calls get the same answers.
+    A call returns the result of an earlier call, so that no process waits for devices that work on
+    the current step. Processes that make the same calls get the same results.
 
     Args:
-      delay: calls between a wish and its answer, where there are several processes.
+      delay: number of calls between a vote and its result, with several processes.
 
     Attributes:
-      delay: the one in use; 0 where nobody need be waited for.
+      delay: the delay in use; 0 if there is nothing to wait for.
     """
 
     def __init__(self, mesh: Mesh, delay: int = 2):
         self._mesh = mesh
-        # Processor devices wait for each other after every step in any case.
+        # CPU devices synchronize after every step anyway.
         self.delay = delay if jax.process_count() > 1 and jax.default_backend() != "cpu" else 0
         self._asked: deque[jax.Array] = deque()
         self._count = Compiled(_maximum, mesh, SHARDED, REPLICATED)
 
     def __call__(self, *wishes: bool) -> tuple[bool, ...]:
-        """Whether any process had each of these wishes."""
+        """For each flag, whether any process had set it `delay` calls ago."""
         if jax.process_count() == 1:
             return wishes
         own = np.tile(np.asarray(wishes, np.int32), (self._mesh.local_mesh.size, 1))

@@ -1,4 +1,4 @@
-"""Trees of arrays by name, and digests of what arrays and JSON hold, whatever file they are in."""
+"""Named leaves of array trees, and digests of arrays and JSON independent of file formats."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Signature = dict[str, list]  # name -> [dtype, shape]
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their place, the keys on the way there joined with dots.
+    """The leaves of a tree by dotted path.
 
     Raises:
-      ValueError: two places have the same name.
+      ValueError: two leaves have the same name.
     """
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {_name(path): leaf for path, leaf in pairs}
@@ -27,7 +27,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def with_leaves(template: Any, named: Mapping[str, Any]) -> Any:
-    """A tree like `template` with these leaves instead, the inverse of `named_leaves`."""
+    """A tree like `template` with these leaves, the inverse of `named_leaves`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], template)
 
 
@@ -36,22 +36,22 @@ def _name(path: tuple) -> str:
 
 
 def signature(named: Mapping[str, Any]) -> Signature:
-    """Data type and shape of every array."""
+    """Dtype and shape of every array."""
     return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in sorted(named.items())}
 
 
 def arrays_digest(named: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 (hexadecimal) over every array's name, data type, shape and bytes."""
+    """SHA-256 (hexadecimal) over every array's name, dtype, shape and bytes."""
     digest = hashlib.sha256()
     for name in sorted(named):
         array = np.ascontiguousarray(named[name])
         head = json.dumps([name, str(array.dtype), list(named[name].shape)])
-        digest.update(head.encode() + b"\n")  # which JSON escapes: heads end where they end
+        digest.update(head.encode() + b"\n")  # escaped inside JSON
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 
 def json_digest(content: Any) -> str:
-    """SHA-256 (hexadecimal) over JSON content, in whatever order and layout it was written."""
+    """SHA-256 (hexadecimal) over JSON content, independent of key order and layout."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Files: written in one go or line by line, and read without trust in what they hold."""
+"""Atomic and append-only file writes, and safe reads of untrusted files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tempfile import TemporaryDirectory
 from rfquant_jax.errors import UserError, one_line
 from rfquant_jax.runtime.devices import is_first_process
 
-MOST_TEXT = 2**26  # bytes of a file of text; tables of the largest networks have a hundredth
-MOST_LEVELS = 100  # of JSON inside JSON; Python itself gives up, or crashes, at some thousand
+MOST_TEXT = 2**26  # bytes of a text file; tables of the largest networks take a hundredth
+MOST_LEVELS = 100  # nesting of JSON; Python fails, or crashes, at some thousand
 
 
 def user_cache(name: str) -> Path:
-    """A folder for what can be made again: below `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    """The cache folder of this package, below `$XDG_CACHE_HOME` or `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfquant_jax" / name
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to, which then takes the place of `path`.
+    """A temporary file that atomically replaces `path`.
 
-    A reader sees the old one or the new one, never a part, whenever the writer is killed. Where
-    writing fails the old one stays, and the part takes no room. Of several processes only the first
-    one writes: what the others do comes to nothing.
+    Readers see the old or the new content, even if the writer is killed. If writing fails, the old
+    content remains and the temporary file is deleted. Only process 0 writes; other processes write
+    to nothing.
     """
     if not is_first_process():
         with TemporaryDirectory() as folder:
@@ -39,14 +39,14 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # report the first error
             temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Makes an OSError tell which file it is about: that of a full disk does not."""
+    """Adds the file name to an OSError; that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -66,12 +66,12 @@ def append(path: Path, text: str) -> None:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file that somebody else may have written.
+    """The text of an untrusted file.
 
     Raises:
       OSError: it cannot be read.
-      UnicodeDecodeError: it is no text.
-      UserError: it is too large to be what is looked for.
+      UnicodeDecodeError: it is not text.
+      UserError: it is too large.
     """
     with open(path, "rb") as file:
         content = file.read(MOST_TEXT + 1)
@@ -81,11 +81,11 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def parse_json(text: str) -> object:
-    """The content of JSON that somebody else may have written.
+    """Parses untrusted JSON.
 
     Raises:
-      ValueError: it is not JSON, or has a name twice in one object, or is nested too deeply. The
-        text is of one line.
+      ValueError: invalid JSON, duplicate names in an object, or excessive nesting; a one-line
+        message.
     """
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
@@ -114,20 +114,21 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
 
 
 class LineRecord:
-    """A file of JSON lines that grows: what was found before stays, whenever the writer is killed.
+    """An append-only file of JSON lines that survives a killed writer.
 
     Args:
-      path: its folder is created.
-      header: the first line, what all others depend on; a file with another one is forgotten.
-      valid: whether a line is one of this record; it ends before the first that is not.
+      path: path of the file; its folder is created.
+      header: the first line, everything the other lines depend on; a file with another header is
+        discarded.
+      valid: whether a line is valid; the file is truncated before the first invalid one.
 
     Attributes:
-      lines: behind the header.
+      lines: the lines after the header.
     """
 
     def __init__(self, path: Path, header: dict, valid: Callable[[dict], bool]):
         self._path, self._header = path, header
-        # Every process keeps the lines; the first one writes them down.
+        # Every process keeps the lines in memory; process 0 writes them.
         self._writes = is_first_process()
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _whole_lines(path, valid)
@@ -135,18 +136,18 @@ class LineRecord:
         self._rewrite()
 
     def append(self, line: dict) -> None:
-        """Adds a line, on disk, too."""
+        """Appends a line, in memory and on disk."""
         self.lines.append(line)
         if self._writes:
             append(self._path, json.dumps(line) + "\n")
 
     def cut(self, count: int) -> None:
-        """Keeps the first so many lines."""
+        """Truncates to the first `count` lines."""
         del self.lines[count:]
         self._rewrite()
 
     def _rewrite(self) -> None:
-        # In one go, because the last line of a killed program may be cut short.
+        # Rewritten atomically, because a killed program may leave a truncated last line.
         with replacing(self._path) as temporary:
             temporary.write_text(
                 "".join(json.dumps(line) + "\n" for line in (self._header, *self.lines))

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock that allows one run at a time in a folder."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from typing import BinaryIO
 from rfquant_jax.errors import UserError, one_line
 from rfquant_jax.runtime.files import naming
 
-# How a file system says that it knows no locks.
+# Errors of file systems without locks.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_MOST_READ = 4096  # bytes of what the holder wrote about itself
-# Locks of this process by the file, each with how often it was taken: several `Run`s of one program
-# may share a folder, as they always could.
+_MOST_READ = 4096  # maximum bytes of the holder's description
+# Locks of this process by file, with reference counts: several `Run`s of one program may share a
+# folder.
 _held: dict[tuple[int, int], list] = {}
 
 
 class WorkdirLock:
-    """Keeps other processes from writing into a folder until `release`, or until this one ends.
+    """Keeps other processes from writing to a folder until `release` or process exit.
 
-    The kernel drops the lock with the process, however that ends, so none is ever left behind; the
-    file stays, and says who had it last.
+    The kernel releases the lock when the process ends, so there are no stale locks. The file
+    remains and describes the last holder.
 
     Args:
-      path: of the lock's file, in an existing folder.
-      log: takes a message where the file system has no locks.
+      path: path of the lock file, in an existing folder.
+      log: called with a message if the file system does not support locks.
 
     Raises:
-      UserError: another process has it; names that.
+      UserError: another process holds the lock; names it.
       OSError: the file cannot be written.
     """
 
@@ -55,7 +55,7 @@ class WorkdirLock:
         _held[self._key] = [file, 1]
 
     def release(self) -> None:
-        """Lets others in, once all who took it in this process have called this."""
+        """Releases the lock when all holders in this process have called this."""
         held = _held[self._key]
         held[1] -= 1
         if not held[1]:
@@ -98,11 +98,11 @@ def _describe_holder(file: BinaryIO, path: Path) -> None:
 
 
 def _holder(file: BinaryIO) -> str:
-    """Whoever has the lock, by what stands in the file."""
+    """A description of the holder, from the file."""
     file.seek(0)
     try:
         about = json.loads(file.read(_MOST_READ))
         words = [one_line(about[name], 100) for name in ("process", "host", "since")]
-    except (ValueError, RecursionError, LookupError, TypeError):  # it may just be writing
+    except (ValueError, RecursionError, LookupError, TypeError):  # it may be writing at this moment
         return "another process"
     return "process {} on host {} since {}".format(*words)

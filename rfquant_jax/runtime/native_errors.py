@@ -1,9 +1,9 @@
-"""What JAX's libraries print when a process of a run is lost, said in one line.
+"""Replaces the output of JAX's libraries about a lost process by one line.
 
-JAX ends a process, from a thread of its own, once another one is lost, and prints pages about it.
-No code of that process can prevent it. So a small program stands between it and the terminal: it
-lets through what the libraries write (Python's own output does not pass here) until they give up,
-and then names the lost process.
+When a process is lost, JAX terminates the others from one of its own threads and prints pages about
+it, which Python code cannot prevent. So a small filter program reads the libraries' standard error
+(Python's output does not pass through it). It copies lines until the libraries give up, and then
+names the lost process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import BinaryIO
 
-_ENTRY = re.compile(rb"^[IWEF]\d{4} [\d:.]+ +\d+ ([\w.]+):\d+\]")  # how absl begins a message
+_ENTRY = re.compile(rb"^[IWEF]\d{4} [\d:.]+ +\d+ ([\w.]+):\d+\]")  # start of an absl log message
 _ABOUT_PROCESSES = (
     b"coordination_service.cc",
     b"coordination_service_agent.cc",
@@ -22,15 +22,15 @@ _ABOUT_PROCESSES = (
     b"client.h",
 )
 _GIVES_UP = b"Terminating process because"
-_UNHEALTHY = re.compile(rb"unhealthy[^\n]*:\n((?:[^\n]*\d\n)+)")  # and a line for each
-_PEERS = b"\x1epeers "  # begins a line from `name_peers`
+_UNHEALTHY = re.compile(rb"unhealthy[^\n]*:\n((?:[^\n]*\d\n)+)")  # followed by a line for each
+_PEERS = b"\x1epeers "  # prefix of a line from `name_peers`
 
 
 class Filter:
-    """Puts the program between this process's libraries and its standard error.
+    """Starts the filter on this process's standard error.
 
     Args:
-      timeout: seconds without a sign of life after which a process counts as lost.
+      timeout: seconds without a heartbeat after which a process counts as lost.
     """
 
     def __init__(self, timeout: int):
@@ -39,25 +39,25 @@ class Filter:
             [sys.executable, "-I", __file__, str(timeout)],
             stdin=subprocess.PIPE,
             stdout=self._terminal,
-            start_new_session=True,  # a Ctrl-C is not for it
+            start_new_session=True,  # ignores Ctrl-C
         )
         sys.stderr.flush()
         sys.stderr = os.fdopen(self._terminal, "w", buffering=1, closefd=False)
         os.dup2(self._program.stdin.fileno(), 2)
 
     def name_peers(self, hosts: list[str]) -> None:
-        """Tells on which host each process runs."""
+        """Sends the host name of each process to the filter."""
         os.write(2, _PEERS + " ".join(hosts).encode() + b"\n")
 
     def stop(self) -> None:
-        """Takes the program out again."""
+        """Stops the filter."""
         os.dup2(self._terminal, 2)
         self._program.stdin.close()
         self._program.wait()
 
 
 def pass_on(source: BinaryIO, terminal: BinaryIO, timeout: str) -> None:
-    """Copies lines until the libraries give up, but for what they say about processes."""
+    """Copies lines until the libraries give up, except those about processes."""
     held, hosts, holding = b"", [], False
     for line in iter(source.readline, b""):
         if line.startswith(_PEERS):
@@ -81,11 +81,11 @@ def pass_on(source: BinaryIO, terminal: BinaryIO, timeout: str) -> None:
 
 
 def _verdict(text: bytes, hosts: list[str], timeout: str) -> str:
-    """The one line."""
+    """The error message."""
     if not hosts:
         return "error: the processes of this run did not connect in time; are all of them running?"
     found = _UNHEALTHY.search(text)
-    # Where nobody is named, the coordinator did not answer: that is process 0.
+    # If no process is named, the coordinator, process 0, did not respond.
     lost = [int(number) for number in re.findall(rb"(\d+)\n", found[1])] if found else [0]
     names = [f"{n} (on {hosts[n]})" if n < len(hosts) else str(n) for n in lost]
     which = f"process {names[0]}" if len(lost) == 1 else f"processes {', '.join(names)}"

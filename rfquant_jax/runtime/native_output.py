@@ -1,4 +1,4 @@
-"""Keeps what C code writes to standard output off the terminal."""
+"""Suppresses output of C code to standard output."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _STDOUT = 1
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Sends file descriptor 1 to the null device while the block runs.
+    """Redirects file descriptor 1 to the null device inside the block.
 
-    For libraries that print from C or C++, past `sys.stdout`. What was printed before, by Python or
-    by C, is written first; what C code has buffered in the block is dropped with the rest. The
-    descriptor belongs to the whole process: what other threads print in the meantime is lost, too.
-    Where the process has no standard output, nothing happens.
+    For libraries that print from C or C++, bypassing `sys.stdout`. Earlier output of Python and C
+    is flushed first; output that C code buffers inside the block is dropped. The descriptor belongs
+    to the whole process, so output of other threads is also lost. Does nothing without standard
+    output.
     """
     saved = _duplicate()
     if saved is None:
@@ -41,8 +41,8 @@ def silenced() -> Iterator[None]:
 
 
 def _duplicate() -> int | None:
-    """A second descriptor of standard output, or None where there is none."""
-    # Of a process that was started without one, descriptor 1 may be a file that was opened since.
+    """A duplicate of the descriptor of standard output, or None if there is none."""
+    # If the process was started without standard output, descriptor 1 may be another open file.
     if sys.__stdout__ is None:
         return None
     try:
@@ -52,7 +52,7 @@ def _duplicate() -> int | None:
 
 
 def _flush() -> None:
-    """Writes out what Python and C have buffered for standard output."""
+    """Flushes the buffers of Python and C for standard output."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
         sys.stdout.flush()
     ctypes.CDLL(None).fflush(None)

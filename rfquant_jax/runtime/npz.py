@@ -1,8 +1,7 @@
-"""Arrays from `.npz` files that somebody else may have made.
+"""Safe reading of untrusted `.npz` files.
 
-NumPy's own reader makes an array as large as the file claims and fills it with whatever comes out
-of the archive, however much that is. Here everything a file claims is compared with what is there,
-and an array only begins to take memory afterwards.
+NumPy's reader allocates as much memory as the file claims and decompresses without a limit. This
+reader checks all claimed sizes against the file before it allocates an array.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from numpy.lib import format as npy
 
 from rfquant_jax.errors import one_line
 
-MOST_BYTES = 2**34  # of all arrays of a file
-# Weights hardly shrink; who packs more than this into a file wants to fill the memory.
+MOST_BYTES = 2**34  # maximum bytes of all arrays of a file
+# Maximum compression ratio: weights hardly compress; a higher ratio is a decompression bomb.
 MOST_RATIO, ALWAYS_ALLOWED = 100, 2**26
-_MOST_HEADER = 2**14  # bytes; NumPy's are of 128
+_MOST_HEADER = 2**14  # bytes; NumPy's headers have 128
 _CHUNK = 2**20
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _SUFFIX = ".npy"
@@ -31,8 +30,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name.
 
     Raises:
-      ValueError: it is not what `np.savez` makes of arrays of numbers; the text is of one line.
-      Exception: what `zipfile` and NumPy raise for other damage.
+      ValueError: not a file of numeric arrays from `np.savez`; a one-line message.
+      Exception: exceptions of `zipfile` and NumPy for other damage.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -62,7 +61,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.nd
         header = io.BytesIO(start)
         try:
             shape, by_columns, dtype = _HEADERS[npy.read_magic(header)](header)
-        except Exception as error:  # of the parser of literals, which can raise almost anything
+        except Exception as error:  # the literal parser can raise almost anything
             raise ValueError(f"{name} has no NumPy header") from error
         if dtype.hasobject or dtype.kind not in "biufc":
             raise ValueError(f"{name} is of {one_line(dtype, 60)}, not of numbers")
@@ -78,7 +77,7 @@ def _fill(content: np.ndarray, first: bytes, stream: IO[bytes]) -> np.ndarray:
     while chunk:
         content[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
         done += len(chunk)
-        chunk = stream.read(_CHUNK)  # at the end it compares the checksum
+        chunk = stream.read(_CHUNK)  # verifies the checksum at the end
     if done != len(content):
         raise ValueError(f"ends after {done} of {len(content)} bytes")
     return content

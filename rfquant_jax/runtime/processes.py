@@ -1,6 +1,6 @@
-"""One run in several processes: joining them, and leaving when something went wrong.
+"""Multi-process runs: start-up and shutdown after failures.
 
-Everything that travels between processes goes through `parallel`; this is about being there.
+Communication between processes is in `devices`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from ml_collections import ConfigDict
 from rfquant_jax.errors import ConfigError, Interrupted, RunFailure, UserError
 from rfquant_jax.runtime import devices, native_errors
 
-# Of the batch systems whose environment JAX reads: how many processes there are, and on this host.
+# Environment variables of batch systems supported by JAX: number of processes, total and per host.
 _COUNTS = {
     "SLURM_PROCID": ("SLURM_NTASKS", "SLURM_STEP_TASKS_PER_NODE"),
     "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
-# What the libraries beneath JAX say when a process does not answer any more.
+# Messages of JAX's libraries about a process that does not respond.
 _LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection closed by peer")
-# Process 0 takes all others along: those that fail for the same reason can say so before.
+# Seconds that process 0 waits before it exits, so that other processes can report the same failure;
+# its exit terminates them.
 _LAST_WORDS = 5  # seconds
 
 
 @contextmanager
 def processes(config: ConfigDict) -> Iterator[None]:
-    """Joins the processes of this run, if there are several, and sees to it that none is left over.
+    """Context of a multi-process run: connects the processes, and terminates all of them on
+    failure.
 
     Args:
-      config: the config's section `distributed`.
+      config: the config section `distributed`.
 
     Raises:
-      ConfigError: not all processes came together.
-      UserError: the processes cannot reach each other any more.
+      ConfigError: not all processes connected.
+      UserError: the connection between the processes was lost.
     """
     start(config)
     try:
@@ -58,13 +60,13 @@ def processes(config: ConfigDict) -> Iterator[None]:
 
 
 def start(config: ConfigDict) -> None:
-    """Joins the processes of this run, if there are several; before anything is computed.
+    """Connects the processes of this run, if there are several; call it before any computation.
 
     Args:
-      config: the config's section `distributed`.
+      config: the config section `distributed`.
 
     Raises:
-      ConfigError: the coordinator cannot be reached, or not all processes came in time.
+      ConfigError: the coordinator cannot be reached, or not all processes connected in time.
     """
     if config.coordinator:
         where = {
@@ -83,19 +85,19 @@ def start(config: ConfigDict) -> None:
 
 
 def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
-    """Starts `jax.distributed`, and the program between its libraries and the terminal.
+    """Starts `jax.distributed`, and the filter of its output.
 
     Args:
-      where: arguments that say who and where this process is.
-      certain: whether there are several processes, or JAX is yet to find out.
+      where: arguments that identify this process.
+      certain: whether there are known to be several processes; otherwise JAX detects it.
     """
-    # Our own handler stops all processes after the same step; JAX's would take its place.
+    # JAX's signal handler would replace ours, which stops all processes after the same step.
     jax.config.update("jax_enable_preemption_service", False)
     timeout = config.heartbeat_timeout_seconds
     filtered = native_errors.Filter(timeout) if certain else None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about clusters that are not there
+            warnings.simplefilter("ignore")  # about missing clusters
             jax.distributed.initialize(
                 **where,
                 initialization_timeout=config.start_timeout_seconds,
@@ -105,7 +107,7 @@ def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
         if filtered is not None:
             filtered.stop()
         if not config.coordinator and isinstance(error, ValueError):
-            return  # there is no cluster, or no job step: this process is all there is
+            return  # no cluster or job step: a single process
         reason = (str(error).splitlines() or [""])[0]
         rule = f"the processes of this run did not connect ({reason})"
         raise ConfigError("distributed.coordinator", config.coordinator, rule) from error
@@ -114,10 +116,10 @@ def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
 
 
 def _check_port(coordinator: str) -> None:
-    """Makes sure that nobody listens where the others will look for this process.
+    """Checks that the coordinator's port is free.
 
     Raises:
-      ConfigError: somebody does; JAX would crash.
+      ConfigError: the port is in use, which would crash JAX.
     """
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,7 +131,7 @@ def _check_port(coordinator: str) -> None:
 
 
 def _detected_count() -> int | None:
-    """Processes of the batch system's job step; None where it does not say."""
+    """Number of processes of the batch system's job step; None if unknown."""
     for mark, (total, _) in _COUNTS.items():
         if mark in os.environ and os.environ.get(total, "").isdecimal():
             return int(os.environ[total])
@@ -137,9 +139,9 @@ def _detected_count() -> int | None:
 
 
 def _has_host_to_itself() -> bool:
-    """Whether all devices that this process sees are its own; else JAX gives it one of them."""
+    """Whether all visible devices belong to this process; otherwise JAX assigns one of them."""
     if len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1:
-        return True  # the batch system has given it one
+        return True  # assigned by the batch system
     for mark, (_, here) in _COUNTS.items():
         if mark in os.environ:
             return os.environ.get(here, "").partition("(")[0] == "1"
@@ -153,7 +155,7 @@ def _host_names(longest: int = 64) -> list[str]:
 
 
 def _may_be_a_loss(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, may mean that another process is gone."""
+    """Whether an error or one of its causes may mean that another process was lost."""
     if jax.process_count() == 1:
         return False
     while error is not None:
@@ -164,10 +166,10 @@ def _may_be_a_loss(error: BaseException | None) -> bool:
 
 
 def _await_verdict(error: Exception, timeout: float) -> None:
-    """Lets JAX find out which process is gone, and end this one; see `native_errors`.
+    """Waits until JAX detects the lost process and terminates this one; see `native_errors`.
 
     Raises:
-      UserError: nothing happened for as long as that takes: it was something else.
+      UserError: nothing happened within the timeout, so there was another cause.
     """
     time.sleep(2 * timeout + 5)
     reason = (str(error).splitlines() or [""])[0]
@@ -175,11 +177,11 @@ def _await_verdict(error: Exception, timeout: float) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once after a failure, whoever waits for what.
+    """Exits this process immediately after a failure.
 
-    On a usual way out the threads of libraries would wait for what failed, and one of several
-    processes for the others, which wait for it in the middle of their work: now they notice. Of
-    several, process 0 ends a few seconds later than it could.
+    A normal exit would wait for threads of libraries and for other processes, which wait for this
+    one in the middle of their work. After an immediate exit they notice the failure. With several
+    processes, process 0 exits a few seconds later.
     """
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if code == 1 or (several and code not in (0, 75)):

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM or Ctrl-C where nothing is lost."""
+"""Clean stop on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from types import FrameType
 
 from rfquant_jax.errors import Interrupted
 
-EXIT_CODE = 75  # EX_TEMPFAIL: a cluster may requeue the job, and it goes on from where it was
+EXIT_CODE = 75  # EX_TEMPFAIL: a cluster may requeue the job, which then resumes
 
 
 class StopSignal:
-    """Remembers, inside a `with` block, that a signal asked the run to stop.
+    """Records stop signals inside a `with` block.
 
-    The first signal is only remembered: whoever works calls `check` where stopping loses nothing.
-    A second one ends the process at once.
+    The first signal is only recorded; the work calls `check` at points where stopping loses
+    nothing. A second signal ends the process at once.
 
     Attributes:
-      requested: whether a signal came to this process.
-      agree: makes of what this process wants what all processes of the run do.
+      requested: whether this process received a signal.
+      agree: combines the flags of all processes.
     """
 
     def __init__(self) -> None:
@@ -38,10 +38,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Every process of a run has to call it: a signal to one of them stops them all.
+        """Raises if a signal was received; a collective call, so one signal stops all processes.
 
         Raises:
-          Interrupted: a signal came.
+          Interrupted: a signal was received.
         """
         if self.agree(self.requested):
             raise Interrupted
