@@ -63,7 +63,7 @@ def decode(content: bytes, *, channels: int = 3, fast: bool = False, shrink: int
                 min_factor=shrink,
             )
         except ValueError:
-            # OpenCV fails on warnings that Pillow tolerates, and does not convert CMYK.
+            # simplejpeg raises on warnings that Pillow tolerates, and on CMYK.
             image = Image.fromarray(_with_pillow(content, 3)).resize((width, height))
             return _as_channels(image, channels)
     return _with_pillow(content, channels)

@@ -1,4 +1,4 @@
-"""What `launch.py` can do, one function a task, each of them importable."""
+"""The tasks of `launch.py`, one importable function each."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TASKS: dict[str, Callable[[Run], object]] = {
 
 
 def perform(run: Run) -> None:
-    """Does the tasks of the run's config, in order.
+    """Runs the tasks of the config, in order.
 
     Raises:
-      UserError: something is wrong; found out, wherever possible, before any work starts.
-      RunFailure: the machine failed: a full disk, too small a memory.
-      Interrupted: a signal came; what was done is saved.
+      UserError: invalid input; detected before work starts wherever possible.
+      RunFailure: a failure of the machine, such as a full disk or exhausted memory.
+      Interrupted: a signal was received; progress is saved.
     """
     asked = checks.tasks(run.config)
     with explained(run, asked[0]):
@@ -40,17 +40,17 @@ def perform(run: Run) -> None:
     for name in asked:
         with explained(run, name):
             TASKS[name](run)
-        devices.barrier(name)  # what the first process wrote is there for the others
+        devices.barrier(name)  # makes the files of process 0 visible to the others
 
 
 def check(run: Run) -> None:
-    """Looks at everything the asked tasks need, before they start.
+    """Checks the preconditions of the requested tasks.
 
     Raises:
-      UserError: what is wrong, and the rule.
+      UserError: names the problem and the rule.
     """
     asked = checks.tasks(run.config)
-    # Reading these properties builds and checks them.
+    # Reading these properties builds and validates them.
     _ = run.abstract_network
     _ = run.configuration
     if asked == ("cost",):
@@ -58,14 +58,14 @@ def check(run: Run) -> None:
         return
     _ = run.mesh
     if os.path.exists(run.workdir / CONFIG_FILE):
-        run.claim()  # before anything is read there that another process may be writing
+        run.claim()  # before reading files that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.plan.check(run.network)
     if "pretrain" in asked and not train.check(run, PRETRAIN):
         _ = run.initial_network
     if "train" in asked and not train.check(run, TRAIN):
         teacher_run(run)
-        # A run that has begun goes on from its own checkpoint.
+        # A started run resumes from its own checkpoint.
         if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
             networks.check(run, PRETRAIN)
     if "search" in asked:

@@ -1,4 +1,4 @@
-"""The memory that activations take on a device, known before anything is trained."""
+"""Activation memory on a device, computed before training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rfquant_jax.tasks.context import Run
 
 
 def activation_bytes(run: Run) -> int | None:
-    """Bytes of working memory that the C export of any configuration needs for one image.
+    """Bytes of working memory of the C export for one image.
 
-    It does not depend on bit-widths: codes take a byte each. None for a network that cannot be
+    Independent of bit-widths, because codes take one byte each. None if the network cannot be
     exported.
     """
     network = run.plan.convert(_filled(run.abstract_network))
@@ -34,7 +34,7 @@ def activation_bytes(run: Run) -> int | None:
 
 
 def _filled(abstract: nnx.Module) -> nnx.Module:
-    """The network with any numbers in it, without the time that initialising takes."""
+    """The network filled with arbitrary values, which is faster than initialization."""
     graphdef, state = nnx.split(abstract)
     return nnx.merge(graphdef, jax.tree.map(_fill, state))
 
@@ -42,12 +42,12 @@ def _filled(abstract: nnx.Module) -> nnx.Module:
 def _fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key(0)
-    # Not all equal, because step sizes are made from the spread.
+    # Not all equal, because step sizes are computed from the deviation.
     return jnp.asarray(np.resize([1, -1], leaf.shape), leaf.dtype)
 
 
 def activation_line(size: int | None) -> str:
-    """A sentence for below a table."""
+    """A sentence below the cost table."""
     if size is None:
         return "peak activation memory: unknown, because the network cannot be exported"
     return f"peak activation memory: {size} bytes for one image (C export, any configuration)"

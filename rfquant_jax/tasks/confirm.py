@@ -1,4 +1,4 @@
-"""The images of a search, and what finalists make of those they are compared on."""
+"""The images of a search, and the evaluation of finalists on the confirmation images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import CONFIRMED_FILE, SEARCH_FOLDER
 
-CROSS_BELOW = 2000  # held-out images: with fewer, both halves propose and both confirm
+CROSS_BELOW = 2000  # held-out images; with fewer, both halves propose and both confirm
 
 
 @dataclass(frozen=True)
 class SearchImages:
-    """Which held-out images propose configurations, and which confirm them.
+    """The split of held-out images into proposing and confirming ones.
 
-    A configuration that was picked because it did well on some images looks better on them than it
-    is. With many images one part proposes and the other confirms. With few, each half proposes and
-    the other half confirms, so that no image is left unused.
+    The accuracy of a selected configuration is biased upwards on the images it was selected on.
+    With many images, one part proposes and the other confirms. With few, each half proposes and the
+    other half confirms, so that all images are used.
 
     Attributes:
       proposing: one part, or two halves.
-      confirming: all images that finalists are evaluated on.
-      unseen: for each proposing part bool[N], the confirming images outside it.
+      confirming: all images on which finalists are evaluated.
+      unseen: for each proposing part bool[N], the confirming images outside of it.
     """
 
     proposing: tuple[Subset, ...]
@@ -59,15 +59,15 @@ def search_images(run: Run) -> SearchImages:
 
 
 class Confirmation:
-    """Recalibrates and evaluates configurations; remembers what an earlier start found.
+    """Recalibrates and evaluates configurations; reuses results of an earlier start.
 
     Args:
       trained: the coupled network.
-      images: to evaluate on.
+      images: evaluation images.
 
     Attributes:
-      images: the same.
-      origin: the checkpoint that the network comes from.
+      images: evaluation images.
+      origin: the checkpoint of the network.
     """
 
     def __init__(self, run: Run, trained: networks.Trained, images: Source):
@@ -81,10 +81,10 @@ class Confirmation:
         }
 
     def __call__(self, configuration: np.ndarray) -> Outcomes:
-        """What it makes of each image.
+        """Per-image results of a configuration.
 
         Raises:
-          Interrupted: a signal came; what was found is kept.
+          Interrupted: a signal was received; finished results are kept.
         """
         self._run.stop.check()
         name = self._run.plan.space.encode(configuration)
@@ -103,7 +103,7 @@ class Confirmation:
 
 
 def _text(outcomes: Outcomes) -> str:
-    """Outcomes in one line of text, to the bit."""
+    """Lossless encoding of outcomes in one line of text."""
     columns = [outcomes.loss, outcomes.top1, outcomes.top5, outcomes.labels]
     rows = np.stack([column.astype("<f4") for column in columns])
     return base64.b64encode(rows.tobytes()).decode()
@@ -116,7 +116,7 @@ def _outcomes(text: str) -> Outcomes:
 
 
 def figures(accuracy: Accuracy) -> dict:
-    """An accuracy as results name it, with its 95 % interval."""
+    """An accuracy with its 95 % interval, as in results."""
     return {
         "top1": accuracy.top1_percent,
         "top1_interval": list(accuracy.top1_interval),

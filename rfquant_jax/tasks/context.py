@@ -1,4 +1,4 @@
-"""One run: its config, its folder, its devices, its data, and the networks it works on."""
+"""The context of a run: config, workdir, devices, data and networks."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from rfquant_jax.tasks.workdir import COMMAND_FILE, claim, write_json
 
 
 class Run:
-    """What all tasks of a run share. Nothing is computed or written before it is asked for.
+    """State shared by all tasks of a run; everything is computed lazily.
 
-    The first run of a process decides where it keeps compiled programs.
+    The first run of a process determines the folder of the compilation cache.
 
     Args:
       config: see `configs/default.py`; validated here.
-      workdir: where results go.
-      stop: asked between pieces of work whether to stop; by default nothing stops the run.
-      arguments: the command line, `launch.py` first, where there is one; for reports.
+      workdir: folder for results.
+      stop: checked between units of work; by default the run is never stopped.
+      arguments: the command line, starting with `launch.py`, if any; for reports.
 
     Raises:
       ConfigError: a field breaks a rule.
@@ -76,11 +76,11 @@ class Run:
 
     @property
     def compute_type(self) -> DTypeLike:
-        """What activations are held in, see `nn.precision`."""
+        """The compute dtype, see `nn.precision`."""
         return precision.compute_type(self.config.precision)
 
     def in_float32(self) -> Run:
-        """This run, but computing in float32: what exported models are held against."""
+        """This run in float32, the reference for exported models."""
         if self.compute_type == jnp.float32:
             return self
         config = copy.deepcopy(self.config)
@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """From images uint8[N, H, W, C] to the network's input, in the compute type."""
+        """Maps images uint8[N, H, W, C] to the network's input in the compute dtype."""
         return normalizer(self.config.data.mean, self.config.data.std, self.compute_type)
 
     @cached_property
@@ -109,7 +109,7 @@ class Run:
         """The images.
 
         Raises:
-          ConfigError: they are not there, or not as the config says.
+          ConfigError: they are missing or do not match the config.
         """
         wanted, loaded = self.config.data, data.load(self.config.data)
         channels = loaded.image_shape[-1]
@@ -127,7 +127,7 @@ class Run:
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that the network gets."""
+        """(H, W, C) of the network's input."""
         size = self.config.data.image_size
         if self._describes_data:
             return size, size, 3
@@ -136,19 +136,19 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """Length of the logits."""
+        """Number of logits."""
         return self.config.data.num_classes if self._describes_data else self.data.num_classes
 
     @property
     def _describes_data(self) -> bool:
-        """Whether the config tells all that is asked about the data, and they need not be there."""
+        """Whether the config determines the shapes of the data, so that images are not needed."""
         wanted, cost_alone = self.config.data, checks.tasks(self.config) == ("cost",)
         known = wanted.num_classes > 0 and wanted.image_size > 0
-        return cost_alone and known and wanted.name == "folder"  # whose images have 3 channels
+        return cost_alone and known and wanted.name == "folder"  # with 3-channel images
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """How images become batches."""
+        """The data pipeline."""
         channels, wanted = self.image_shape[-1], self.config.data
         return Pipeline(
             augmented=settings.training_transform(self.config, channels),
@@ -175,14 +175,14 @@ class Run:
 
     @cached_property
     def network(self) -> nnx.Module:
-        """The plain network, freshly initialised."""
+        """The plain network, randomly initialised."""
         return nnx.jit(self._builder)()
 
     @cached_property
     def initial_network(self) -> tuple[nnx.Module, list[str]]:
-        """The plain network that training starts from, with the weights of `config.pretrained`.
+        """The initial plain network, with the weights of `config.pretrained`.
 
-        And the names of the tensors in that file which the number of classes makes useless.
+        Also the names of tensors that were not loaded because the number of classes differs.
 
         Raises:
           UserError: the file cannot be read or does not fit.
@@ -195,23 +195,23 @@ class Run:
 
     @cached_property
     def abstract_network(self) -> nnx.Module:
-        """The plain network's shapes alone."""
+        """The plain network with abstract arrays."""
         return nnx.eval_shape(self._builder)
 
     @cached_property
     def plan(self) -> QuantizationPlan:
-        """What the plain network becomes."""
+        """The quantization plan of the network."""
         quant = settings.quant_settings(self.config)
         return QuantizationPlan.of(self.abstract_network, self.image_shape, quant)
 
     @cached_property
     def costs(self) -> CostModel:
-        """What configurations cost."""
+        """The cost model."""
         return CostModel.of(self.plan.layers)
 
     @cached_property
     def latencies(self) -> LatencyTable | None:
-        """The user's latencies, if there are any.
+        """The user's latency table, if any.
 
         Raises:
           UserError: their file cannot be read or does not fit the network.
@@ -223,7 +223,7 @@ class Run:
         return read_latencies(Path(path), self.plan.space, fixed)
 
     def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
-        """What a configuration costs, in every way there is to count."""
+        """All available kinds of cost by unit."""
         costs = self.costs.of_one(configuration)
         if self.latencies is not None:
             costs["latency_ms"] = self.latencies(configuration)
@@ -231,7 +231,7 @@ class Run:
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """What the search may turn.
+        """The search space.
 
         Raises:
           ConfigError: a pin or a group does not fit the network.
@@ -248,10 +248,10 @@ class Run:
 
     @cached_property
     def budgets(self) -> list[Budget]:
-        """The budgets to search for, the loosest first, all within reach.
+        """The budgets to search for, largest first, all reachable.
 
         Raises:
-          UserError: one is malformed or cannot be reached.
+          UserError: a budget is malformed or cannot be reached.
         """
         space = self.plan.space
         kinds = self.costs.kinds()
@@ -263,7 +263,7 @@ class Run:
 
     @cached_property
     def configuration(self) -> np.ndarray | None:
-        """The single configuration the config names, int32[L, 2], or None."""
+        """The configuration named in the config, int32[L, 2], or None."""
         text = self.config.configuration
         return self.plan.space.parse(text) if text else None
 
@@ -275,16 +275,15 @@ class Run:
         write: bool = False,
         quiet: bool = False,
     ) -> Checkpoints:
-        """The checkpoints of a stage, in this run's folder or in another run's.
+        """The checkpoints of a stage, in this run's folder or another run's.
 
-        They must be of the same network and of the same images: those that are held out here must
-        have been held out there.
+        They must match the network and the images: the same images must have been held out.
 
         Args:
           stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
           source: another run's workdir.
-          write: whether to save there.
-          quiet: whether the log is not told of damaged ones: before the workdir is this run's.
+          write: whether to save checkpoints there.
+          quiet: do not log damaged checkpoints, for use before the workdir is claimed.
         """
         images = ("name", "search_fraction", "split_seed", "mean", "std")
         found = {
@@ -311,27 +310,27 @@ class Run:
         return Checkpoints(folder, identity, write=write, keep=keep, log=log)
 
     def _log_bad_images(self, message: str) -> None:
-        """Each process reads its own images, and only the first one has a log."""
+        """Each process reads its own images, and only process 0 has a log."""
         if devices.is_first_process():
             self.log.info(message)
         else:
             print(f"process {jax.process_index()}: {message}", file=sys.stderr)
 
     def _log_once(self, message: str) -> None:
-        """Several tasks, one after the other, come across the same damaged checkpoint."""
+        """Logs a message once; several tasks may find the same damaged checkpoint."""
         if message not in self._said:
             self._said.add(message)
             self.log.info(message)
 
     def claim(self) -> None:
-        """Makes the workdir this run's until `close`; every task that writes there calls it first.
+        """Claims the workdir for this run until `close`; called first by every task that writes.
 
         Raises:
           UserError: the folder cannot be written, is in use by another process, or belongs to a run
             with another config.
         """
         written = copy.deepcopy(self.config)
-        # So that a run that began on GPUs does not go on in another type elsewhere.
+        # So that a run started on GPU does not resume with another dtype elsewhere.
         written.precision = jnp.dtype(self.compute_type).name
         claim(self.workdir, written, self._take_lock)
         if self.arguments and devices.is_first_process():
@@ -342,7 +341,7 @@ class Run:
             self._log_once(self._cache_remark)
 
     def _take_lock(self, path: Path) -> None:
-        # The processes of one run share its folder: the first one keeps others out for all.
+        # The processes of one run share its folder; process 0 holds the lock.
         if self._lock is None and devices.is_first_process():
             self._lock = WorkdirLock(path, self.log.info)
 

@@ -1,4 +1,4 @@
-"""What the task `search` says of a network as a whole: its curve, sensitivities, the model."""
+"""Network-wide results of a search: accuracy-cost curve, sensitivities, surrogate quality."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rfquant_jax.tasks.workdir import (
 
 
 def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dict:
-    """Solves budgets over the whole range of costs, confirms some, writes `frontier.json`.
+    """Solves budgets over the whole range of costs, confirms some, and writes `frontier.json`.
 
     Returns:
-      what the file holds.
+      the content of the file.
     """
     kind = _cost_kind(run)
     points = curve(search.pooled, run.search_space, kind)
@@ -55,7 +55,7 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
 
 
 def _cost_kind(run: Run) -> CostKind:
-    """What the curve is drawn over: BitOPs, unless no budget limits them."""
+    """The cost of the curve: BitOPs, unless no budget limits them."""
     kinds = [limit.kind for budget in run.budgets for limit in budget.limits]
     return next((kind for kind in kinds if kind.unit == "G"), kinds[0])
 
@@ -65,7 +65,7 @@ def _cost_name(kind: CostKind) -> str:
 
 
 def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
-    """Writes how well the surrogate predicts, and each layer's terms in it."""
+    """Writes the quality of the surrogate and the terms of each layer."""
     found = search.pooled.quality
     pairs = np.stack([found.measured, found.predicted], axis=1)
     content = {
@@ -79,14 +79,14 @@ def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
     write_json(run.workdir / SURROGATE_FILE, content)
     run.log.info(
         f"search: the surrogate explains {100 * found.r2:.0f} % of the variance of "
-        f"log(divergence) of configurations it has not seen, rank correlation "
+        f"log(divergence) of unseen configurations, rank correlation "
         f"{found.rank_correlation:.2f}"
     )
     _write_sensitivity(run, search, checkpoint)
 
 
 def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None:
-    """How much log(divergence) grows when one layer alone loses bits, by the surrogate."""
+    """Predicted growth of log(divergence) if a single layer loses bits."""
     space, search_space = run.plan.space, run.search_space
     middle = search_space.candidates[len(search_space.candidates) // 2]
     base = search_space.uniform(middle, middle)
@@ -98,5 +98,5 @@ def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
     path = run.workdir / SENSITIVITY_FILE
     plots.sensitivity(path.with_suffix(".png"), growth, space.names)
-    # Last, because it says that both are there.
+    # Last, because it marks both as complete.
     write_json(path, content | {"growth": growth})

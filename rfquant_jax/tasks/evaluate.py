@@ -28,7 +28,7 @@ from rfquant_jax.tasks.workdir import (
 
 
 def cost(run: Run) -> None:
-    """Prints what the config's configuration costs, or the uniform ones if it names none."""
+    """Prints the costs of the config's configuration, or of the uniform ones if it names none."""
     space, configuration = run.plan.space, run.configuration
     if configuration is None:
         rows = run.costs.table(space)
@@ -41,18 +41,17 @@ def cost(run: Run) -> None:
 
 
 def evaluate(run: Run) -> dict:
-    """Evaluates on the test part and writes what comes out.
+    """Evaluates on the test images and writes the results.
 
-    With `config.configuration` that one configuration; otherwise everything: full precision, and
-    for each budget the uniform configuration and the searched one (all uniform ones where nothing
-    was searched).
+    Evaluates `config.configuration` if given. Otherwise evaluates full precision and, for each
+    budget, the uniform and the searched configuration (all uniform ones without a search).
 
     Returns:
-      what `results.json`, or the configuration's own file, holds.
+      the content of `results.json`, or of the configuration's file.
 
     Raises:
-      CheckpointError: there is no network to evaluate.
-      Interrupted: a signal came.
+      CheckpointError: there is no trained network.
+      Interrupted: a signal was received.
     """
     run.claim()
     if run.configuration is not None:
@@ -64,8 +63,7 @@ def evaluate(run: Run) -> dict:
         if networks.exists(run, stage)
     }
     images = {"number": len(run.data.test), "version": run.data.test_version}
-    # Budgets are nothing that the evaluation of a network should stumble over that none was
-    # searched for.
+    # Invalid budgets must not prevent the evaluation of a network without a search.
     searched = TRAIN in checkpoints and (run.workdir / SEARCH_FOLDER).is_dir()
     found = search.results(run, checkpoints[TRAIN]) if searched else None
     results = read_json(path) if found is not None and path.exists() else None
@@ -84,7 +82,7 @@ def evaluate(run: Run) -> dict:
         if found is not None:
             write_json(path, results)
     run.log.info("\n" + results_table(results))
-    if "activation_bytes" in results:  # those of an earlier version do not say
+    if "activation_bytes" in results:  # absent in results of earlier versions
         run.log.info(activation_line(results["activation_bytes"]))
     if found is not None and devices.is_first_process():
         _log_uses(run)
@@ -93,7 +91,7 @@ def evaluate(run: Run) -> dict:
 
 
 def _log_uses(run: Run) -> None:
-    """How to use what was found for the tightest budget."""
+    """Logs how to use the result for the smallest budget."""
     file = search.result_file(run, run.budgets[-1]).relative_to(run.workdir)
     lines = usage_lines(run.workdir, str(file), run.arguments)
     run.log.info("\n" + "\n".join(f"{purpose}:\n  {line}" for purpose, line in lines))
@@ -149,9 +147,9 @@ def _uniform_rows(run: Run, test: _Test) -> list[dict]:
 
 
 def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
-    """For each budget the uniform configuration and the searched one, with its paired gains."""
+    """For each budget, the uniform and the searched configuration, with paired gains."""
     space, rows = run.plan.space, []
-    search.leave_out_frozen(run, test.trained)  # as when it was searched, for the same uniform ones
+    search.leave_out_frozen(run, test.trained)  # as in the search, to get the same uniform ones
     for budget, result in zip(run.budgets, found, strict=True):
         limits = budget.as_dict()
         best = dict(budget.uniform(run.search_space))
@@ -167,7 +165,7 @@ def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
 
 
 class _Test:
-    """Configurations on the test images, each evaluated once."""
+    """Evaluates configurations on the test images, each of them once."""
 
     def __init__(self, run: Run):
         self._run, self.trained = run, networks.coupled(run)
@@ -187,7 +185,7 @@ class _Test:
         return self._known[key]
 
     def figures(self, configuration: np.ndarray) -> dict:
-        """Costs and accuracies, as results name them."""
+        """Costs and accuracies, as in results."""
         outcomes, run = self.outcomes(configuration), self._run
         by_class = outcomes.top1_by_class(run.data.num_classes)
         return (
@@ -195,7 +193,7 @@ class _Test:
         )
 
     def gain(self, configuration: np.ndarray, searched: dict | None) -> dict | None:
-        """The paired difference from the uniform pair that the search compared with."""
+        """The paired difference from the uniform pair used by the search."""
         if searched is None:
             return None
         weights, activations = re.fullmatch(r"w(\d+)a(\d+)", searched["over"]).groups()
@@ -205,7 +203,7 @@ class _Test:
 
 
 def accuracy_figures(outcomes: Outcomes) -> dict:
-    """Accuracies as results name them."""
+    """Accuracies, as in results."""
     accuracy = outcomes.accuracy
     return {
         "top1": accuracy.top1_percent,

@@ -43,7 +43,7 @@ from rfquant_jax.tasks.workdir import (
     write_json,
 )
 
-# Images at a time: every activation is kept in float64, and the codes of all layers with them.
+# Batch size: all activations in float64 and the codes of all layers are kept.
 LARGEST_BATCH = 16
 
 
@@ -51,20 +51,20 @@ def export(run: Run) -> dict:
     """Writes and verifies integer models of the config's configuration, or of all winners.
 
     Returns:
-      what `export.json` holds.
+      the content of `export.json`.
 
     Raises:
       UserError: there is nothing to export, the network cannot be exported, a file cannot be
-        written, or the files and the evaluation disagree beyond what the config's section `export`
-        allows: then `export.json` says so, too.
-      Interrupted: a signal came.
+        written, or files and evaluation disagree beyond the limits in the config section `export`,
+        which `export.json` then also reports.
+      Interrupted: a signal was received.
     """
     run.claim()
-    run = run.in_float32()  # whatever it was trained in: that is what files are held against
+    run = run.in_float32()  # files are compared with a float32 evaluation
     wanted = configurations(run)
     trained = networks.coupled(run)
     measure = Measure(run, trained.functional)
-    (run.workdir / EXPORT_FILE).unlink(missing_ok=True)  # what it says of files ends here
+    (run.workdir / EXPORT_FILE).unlink(missing_ok=True)  # describes the old files
     results, models, wrong = {}, {}, {}
     for name, configuration in wanted.items():
         run.stop.check()
@@ -98,10 +98,10 @@ def export(run: Run) -> dict:
 
 
 def configurations(run: Run) -> dict[str, np.ndarray]:
-    """The configurations to export by the names of their files, int32[L, 2] each.
+    """The configurations to export, int32[L, 2], by file name.
 
     Raises:
-      UserError: none is named, and there are no winners of a search of this network.
+      UserError: no configuration is named, and there are no winners of a search of this network.
     """
     if run.configuration is not None:
         return {_name(run.config.configuration): run.configuration}
@@ -116,48 +116,48 @@ def configurations(run: Run) -> dict[str, np.ndarray]:
 
 
 def check(run: Run, before: Container[str]) -> None:
-    """Makes sure that there is something to export, and that the network can be.
+    """Checks that there is something to export and that the network can be exported.
 
     Args:
-      before: the tasks that are done before.
+      before: the tasks that run before.
 
     Raises:
-      UserError: there is not, or it cannot.
+      UserError: one of the two does not hold.
     """
     if jax.process_count() > 1:
-        rule = "the task export works in a run of one process: start it by itself"
+        rule = "the task export needs a single process: run it separately"
         raise ConfigError("tasks", checks.tasks(run.config), rule)
     if files.TFLITE in run.config.export.formats:
         tflite_graph.schema()
     network = run.plan.convert(run.network)
     network.eval()
-    _ = capture(network, run.image_shape).graph.shapes  # reading them is a check
+    _ = capture(network, run.image_shape).graph.shapes  # reading them validates them
     if run.configuration is not None:
         _name(run.config.configuration)
     elif "search" not in before:
-        if "train" in before:  # whether the winners are of its network turns out later
+        if "train" in before:  # whether the winners are of this network is checked later
             _searched(run)
         else:
             configurations(run)
 
 
 def _name(configuration: str) -> str:
-    """What the files of the config's configuration are called.
+    """The name of the files of the config's configuration.
 
     Raises:
-      UserError: it cannot be that.
+      UserError: the name is invalid.
     """
     name = re.sub(r"[^\w.-]+", "_", Path(configuration.removesuffix(".json")).name).strip("_.")
     if name in ("", files.BUNDLE):
         raise UserError(
-            f"config.configuration={configuration}: its file's name is what the exported files are "
-            f"called; it must not be {name or 'empty'!r}"
+            f"config.configuration={configuration}: its file name is used for exported "
+            f"files and must not be {name or 'empty'!r}"
         )
     return name
 
 
 def _searched(run: Run) -> tuple[Path, dict[str, tuple[str, np.ndarray]]]:
-    """A workdir with results of a search, and what `_winners` finds there.
+    """A workdir with results of a search, and its winners.
 
     Raises:
       UserError: there is none.
@@ -174,7 +174,7 @@ def _searched(run: Run) -> tuple[Path, dict[str, tuple[str, np.ndarray]]]:
 
 
 def _checkpoint_seen_from(run: Run, workdir: Path) -> str:
-    """What a search in `workdir` calls the checkpoint of the run's network."""
+    """The origin of the run's network as written by a search in `workdir`."""
     origin = networks.origin(run, TRAIN)
     if workdir == run.workdir:
         return origin
@@ -191,7 +191,7 @@ def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.nd
 
 
 def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
-    """What a model's files tell about it, but for its accuracy."""
+    """The description of a model in its files, except for its accuracy."""
     data = run.config.data
     return {
         "network": run.config.model.name,
@@ -201,15 +201,15 @@ def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
         "input": "float32, (pixel / 255 - mean) / std for each channel",
         "mean": [float(v) for v in data.mean],
         "std": [float(v) for v in data.std],
-        "resize": data.resize or data.image_size,  # pixels of the shorter side; 0: as it is
-        "crop": data.image_size,  # of the middle, pixels of both sides; 0: as it is
+        "resize": data.resize or data.image_size,  # pixels of the shorter side; 0: unchanged
+        "crop": data.image_size,  # centre crop, pixels of both sides; 0: unchanged
         "interpolation": data.interpolation,
         "classes": list(run.data.class_names),
     } | run.costs_of(configuration)
 
 
 def _accuracy(run: Run, reference: ReferenceModel) -> dict:
-    """The evaluation's accuracy on the images that the files are verified on."""
+    """The evaluation's accuracy on the verification images."""
     correct = images = 0
     for batch in _normalized(run, run.config.export.images):
         real = batch["label"] != PADDING_LABEL
@@ -227,7 +227,7 @@ def _export_one(
     model: IntegerModel,
     configuration: np.ndarray,
 ) -> dict:
-    """Writes all files of a configuration and holds them against the evaluation."""
+    """Writes all files of a configuration and compares them with the evaluation."""
     wanted = run.config.export
     folder = run.workdir / EXPORT_FOLDER
     paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
@@ -262,7 +262,7 @@ def _export_one(
 def _verified(
     run: Run, kind: str, model: IntegerModel, runner: Runner | None, found: Agreement | None
 ) -> dict:
-    """What a format's own runtime computes, beside the evaluation and the integer runtime."""
+    """Compares a format's own runtime with the evaluation and the integer runtime."""
     if runner is None:
         return {"not_verified": f"{missing_runtime(kind)} is not installed"}
     if runner.codes is None:
@@ -275,12 +275,12 @@ def _compare_codes(run: Run, model: IntegerModel, reference: CodesOf) -> CodeCom
 
 
 def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
-    """At most so many held-out images, normalised, with their labels; see `Pipeline.exact`."""
+    """At most `limit` held-out images, normalised, with labels; see `Pipeline.exact`."""
     whole = run.data.held_out
-    # At random, always the same: files lie class by class.
+    # A fixed random subset, because files are sorted by class.
     chosen = np.random.default_rng(0).permutation(len(whole))[:limit]
     part = Subset(whole, np.sort(chosen))
-    # Of one size whatever the limit, so that nothing is compiled again.
+    # One batch size for all limits, to avoid recompilation.
     size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole), LARGEST_BATCH)
     preprocess = jax.jit(run.preprocess)
     for batch in run.pipeline.exact(part, size):
@@ -289,7 +289,7 @@ def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
-    """Writes all configurations into one file and makes sure that it holds what their own do."""
+    """Writes all configurations into one file and verifies its content against the single files."""
     path = run.workdir / EXPORT_FOLDER / files.BUNDLE_FILE
     with files.writing(path, files.BUNDLE):
         integer.write(path, models)

@@ -1,4 +1,4 @@
-"""What the task `export` makes of its comparisons: a table, and what is wrong."""
+"""The table of the task `export`, and the check of its comparisons."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ml_collections import ConfigDict
 from rfquant_jax.export import files
 from rfquant_jax.report.tables import table
 
-# Formats with integer kernels. The others compute with floats and round them in their own way; what
-# counts are their predictions.
+# Formats with integer kernels. Other formats compute in floating point with their own rounding, so
+# only their predictions are checked.
 EXACT = (files.ONNX_FAST, files.TFLITE)
-LARGEST_OFF_TIE = 0.01  # in steps: rounding errors of float32 stay far below
-LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, as a share of the largest: scales are right or not
+LARGEST_OFF_TIE = 0.01  # in steps; rounding errors of float32 are far smaller
+LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, relative to the largest; wrong scales exceed this
 
 
 def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
-    """What makes a configuration's files wrong, the end of a sentence each; nothing if all is well.
+    """The problems of a configuration's files, as sentence fragments; empty if there are none.
 
     Args:
-      limits: the config's section `export`.
-      result: of one configuration, as `export.json` has it.
+      limits: the config section `export`.
+      result: the entry of one configuration in `export.json`.
     """
     verified = {k: row for k, row in result["formats"].items() if "not_verified" not in row}
     for kind, row in verified.items():
-        # The integer runtime in float64, or the evaluation's own rounding errors would be counted
-        # against it; the others have rounding errors of their own.
+        # The integer runtime is compared in float64, so that rounding errors of the evaluation do
+        # not count against it. Other formats have their own rounding errors.
         integer = kind == files.INTEGER
         field = "max_unequal" if integer else "max_unequal_float"
         equal = row["equal_exact_percent" if integer else "equal_percent"]
@@ -34,7 +34,7 @@ def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
         if unequal > _allowed(limits[field], row["images"]):
             who = "the integer runtime" if integer else kind
             yield (
-                f"{who} predicts otherwise than the evaluation on {unequal} of {row['images']} "
+                f"{who} and the evaluation disagree on {unequal} of {row['images']} "
                 f"images; config.export.{field} = {limits[field]:g} allows "
                 f"{_allowed(limits[field], row['images'])}"
             )
@@ -52,7 +52,7 @@ def disagreements(limits: ConfigDict, result: Mapping) -> Iterator[str]:
 
 def _codes_of_format(kind: str, count: Mapping, share: float) -> Iterator[str]:
     most = _allowed(share, count["total"])
-    where = f"{kind} computes other codes than the integer runtime"
+    where = f"{kind} and the integer runtime compute different codes"
     if count["different"] > most:
         yield f"{where}: {count['different']} of {count['total']}, {most} may"
     elif count["off_tie"] > LARGEST_OFF_TIE:
@@ -70,7 +70,7 @@ def _differing_codes(precision: str, counts: Mapping[str, Mapping], share: float
 
 
 def _allowed(share: float, total: int) -> int:
-    """How many of so many may differ: one in any case, because a rounding tie can turn over."""
+    """The number of allowed differences: at least one, because a rounding tie can go either way."""
     return max(int(share * total), 1)
 
 
@@ -101,5 +101,5 @@ def export_table(content: Mapping) -> str:
 def _row(name: str, found: Mapping) -> dict:
     codes = found.get("differing_codes")
     row = {"name": name} | found | {"codes": codes and codes["different"]}
-    # In the place of the figures that a runtime would have given.
+    # Replaces the figures if a runtime is missing.
     return row | {"images": "not verified"} if "not_verified" in found else row

@@ -1,4 +1,4 @@
-"""What may fail while a run is going on, each said in one line that tells what to do."""
+"""Converts failures during a run into one-line errors with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import FREE_FIELDS
 
-# What a file system refuses, and what helps.
+# File system errors and remedies.
 _REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
@@ -25,24 +25,23 @@ _REMEDIES = {
     errno.EROFS: "make it writable",
     errno.EACCES: "make it writable",
     errno.EPERM: "make it writable",
-    errno.EISDIR: "move away what stands in its place",
-    errno.ENOTDIR: "move away what stands in its place",
+    errno.EISDIR: "move away what is in its place",
+    errno.ENOTDIR: "move away what is in its place",
     errno.EIO: "see to the disk",
 }
 _INTACT = "checkpoints written before are intact"
 _EXHAUSTED = ("resource_exhausted", "out of memory")
-_OWN_SECTIONS = ("pretrain", "train", "search")  # tasks with a batch size of their own
+_OWN_SECTIONS = ("pretrain", "train", "search")  # tasks with their own batch size
 
 
 @contextmanager
 def explained(run: Run, task: str) -> Iterator[None]:
-    """Turns what a task meets outside of this program into an error of one line.
+    """Converts failures of the machine into one-line errors.
 
-    The traceback goes to the run's log file. What is no failure of the machine is a bug, and passes
-    as it is.
+    The traceback is written to the run's log file. Other exceptions are bugs and are not converted.
 
     Raises:
-      RunFailure: a file cannot be written, or the memory is too small.
+      RunFailure: a file cannot be written, or memory is exhausted.
     """
     try:
         yield
@@ -52,13 +51,13 @@ def explained(run: Run, task: str) -> Iterator[None]:
         line = explain(error, run, task)
         if line is None:
             raise
-        with suppress(OSError):  # the log may be what cannot be written
+        with suppress(OSError):  # the log may be the file that cannot be written
             run.log.traceback(f"{line}\n{''.join(traceback.format_exception(error))}")
         raise RunFailure(line) from error
 
 
 def explain(error: Exception, run: Run, task: str) -> str | None:
-    """The line about an error, or None if it is none of the machine's."""
+    """The message for an error, or None if it is not a failure of the machine."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return _about_file(error, run.workdir)
     on_host = isinstance(error, MemoryError)
@@ -84,21 +83,21 @@ def _about_memory(where: str, run: Run, task: str) -> str:
         proposals.append(("precision", "bfloat16", ""))
     head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
     if not proposals:
-        return f"{head}nothing smaller is left to try but a smaller network, or more devices"
+        return f"{head}no smaller setting is left; use a smaller network or more devices"
     tries = [f"--config.{name}={value}{why}" for name, value, why in proposals]
     text = f"{head}try {' or '.join(tries)}"
     if any(name not in FREE_FIELDS for name, *_ in proposals):
-        text += ", which makes another run: give it a --workdir of its own"
+        text += ", which makes another run: use a separate --workdir"
         if task != "pretrain":
-            text += f", and --config.checkpoint={run.workdir} to take from this one what is trained"
+            text += f", and --config.checkpoint={run.workdir} to reuse trained networks"
     return text
 
 
 def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple[str, int, str]]]:
-    """What decides how much a task holds at once, in words, and what is worth a try.
+    """The setting that determines a task's memory, in words, and smaller settings to try.
 
     Returns:
-      each proposal a field, a value for it and what that means.
+      proposals, each a field, a value and its consequence.
     """
     section = task if task in _OWN_SECTIONS else "evaluate"
     size = config[section].batch_size

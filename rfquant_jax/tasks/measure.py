@@ -1,4 +1,4 @@
-"""Accuracies of one network on the parts of a run's data."""
+"""Accuracies of one network on the parts of a data set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 
-NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # that of a full-precision network
+NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # the configuration of a full-precision network
 
 
 class Measure:
-    """Recalibrates configurations on held-out images and counts what they get right.
+    """Recalibrates configurations on held-out images and measures their accuracy.
 
     Args:
-      run: gives data, devices and constants.
+      run: provides data, devices and settings.
       functional: the network, full-precision or coupled.
     """
 
@@ -48,15 +48,15 @@ class Measure:
         return self.evaluator.recalibrate(params, configuration, self._recalibration)
 
     def running(self, params: Arrays, stats: Arrays) -> Arrays:
-        """The BatchNorm statistics of a full-precision network, as training left them."""
+        """The BatchNorm statistics of a full-precision network after training."""
         return self.evaluator.running_statistics(params, stats, NO_CONFIGURATION)
 
     def quantized(self, part: Source, params: Arrays, configuration: np.ndarray) -> Accuracy:
-        """Accuracy of a coupled network's configuration, recalibrated, on any images."""
+        """Accuracy of a configuration, recalibrated, on any images."""
         return self.outcomes(part, params, configuration).accuracy
 
     def outcomes(self, part: Source, params: Arrays, configuration: np.ndarray) -> Outcomes:
-        """What a coupled network's configuration, recalibrated, makes of each image of a part."""
+        """Per-image results of a configuration, recalibrated, on any images."""
         statistics = self.recalibrated(params, configuration)
         batches = self._exact(part)
         found = self.evaluator.outcomes(params, statistics, configuration, batches)
@@ -68,7 +68,7 @@ class Measure:
         return self.evaluator.accuracy(params, statistics, NO_CONFIGURATION, self._exact(part))
 
     def _exact(self, part: Source) -> Iterator[Arrays]:
-        """All images of a part, with a line of progress now and then."""
+        """All images of a part, with progress messages."""
         log, size = self._run.log, self._run.config.evaluate.batch_size
         total = -(-len(part) // size)
         with log.progress("evaluate", total) as progress:
@@ -80,7 +80,7 @@ class Measure:
 
 
 def full_precision(run: Run, part: Source) -> Accuracy | None:
-    """Accuracy of the run's full-precision network, or None where there is none."""
+    """Accuracy of the run's full-precision network, or None if there is none."""
     if not networks.exists(run, PRETRAIN):
         return None
     trained = networks.full_precision(run)

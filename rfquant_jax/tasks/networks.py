@@ -1,4 +1,4 @@
-"""Trained networks as later tasks take them from checkpoints."""
+"""Loads trained networks from checkpoints for later tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 
-# What to do without a checkpoint of a stage.
+# Alternatives if a stage has no checkpoint.
 _OTHERWISE = {PRETRAIN: ", or config.pretrained must name weights and pretrain.epochs be 0"}
 
 
@@ -27,9 +27,9 @@ class Trained:
     """A network with its averaged parameters and statistics, replicated over the run's devices.
 
     Attributes:
-      origin: the checkpoint it comes from, see `origin`.
-      masks: bool[2, L, |B|], the bit-widths of weights and of activations that the scheduler let
-        be sampled when the checkpoint was written; of a coupled network.
+      origin: its checkpoint, see `origin`.
+      masks: bool[2, L, |B|], candidate masks of weights and activations when the checkpoint was
+        written; only for coupled networks.
     """
 
     functional: FunctionalNetwork
@@ -44,33 +44,34 @@ class Trained:
 
 
 def source_of(run: Run, stage: str) -> Path:
-    """The workdir to take a stage's network from: the run's own, else `config.checkpoint`."""
+    """The workdir of a stage's network: the run's own, else `config.checkpoint`."""
     if run.config.checkpoint and not has_checkpoints(run.workdir, stage):
         return Path(run.config.checkpoint)
     return run.workdir
 
 
 def exists(run: Run, stage: str) -> bool:
-    """Whether there is a checkpoint of this stage, or a file, to take a network from."""
+    """Whether there is a checkpoint of this stage, or a weight file."""
     if has_checkpoints(source_of(run, stage), stage):
         return True
     return _is_imported(run, stage) and os.path.isfile(run.config.pretrained)
 
 
 def _is_imported(run: Run, stage: str) -> bool:
-    """Whether the network is that of `config.pretrained` as it is, without any checkpoint."""
+    """Whether the network is `config.pretrained` without any checkpoint."""
     if stage != PRETRAIN or not run.config.pretrained or run.config.pretrain.epochs:
         return False
     return not has_checkpoints(source_of(run, stage), stage)
 
 
 def origin(run: Run, stage: str) -> str:
-    """What a stage's network is taken from: a path, relative to the workdir if inside it.
+    """The origin of a stage's network: a path, relative to the workdir if inside it, and a
+    checksum.
 
-    And the first digits of a checksum of what is taken: another network has another origin.
+    The first digits of the checksum distinguish networks with the same path.
 
     Raises:
-      CheckpointError: there is none, or none that was evaluated.
+      CheckpointError: there is no checkpoint, or none with a score.
     """
     if _is_imported(run, stage):
         path = Path(run.config.pretrained)
@@ -81,29 +82,29 @@ def origin(run: Run, stage: str) -> str:
 
 
 def check(run: Run, stage: str, *, field: str = "") -> None:
-    """Makes sure that there is a network of this stage and that it fits the run.
+    """Checks that there is a network of this stage and that it fits the run.
 
     Args:
-      field: what to call the folder in an error; by default what it was taken from.
+      field: name of the folder in errors; default: the config field it comes from.
 
     Raises:
-      UserError: there is none, or it does not fit.
+      UserError: there is no network, or it does not fit.
     """
     if _is_imported(run, stage):
         _imported_network(run)
         return
     with _opened(run, stage, field) as checkpoints:
-        _best(checkpoints, stage)  # which looks at what it finds
+        _best(checkpoints, stage)  # validates the checkpoint
 
 
 @contextmanager
 def _opened(run: Run, stage: str, field: str = "", *, quiet: bool = True) -> Iterator[Checkpoints]:
-    """The checkpoints a stage's network is taken from."""
+    """The checkpoints of a stage's network."""
     source = source_of(run, stage)
     if not has_checkpoints(source, stage):
         field = field or ("config.checkpoint" if source != run.workdir else "--workdir")
         raise CheckpointError(
-            f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run that did "
+            f"{field}={source}: has no {stage} checkpoint; it must be the folder of a run of "
             f"the task {stage}{_OTHERWISE.get(stage, '')}"
         )
     with run.checkpoints(stage, source=source, quiet=quiet) as checkpoints:
@@ -111,14 +112,14 @@ def _opened(run: Run, stage: str, field: str = "", *, quiet: bool = True) -> Ite
 
 
 def full_precision(run: Run) -> Trained:
-    """The trained full-precision network; that of `config.pretrained` where nothing was trained.
+    """The trained full-precision network, or `config.pretrained` if nothing was trained.
 
     Raises:
-      UserError: there is none, or it is another network's.
+      UserError: there is no network, or it does not fit.
     """
     if _is_imported(run, PRETRAIN):
         functional = FunctionalNetwork(_imported_network(run))
-        run.log.info(f"full precision: {run.config.pretrained} as it is")
+        run.log.info(f"full precision: {run.config.pretrained}, not trained further")
         params, stats = devices.replicate((functional.params, functional.stats), run.mesh)
         return Trained(functional, params, stats, origin(run, PRETRAIN))
     return _load(run, PRETRAIN, lambda about: run.network)
@@ -128,7 +129,7 @@ def coupled(run: Run) -> Trained:
     """The trained coupled network, from the best checkpoint.
 
     Raises:
-      CheckpointError: there is none, or it is another network's.
+      CheckpointError: there is no checkpoint, or it is of another network.
     """
     return _load(run, TRAIN, lambda about: run.plan.convert(run.network, about["signed"]))
 
@@ -151,7 +152,7 @@ def _best(checkpoints: Checkpoints, stage: str) -> int:
     step = checkpoints.best
     if step is None:
         raise CheckpointError(
-            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and no other one is "
+            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and there is no "
             f"there; the task {stage} must run on for at least one more evaluation"
         )
     return step
@@ -160,7 +161,7 @@ def _best(checkpoints: Checkpoints, stage: str) -> int:
 def _origin(run: Run, stage: str, checkpoints: Checkpoints, step: int) -> str:
     source = source_of(run, stage)
     outside = Path() if source == run.workdir else source
-    # Training anew ends at the same step with another network.
+    # Training from scratch ends at the same step with another network.
     return f"{stage_folder(outside, stage) / str(step)} sha256:{checkpoints.digest(step)[:16]}"
 
 
@@ -175,6 +176,6 @@ def _imported_network(run: Run) -> nnx.Module:
 
 
 def has_checkpoints(workdir: Path, stage: str) -> bool:
-    """Whether a folder holds a checkpoint of this stage."""
+    """Whether a folder has a checkpoint of this stage."""
     folder = stage_folder(workdir, stage)
     return os.path.isdir(folder) and any(entry.name.isdigit() for entry in folder.iterdir())

@@ -1,4 +1,4 @@
-"""The pictures that the task `search` leaves in the workdir."""
+"""The plots of the task `search`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rfquant_jax.tasks.measure import full_precision
 
 
 def draw(run: Run, results: list[dict], curve: dict | None, images: Source) -> None:
-    """Draws the winners' bit-widths, and accuracies over costs.
+    """Plots the winners' bit-widths, and accuracies over costs.
 
     Args:
-      results: of the budgets, see `search.search`.
-      curve: see `curve.write_curve`; None where no profile was measured.
-      images: those that accuracies were confirmed on.
+      results: results of the budgets, see `search.search`.
+      curve: see `curve.write_curve`; None without a profile.
+      images: confirmation images.
     """
     space = run.plan.space
     winners = {r["budget"]: space.from_json(r) for r in results}
@@ -42,7 +42,7 @@ def _points(rows: list[dict], cost: str) -> list[tuple[float, float, float, floa
 
 
 def _uniform(run: Run, results: list[dict]) -> list[dict]:
-    """The uniform finalists, each once."""
+    """The distinct uniform finalists."""
     found = {}
     for budget, result in zip(run.budgets, results, strict=True):
         for name, configuration in budget.uniform(run.search_space):

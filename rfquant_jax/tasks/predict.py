@@ -25,22 +25,22 @@ from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
 def predict(run: Run) -> Path:
     """Classifies the images of `config.predict.images`.
 
-    With `config.configuration` by the coupled network, recalibrated for it on held-out training
-    images; otherwise by the full-precision network.
+    Uses the coupled network at `config.configuration`, recalibrated on held-out training images, or
+    the full-precision network if no configuration is given.
 
     Returns:
-      the CSV file that was written: a line an image, with its path and the most probable classes,
-      each with its probability; images that cannot be read have none, and the log says why.
+      the path of the CSV file, with one line per image: its path and the most probable classes with
+      their probabilities. Unreadable images have no classes; the log gives the reason.
 
     Raises:
-      UserError: there is no such folder, or no such network.
-      Interrupted: a signal came.
+      UserError: the folder or the network does not exist.
+      Interrupted: a signal was received.
     """
     run.claim()
     files, top = list_files(run), min(run.config.predict.top, run.num_classes)
     found = dict(_found(run, files, top))
     path = run.workdir / PREDICTIONS_FILE
-    # Names of files may hold what is no character; it comes out as it was.
+    # File names may contain invalid characters; they are written unchanged.
     encoding = {"encoding": "utf-8", "errors": "surrogateescape"}
     with replacing(path) as temporary, temporary.open("w", newline="", **encoding) as file:
         writer = csv.writer(file)
@@ -55,8 +55,8 @@ def list_files(run: Run) -> list[str]:
     """The images to classify.
 
     Raises:
-      ConfigError: there is no such folder, or no image in it, or the network takes images that are
-        not square.
+      ConfigError: the folder is missing or has no images, or the network takes images that are not
+        square.
     """
     folder = run.config.predict.images
     try:
@@ -73,7 +73,7 @@ def list_files(run: Run) -> list[str]:
 
 
 def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str]]]:
-    """The number of an image, and the cells behind its name."""
+    """The index of an image, and the cells after its name."""
     if run.configuration is None:
         trained, configuration = networks.full_precision(run), NO_CONFIGURATION
         measure = Measure(run, trained.functional)
@@ -82,7 +82,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
         trained, configuration = networks.coupled(run), run.configuration
         measure = Measure(run, trained.functional)
         statistics = measure.recalibrated(trained.params, configuration)
-    # Labels carry the images' numbers. Nothing is learnt from these images, so any may be bad.
+    # Labels hold image indices. These images are not used for training, so any number may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))
     pipeline = replace(run.pipeline, max_bad_fraction=1.0, plain=_to_size(run))
     batches = pipeline.exact(source, run.config.evaluate.batch_size)
@@ -98,7 +98,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
 
 
 def _to_size(run: Run) -> Transform:
-    """What images of any size go through, also where those of the data set need nothing."""
+    """The transform of images of any size, also if the data set needs none."""
     height, _, channels = run.image_shape
     transform = settings.evaluation_transform(run.config, channels)
     return replace(transform, size=transform.size or height)

@@ -1,4 +1,4 @@
-"""What the task `search` proposes for each budget, by algorithms that draw fresh batches."""
+"""Proposals of the task `search` for each budget, by algorithms that use new batches."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rfquant_jax.tasks.workdir import SEARCH_FOLDER, TRACE_FILE
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration that an algorithm proposes for a budget.
+    """A configuration proposed for a budget.
 
     Attributes:
-      name: where it comes from.
+      name: its origin.
       configuration: int32[L, 2].
-      part: of the proposing images, see `confirm.SearchImages`.
+      part: index of the proposing images, see `confirm.SearchImages`.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a search algorithm came up with.
+    """Results of a search algorithm.
 
     Attributes:
-      found: for each budget configurations within it, the most promising first.
-      moves: those that led there, where the algorithm makes moves.
-      details: further entries of each budget's result file.
+      found: for each budget, configurations within it, the most promising first.
+      moves: moves of the algorithm, if it makes moves.
+      details: additional entries of each budget's result file.
     """
 
     found: list[list[Proposal]]
@@ -54,7 +54,7 @@ class Proposals:
 
 
 def fresh_batches(run: Run, part: Subset) -> TrainingBatches:
-    """Shuffled batches of a part, as evaluation sees its images."""
+    """Shuffled batches of a part, with the evaluation transform."""
     seed = settings.derived_seed(run.config, "search")
     size = min(run.config.search.batch_size, len(part))
     return run.pipeline.training(part, size, seed=seed, augment=False, whole=True)
@@ -63,7 +63,7 @@ def fresh_batches(run: Run, part: Subset) -> TrainingBatches:
 def candidate_evaluator(
     run: Run, trained: networks.Trained, batches: object, metric: str
 ) -> CandidateEvaluator:
-    """Evaluates candidates on batches, which are looked up by number."""
+    """Evaluates candidates on batches by index."""
     return CandidateEvaluator(
         trained.functional,
         trained.params,
@@ -77,7 +77,7 @@ def candidate_evaluator(
 
 
 def interruptible(run: Run, evaluate: Evaluate) -> Evaluate:
-    """The same, but for a signal that came."""
+    """The same, but raises Interrupted after a signal."""
 
     def checked(configurations: np.ndarray, iteration: int) -> np.ndarray:
         run.stop.check()
@@ -90,10 +90,10 @@ def propose(run: Run, trained: networks.Trained, part: Subset) -> Proposals:
     """Runs the algorithm of `config.search.algorithm`; resumes from the record of evaluations.
 
     Args:
-      part: of the held-out images.
+      part: the proposing images.
 
     Raises:
-      Interrupted: a signal came; what was evaluated is kept.
+      Interrupted: a signal was received; evaluations are kept.
     """
     config, metric = run.config, settings.search_metric(run.config)
     evaluate = candidate_evaluator(run, trained, fresh_batches(run, part), metric)
@@ -114,7 +114,7 @@ def propose(run: Run, trained: networks.Trained, part: Subset) -> Proposals:
 
 
 def _named(run: Run, found: list[list[np.ndarray]], index: int) -> list[Proposal]:
-    """Proposals for a budget: its own, and the best for tighter ones that is within this one."""
+    """Proposals for a budget: its own, and the best of smaller budgets that fit this one."""
     algorithm, budget = run.config.search.algorithm, run.budgets[index]
     proposals = []
     for place, configuration in enumerate(found[index]):
@@ -128,7 +128,7 @@ def _named(run: Run, found: list[list[np.ndarray]], index: int) -> list[Proposal
 
 
 class _Told:
-    """Evaluates for an algorithm, and tells of it."""
+    """Evaluates for an algorithm, and logs progress."""
 
     def __init__(self, run: Run, progress: Progress, evaluate: Callable, moves: list[Move]):
         self._run, self._progress, self._evaluate, self._moves = run, progress, evaluate, moves
@@ -145,14 +145,14 @@ class _Told:
         self._run.log.metrics("search", self._done, values)
         self._progress.advance()
         if failed:
-            text = f"search: {failed} of {len(errors)} evaluations gave no number"
+            text = f"search: {failed} of {len(errors)} evaluations were not finite"
             self._run.log.info(f"{text}; they count as the worst")
         if self._done % self._run.config.train.log_every == 0 and not self._moves:
             self._progress.report(f"best of {len(errors)}: {values['best']:.4f}")
         return errors
 
     def on_move(self, move: Move, configuration: np.ndarray) -> None:
-        """Keeps a move, and reports it now and then."""
+        """Stores a move and logs it periodically."""
         self._moves.append(move)
         if len(self._moves) % self._run.config.train.log_every == 0:
             share = _share_done(self._start, configuration, self._run.budgets[-1])
@@ -161,6 +161,6 @@ class _Told:
 
 
 def _share_done(start: np.ndarray, now: np.ndarray, tightest: Budget) -> float:
-    """How much of the way from the start to the tightest budget lies behind, on a log scale."""
+    """Progress from the start to the smallest budget, on a log scale."""
     whole, left = (math.log(max(tightest.load(c), 1.0)) for c in (start, now))
     return 1 - left / whole if whole > 0 else 0.0

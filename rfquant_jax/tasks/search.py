@@ -29,11 +29,11 @@ def search(run: Run) -> list[dict]:
     """Searches for every budget of the config and writes one JSON file for each.
 
     Returns:
-      the files' contents, that for the loosest budget first.
+      the contents of the files, largest budget first.
 
     Raises:
       CheckpointError: there is no coupled network.
-      Interrupted: a signal came; what was evaluated up to here is kept.
+      Interrupted: a signal was received; evaluations are kept.
     """
     run.claim()
     found = results(run, networks.origin(run, TRAIN))
@@ -46,13 +46,13 @@ def search(run: Run) -> list[dict]:
 
 
 def results(run: Run, checkpoint: str) -> list[dict] | None:
-    """What was found for every budget, the loosest first; None unless all of it still holds.
+    """The existing results of all budgets, largest first; None unless all are valid.
 
-    A network that was trained on after the search makes its results worthless, and so do other
-    latencies that take a configuration out of its budget.
+    Results become invalid if the network was trained further, or if changed latencies move a
+    configuration out of its budget.
 
     Args:
-      checkpoint: where the network is from, see `networks.origin`.
+      checkpoint: origin of the network, see `networks.origin`.
 
     Raises:
       UserError: a file cannot be read.
@@ -70,16 +70,16 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
 
 
 def result_file(run: Run, budget: Budget) -> Path:
-    """Where the configuration found for a budget is written."""
+    """The path of the result file of a budget."""
     name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x"))
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 
 def leave_out_frozen(run: Run, trained: networks.Trained) -> None:
-    """Takes frozen bit-widths out of the run's search space where the config asks for it."""
+    """Removes frozen bit-widths from the run's search space if the config asks for it."""
     if not run.config.search.use_frozen:
         run.search_space = without_frozen(run.search_space, trained.masks)
-        run.log.info("search: without the bit-widths that are frozen (search.use_frozen)")
+        run.log.info("search: frozen bit-widths are excluded (search.use_frozen)")
 
 
 def _search(run: Run) -> None:
@@ -108,13 +108,13 @@ def _search(run: Run) -> None:
         write_model(run, model, trained.origin)
         curve = write_curve(run, model, confirmed)
     draw(run, found, curve, confirmed.images)
-    # Last of all, because they say that the search is finished.
+    # Last, because these files mark the search as finished.
     for budget, result in zip(run.budgets, found, strict=True):
         write_json(result_file(run, budget), result)
 
 
 def _proposed(proposals: list[Proposal], images: SearchImages) -> list[Finalist]:
-    """Proposals as finalists; what both halves propose was seen by neither in the other's place."""
+    """Proposals as finalists; duplicates are merged, with the union of their unseen images."""
     found: dict[bytes, Finalist] = {}
     for proposal in proposals:
         key, unseen = proposal.configuration.tobytes(), images.unseen[proposal.part]
@@ -128,7 +128,7 @@ def _proposed(proposals: list[Proposal], images: SearchImages) -> list[Finalist]
 def _uniform(
     run: Run, budget: Budget, images: SearchImages, model: ProfileSearch | None
 ) -> list[Finalist]:
-    """The uniform configuration with the most bits within a budget, and the best pair wXaY."""
+    """The largest uniform configuration within a budget, and the best pair wXaY."""
     everything = np.ones(len(images.confirming), bool)
     equal = budget.uniform(run.search_space)
     pair = [] if model is None else best_pair(run, budget, model)
@@ -137,7 +137,7 @@ def _uniform(
 
 
 def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str, np.ndarray]]:
-    """The uniform pair wXaY within a budget that diverges least, with its name; empty if none."""
+    """The uniform pair wXaY within a budget with the least divergence, by name; or empty."""
     candidates = run.search_space.candidates
     pairs = {
         f"w{w}a{a}": run.search_space.uniform(w, a)
@@ -147,7 +147,7 @@ def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str,
     if not within:
         return []
     values = model.divergences(list(within.values()))
-    # The name with the most bits, where several pairs are one configuration.
+    # Several pairs may be the same configuration: use the name with the most bits.
     name = list(within)[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
     return [(name, within[name])]
 
@@ -159,11 +159,11 @@ def _confirmed_best(
     proposed: list[Finalist],
     uniform: list[Finalist],
 ) -> dict:
-    """The winner among the finalists on the images to confirm on, as its file has it."""
+    """Selects the winner on the confirmation images; returns the content of its file."""
     outcomes = {f.name: confirmed(f.configuration) for f in [*proposed, *uniform]}
     choice = select(proposed, uniform, outcomes)
     winner = choice.winner
-    # Without a pair of its own the uniform configuration is the best pair, too.
+    # Without a better pair, the uniform configuration is also the best pair.
     gains = [choice.gains[uniform[place].name] for place in (0, -1)] if uniform else [None, None]
     run.log.info(f"search: {budget.text}: {_verdict(budget, winner, gains[0])}")
     return {
@@ -187,7 +187,7 @@ def _shown(found: Gain | None) -> dict | None:
 
 
 def _verdict(budget: Budget, winner: Finalist, over_uniform: Gain | None) -> str:
-    """What the log says of a winner."""
+    """The log message about a winner."""
     text = f"{winner.name}, {budget.describe(winner.configuration)}"
     if over_uniform is None or over_uniform.over == winner.name:
         return text

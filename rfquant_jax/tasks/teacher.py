@@ -20,8 +20,7 @@ def teacher_run(run: Run) -> Run | None:
     """The run that `config.distillation.teacher` names, or None.
 
     Raises:
-      UserError: the folder holds no trained full-precision network, or one of other classes or
-        images.
+      UserError: the folder has no trained full-precision network, or its classes or images differ.
     """
     folder = run.config.distillation.teacher
     if not folder:
@@ -36,7 +35,7 @@ def teacher_run(run: Run) -> Run | None:
             other.config.data.path = run.config.data.path  # they may have moved since
     except (ValueError, UserError) as error:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
-    other.log = run.log  # nothing is written into the folder of another run
+    other.log = run.log  # never writes into the folder of another run
     for what in ("num_classes", "image_shape"):
         mine, theirs = getattr(run, what), getattr(other, what)
         if mine != theirs:
@@ -47,7 +46,7 @@ def teacher_run(run: Run) -> Run | None:
 
 
 def load_teacher(run: Run) -> Teacher | None:
-    """A function from images split over the devices to the teacher's logits, or None."""
+    """A function from sharded images to the teacher's logits, or None."""
     other = teacher_run(run)
     if other is None:
         return None

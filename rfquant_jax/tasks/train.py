@@ -23,26 +23,26 @@ from rfquant_jax.train.loop import Plan, Trainer
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import CoupledStep
 
-# The coupled network, the parameters it starts from, and its layers with signed input.
+# The coupled network, its initial parameters, and its layers with signed input.
 Start = tuple[FunctionalNetwork, Arrays, list[str]]
 
 
 def pretrain(run: Run) -> None:
-    """Trains the full-precision network; goes on from its newest checkpoint.
+    """Trains the full-precision network; resumes from its newest checkpoint.
 
-    It starts from the weights of `config.pretrained`, if there are any; with no epochs to train
-    they are evaluated and kept as they are.
+    Training starts from the weights of `config.pretrained`, if given. With 0 epochs these weights
+    are evaluated and saved unchanged.
 
     Raises:
-      UserError: those weights cannot be read or do not fit.
+      UserError: the weights cannot be read or do not fit.
       RunFailure: a checkpoint cannot be written.
-      Interrupted: a signal came; the state is saved.
+      Interrupted: a signal was received; the state is saved.
     """
     _go_on(run, PRETRAIN, settings.pretrain_plan(run.config), _pretrain)
 
 
 def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
-    """Starts or continues a stage of training, unless it is finished."""
+    """Starts or resumes a stage of training, unless it is finished."""
     run.claim()
     batches = training_batches(run, stage, plan)
     with run.checkpoints(stage, write=True) as checkpoints:
@@ -59,7 +59,7 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
     if run.config.pretrained:
         run.log.info(f"pretrain: starts from {run.config.pretrained}")
     if fresh:
-        run.log.info(f"pretrained: other classes, so these start afresh: {', '.join(fresh)}")
+        run.log.info(f"pretrained: other classes, so randomly initialised: {', '.join(fresh)}")
     functional = FunctionalNetwork(network)
     measure = Measure(run, functional)
 
@@ -81,14 +81,14 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
 
 
 def train(run: Run) -> None:
-    """Coupled training from the full-precision network; goes on from its newest checkpoint.
+    """Coupled training from the full-precision network; resumes from its newest checkpoint.
 
-    With no epochs to train, step sizes are searched and the network is kept as it is.
+    With 0 epochs, step sizes are searched and the network is saved without training.
 
     Raises:
       CheckpointError: there is no full-precision network.
       RunFailure: a checkpoint cannot be written.
-      Interrupted: a signal came; the state is saved.
+      Interrupted: a signal was received; the state is saved.
     """
     _go_on(run, TRAIN, settings.coupled_plan(run.config), _train)
 
@@ -125,15 +125,15 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
 def _coupled_start(
     run: Run, batches: TrainingBatches, checkpoints: Checkpoints, *, untrained: bool
 ) -> Start:
-    """What coupled training starts from.
+    """The initial state of coupled training.
 
     Args:
-      untrained: nothing is trained afterwards.
+      untrained: whether no training follows.
     """
     if checkpoints.latest is not None:
         signed = checkpoints.about(checkpoints.latest)["signed"]
         functional = FunctionalNetwork(run.plan.convert(run.network, signed))
-        return functional, functional.params, signed  # replaced by the checkpoint's
+        return functional, functional.params, signed  # replaced by the checkpoint's parameters
     plain = networks.full_precision(run).network()
     if without := layers_without_feature(plain, run.plan.layers):
         run.log.info(
@@ -148,7 +148,7 @@ def _coupled_start(
 
 
 def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
-    """What training starts from, calibrated on its first batches."""
+    """The initial network, calibrated on the first training batches."""
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
     run.log.info(f"step sizes: from {count} batches of {batches.batch_size} training images")
@@ -156,7 +156,7 @@ def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
 
 
 def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
-    """What is used as it is, calibrated on as many training images in batches of the evaluation."""
+    """The network for use without training, calibrated on training images in evaluation batches."""
     config = run.config
     count = min(config.quant.calibration_batches * batches.batch_size, len(run.data.train))
     size, seed = config.evaluate.batch_size, settings.derived_seed(config, "calibration")
@@ -172,10 +172,10 @@ def training_batches(run: Run, section: str, plan: Plan) -> TrainingBatches:
     """The batches of a training task.
 
     Args:
-      section: of the config, "pretrain" or "train".
+      section: config section, "pretrain" or "train".
 
     Raises:
-      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
+      ConfigError: a batch is larger than the training part or not divisible.
     """
     field, size, images = f"{section}.batch_size", run.config[section].batch_size, run.data.train
     parts = run.mesh.size * plan.accumulate
@@ -195,17 +195,17 @@ def _counted(devices: int) -> str:
 
 
 def check(run: Run, section: str) -> bool:
-    """Makes sure that a training task can start, or go on from its newest checkpoint.
+    """Checks that a training task can start or resume from its newest checkpoint.
 
     Args:
-      section: of the config, "pretrain" or "train".
+      section: config section, "pretrain" or "train".
 
     Returns:
-      whether it is finished already.
+      whether it is already finished.
 
     Raises:
-      ConfigError: a batch is larger than the training part, or cannot be divided evenly.
-      CheckpointError: the checkpoint is of another network, or of batches of another size.
+      ConfigError: a batch is larger than the training part or not divisible.
+      CheckpointError: the checkpoint is of another network or batch size.
     """
     plans = {"pretrain": settings.pretrain_plan, "train": settings.coupled_plan}
     batches = training_batches(run, section, plans[section](run.config))
@@ -222,7 +222,7 @@ def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
     about = checkpoints.about(step)
     if step == about["total_steps"]:
         return True
-    # Another batch size would move epochs, schedules and data: not the same run any more.
+    # Another batch size would change epochs, schedules and data.
     if about["images_per_step"] != batches.batch_size:
         raise CheckpointError(
             f"checkpoint {checkpoints.path(step)} was trained with {about['images_per_step']} "

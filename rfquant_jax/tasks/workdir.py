@@ -1,4 +1,4 @@
-"""The folder a run leaves its results in, and the check that it is this run's."""
+"""The folder of a run's results, and the check that it belongs to this run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"
 EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
 
-# Fields that may differ between two starts of one run: they decide what is done now, or how fast,
-# or where the images are, but not what comes out - up to rounding and to which images a BatchNorm
-# sees together, where devices and micro-batches differ.
+# Fields that may differ on resume. They select tasks, speed or paths, but do not change results,
+# except for rounding and for the grouping of images in BatchNorm if devices or micro-batches
+# differ.
 FREE_FIELDS = (
     "tasks",
     "configuration",
@@ -63,15 +63,15 @@ FREE_FIELDS = (
 
 
 def claim(workdir: Path, config: ConfigDict, lock: Callable[[Path], object] | None = None) -> None:
-    """Makes `workdir` this run's: writes the resolved config, or compares it with the one there.
+    """Claims `workdir`: writes the resolved config, or compares it with the existing one.
 
     Args:
-      lock: is called with the path of the folder's lock before anything is written there, so that
-        of two runs that start at once one has the folder to itself.
+      lock: called with the path of the lock file before anything is written, so that only one of
+        two simultaneous runs gets the folder.
 
     Raises:
-      UserError: the folder cannot be written, or belongs to a run with another config; or what
-        `lock` raises.
+      UserError: the folder cannot be written or belongs to a run with another config; or an error
+        of `lock`.
     """
     wanted = to_plain(config)
     path = workdir / CONFIG_FILE
@@ -84,7 +84,7 @@ def claim(workdir: Path, config: ConfigDict, lock: Callable[[Path], object] | No
         if lock is not None:
             lock(workdir / LOCK_FILE)
         if os.path.exists(path):
-            _compare(read_json(path), wanted, workdir)  # it may have come in the meantime
+            _compare(read_json(path), wanted, workdir)  # it may have been written in the meantime
         else:
             write_json(path, wanted)
     except OSError as error:
@@ -102,7 +102,7 @@ def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
     if differing:
         raise UserError(
             f"--workdir={workdir} belongs to another run: {listed(differing, 3, '; ')}; "
-            "give this run a --workdir of its own"
+            "use a separate --workdir for this run"
         )
 
 
@@ -121,9 +121,9 @@ def read_json(path: Path) -> object:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes a JSON file in one go: a reader sees the old one or the new one, never a part."""
+    """Writes a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Lists of plain values go on one line: a string's newlines are escaped, so none is touched.
+    # Puts lists of plain values on one line; newlines inside strings are escaped, so they are safe.
     text = re.sub(
         r"\[\n[^\[\]{}]*?\n *\]",
         lambda match: re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]"),

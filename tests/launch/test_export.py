@@ -186,7 +186,7 @@ def result_with(codes32=(0, 1000, 0.0), codes64=(0, 1000, 0.0), logits=0.0, **un
         ({"integer": (1, 9)}, None),
         (
             {"integer": (2, 0)},
-            "integer runtime predicts otherwise than the evaluation on 2 of 1000",
+            "integer runtime and the evaluation disagree on 2 of 1000",
         ),
         ({"onnx": (9, 5)}, None),
         ({"onnx": (0, 6)}, "onnx predicts .*max_unequal_float = 0.005 allows 5"),
@@ -215,7 +215,7 @@ def test_files_may_differ_by_rounding_alone(found, said):
     ("different", "off_tie", "said"),
     [
         (10, 0.001, None),
-        (11, 0.001, "onnx_fast computes other codes than the integer runtime: 11 of 1000000, 10"),
+        (11, 0.001, "onnx_fast and the integer runtime compute different codes: 11 of 1000000, 10"),
         (1, 0.02, "by more than rounding: 0.02 steps"),
     ],
 )

@@ -155,7 +155,7 @@ def test_weights_alone_can_teach_and_be_trained_from(launch, trained, folder, tm
     teacher = tmp_path / "teacher"
     done = launch(*common, "--config.tasks=evaluate", f"--workdir={teacher}")
     assert done.returncode == 0, done.stderr
-    assert f"full precision: {weights} as it is" in done.stdout
+    assert f"full precision: {weights}, not trained further" in done.stdout
     accuracy = f"{read(trained[0] / 'results.json')['full_precision']['top1']:.2f}"
     assert re.search(rf"full precision +{accuracy}", done.stdout)
     log = teacher / "log.txt"

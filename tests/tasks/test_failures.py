@@ -42,7 +42,7 @@ AGAIN = "start the same command again"
         (errno.EROFS, "make it writable"),
         (errno.EACCES, "make it writable"),
         (errno.EPERM, "make it writable"),
-        (errno.EISDIR, "move away what stands in its place"),
+        (errno.EISDIR, "move away what is in its place"),
         (errno.EIO, "see to the disk"),
         (errno.EFBIG, "raise the limit on the size of files"),
     ],
@@ -66,7 +66,7 @@ def test_a_relative_workdir_is_known_by_its_absolute_name(tmp_path, monkeypatch)
     assert "could not be written" in explain(full(name=tmp_path / "x" / "lock"), run, "train")
 
 
-OWN = "which makes another run: give it a --workdir of its own"
+OWN = "which makes another run: use a separate --workdir"
 TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
 
 
@@ -82,13 +82,13 @@ TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
         ),
         ("train", 4, TRAIN | {"train.accumulate": 3, "train.batch_size": 96}, "accumulate=6 ("),
         ("train", 4, TRAIN | {"train.batch_size": 36}, "config.train.accumulate=3 (as"),
-        ("train", 4, TRAIN | {"train.accumulate": 16}, "nothing smaller is left to try"),
+        ("train", 4, TRAIN | {"train.accumulate": 16}, "no smaller setting is left; use"),
         ("train", 1, TRAIN | {"train.accumulate": 32}, "--config.train.accumulate=64 ("),
         ("train", 2, TRAIN | {"train.batch_size": 31}, "--config.train.batch_size=14, "),
         ("pretrain", 1, {"pretrain.batch_size": 64}, "try --config.pretrain.batch_size=32, "),
         ("evaluate", 1, {"evaluate.batch_size": 9}, "try --config.evaluate.batch_size=4, "),
         ("predict", 1, {"evaluate.batch_size": 9}, "try --config.evaluate.batch_size=4, "),
-        ("export", 1, {"evaluate.batch_size": 1}, "nothing smaller is left to try"),
+        ("export", 1, {"evaluate.batch_size": 1}, "no smaller setting is left; use"),
         (
             "search",
             1,
@@ -103,7 +103,7 @@ def test_memory_that_is_too_small_leads_to_a_proposal(tmp_path, task, devices, f
     found = explain(EXHAUSTED, run_of(tmp_path, devices, **fields), task)
     assert found.startswith(f"{task}: out of memory on a device with config.")
     assert said in found
-    trained_there = f"--config.checkpoint={tmp_path} to take from this one what is trained"
+    trained_there = f"--config.checkpoint={tmp_path} to reuse trained networks"
     assert (trained_there in found) == (task != "pretrain" and OWN in found)
 
 
