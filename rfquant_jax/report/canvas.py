@@ -1,8 +1,7 @@
-"""Matplotlib figures as inline SVG that takes its colours and fonts from the page.
+"""Matplotlib figures as inline SVG with colours and fonts from the page.
 
-Matplotlib knows no CSS variables. Figures are therefore drawn in placeholder colours, which no
-other part of a drawing uses, and the SVG gets the variables in their place. One drawing then
-serves light, dark and print.
+Matplotlib has no CSS variables. Figures are drawn in unique placeholder colours, which are replaced
+by CSS variables in the SVG. So one drawing works in light mode, in dark mode and in print.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", SURFACE: "--surfac
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 _LONGEST_LABEL = 40
-_WIDE = 5.0  # inches: wider figures scroll on a phone instead of becoming unreadable
+_WIDE = 5.0  # inches; wider figures scroll on phones instead of becoming unreadable
 _SETTINGS = {
-    "svg.fonttype": "none",  # text stays text: it can be selected, and no font travels along
-    "text.parse_math": False,  # names are a user's: a dollar sign is a dollar sign
+    "svg.fonttype": "none",  # text stays text: selectable, without embedded fonts
+    "text.parse_math": False,  # names come from users: no math mode
     "font.size": 8.5,
-    "font.family": ["DejaVu Sans"],  # what widths are computed with; the page's font is narrower
+    "font.family": ["DejaVu Sans"],  # used to compute widths; the page's font is narrower
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -71,18 +70,18 @@ def draw(
     """A `<figure>` with an inline SVG.
 
     Args:
-      name: of the figure within the page, for the ids inside the SVG.
-      paint: draws into the axes of a figure that is set up.
-      alt: what the picture shows, for those who do not see it.
-      size: width and height in inches at which the text has its nominal size.
+      name: name of the figure within the page, for ids inside the SVG.
+      paint: draws into prepared axes.
+      alt: alternative text.
+      size: width and height in inches at nominal text size.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    # Characters that the measuring font lacks are in the browser's; what a damaged file makes
-    # Matplotlib warn about is seen in the picture.
+    # The browser's font has characters missing here, and problems from damaged files are
+    # visible in the figure, so warnings are ignored.
     with warnings.catch_warnings(), matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": name}):
         warnings.simplefilter("ignore")
         figure = Figure(figsize=size, layout="constrained")
@@ -95,7 +94,7 @@ def draw(
 
 
 def label(text: object) -> str:
-    """A user's text as a label: printable, and cut where it is too long for a chart."""
+    """A user's text as a label: printable, and truncated to fit a chart."""
     shown = printable(str(text))
     if len(shown) <= _LONGEST_LABEL:
         return shown
@@ -105,7 +104,7 @@ def label(text: object) -> str:
 def log_axis(axis, low: float, high: float) -> None:
     """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten.
 
-    Where those are fewer than three in the range, ticks are at equal distances instead.
+    With fewer than three of these in the range, ticks are equidistant.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -120,24 +119,24 @@ def log_axis(axis, low: float, high: float) -> None:
 
 
 def plain_numbers(axis) -> None:
-    """A linear axis whose numbers have no trailing zeros and no common factor beside the axis."""
+    """A linear axis without trailing zeros and without a common factor."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
 def legend_above(axes: Axes, columns: int) -> None:
-    """A legend above the axes, where it covers nothing."""
+    """A legend above the axes."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
 
 def _inline(svg: str, name: str, alt: str, size: tuple[float, float]) -> Markup:
-    """The `<svg>` element alone, without references to anything outside the page."""
+    """The `<svg>` element, without external references."""
     body = re.search(r"<svg\b[^>]*>(.*)</svg>", svg, re.DOTALL)[1]
     for unwanted in ("<metadata>.*?</metadata>", "<style.*?</style>", "<!--.*?-->"):
         body = re.sub(unwanted, "", body, flags=re.DOTALL)
     used = frozenset(re.findall(r"#([\w-]+)", body))
-    # Only tags are changed: what stands between them may be a user's text.
+    # Only tags are changed: text between them may come from a user.
     body = re.sub(r"<[^>]*>", lambda match: _tag(match[0], name, used), body)
     width, height = (72 * side for side in size)
     return Markup(
@@ -147,7 +146,7 @@ def _inline(svg: str, name: str, alt: str, size: tuple[float, float]) -> Markup:
 
 
 def _tag(text: str, name: str, used: frozenset[str]) -> str:
-    """A tag with ids that are unique within the page, and colours and fonts of the page."""
+    """A tag with ids unique within the page, and with the page's colours and fonts."""
 
     def keep(match: re.Match) -> str:
         return f' id="{name}-{match[1]}"' if match[1] in used else ""

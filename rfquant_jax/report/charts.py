@@ -1,4 +1,4 @@
-"""Charts of results: each a function from numbers to a figure of the page."""
+"""Charts of results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rfquant_jax.report.canvas import (
 )
 from rfquant_jax.report.markup import Markup
 
-# Names and looks of what the frontier shows.
+# Labels and styles of the frontier's series.
 CURVE, UNIFORM, ANSWERS = "searched", "uniform", "answers to the budgets"
 _FRONTIER_STYLES = {
     CURVE: {"linestyle": "-", "marker": "o", "color": SERIES[0]},
@@ -31,11 +31,11 @@ Points = Sequence[tuple[float, float]]
 
 
 def gains(rows: Sequence[tuple[str, float, tuple[float, float], bool]], caption: str) -> Markup:
-    """Paired differences in top-1 with their intervals, one line a budget.
+    """Paired differences in top-1 with their intervals, one row per budget.
 
     Args:
-      rows: budget, difference and 95 % interval in points, and whether the uniform configuration
-        is one pair of bit-widths (else: equal bits).
+      rows: budget, difference and 95 % interval in points, and whether the uniform configuration is
+        a pair wXaY (else: equal bits).
     """
     names = list(dict.fromkeys(name for name, *_ in rows))
 
@@ -75,8 +75,8 @@ def frontier(
     """Confirmed top-1 over cost, with intervals.
 
     Args:
-      series: {CURVE, UNIFORM or ANSWERS: (GBitOPs, top-1 and its 95 % interval in percent)
-        points}, each with a point or more.
+      series: {CURVE, UNIFORM or ANSWERS: points (GBitOPs, top-1 and its 95 % interval in percent)},
+        each with at least one point.
     """
 
     def paint(axes):
@@ -116,7 +116,7 @@ def divergence(predicted: Points, measured: Points, caption: str) -> Markup:
 
 
 def scatter(points: Points, caption: str) -> Markup:
-    """Predicted over measured log divergence, with the diagonal where both are equal."""
+    """Predicted over measured log divergence, with the diagonal."""
     values = np.asarray(points, float).reshape(-1, 2)
 
     def paint(axes):

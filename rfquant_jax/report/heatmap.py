@@ -1,4 +1,4 @@
-"""Heat maps as HTML tables: readable on a phone and by screen readers, printed as they are."""
+"""Heat maps as HTML tables, usable on phones, by screen readers and in print."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Cell:
     """A cell of a heat map.
 
     Attributes:
-      text: what it says.
-      heat: strength of its colour from 0 to 1; other values are clipped.
-      warm: whether that is the warm colour or the cool one.
+      text: content of the cell.
+      heat: strength of the colour, clipped to [0, 1].
+      warm: whether to use the warm or the cool colour.
     """
 
     text: object
@@ -29,8 +29,8 @@ class Group:
 
     Attributes:
       heading: text or markup.
-      columns: their own headings.
-      cells: {row: a cell for each column, None for an empty one}.
+      columns: headings of the columns.
+      cells: {row: one cell per column, None if empty}.
     """
 
     heading: str
@@ -41,11 +41,11 @@ class Group:
 def heat_map(
     rows: Sequence[str], groups: Sequence[Group], *, label: str, corner: str = "layer"
 ) -> Markup:
-    """A table of rows by groups of columns with coloured cells.
+    """A table with coloured cells, with groups of columns.
 
     Args:
-      rows: headings; a row that a group does not have is empty there.
-      label: what the table shows, for screen readers.
+      rows: row headings; rows missing in a group are empty there.
+      label: description of the table for screen readers.
       corner: heading of the row headings.
     """
     above = [tag("th", corner, scope="col", rowspan="2")]

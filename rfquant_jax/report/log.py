@@ -1,4 +1,4 @@
-"""What a run tells: messages, metrics, progress."""
+"""Log messages, metrics and progress of a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ METRICS_FILE, LOG_FILE = "metrics.jsonl", "log.txt"
 
 
 class RunLog:
-    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a workdir, and to the terminal.
+    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events to a workdir, and to the terminal.
 
     Args:
-      workdir: an existing folder, or None to write nothing but to the terminal.
-      silent: tell nothing at all, as all processes of a run but the first do.
+      workdir: an existing folder, or None for terminal output only.
+      silent: no output at all; used by all processes except process 0.
     """
 
     def __init__(self, workdir: Path | None, *, silent: bool = False):
@@ -35,15 +35,15 @@ class RunLog:
         self._board: _Board | None = None
 
     def info(self, message: str) -> None:
-        """One message, to the terminal and, with the time, to the log file."""
-        # Names of files may hold what is no character, or what a terminal obeys.
+        """Logs a message to the terminal and, with a timestamp, to the log file."""
+        # File names may contain invalid characters or terminal control codes.
         message = printable(message, keep="\n\t")
         if not self._silent:
             tqdm.write(message)
         self.to_file(message)
 
     def metrics(self, task: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers at a step of a task: a line of `metrics.jsonl` and TensorBoard scalars.
+        """Logs scalars at a step of a task: a line of `metrics.jsonl` and TensorBoard scalars.
 
         Raises:
           OSError: they cannot be written.
@@ -52,7 +52,7 @@ class RunLog:
         self.curves(task, step, values)
 
     def curves(self, task: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers at a step of a task as TensorBoard scalars alone.
+        """Logs scalars at a step of a task to TensorBoard only.
 
         Raises:
           OSError: they cannot be written.
@@ -63,13 +63,13 @@ class RunLog:
             self._board.add({f"{task}/{name}": value for name, value in values.items()}, step)
 
     def event(self, task: str, step: int, content: Mapping) -> None:
-        """Anything that happened at a step of a task: a line of `metrics.jsonl`."""
+        """Logs an event at a step of a task: a line of `metrics.jsonl`."""
         if self._workdir is not None:
             line = json.dumps({"task": task, "step": step, **content})
             append(self._workdir / METRICS_FILE, line + "\n")
 
     def rewind(self, task: str, step: int) -> None:
-        """Forgets what a killed run wrote of this task after `step`, from where it goes on."""
+        """Removes metrics of this task after `step`, before a killed run resumes there."""
         path = self._workdir and self._workdir / METRICS_FILE
         if path is None or not path.exists():
             return
@@ -79,23 +79,23 @@ class RunLog:
 
     @contextmanager
     def progress(self, task: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-        """A bar with rate and time left on a terminal, plain lines elsewhere.
+        """A progress bar on a terminal, plain lines elsewhere.
 
         Args:
-          total: pieces of work in all, or None where nobody knows.
-          done: of them before.
+          total: total number of units of work, or None if unknown.
+          done: number of units already done.
         """
-        hidden = self._silent or None  # None: unless there is a terminal
+        hidden = self._silent or None  # None: disabled without a terminal
         with tqdm(total=total, initial=done, desc=task, disable=hidden, leave=False) as bar:
             yield Progress(self, task, bar, total, done)
 
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes all files."""
         if self._board is not None:
             self._board.close()
 
     def traceback(self, text: str) -> None:
-        """What led to a failure, into the log file, or into one of this process's own.
+        """Writes the traceback of a failure to the log file, or to a separate file of this process.
 
         Raises:
           OSError: it cannot be written.
@@ -105,7 +105,7 @@ class RunLog:
         self.to_file(text)
 
     def to_file(self, message: str) -> None:
-        """One message, with the time, to the log file alone.
+        """Logs a message, with a timestamp, to the log file only.
 
         Raises:
           OSError: it cannot be written.
@@ -116,10 +116,10 @@ class RunLog:
 
 
 class _Board:
-    """Scalars for TensorBoard.
+    """Scalars for TensorBoard, written in the calling thread.
 
-    Written by whoever calls: the thread that tensorboardX's own writer has for it dies of a full
-    disk with a traceback, and a queue that nobody empties any more then stops the run for good.
+    tensorboardX's writer uses a thread. On a full disk, this thread dies with a traceback, and its
+    full queue then blocks the run forever.
     """
 
     def __init__(self, folder: Path):
@@ -140,14 +140,14 @@ class _Board:
         self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def close(self) -> None:
-        with suppress(OSError):  # all that was added is written, or `add` has said why not
+        with suppress(OSError):  # everything is already written, or `add` has raised
             self._writer.close()
 
 
 class Progress:
-    """How far a task is.
+    """Progress of a task.
 
-    The clock starts with the first piece of work done, so that compiling does not count as slow.
+    The clock starts after the first unit of work, so that compilation time is not counted.
     """
 
     def __init__(self, log: RunLog, task: str, bar: tqdm, total: int | None, done: int):
@@ -157,17 +157,17 @@ class Progress:
         self._first = done
 
     def advance(self) -> None:
-        """One more is done."""
+        """Counts one more unit as done."""
         self._done += 1
         self._bar.update(1)
         if self._start is None:
             self._start, self._first = time.monotonic(), self._done
 
     def report(self, text: str, share: float | None = None) -> None:
-        """A line with the rate and the time left.
+        """Logs a line with the rate and the remaining time.
 
         Args:
-          share: of all work that is done, for tasks whose total is not known.
+          share: fraction of the work done, for tasks with unknown total.
         """
         elapsed = time.monotonic() - (self._start or time.monotonic())
         done = self._done - self._first
@@ -188,5 +188,5 @@ def _is_later(line: str, task: str, step: int) -> bool:
     try:
         record = json.loads(line)
         return record["task"] == task and record["step"] > step
-    except (ValueError, RecursionError, LookupError, TypeError):  # such as one cut short by a kill
+    except (ValueError, RecursionError, LookupError, TypeError):  # truncated by a kill
         return True

@@ -1,4 +1,4 @@
-"""HTML as values: every text is escaped unless it is markup already."""
+"""HTML generation; all text is escaped unless it is already markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VOID = frozenset({"meta", "br", "hr", "img", "link"})
 
 
 class Markup(str):
-    """Text that is HTML already and is not escaped again."""
+    """Text that is already HTML and is not escaped again."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ class Column:
 
     Attributes:
       heading: text or markup.
-      number: whether its cells are numbers, which are aligned to the right.
+      number: whether its cells are numbers, aligned to the right.
     """
 
     heading: str
@@ -31,14 +31,14 @@ class Column:
 
 
 def escape(value: object) -> Markup:
-    """The value as HTML text; control characters and lone surrogates as in a Python string."""
+    """The value as HTML text; control characters and surrogates become Python escapes."""
     if isinstance(value, Markup):
         return value
     return Markup(html.escape(printable(str(value), keep="\n\t")))
 
 
 def join(parts: Iterable[object], separator: str = "") -> Markup:
-    """The parts, each escaped unless it is markup, one after the other."""
+    """Concatenates parts; each is escaped unless it is markup."""
     return Markup(escape(separator).join(escape(part) for part in parts))
 
 
@@ -46,9 +46,9 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """An element.
 
     Args:
-      children: its content; None is left out.
-      attributes: `class_` is written as `class`, other underscores as hyphens; None is left out,
-        True is an attribute without a value.
+      children: content; None is skipped.
+      attributes: `class_` becomes `class`, other underscores become hyphens; None is skipped, True
+        gives an attribute without a value.
     """
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(value)}"')
@@ -61,7 +61,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def note(text: str) -> Markup:
-    """A line that says why something is not shown."""
+    """A line that explains why something is not shown."""
     return tag("p", text, class_="note")
 
 
@@ -71,10 +71,10 @@ def paragraph(*parts: object) -> Markup:
 
 
 def scrolling(content: Markup, label: str) -> Markup:
-    """A box that scrolls sideways by itself, also with the keyboard, so that the page never does.
+    """A box that scrolls horizontally, also by keyboard, so that the page does not.
 
     Args:
-      label: what is in it, for screen readers.
+      label: description of the content for screen readers.
     """
     return tag("div", content, class_="box", tabindex="0", role="region", aria_label=label)
 
@@ -89,8 +89,8 @@ def table(
     """A table in a scrolling box; the first cell of each row is its heading.
 
     Args:
-      label: what the table shows, for screen readers.
-      stacked: whether each row becomes a card of labelled values on a narrow screen.
+      label: description of the table for screen readers.
+      stacked: whether rows become cards of labelled values on narrow screens.
     """
     head = join(tag("th", c.heading, scope="col", class_=_class(c)) for c in columns)
     body = join(_row(columns, row, stacked) for row in rows)
@@ -99,7 +99,7 @@ def table(
 
 
 def details(summary: str, *content: object) -> Markup:
-    """Content that is folded away until it is asked for."""
+    """Collapsed content."""
     return tag("details", tag("summary", summary), *content)
 
 

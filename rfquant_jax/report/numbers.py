@@ -1,4 +1,4 @@
-"""How numbers are written in the report: digits, signs, units, intervals."""
+"""Number formats of the report: digits, signs, units, intervals."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Sequence
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 TOP1 = "top\N{NON-BREAKING HYPHEN}1"  # for headings, which wrap
-FINE_IMAGES = 1000  # above so many images a second decimal of a percentage means something
+FINE_IMAGES = 1000  # number of images above which a second decimal of a percentage is significant
 
 BETTER, WORSE, EQUAL = "better", "worse", "cannot be told apart"
 
 
 def digits(images: int | None) -> int:
-    """Decimals of a percentage of so many images."""
+    """Number of decimals of a percentage of `count` images."""
     return 2 if images is not None and images > FINE_IMAGES else 1
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """A number with so many decimals, a dash for None and what is not finite."""
+    """A number with a given number of decimals; a dash for None and non-finite numbers."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """A difference, with its sign; what is rounded to zero has none."""
+    """A difference with its sign; no sign if it rounds to zero."""
     text = fixed(value, decimals)
     positive = value is not None and text != MISSING and float(text.replace(MINUS, "-")) > 0
     if text.startswith(MINUS) and float(text[1:]) == 0:
@@ -35,7 +35,7 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:
-    """Both ends of an interval, or nothing for None."""
+    """Both ends of an interval, or "" for None."""
     if bounds is None:
         return ""
     low, high = bounds
@@ -51,7 +51,7 @@ def cost(value: float | None) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes in the unit that people read."""
+    """A number of bytes in a human-readable unit."""
     if count < 1024:
         return f"{count} B"
     value = count / 1024
@@ -63,7 +63,7 @@ def size(count: int) -> str:
 
 
 def verdict(bounds: Sequence[float] | None, *, higher_is_better: bool) -> str | None:
-    """What a paired difference says about the searched configuration.
+    """The verdict of a paired difference about the searched configuration.
 
     Args:
       bounds: 95 % interval of the difference, searched minus uniform.

@@ -28,8 +28,8 @@ from rfquant_jax.runtime.files import replacing
 
 REPORT_FILE = "report.html"
 
-# What reading a file of another form than expected raises. The page then names the file; it is
-# written at the end of a run and must not make that fail.
+# Exceptions from files of unexpected form. The page names the file instead; the report is written
+# at the end of a run and must not make it fail.
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
@@ -38,10 +38,10 @@ class Section:
     """A part of the page.
 
     Attributes:
-      id: of its element and in links.
-      title: its heading.
+      id: id of its element, for links.
+      title: heading.
       source: the file that it shows.
-      build: makes its content.
+      build: builds its content.
     """
 
     id: str
@@ -66,13 +66,12 @@ SECTIONS = (
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes `report.html` into a workdir, from the files that the run left there.
+    """Writes `report.html` into a workdir, from the files of the run.
 
-    A missing or damaged file leaves a line in the section that needs it. Of several processes the
-    first one writes.
+    A missing or damaged file is reported in the section that needs it. Only process 0 writes.
 
     Returns:
-      the file's path.
+      the path of the file.
 
     Raises:
       OSError: it cannot be written.
@@ -86,7 +85,7 @@ def write_report(workdir: Path) -> Path:
 
 
 def build_page(run: RunFiles) -> str:
-    """The whole page as HTML."""
+    """The page as HTML."""
     name = run.workdir.resolve().name
     head = tag(
         "head",
@@ -108,7 +107,7 @@ def _header(run: RunFiles, name: str) -> Markup:
     lead = tag("p", _lead(run.optional("config.json")), class_="lead")
     try:
         tiles = summary(run)
-    except (Unavailable, *_DAMAGED):  # the section on results says why
+    except (Unavailable, *_DAMAGED):  # the section on results explains why
         tiles = None
     return tag("header", eyebrow, tag("h1", name), lead, tiles)
 

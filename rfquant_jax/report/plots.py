@@ -1,4 +1,4 @@
-"""Pictures of what a search found, as PNG files."""
+"""Plots of search results, as PNG files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PER_LAYER = 0.28  # inches
 
 
 def bit_widths(path: Path, winners: Mapping[str, np.ndarray], layers: Sequence[str]) -> None:
-    """Each winner's weight and activation bit-widths by layer.
+    """Plots the weight and activation bit-widths of each winner by layer.
 
     Args:
       winners: {budget: configuration int32[L, 2]}, L >= 1.
@@ -50,7 +50,7 @@ def sensitivity(
     growth: Mapping[str, Mapping[str, Mapping[int, float]]],
     layers: Sequence[str],
 ) -> None:
-    """How much log(divergence) grows with each bit-width of each layer.
+    """Plots the growth of log(divergence) for each bit-width of each layer.
 
     Args:
       growth: {"weights" | "activations": {layer: {bits: growth}}}.
@@ -79,11 +79,11 @@ def frontier(
     full_precision: float | None,
     cost: str = "bitops_g",
 ) -> None:
-    """Accuracy over a cost.
+    """Plots accuracy over a cost.
 
     Args:
-      series: {name: (cost, top-1, lower and upper end of its interval) points}, in percent.
-      full_precision: top-1 of the full-precision network, a line.
+      series: {name: points (cost, top-1, lower and upper end of its interval)}, in percent.
+      full_precision: top-1 of the full-precision network, drawn as a line.
       cost: a key of `AXES`.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")

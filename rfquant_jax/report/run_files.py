@@ -1,4 +1,4 @@
-"""The files of a run as the report reads them: each may be missing or damaged."""
+"""Reads the files of a run for the report; each may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.report.log import METRICS_FILE
 from rfquant_jax.runtime.files import parse_json, read_text
 
-# Which task writes a file, for the line that says that it is missing.
+# The task that writes each file, for messages about missing files.
 _WRITERS = {
     "config.json": "every task",
     METRICS_FILE: "the tasks pretrain and train",
@@ -22,8 +22,8 @@ _WRITERS = {
 }
 
 
-class Unavailable(Exception):  # noqa: N818 - not an error: the page says why a part is not there
-    """A part of the report cannot be shown; the text is one sentence that says why."""
+class Unavailable(Exception):  # noqa: N818 - not an error: the page explains why a part is missing
+    """A part of the report cannot be shown; the text is one sentence with the reason."""
 
 
 class RunFiles:
@@ -53,7 +53,7 @@ class RunFiles:
         return content
 
     def optional(self, name: str) -> dict:
-        """The same, empty where the file is missing or damaged."""
+        """The same, but empty if the file is missing or damaged."""
         try:
             return self.json(name)
         except Unavailable:
@@ -73,7 +73,7 @@ class RunFiles:
         for text in self._text(METRICS_FILE).splitlines():
             try:
                 line = json.loads(text)
-            except (ValueError, RecursionError):  # such as one cut short by a kill
+            except (ValueError, RecursionError):  # such as a truncated line after a kill
                 continue
             if isinstance(line, dict):
                 found.append(line)
@@ -81,7 +81,7 @@ class RunFiles:
 
     @cached_property
     def searches(self) -> list[tuple[str, dict]]:
-        """Path within the workdir and content of each result of a search, as budgets were asked.
+        """Path within the workdir and content of each search result, in the order of the budgets.
 
         Raises:
           Unavailable: there is none.
@@ -101,7 +101,7 @@ class RunFiles:
 
     @property
     def budgets(self) -> list[str]:
-        """The budgets as they were asked for, from the config; empty where it is not readable."""
+        """The budgets in the config; empty if the config is unreadable."""
         search = self.optional("config.json").get("search")
         budgets = search.get("budgets") if isinstance(search, dict) else None
         return [b.strip() for b in budgets.split(",")] if isinstance(budgets, str) else []

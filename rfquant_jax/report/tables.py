@@ -1,10 +1,10 @@
-"""The closing table of a run."""
+"""Result tables as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-# Headings of the costs that every configuration has.
+# Headings of the costs of every configuration.
 COSTS = {"bitops_g": "GBitOPs", "size_mb": "size (MB)"}
 
 
@@ -17,7 +17,7 @@ def table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> s
     cells = [list(columns.values())]
     cells += [[_cell(row.get(key)) for key in columns] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    # The first column is text and reads from the left, the others are numbers.
+    # The first column is text, left-aligned; the others are numbers.
     lines = [
         "  ".join(
             text.ljust(width) if i == 0 else text.rjust(width)
@@ -37,7 +37,7 @@ def _cell(value: object) -> str:
 def results_table(results: Mapping) -> str:
     """The table of `results.json`: for each budget the uniform and the searched configuration.
 
-    Where nothing was searched: full precision and the uniform configurations.
+    Without a search: full precision and the uniform configurations.
     """
     searched = [row for row in results["rows"] if row["kind"] == "searched"]
     full = results["full_precision"]
@@ -69,7 +69,7 @@ def _budget_row(row: Mapping) -> dict:
     gain, pair = row.get("gain"), row.get("gain_pair")
     shown = {**row, "top1": f"{row['top1']:.2f}", "gain": None}
     if gain:
-        # The mean of paired differences is the difference of the means.
+        # The mean of paired differences equals the difference of means.
         shown["uniform"] = f"{gain['over']} {row['top1'] - gain['top1']:.2f}"
         shown["gain"] = paired(gain["top1"], gain["top1_interval"], 2)
         shown["loss"] = paired(gain["cross_entropy"], gain["cross_entropy_interval"], 3)
@@ -80,7 +80,7 @@ def _budget_row(row: Mapping) -> dict:
 
 
 def paired(mean: float, interval: Sequence[float], digits: int) -> str:
-    """A paired difference with half the width of its 95 % interval."""
+    """A paired difference with the half-width of its 95 % interval."""
     return f"{mean:+.{digits}f} ± {(interval[1] - interval[0]) / 2:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""Charts over time: curves over training steps, freezes over epochs."""
+"""Charts over time: metrics over training steps, frozen bit-widths over epochs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rfquant_jax.report.canvas import (
 )
 from rfquant_jax.report.markup import Markup
 
-_MOST_POINTS = 300  # of a curve; more are averaged in groups, or the page grows without use
-_LOG_RATIO = 50  # a curve whose values differ by more is drawn on a logarithmic axis
+_MOST_POINTS = 300  # points per curve; more are averaged in groups to limit the size of the page
+_LOG_RATIO = 50  # ratio of values above which a logarithmic axis is used
 
 Points = Sequence[tuple[float, float]]
 
@@ -27,11 +27,11 @@ Points = Sequence[tuple[float, float]]
 def curves(
     name: str, series: Mapping[str, Points], *, ylabel: str, alt: str, caption: str, marks=False
 ) -> Markup:
-    """Curves over training steps; on a logarithmic axis where values differ much.
+    """Curves over training steps; on a logarithmic axis if values span a wide range.
 
     Args:
-      series: {name: (step, value) points}, finite, one or more each.
-      marks: whether each point is marked, for few points.
+      series: {name: points (step, value)}, finite, at least one each.
+      marks: whether to mark each point, for few points.
     """
     shown = {key: thinned(points) for key, points in series.items()}
 
@@ -60,12 +60,12 @@ def freezes(
     epochs: int,
     caption: str,
 ) -> Markup:
-    """When which bit-width of which layer was frozen, one line a layer.
+    """Frozen bit-widths over epochs, one row per layer.
 
     Args:
       layers: names, in forward order.
       frozen: {layer: (first epoch, epoch after the last, bit-width)}.
-      epochs: of the whole training.
+      epochs: total number of epochs.
     """
     bits = sorted({b for spans in frozen.values() for *_, b in spans})
 
@@ -89,7 +89,7 @@ def freezes(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """At most `_MOST_POINTS` points: means of groups of neighbours of one size."""
+    """At most `_MOST_POINTS` points: means of equally large groups of neighbours."""
     size = math.ceil(len(points) / _MOST_POINTS)
     groups = (points[i : i + size] for i in range(0, len(points), size))
     return [tuple(np.mean(np.asarray(group, float), axis=0).tolist()) for group in groups]

@@ -1,4 +1,4 @@
-"""The commands that use a result: evaluate it, predict with it, export it, load it."""
+"""Commands for using a result: evaluate, predict, export, load."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def usage_lines(
     Args:
       workdir: folder of the run.
       configuration: path of the configuration's file within it, such as `search/1.05xw2a2.json`.
-      arguments: those that the run was started with, `launch.py` first; a run only accepts its own
-        fields again. None: not known, the lines then name a recipe RECIPE.
+      arguments: the command line of the run, starting with `launch.py`, because a run only accepts
+        its own fields again. None: unknown; the commands then contain the placeholder RECIPE.
     """
     given = _kept(arguments) if arguments else ["launch.py", "--config=RECIPE"]
     name = Path(configuration).stem
@@ -46,7 +46,7 @@ def usage_lines(
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:
-    """The arguments without what the lines set themselves."""
+    """The arguments without those that the commands set."""
     dropped = ("--workdir", *(f"--config.{field}" for field in _REPLACED))
     kept, skip = [], False
     for argument in arguments:
