@@ -152,8 +152,8 @@ def _best(checkpoints: Checkpoints, stage: str) -> int:
     step = checkpoints.best
     if step is None:
         raise CheckpointError(
-            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and there is no "
-            f"there; the task {stage} must run on for at least one more evaluation"
+            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and there is no other; "
+            f"the task {stage} must continue until its next evaluation"
         )
     return step
 
