@@ -1,15 +1,16 @@
-"""What each part of the training is worth: sampling, smallest pass, scheduler, release, IDM.
+"""Ablation of the training: sampling, smallest pass, scheduler, release, IDM.
 
     python -m benchmarks.ablation --seeds=10
 
-Every variant is trained for each seed, all variants of a seed from the same full-precision network.
-Prints the mean top-1 and cross-entropy on the test part, with 95 % intervals (Student's t over the
-seeds), of uniform and of mixed configurations; then the paired differences from the first variant,
-which trains as published. Every training is one of `launch.py` in a process of its own; what was
-done before is not done again. Further arguments are handed on to every run, also `--config=FILE`.
+Trains every variant for each seed; all variants of a seed start from the same full-precision
+network. Prints mean top-1 and cross-entropy on the test images, with 95 % intervals (Student's t
+over seeds), for uniform and mixed configurations, then paired differences from the first variant,
+the published training. Every training is a run of `launch.py` in its own process; finished runs are
+reused. Further arguments, including `--config=FILE`, are passed to every run.
 
-A mixed configuration of mean m gives the weights and the activations of each layer the allowed
-bit-width nearest to a draw from Normal(m, 0.8). The same twelve serve all variants and seeds.
+A mixed configuration of mean m draws the bits of the weights and activations of each layer from
+Normal(m, 0.8), rounded to the nearest allowed bit-width. All variants and seeds use the same
+twelve.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import read_json, write_json
 
-_SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds", lower_bound=2)
-_FIRST = flags.DEFINE_integer("first_seed", 0, "the first of them", lower_bound=0)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder for all of it")
-_ONLY = flags.DEFINE_list("only", [], "names of variants, all by default")
+_SEEDS = flags.DEFINE_integer("seeds", 10, "number of seeds", lower_bound=2)
+_FIRST = flags.DEFINE_integer("first_seed", 0, "first seed", lower_bound=0)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder of the results")
+_ONLY = flags.DEFINE_list("only", [], "names of variants; default: all")
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
 IDM, SCHEDULER = "losses.information_distortion_mitigation", "scheduler.enabled"
@@ -67,7 +68,7 @@ Figures = dict[str, float]
 
 
 def mixed(space: Space, mean: float, count: int = DRAWS) -> list[np.ndarray]:
-    """Configurations around a mean bit-width, see above; the same at every call."""
+    """Configurations around a mean bit-width, see above; deterministic."""
     rng = np.random.default_rng(round(100 * mean))
     configurations = []
     for _ in range(count):
@@ -103,7 +104,7 @@ def figures_of(workdir: Path) -> Figures:
 def run_seed(
     seed: int, workdir: Path, variants: Mapping[str, Mapping], extra: Sequence[str]
 ) -> dict[str, Figures]:
-    """Figures of every variant, all from one full-precision network."""
+    """Results of every variant, from one full-precision network."""
     start, arguments = workdir / "start", [f"--config.seed={seed}", *extra]
     figures = {}
     for name, changes in variants.items():
@@ -125,14 +126,14 @@ def _launch(workdir: Path, *arguments: str) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t."""
+    """Mean and half-width of its 95 % interval (Student's t)."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def summarize(figures: Mapping[str, Sequence[Figures]]) -> list[dict]:
-    """A row a variant, and for each but the first a row of paired differences from the first."""
+    """One row per variant, and rows of paired differences from the first variant."""
     first = next(iter(figures))
     rows = []
     for variant, runs in figures.items():
@@ -146,7 +147,7 @@ def summarize(figures: Mapping[str, Sequence[Figures]]) -> list[dict]:
 
 
 def _shown(row: Mapping) -> dict[str, str]:
-    """A row of the summary as text: top-1 and cross-entropy of a column in one cell."""
+    """A row of the summary as text, with top-1 and cross-entropy in one cell."""
     cells = {"variant": row["variant"]}
     for name in [name for name in row if f"{name}, loss" in row]:
         top1, loss = row[name], row[f"{name}, loss"]

@@ -1,9 +1,9 @@
-"""What crosses devices in a coupled step, read off the compiled programs.
+"""Communication between devices in a coupled step, from the compiled programs.
 
     python -m benchmarks.communication --network=resnet18 --devices=8
 
-The devices are fake ones of the processor. What is needed is one exchange of the gradients and of
-the running statistics; bytes are those that one device contributes.
+Uses fake CPU devices. The required communication is one all-reduce of gradients and running
+statistics. Bytes are those sent by one device.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(_: list[str]) -> None:
 
 
 def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
-    """Every program of a step, compiled: its name and text."""
+    """Name and text of every compiled program of a step."""
     state, inputs = step.init(step.functional.params), step.inputs(masks, RATES, jax.random.key(0))
     batch = devices.split(next(iter(images(task, step.mesh.size))), step.mesh)
     gradients = devices.per_device(zeros_like(step.functional.params), step.mesh)

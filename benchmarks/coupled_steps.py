@@ -1,4 +1,4 @@
-"""The steps that train_step.py measures: coupled ones and their floor, plain ones."""
+"""The steps measured by train_step.py: coupled steps, and plain steps as the baseline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
 
 
 def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
-    """A full-precision step: one plain pass and the update."""
+    """A full-precision step: one pass and the update."""
     candidates = QuantSettings().candidates
     empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
     chosen = _settings("loop", 0, LossWeights(idm=0.0))
@@ -32,7 +32,7 @@ def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
 
 
 def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[CoupledStep, Space]:
-    """A coupled step with every ingredient on; information distortion mitigation may be off."""
+    """A coupled step with all features; information distortion mitigation is optional."""
     plain = _network(task)
     plan = QuantizationPlan.of(plain, task.image_shape, QuantSettings())
     loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
@@ -42,7 +42,7 @@ def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[Co
 
 
 def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], None]:
-    """A function that takes the next step and waits for it."""
+    """A function that runs the next step and waits for it."""
     step, space = made
     masks = Masks(space.full_mask, space.full_mask)
     batches = images(task, task.batch * step.mesh.size)
@@ -60,13 +60,13 @@ def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], Non
 
 
 def _network(task: StepTask):
-    """The plain network, freshly initialised."""
+    """The plain network, randomly initialised."""
     plain = models.create(task.network, num_classes=task.classes, channels=3, seed=0)
     return compute_in(plain, compute_type(task.precision))
 
 
 def _settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSettings:
-    """The paper's step."""
+    """The step of the paper."""
     return StepSettings(
         candidates=QuantSettings().candidates,
         random_passes=random_passes,
@@ -83,5 +83,5 @@ def _mesh() -> jax.sharding.Mesh:
 
 
 def _preprocess(task: StepTask):
-    """Images to the network's input, in the compute type."""
+    """Maps images to the network's input, in the compute dtype."""
     return normalizer((0.5,), (0.25,), compute_type(task.precision))

@@ -1,12 +1,12 @@
-"""Seconds an image of the task `evaluate` against a plain full-precision forward pass.
+"""Time per image of the task `evaluate`, compared with a full-precision forward pass.
 
     python -m benchmarks.evaluate --network=resnet18 --size=224 --batch=16
 
-One uniform configuration, evaluated as the task does it: a pass over images that recalibrates
-BatchNorm, and a pass over others that counts what is right, both with their way from the host and
-back. The plain pass is a jitted float32 forward pass with running statistics over as many images.
-All figures are medians measured in turn in one run, compiling apart; pixels are random, and so are
-weights: the time does not depend on them.
+Evaluates a uniform configuration like the task: one pass that recalibrates BatchNorm, and one pass
+over other images that counts correct predictions, including transfers. The plain pass is a compiled
+float32 forward pass with running statistics over the same number of images. All figures are medians
+of interleaved measurements in one run, without compilation. Pixels and weights are random; they do
+not affect the time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices, host_memory
 from rfquant_jax.tasks.workdir import write_json
 
-_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
-_BATCH = flags.DEFINE_integer("batch", 16, "images of a batch")
-_BATCHES = flags.DEFINE_integer("batches", 2, "batches of each pass")
-_CLASSES = flags.DEFINE_integer("classes", 1000, "length of the logits")
-_BITS = flags.DEFINE_integer("bits", 4, "of the uniform configuration")
+_BATCH = flags.DEFINE_integer("batch", 16, "batch size")
+_BATCHES = flags.DEFINE_integer("batches", 2, "batches per pass")
+_CLASSES = flags.DEFINE_integer("classes", 1000, "number of logits")
+_BITS = flags.DEFINE_integer("bits", 4, "bits of the uniform configuration")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed passes of each kind")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 

@@ -1,14 +1,13 @@
-"""What exported files take: bytes, agreement with the evaluation, onnxruntime's time an image.
+"""Exported files: size, agreement with the evaluation, and time per image in onnxruntime.
 
     python -m benchmarks.export --network=mobilenetv2 --size=224 --folder=DIR
 
-An untrained network, its step sizes and BatchNorm calibrated on images, is exported at random
-bit-widths for every layer in every format, and each file is held against the evaluation on other
-images, layer by layer and by its predictions. Then the quantized files and the float32 network's
-ONNX run in turns, one image at a time: in onnxruntime, and in OpenVINO and LiteRT where they are
-installed (tests/requirements-runtimes.txt). A ratio is that of the medians, to float32 in the same
-runtime. "folded" is the session option session.disable_quant_qdq=1, with which onnxruntime
-dequantizes the kernels once, while loading.
+Exports an untrained network, calibrated on images, at random bit-widths in every format, and
+compares each file with the evaluation on other images, by layer and by prediction. Then runs the
+quantized files and the float32 ONNX file interleaved, one image at a time, in onnxruntime, and in
+OpenVINO and LiteRT if installed (tests/requirements-runtimes.txt). Ratios are of medians, relative
+to float32 in the same runtime. "folded" is the session option session.disable_quant_qdq=1, with
+which onnxruntime dequantizes kernels once at load time.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def main(_: list[str]) -> None:
 
 
 def batches() -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
-    """Four batches of images to calibrate on, and normalised ones to compare predictions on."""
+    """Four batches of calibration images, and normalised images for comparing predictions."""
     compared = -(-_IMAGES.value // _BATCH.value)
     if _FOLDER.value:
         root = Path(_FOLDER.value)
@@ -120,14 +119,14 @@ def batches() -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
 
 
 def random_bits(space: Space) -> np.ndarray:
-    """Any bit-width that each layer may have."""
+    """A random candidate for each layer."""
     rng = np.random.default_rng(_SEED.value)
     rows = [rng.choice(space.allowed(i), 2) for i in range(len(space))]
     return np.asarray(rows, np.int32)
 
 
 def calibrated(plain, plan: QuantizationPlan, configuration: np.ndarray, images: Sequence):
-    """The coupled network in evaluation at a configuration, steps and statistics from images."""
+    """The coupled network at a configuration, calibrated on images, in evaluation mode."""
     mesh = devices.make_mesh(1)
     functional, params, _ = plan.start(plain, images, preprocess(), mesh)
     params = devices.replicate(params, mesh)
@@ -137,7 +136,7 @@ def calibrated(plain, plan: QuantizationPlan, configuration: np.ndarray, images:
 
 
 def unquantized(plain) -> IntegerModel:
-    """The float32 network, BatchNorm folded as in the others."""
+    """The float32 network, with BatchNorm folded as in the other files."""
     wide = QuantSettings(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
     network = QuantizationPlan.of(plain, image_shape(), wide).convert(plain)
     network.eval()
@@ -145,7 +144,7 @@ def unquantized(plain) -> IntegerModel:
 
 
 def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: list) -> list[dict]:
-    """A row for each file, with its agreement; prints how many codes differ."""
+    """One row per file with its agreement; prints the number of differing codes."""
     reference, exact = ReferenceModel(quantized), ReferenceModel(quantized, np.float64)
     stored = integer_reader.read(paths["integer"]).model()
     for name, made, against in (
@@ -169,7 +168,7 @@ def verified(quantized, model: IntegerModel, paths: dict[str, Path], images: lis
 
 
 def timed(paths: dict[str, Path]) -> list[dict]:
-    """Medians of the milliseconds for one image, and their ratios to float32 in that runtime."""
+    """Median milliseconds per image, and ratios to float32 in the same runtime."""
     names = ("float32", "onnx", "onnx_small", "onnx_fast")
     runs = {("onnxruntime", n): by_onnxruntime(paths[n], folded=False) for n in names}
     runs |= {
@@ -194,7 +193,7 @@ def timed(paths: dict[str, Path]) -> list[dict]:
             "runtime": runtime,
             "file": name,
             "ms": value,
-            # LiteRT has no float32 file: to onnxruntime's.
+            # There is no float32 file for LiteRT: relative to onnxruntime's.
             "ratio": value / medians.get((runtime, "float32"), medians["onnxruntime", "float32"]),
         }
         for (runtime, name), value in medians.items()
@@ -202,7 +201,7 @@ def timed(paths: dict[str, Path]) -> list[dict]:
 
 
 def channels_first() -> np.ndarray:
-    """One image as ONNX takes it."""
+    """One image in ONNX's layout."""
     height, width, channels = image_shape()
     return np.random.default_rng(0).normal(size=(1, channels, height, width)).astype(np.float32)
 
@@ -219,7 +218,7 @@ def by_onnxruntime(path: Path, *, folded: bool) -> Callable[[], object]:
 
 
 def openvino_model(content: Path | bytes, hint: str | None = "f32"):
-    """A model compiled by OpenVINO; without a hint it computes in bfloat16 where it can."""
+    """A model compiled by OpenVINO; without a hint it uses bfloat16 where possible."""
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": _THREADS.value}
@@ -235,7 +234,7 @@ def by_openvino(path: Path) -> Callable[[], object]:
 
 
 class OpenVinoCodes:
-    """What OpenVINO computes, for `compare_codes`."""
+    """Logits and codes in OpenVINO, for `compare_codes`."""
 
     dtype = np.float32
 
@@ -251,7 +250,7 @@ class OpenVinoCodes:
 
 
 def in_openvino(path: Path, model: IntegerModel, images: list) -> None:
-    """Prints how many codes OpenVINO computes otherwise, in float32 and as it does by default."""
+    """Prints the fraction of codes that differ in OpenVINO, in float32 and by default."""
     for hint in ("f32", None):
         counts = compare_codes(model.stored(), OpenVinoCodes(path, hint), images[:1]).total
         share = counts["different"] / counts["total"]
@@ -259,13 +258,13 @@ def in_openvino(path: Path, model: IntegerModel, images: list) -> None:
 
 
 def network():
-    """The plain network, freshly initialised."""
+    """The plain network, randomly initialised."""
     count = len(index_folder(Path(_FOLDER.value)).classes) if _FOLDER.value else CLASSES
     return models.create(_NETWORK.value, num_classes=count, channels=3, seed=0)
 
 
 def preprocess():
-    """Images to the network's input."""
+    """Maps images to the network's input."""
     return jax.jit(normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 

@@ -1,9 +1,9 @@
-"""What a run says to everything that can go wrong, each fault made for real.
+"""Injects real faults into runs and prints the messages.
 
     python -m benchmarks.faults
 
-Prints the exit code and the line for each fault, and whether the checkpoints written before it are
-still there, byte for byte. Ends with an error where a fault is answered by anything but one line.
+Prints the exit code and the message for each fault, and whether earlier checkpoints are still
+intact, byte for byte. Fails if the message of a fault is not exactly one line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
 
 
 def one_line(what: str, fault: Callable, root: Path, trained: Path) -> bool:
-    """Makes a fault happen in a copy of a trained run; prints and judges the answer."""
+    """Causes a fault in a copy of a trained run; prints and checks the message."""
     workdir = root / "copy"
     shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(trained, workdir)
@@ -53,23 +53,23 @@ def one_line(what: str, fault: Callable, root: Path, trained: Path) -> bool:
     return len(lines) == 1 and kept == "all"
 
 
-_before: set[str] = set()  # what there was when the disturbed run started
+_before: set[str] = set()  # state at the start of the disturbed run
 
 
 def note(workdir: Path) -> None:
-    """Takes down which files the checkpoints have before a run."""
+    """Records the files of the checkpoints before a run."""
     _before.update(contents(workdir))
 
 
 def contents(workdir: Path) -> Iterator[str]:
-    """A digest of every file of the checkpoints, whatever its folder is called by now."""
+    """A digest of every file of the checkpoints, independent of folder names."""
     for path in (workdir / "checkpoints").rglob("*"):
         if path.is_file() and "orbax-checkpoint-tmp" not in str(path):
             yield hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run(workdir: Path, *arguments: str, limit: str = "") -> tuple[int, str]:
-    """Exit code and errors of a run; those about a damaged checkpoint are in its output."""
+    """Exit code and errors of a run; messages about damaged checkpoints are in its output."""
     note(workdir)
     given = {argument.partition("=")[0] for argument in arguments}
     fixed = [argument for argument in RUN if argument.partition("=")[0] not in given]
@@ -87,7 +87,7 @@ def newest(workdir: Path) -> Path:
 
 
 def damaged(change: Callable[[Path], object]) -> Callable[[Path], tuple[int, str]]:
-    """The largest file of the newest checkpoint is damaged, and the run started again."""
+    """Damages the largest file of the newest checkpoint and restarts the run."""
 
     def fault(workdir: Path) -> tuple[int, str]:
         files = [path for path in (newest(workdir) / "state").rglob("*") if path.is_file()]
@@ -112,7 +112,7 @@ def all_damaged(workdir: Path) -> tuple[int, str]:
 
 
 def half_written(workdir: Path) -> tuple[int, str]:
-    """A killed save left its folder behind, and the newest whole one lost its end."""
+    """Leaves the folder of an interrupted save, and truncates the newest complete checkpoint."""
     folder = newest(workdir)
     shutil.copytree(folder / "about", folder.with_name("70.orbax-checkpoint-tmp"))
     shutil.rmtree(folder / "state")
@@ -120,7 +120,7 @@ def half_written(workdir: Path) -> tuple[int, str]:
 
 
 def fewer_bytes(workdir: Path) -> tuple[int, str]:
-    """A limit on the size of files stands for a full disk: the kernel refuses both in one way."""
+    """Simulates a full disk by a limit on file size, which the kernel reports in the same way."""
     shutil.rmtree(workdir / "checkpoints" / "train")
     return run(workdir, limit="ulimit -f 40")
 
@@ -217,7 +217,7 @@ def with_options(*arguments: str, anew: bool = False, limit: str = "") -> Callab
 
 
 def of_another(*arguments: str) -> Callable:
-    """The trained network is taken for another one."""
+    """Uses the trained network with another config."""
 
     def fault(workdir: Path) -> tuple[int, str]:
         arguments_ = ("--config.tasks=search", f"--config.checkpoint={workdir}", *arguments)

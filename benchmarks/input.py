@@ -1,11 +1,11 @@
-"""How fast training images are prepared: random resized crops, beside the same with plain Pillow.
+"""Speed of training data: random resized crops, compared with plain Pillow.
 
     python -m benchmarks.input --folder=DIR
 
-Takes images from a folder (however deep), reads their files first, and prepares them one after the
-other on one core: in turns with Pillow alone (decode, crop, resize, as torchvision does) and with
-this project's transform. Prints images per second and core, medians over the rounds, and their
-ratio; then the whole input pipeline's images per second, batching and threads included.
+Reads image files from a folder (at any depth) into memory and processes them on one core,
+alternating between Pillow (decode, crop, resize, like torchvision) and this project's transform.
+Prints images per second and core, as medians over rounds, and their ratio; then the throughput of
+the whole input pipeline, including batching and threads.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from rfquant_jax.report.tables import table
 from rfquant_jax.tasks.workdir import write_json
 
 _FOLDER = flags.DEFINE_string("folder", None, "folder of images", required=True)
-_IMAGES = flags.DEFINE_integer("images", 500, "images of it to use", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 224, "pixels of both sides of a crop", lower_bound=1)
+_IMAGES = flags.DEFINE_integer("images", 500, "number of images to use", lower_bound=1)
+_SIZE = flags.DEFINE_integer("size", 224, "height and width of a crop", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "rounds of each", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 2, "threads of the whole pipeline", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 64, "images in a batch of the whole pipeline", lower_bound=1)
@@ -37,7 +37,7 @@ _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 
 def with_pillow(content: bytes, crop: RandomResizedCrop, rng: np.random.Generator) -> np.ndarray:
-    """The same augmentation with nothing but Pillow."""
+    """The same augmentation with Pillow only."""
     with Image.open(io.BytesIO(content)) as image:
         top, left, height, width = crop.region(image.height, image.width, rng)
         part = image.convert("RGB").crop((left, top, left + width, top + height))
@@ -83,7 +83,7 @@ def main(_: list[str]) -> None:
         "this project": crop,
     }
     rounds = {name: [] for name in ways}
-    for _ in range(_ROUNDS.value):  # in turns, so that a busy machine slows both alike
+    for _ in range(_ROUNDS.value):  # alternating, so that other load affects both equally
         for name, prepare in ways.items():
             rounds[name].append(rate(prepare, contents))
     median = {name: float(np.median(values)) for name, values in rounds.items()}

@@ -1,4 +1,4 @@
-"""What a worker of our own steps runs."""
+"""Steps of this project for a worker process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
     """The steps of a kind.
 
     Args:
-      cache: folder of compiled programs; empty: everything is compiled anew.
+      cache: folder of the compilation cache; empty: no cache.
     """
     jax.config.update("jax_enable_compilation_cache", bool(cache))
     if cache:

@@ -1,10 +1,9 @@
-"""Kills searches with SIGKILL; each must end as an undisturbed one once it is started again.
+"""Kills searches with SIGKILL; each must give the undisturbed result after a restart.
 
     python -m benchmarks.kill_search --checkpoint=runs/quickstart --kills=5
 
-The moments are random, spread evenly over the time from the first recorded evaluation of an
-undisturbed search to its end. Further flags for launch.py go behind `--`. Ends with an error if any
-result differs.
+Kill times are random and spread evenly between the first recorded evaluation and the end of an
+undisturbed search. Flags for launch.py follow `--`. Fails if any result differs.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from rfquant_jax.tasks.workdir import (
 )
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a trained run", required=True)
-_KILLS = flags.DEFINE_integer("kills", 5, "searches to kill")
-_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
+_KILLS = flags.DEFINE_integer("kills", 5, "number of searches to kill")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the kill times")
 
 
 def main(arguments: list[str]) -> None:
     command = ["--config.tasks=search", *arguments[1:]]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        # Without the profile of an earlier search, from which every other one would start.
+        # Without the profile of an earlier search, which every search would reuse.
         others = shutil.ignore_patterns(SEARCH_FOLDER)
         shutil.copytree(_CHECKPOINT.value, root / "trained", ignore=others)
         command.append(f"--config.checkpoint={root / 'trained'}")
@@ -63,7 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def one_kill(command: list[str], workdir: Path, moment: float) -> dict[str, object]:
-    """Kills a search so many seconds after its first evaluation, and lets it end afterwards."""
+    """Kills a search some seconds after its first evaluation, then restarts it to completion."""
     process = started(command, workdir)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
@@ -75,7 +74,7 @@ def one_kill(command: list[str], workdir: Path, moment: float) -> dict[str, obje
 
 
 def started(command: list[str], workdir: Path) -> subprocess.Popen:
-    """A search that has recorded its first evaluation."""
+    """Starts a search and waits for its first recorded evaluation."""
     process = launched(command, workdir)
     while trace(workdir) == 0:
         if process.poll() is not None:
@@ -86,13 +85,13 @@ def started(command: list[str], workdir: Path) -> subprocess.Popen:
 
 
 def trace(workdir: Path) -> int:
-    """Evaluations on record, of a profile or of another algorithm."""
+    """Number of recorded evaluations, of a profile or another algorithm."""
     paths = [workdir / SEARCH_FOLDER / name for name in (PROFILE_FILE, TRACE_FILE)]
     return sum(max(len(p.read_bytes().splitlines()) - 1, 0) for p in paths if p.exists())
 
 
 def results(workdir: Path) -> dict[str, str]:
-    """All that a search leaves but its pictures and logs, by file."""
+    """All files of a search except plots and logs."""
     others = (workdir / name for name in (FRONTIER_FILE, SENSITIVITY_FILE, SURROGATE_FILE))
     files = [*(workdir / SEARCH_FOLDER).iterdir(), *others]
     return {file.name: file.read_text() for file in files if file.exists()}

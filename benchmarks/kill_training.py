@@ -1,11 +1,11 @@
-"""Kills trainings with SIGKILL; each must end as an undisturbed one once it is started again.
+"""Kills training runs with SIGKILL; each must give the undisturbed result after a restart.
 
     python -m benchmarks.kill_training --kills=20
 
-A run of 60 coupled steps, with a checkpoint every 10, from one full-precision network. Every other
-kill comes at a random moment of the training, the others while a checkpoint is being written. All
-parameters and statistics are compared, bit for bit, and the accuracy of a configuration. Further
-flags for launch.py go behind `--`. Ends with an error if anything differs.
+Runs 60 coupled steps, with a checkpoint every 10 steps, from one full-precision network. Every
+second kill happens at a random time, the others while a checkpoint is written. Compares all
+parameters and statistics bit for bit, and the accuracy of a configuration. Flags for launch.py
+follow `--`. Fails if anything differs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from absl import app, flags, logging
 from benchmarks.runs import SMALL, finish, launched, outcome, share_compilation
 from rfquant_jax.report.tables import table
 
-_KILLS = flags.DEFINE_integer("kills", 20, "trainings to kill")
-_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
+_KILLS = flags.DEFINE_integer("kills", 20, "number of runs to kill")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the kill times")
 _TASKS = ["--config.tasks=train,evaluate", "--config.configuration=w3a3"]
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         finish(launched([*SMALL, "--config.tasks=pretrain"], start), start)
         command = [*SMALL, *_TASKS, "--config.checkpoints.every_steps=10", *arguments[1:]]
         command.append(f"--config.checkpoint={start}")
-        finish(launched(command, root / "first"), root / "first")  # compiles for all others
+        finish(launched(command, root / "first"), root / "first")  # fills the compilation cache
         process = launched(command, whole)
         begun = wait_for_training(process, whole)
         while 60 not in kept(whole):
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
             while killed is None:
                 shutil.rmtree(workdir, ignore_errors=True)
                 killed = one_kill(command, workdir, moment, while_saving=number % 2 == 1)
-                moment *= 0.9  # where it came too late
+                moment *= 0.9  # the kill came too late
             finish(launched(command, workdir), workdir)
             row = {"kill": number + 1} | killed | {"same": outcome(workdir) == expected}
             print(row, flush=True)
@@ -65,10 +65,10 @@ def main(arguments: list[str]) -> None:
 def one_kill(
     command: list[str], workdir: Path, moment: float, *, while_saving: bool
 ) -> dict | None:
-    """Kills a training so many seconds after its first step, or in the next save after that.
+    """Kills a run some seconds after its first step, or during the next save after that.
 
     Returns:
-      what it left; None if it had ended.
+      the remaining state; None if the run had ended.
     """
     process = launched(command, workdir)
     begun = wait_for_training(process, workdir)
@@ -86,7 +86,7 @@ def one_kill(
 
 
 def wait_for_training(process, workdir: Path) -> float:
-    """Returns when coupled training has taken its first steps."""
+    """Waits for the first steps of coupled training."""
     log = workdir / "log.txt"
     while not (log.exists() and "layers with signed input" in log.read_text()):
         if process.poll() is not None:
@@ -97,7 +97,7 @@ def wait_for_training(process, workdir: Path) -> float:
 
 
 def saving(workdir: Path) -> list[str]:
-    """Checkpoints of coupled training that are half written."""
+    """Incomplete checkpoints of coupled training."""
     folder = workdir / "checkpoints" / "train"
     return [path.name.partition(".")[0] for path in folder.glob("*.orbax-checkpoint-tmp*")]
 

@@ -1,4 +1,4 @@
-"""The most memory that a process, or its accelerator, holds while it trains."""
+"""Peak memory of a process, or of its accelerator, during training."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _MMAP_THRESHOLD, _MMAP_MAX = -3, -4
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def return_what_is_freed() -> None:
-    """Gives every block of 256 KB and more back to the system as soon as it is freed, from now on.
+    """Makes malloc return blocks of 256 KB and more to the system as soon as they are freed.
 
-    What a process then holds is what it uses. Otherwise it holds free memory, too: gaps into which
-    no larger block fits any more, a matter of the order of calls and of luck. It makes steps slow.
+    Resident memory then equals used memory. Otherwise it includes fragmentation, which depends on
+    the order of calls. Slows down steps.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         library = ctypes.CDLL(None)
@@ -25,14 +25,14 @@ def return_what_is_freed() -> None:
 
 
 class HostPeak:
-    """The most that Linux had resident for this process, less what is no array.
+    """Peak resident memory of this process on Linux, without memory that does not hold arrays.
 
-    Make it when the libraries are imported and nothing is built yet; `restart` it when everything
-    is compiled, so that the compiler's memory does not count.
+    Create it after importing libraries and before building anything. Call `restart` after
+    compilation, to exclude the compiler's memory.
 
     Args:
-      arrays: tells the bytes of all arrays alive. With it compiled programs do not count, either,
-        as they do not on an accelerator; without it all counts that libraries did not take at once.
+      arrays: returns the bytes of all live arrays. If given, compiled programs are excluded, as on
+        an accelerator; otherwise everything allocated after the import is counted.
     """
 
     def __init__(self, arrays: Callable[[], int] | None = None):
@@ -40,7 +40,7 @@ class HostPeak:
         self._arrays = arrays
 
     def restart(self) -> None:
-        """Gives back what is free and counts from here on."""
+        """Frees unused memory and restarts the measurement."""
         with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
             ctypes.CDLL(None).malloc_trim(0)
         if self._arrays:
@@ -52,7 +52,7 @@ class HostPeak:
             self._restarted = False
 
     def bytes(self) -> int | None:
-        """The peak since then; None where it cannot be told."""
+        """The peak since `restart`; None if unknown."""
         return _resident("VmHWM") - self._others if self._restarted else None
 
 

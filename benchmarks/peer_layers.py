@@ -1,8 +1,8 @@
 """Layers of the coupled network in PyTorch, for the comparison in train_step.py.
 
-Bit-widths are Python integers, as is usual there: a pass that runs eagerly then does only the work
-of its own configuration. A compiled pass takes them as int64[1] tensors instead; as integers they
-would be part of the program, and every configuration would compile anew.
+Bit-widths are Python integers, as usual in PyTorch, so that an eager pass only does the work of its
+own configuration. A compiled pass takes int64[1] tensors instead, because integers would be
+constants of the program, and every configuration would recompile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-CANDIDATES = (6, 5, 4, 3, 2)  # without gaps, so that a bit-width's place is a subtraction
+CANDIDATES = (6, 5, 4, 3, 2)  # contiguous, so that the index of a bit-width is a subtraction
 FIXED_BITS = 8
 Bits = int | torch.Tensor
 
@@ -34,7 +34,7 @@ class Quantize(torch.autograd.Function):
     def forward(ctx, x, step, lower, upper):
         ctx.save_for_backward(x, step)
         ctx.bounds = lower, upper
-        # A step of one element makes the quotient float32 where x is bfloat16; one of none not.
+        # A step of shape [1] makes the quotient float32 for bfloat16 x; shape [] would not.
         return torch.div(x, step).clamp_(lower, upper).round_().mul_(step).to(x.dtype)
 
     @staticmethod
@@ -42,9 +42,9 @@ class Quantize(torch.autograd.Function):
         x, step = ctx.saved_tensors
         v = x / step
         codes = v.clamp(*ctx.bounds)
-        # As numbers, in place: on processors a selection by booleans takes twenty times as long.
+        # In-place multiplication by a mask: on CPU, boolean selection takes twenty times as long.
         inside = v.eq_(codes)
-        # round(v) - v inside; outside the codes are whole numbers already.
+        # round(v) - v inside; outside, the codes are already integers.
         slope = codes.round().sub_(codes.mul_(inside))
         step_gradient = slope.mul_(gradient).sum()[None]
         return (gradient * inside).to(gradient.dtype), step_gradient, None, None
@@ -59,7 +59,7 @@ class Quantizer(nn.Module):
         self.step = nn.Parameter(torch.ones(len(candidates)))
 
     def step_size(self, bits: Bits) -> torch.Tensor:
-        """The step size in use, of shape [1]."""
+        """The active step size, of shape [1]."""
         place = self.largest - bits
         if isinstance(place, int):
             return self.step.narrow(0, place, 1)
@@ -70,7 +70,7 @@ class Quantizer(nn.Module):
 
 
 def weight_quantizer(weight: torch.Tensor, candidates: Sequence[int]) -> Quantizer:
-    """A quantizer whose step sizes reach three deviations of these weights."""
+    """A quantizer whose step sizes are initialised to cover three deviations of these weights."""
     quantizer = Quantizer(candidates, signed=True)
     with torch.no_grad():
         reach = weight.mean().abs() + 3 * weight.std()
@@ -131,18 +131,18 @@ class SwitchableBatchNorm(nn.Module):
 
 @dataclass
 class Pass:
-    """What one forward pass runs at, and what it leaves.
+    """The inputs and outputs of one forward pass.
 
     Attributes:
       configuration: [L][2], the (weight, input) bit-widths of the searched layers.
-      features: of the searched layers, by their place; None where nobody asks for them.
+      features: of the searched layers, by index; None if not requested.
     """
 
     configuration: Sequence[Sequence[Bits]] = ()
     features: dict[int, torch.Tensor] | None = field(default_factory=dict)
 
     def mark(self, unit: nn.Module, y: torch.Tensor) -> torch.Tensor:
-        """Takes `y` as the feature of a unit's convolution."""
+        """Records `y` as the feature of a unit's convolution."""
         if self.features is not None and unit.index is not None:
             self.features[unit.index] = y
         return y

@@ -21,7 +21,7 @@ DEPTHWISE_MIN_BITS = 3
 class PlainUnit(nn.Module):
     """A convolution and its BatchNorm in full precision."""
 
-    index = None  # among the searched layers
+    index = None  # index among the searched layers
 
     def __init__(self, *shape, signed: bool, **options):
         super().__init__()
@@ -64,7 +64,7 @@ class SearchedUnit(nn.Module):
 
 
 class Maker:
-    """Makes the layers of one network in forward order, plain or coupled."""
+    """Builds the layers of one network in forward order, plain or coupled."""
 
     def __init__(self, coupled: bool):
         self.coupled, self._made = coupled, 0
@@ -72,7 +72,7 @@ class Maker:
     def unit(
         self, width_in: int, width: int, size=1, stride=1, groups=1, signed=False
     ) -> nn.Module:
-        """A convolution and its BatchNorm; a signed one takes inputs that may be negative."""
+        """A convolution and its BatchNorm; `signed` if its input may be negative."""
         shape = (width_in, width, size, stride, size // 2)
         self._made += 1
         if not self.coupled:
@@ -109,7 +109,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of blocks, each after the first at half the size, and a classifier."""
+    """A stem, stages of blocks, each later stage at half the resolution, and a classifier."""
 
     def __init__(self, make: Maker, stem: tuple, widths, blocks: int, projection: bool, classes):
         super().__init__()
@@ -191,13 +191,13 @@ NETWORKS = {
 
 
 def check(name: str) -> None:
-    """Refuses a network that is not among `NETWORKS`."""
+    """Raises if the network is not in `NETWORKS`."""
     if name not in NETWORKS:
         raise SystemExit(f"--network={name}: --peer has only {', '.join(NETWORKS)}")
 
 
 def create(name: str, classes: int, *, coupled: bool) -> nn.Module:
-    """A network in training, freshly initialised; a key of `NETWORKS`."""
+    """A randomly initialised network in training mode; `name` is a key of `NETWORKS`."""
     return NETWORKS[name](Maker(coupled), classes).to(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""The training step of train_step.py in PyTorch: what it is compared with.
+"""The training step in PyTorch, for the comparison in train_step.py.
 
-The same arithmetic as `rfquant_jax.train`, written as one writes PyTorch: a host loop over the
-passes, gradients accumulated by autograd, fused optimizers.
+The same arithmetic as `rfquant_jax.train`, in idiomatic PyTorch: a host loop over passes, gradients
+accumulated by autograd, fused optimizers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MIN_STEP = 1e-8
 
 @dataclass(frozen=True)
 class Constants:
-    """Of the loss and the update; the defaults are those of the step it is compared with."""
+    """Settings of the loss and the update; the defaults are those of the JAX step."""
 
-    idm: float = 0.01  # 0 leaves information distortion mitigation out
+    idm: float = 0.01  # 0 disables information distortion mitigation
     damping: float = 0.1
     region: float = -2.5e-5
     clip: float = 1.0
@@ -35,12 +35,12 @@ class Constants:
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """The network's input from uint8[N, H, W, C]; it stays in that order, as channels_last."""
+    """The network's input from uint8[N, H, W, C], in channels_last layout."""
     return images.permute(0, 3, 1, 2).float().sub_(0.5 * 255).div_(0.25 * 255)
 
 
 def where(condition, term: Callable[[], torch.Tensor]) -> torch.Tensor | float:
-    """A term that counts under a condition; it is not computed where that is known to be false."""
+    """A conditional term; not computed if the condition is statically false."""
     if isinstance(condition, bool):
         return term() if condition else 0.0
     return torch.where(condition, term(), 0.0).sum()
@@ -84,10 +84,10 @@ def pass_loss(
     constants: Constants,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, dict]]:
-    """The loss of one pass, and what later passes are distilled from.
+    """The loss of one pass, and the distillation targets for later passes.
 
     Args:
-      reference: of the max pass; None makes this the max pass.
+      reference: results of the max pass; None: this is the max pass.
     """
     run = Pass(configuration, {} if constants.idm else None)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
@@ -116,12 +116,12 @@ def pass_loss(
 
 
 class Trainer:
-    """Training of one network: of a coupled one by coupled steps, of a plain one by plain steps.
+    """Training of one network, by coupled or plain steps.
 
     Args:
       random_passes: K; 0 for a plain network.
       compiled: runs the passes through `torch.compile`.
-      dtype: of the convolutions; float32, or that of autocast.
+      dtype: dtype of convolutions; float32, or the dtype of autocast.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Trainer:
         return losses
 
     def sample(self) -> list[list[tuple[int, int]]]:
-        """The configurations of a step, the max pass's first."""
+        """The configurations of a step, the max pass first."""
         drawn = [
             [(random.choice(u.allowed), random.choice(u.allowed)) for u in self.units]
             for _ in range(self.random_passes)
@@ -157,7 +157,7 @@ class Trainer:
         return [[(CANDIDATES[0], CANDIDATES[0])] * len(self.units), *drawn]
 
     def accumulate(self, images, labels, configurations) -> list[torch.Tensor]:
-        """Forward and backward of every pass; the gradients add up."""
+        """Forward and backward of every pass, accumulating gradients."""
         losses, reference = [], None
         for configuration in configurations:
             if self.compiled:
@@ -171,7 +171,7 @@ class Trainer:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Clips, takes one step of each optimizer and of the moving average."""
+        """Clips gradients, and updates both optimizers and the moving average."""
         nn.utils.clip_grad_value_(self.network.parameters(), self.constants.clip, foreach=True)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -187,13 +187,13 @@ def is_step(name: str) -> bool:
 
 
 def state(network: nn.Module) -> list[torch.Tensor]:
-    """All that the moving average follows: parameters and statistics."""
+    """All arrays of the moving average: parameters and statistics."""
     floating = [value for value in network.buffers() if value.is_floating_point()]
     return [*(value.detach() for value in network.parameters()), *floating]
 
 
 def optimizers(network: nn.Module, constants: Constants) -> list[torch.optim.Optimizer]:
-    """SGD of weights, with decay on convolution kernels alone, and Adam of step sizes."""
+    """SGD for weights, with decay of convolution kernels only, and Adam for step sizes."""
     named = dict(network.named_parameters())
     steps = [value for name, value in named.items() if is_step(name)]
     others = [value for name, value in named.items() if not is_step(name)]

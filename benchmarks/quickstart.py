@@ -1,11 +1,10 @@
-"""The quickstart over several seeds: accuracies against its goals, and time.
+"""The quickstart over several seeds: accuracies compared with goals, and time.
 
     python -m benchmarks.quickstart --seeds=0,1,2 --workdir=runs/quickstart-seeds
 
-Every seed is a run of `launch.py` in a process of its own, which gets all further arguments. Prints
-for each budget, in the mean over the seeds, top-1 and cross-entropy of the best equal-bits uniform
-configuration within it and of the searched one on the test images, and each seed's gain; and writes
-all of it as JSON.
+Every seed is a run of `launch.py` in its own process, which gets all further arguments. For each
+budget, prints mean top-1 and cross-entropy over seeds of the best equal-bits uniform configuration
+and of the searched one on the test images, and the gain of each seed. Also writes these as JSON.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from rfquant_jax.report.tables import paired, table
 from rfquant_jax.tasks.workdir import write_json
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds to run")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart-seeds", "folder for all of it")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart-seeds", "folder of the results")
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
-# Percent that the searched configuration reaches in the mean over the seeds, at least.
+# Minimum mean accuracy of the searched configuration over the seeds, in percent.
 GOALS = {"1.05*w2a2": 95.7, "1.15*w2a2": 96.0, "1*w3a3": 97.2, "1*w4a4": 98.0}
 
 
 def run_seed(seed: int, workdir: Path, extra: Sequence[str]) -> dict:
-    """One run: what `results.json` holds, and its seconds (0 if it had run before)."""
+    """One run: the content of `results.json`, and its seconds (0 if finished before)."""
     folder = workdir / f"seed{seed}"
     known = (folder / "results.json").exists()
     start = time.monotonic()
@@ -45,7 +44,7 @@ def run_seed(seed: int, workdir: Path, extra: Sequence[str]) -> dict:
 
 
 def summarize(results: Sequence[dict]) -> list[dict]:
-    """A row for each budget: means over the seeds, and each seed's paired gain."""
+    """One row per budget: means over seeds, and the paired gain of each seed."""
     rows = []
     for budget in [row["name"] for row in results[0]["rows"] if row["kind"] == "searched"]:
         searched = [_row(result, "searched", budget) for result in results]

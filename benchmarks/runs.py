@@ -1,4 +1,4 @@
-"""Runs of launch.py that a benchmark starts, disturbs and compares."""
+"""Starts, disturbs and compares runs of launch.py for benchmarks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = [
 
 
 def share_compilation(root: Path) -> None:
-    """Lets all runs started from here on compile everything once."""
+    """Shares a compilation cache among all runs started from now on."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(root / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
@@ -39,25 +39,25 @@ def share_compilation(root: Path) -> None:
 def launched(
     arguments: list[str], workdir: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen:
-    """Starts a run; what it prints goes into a file, because nobody reads a pipe meanwhile."""
+    """Starts a run; its output goes to a file, because nobody reads a pipe meanwhile."""
     command = [*LAUNCH, *arguments, f"--workdir={workdir}"]
     with printed(workdir).open("w") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
 
 def printed(workdir: Path) -> Path:
-    """What the last run in a workdir printed."""
+    """The output of the last run in a workdir."""
     return workdir.with_suffix(".out")
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:
-    """Waits for the end of a run, which must be a good one."""
+    """Waits for the end of a run, which must succeed."""
     if process.wait():
         raise SystemExit(printed(workdir).read_text())
 
 
 def outcome(workdir: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What comes out of a run: the trained arrays' bytes by name, and evaluations by file."""
+    """The results of a run: bytes of trained arrays by name, and evaluations by file."""
     trained = networks.coupled(Run(ConfigDict(read_json(workdir / "config.json")), workdir))
     arrays = trained.params | trained.stats
     files = (workdir / "evaluations").glob("*.json")

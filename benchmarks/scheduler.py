@@ -1,10 +1,10 @@
-"""Seconds of one firing of the bit-width scheduler against one coupled step.
+"""Time of one firing of the bit-width scheduler, compared with one coupled step.
 
     python -m benchmarks.scheduler --network=resnet18 --size=224 --batch=8
 
-A firing measures the instability of every layer at every bit-width and decides which bit-widths are
-frozen. Medians measured in turn in one run, compiling apart. The step is that of
-`benchmarks.train_step`, on random images.
+A firing measures the instability of every layer at every bit-width and selects the bit-widths to
+freeze. Figures are medians of interleaved measurements in one run, without compilation. The step is
+that of `benchmarks.train_step`, on random images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.scheduler import InstabilityMeter, freeze
 from rfquant_jax.train.step import CoupledStep
 
-_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
 _BATCH = flags.DEFINE_integer("batch", 8, "images")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed runs of each", lower_bound=1)

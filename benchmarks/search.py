@@ -1,16 +1,16 @@
-"""Seconds of a candidate of the search against a plain full-precision forward pass.
+"""Time per candidate of the search, compared with a full-precision forward pass.
 
     python -m benchmarks.search --network=resnet18 --size=224 --batch=16
 
-One iteration of the greedy search: every layer's weights one bit-width down and one up from the
-uniform configuration of `--bits`. All figures are medians over the rounds of one run, measured in
-turn: the plain forward pass of the same batch (float32, running statistics); a candidate, the time
-of the whole iteration divided by its candidates, with and without starting where candidates begin
-to differ. Traces are those of the whole run, compiling is the time of the first iteration.
+One iteration of the greedy search evaluates every layer's weights one bit-width lower and higher
+than the uniform configuration of `--bits`. Figures are medians of interleaved measurements in one
+run: the forward pass of the same batch (float32, running statistics), and the time of the iteration
+divided by the number of candidates, with and without shared prefixes. Trace counts are of the whole
+run; compile time is that of the first iteration.
 
-With `--whole`, then, a whole search (the default one, or `--algorithm`) from `--bits` to the budget
-of the uniform configuration with one bit less: its evaluations, and its time in plain forward
-passes. The network is untrained: how many moves a greedy search makes is not that of a trained one.
+`--whole` also runs a complete search (the default algorithm, or `--algorithm`) from `--bits` to the
+budget of the uniform configuration with one bit less, and reports its evaluations and its time in
+forward passes. The network is untrained, so the number of moves is not that of a trained network.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.variables import make_search_space
 from rfquant_jax.tasks.workdir import write_json
 
-_NETWORK = flags.DEFINE_string("network", "resnet18", "of rfquant_jax.models.REGISTRY")
+_NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
 _BATCH = flags.DEFINE_integer("batch", 16, "images")
-_CLASSES = flags.DEFINE_integer("classes", 1000, "length of the logits")
+_CLASSES = flags.DEFINE_integer("classes", 1000, "number of logits")
 _BITS = flags.DEFINE_integer("bits", 5, "uniform bit-width of the iteration's start")
 _STARTS = flags.DEFINE_list("starts", ["16", "1"], "largest numbers of starting points to compare")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed iterations of each kind")
@@ -114,7 +114,7 @@ def whole_search(plan: QuantizationPlan, evaluator: CandidateEvaluator) -> dict:
 
 
 def show(rows: list[dict], traces: dict[str, dict], candidates: int) -> None:
-    """Prints the table, and keeps the numbers."""
+    """Prints the table and writes the numbers."""
     columns = {"what": "", "seconds": "seconds", "ratio": "over plain"}
     columns |= {"first_s": f"first iteration of {candidates} (s)"}
     if _WHOLE.value:
@@ -130,7 +130,7 @@ def show(rows: list[dict], traces: dict[str, dict], candidates: int) -> None:
 
 
 def random_batches(shape: tuple[int, int, int]):
-    """Batches of random pixels: what they show does not change how long it takes."""
+    """Batches of random pixels; the content does not affect the time."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (_BATCH.value, *shape), dtype=np.uint8)
     labels = rng.integers(0, _CLASSES.value, _BATCH.value)
@@ -139,7 +139,7 @@ def random_batches(shape: tuple[int, int, int]):
 
 
 def one_iteration(space: Space) -> np.ndarray:
-    """The candidates int32[N, L, 2] of a move of the weights."""
+    """The candidates int32[N, L, 2] of a move of weights."""
     search_space = make_search_space(space)
     base = search_space.uniform(_BITS.value, _BITS.value)
     return np.stack(
@@ -148,7 +148,7 @@ def one_iteration(space: Space) -> np.ndarray:
 
 
 def plain_forward(network, preprocess, images: np.ndarray) -> Callable[[], None]:
-    """A compiled full-precision forward pass, waited for."""
+    """A compiled full-precision forward pass that waits for its result."""
     network.eval()
     functional = FunctionalNetwork(network)
 

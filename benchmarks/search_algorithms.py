@@ -1,14 +1,14 @@
-"""Search algorithms compared on trained networks, at equal evaluations of the same images.
+"""Compares search algorithms on trained networks with equal numbers of evaluations.
 
     python -m benchmarks.search_algorithms --runs=runs/quickstart,runs/another --evaluations=150,500
 
-Every run is the workdir of a finished training; `--config=FILE` names their recipe, further flags
-`--config.<field>=VALUE` override it. All rules measure configurations on one fixed set of held-out
-images; an evaluation is one configuration on all of them. A rule that has used up its evaluations
-learns nothing more: every further configuration looks the same to it. For each rule, number of
-evaluations and budget: top-1 and cross-entropy, recalibrated, of the configuration it proposes
-first, on the test images, which select nothing; the best uniform configuration within the budget
-stands beside it. What the task `search` does afterwards (confirmation on other images) is left out.
+Every run is the workdir of a finished training; `--config=FILE` names the recipe, and flags
+`--config.<field>=VALUE` override it. All algorithms measure configurations on one fixed set of
+held-out images; an evaluation is one configuration on all of them. After its last evaluation, an
+algorithm gets a constant for every new configuration. For each algorithm, number of evaluations and
+budget, prints recalibrated top-1 and cross-entropy of the first proposal on the test images, which
+are not used for selection, next to the best uniform configuration within the budget. The
+confirmation stage of the task `search` is not included.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from rfquant_jax.tasks.propose import candidate_evaluator
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
-_EVALUATIONS = flags.DEFINE_list("evaluations", ["150", "500"], "for all budgets together")
-_IMAGES = flags.DEFINE_integer("images", 500, "held-out images to evaluate on, at most")
+_EVALUATIONS = flags.DEFINE_list(
+    "evaluations", ["150", "500"], "evaluations for all budgets together"
+)
+_IMAGES = flags.DEFINE_integer("images", 500, "maximum number of held-out images")
 _RULES = flags.DEFINE_list("rules", list(RULES), "to compare")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "their recipe")
@@ -45,7 +47,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "th
 class Counted:
     """Measures configurations by one metric until the evaluations are used up.
 
-    A configuration that was measured before costs nothing.
+    Repeated configurations are free.
     """
 
     measure: object  # (configurations, metric) -> float[N]
@@ -66,7 +68,7 @@ class Counted:
         return np.asarray([self.known.get(c.tobytes(), worst) for c in configurations])
 
     def best(self, budget, space) -> np.ndarray | None:
-        """The best configuration within a budget that was measured."""
+        """The best measured configuration within a budget."""
         shape = (len(space), 2)
         found = [(v, np.frombuffer(k, np.int32).reshape(shape)) for k, v in self.known.items()]
         within = [(v, c) for v, c in found if budget.fits(c)]
@@ -74,7 +76,7 @@ class Counted:
 
 
 def compare(folder: str) -> list[dict]:
-    """One row for each number of evaluations, rule and budget."""
+    """One row for each number of evaluations, algorithm and budget."""
     stored = ConfigDict(read_json(Path(folder) / CONFIG_FILE))
     config = _CONFIG.value.copy_and_resolve_references()
     config.update({"model": stored["model"], "seed": stored["seed"]})
@@ -107,7 +109,7 @@ def _compare(run: Run, folder: str) -> list[dict]:
 
 
 def _measured_on(run: Run, trained: networks.Trained):
-    """Means of a metric over the same held-out images for every rule."""
+    """Means of a metric over the same held-out images for every algorithm."""
     count = min(_IMAGES.value, len(run.data.held_out))
     batches = run.pipeline.training(run.data.held_out, count, seed=0, augment=False, whole=True)
     sets = image_sets([batches[0]], run.config.search.batch_size)
@@ -139,7 +141,7 @@ class _Accuracies:
 
 
 def summarize(rows: list[dict]) -> list[dict]:
-    """A row for each rule and number of evaluations: means over the runs, by budget."""
+    """One row for each algorithm and number of evaluations: means over runs, by budget."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     shown = []
     for evaluations, rule in dict.fromkeys((row["evaluations"], row["rule"]) for row in rows):

@@ -1,6 +1,6 @@
-"""Search rules as `benchmarks.search_algorithms` compares them: all within a number of evaluations.
+"""The search algorithms compared by `benchmarks.search_algorithms`, with a limit on evaluations.
 
-Each is a function of a run, of what measures configurations, and of the evaluations for all budgets
+Each is a function of a run, a measurement function, and the number of evaluations for all budgets
 together; it returns one configuration for each budget.
 """
 
@@ -20,8 +20,8 @@ from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, me
 from rfquant_jax.search.trust_region import TrustRegionSettings
 from rfquant_jax.tasks.context import Run
 
-PROFILE_SHARE = 0.6  # of the evaluations, the rest is for the budgets
-POPULATION = 12  # of an evolution; its generations use up the evaluations
+PROFILE_SHARE = 0.6  # fraction of evaluations for the profile; the rest is for the budgets
+POPULATION = 12  # population of the evolution; the number of generations uses up the evaluations
 
 
 def trust_region(run: Run, counted, evaluations: int) -> list[np.ndarray]:
@@ -47,14 +47,15 @@ def _by_config(**fields) -> Callable[[Run, object, int], list[np.ndarray]]:
         algorithm = settings.search_algorithm(config, len(run.search_space.space), lambda *_: None)
         found = algorithm(Problem(run.search_space, tuple(run.budgets), counted, config.seed))
         best = [counted.best(budget, run.search_space.space) for budget in run.budgets]
-        # A walk that ran out of evaluations ends blindly: what it measured on its way counts, too.
+        # A search without remaining evaluations ends blindly, so its measured configurations count
+        # too.
         return [_better(run, counted, *pair) for pair in zip(found, best, run.budgets, strict=True)]
 
     return rule
 
 
 def _better(run: Run, counted, proposed, measured, budget) -> np.ndarray:
-    """The first proposal, unless something better was measured within the budget."""
+    """The first proposal, unless a better configuration was measured within the budget."""
     first = proposed[0]
     if measured is None:
         return first if budget.fits(first) else cheapest(run.search_space, budget)
@@ -70,7 +71,7 @@ RULES: dict[str, Callable[[Run, object, int], list[np.ndarray]]] = {
         algorithm="evolution",
         population=POPULATION,
         keep=4,
-        # Parents are known already: a generation measures its children alone.
+        # Parents are already measured: a generation only measures its children.
         generations=lambda each: max(1, each // POPULATION),
     ),
     "random": _by_config(algorithm="random", evaluations=lambda each: each),

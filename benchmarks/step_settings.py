@@ -1,4 +1,4 @@
-"""What a measured training step trains, as its processes tell each other."""
+"""Settings of a measured training step, exchanged between processes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rfquant_jax.data.index import index_folder
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre, RandomResizedCrop
 
-CLASSES = 10  # of random images
+CLASSES = 10  # classes of random images
 
 
 @dataclass(frozen=True)
 class StepTask:
-    """The network, its images and what does not differ between the steps that are compared.
+    """The network, its images, and settings shared by all compared steps.
 
     Attributes:
       size: height and width of the images.
-      batch: images a device.
-      precision: of `rfquant_jax.nn.precision.TYPES`.
-      folder: of class folders of images; empty: random pixels.
+      batch: images per device.
+      precision: one of `rfquant_jax.nn.precision.TYPES`.
+      folder: folder of class folders with images; empty: random pixels.
     """
 
     network: str = "cifar_resnet20"
@@ -42,12 +42,12 @@ class StepTask:
 
     @property
     def classes(self) -> int:
-        """Length of the logits."""
+        """Number of logits."""
         return len(index_folder(Path(self.folder)).classes) if self.folder else CLASSES
 
 
 def images(task: StepTask, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches without end: the same random pixels, or a folder's images, cropped at random."""
+    """Endless batches: constant random pixels, or randomly cropped images of a folder."""
     if task.folder:
         root = Path(task.folder)
         index = index_folder(root)

@@ -1,10 +1,10 @@
-"""A process that takes training steps of one kind when told to; train_step.py starts them.
+"""A worker process that runs training steps of one kind; started by train_step.py.
 
     python -m benchmarks.step_worker '{"kind": {...}, "task": {...}, "cache": ""}'
 
-Every kind has a process of its own, so that its peak of memory is its own and no library's threads
-are in another's way. It answers on its standard output, a line of JSON each: after its first step,
-when it is warm, and to each line of input, "step" or "memory".
+Every kind has its own process, so that peak memory and library threads are separate. The worker
+writes one JSON line to standard output after its first step, after warm-up, and for each line of
+input, "step" or "memory".
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from benchmarks.step_settings import StepTask
 from benchmarks.timing import timed
 from rfquant_jax.runtime import host_memory
 
-WARM_STEPS = 3  # the first compiles, the last tells how much of it was compiling
+WARM_STEPS = 3  # the first includes compilation, the last does not
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is measured.
+    """The kind of step to measure.
 
     Attributes:
       library: "jax" or "torch".
-      way: the strategy, "" for the backend's default one; of the peer "eager" or "compiled".
-      idm: whether information distortion mitigation is on.
+      way: the strategy, "" for the backend's default; for PyTorch, "eager" or "compiled".
+      idm: whether information distortion mitigation is enabled.
     """
 
     library: str
@@ -40,7 +40,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """As tables have it."""
+        """The name in tables."""
         step = "coupled" if self.coupled else "plain"
         without = " without IDM" if self.coupled and not self.idm else ""
         peer = "PyTorch " if self.library == "torch" else ""
@@ -49,13 +49,13 @@ class Kind:
 
 @dataclass
 class Stepper:
-    """One kind, ready to step.
+    """One kind, ready to run.
 
     Attributes:
-      step: takes a step and waits for it.
-      images: of a step.
-      restart_peak, peak: of memory, in bytes; see `peak_memory`.
-      machine: what it runs on.
+      step: runs a step and waits for it.
+      images: images per step.
+      restart_peak, peak: peak memory in bytes; see `peak_memory`.
+      machine: description of the machine.
     """
 
     step: Callable[[], None]
@@ -68,14 +68,14 @@ class Stepper:
 def main(argument: str) -> None:
     asked = json.loads(argument)
     kind, task = Kind(**asked["kind"]), StepTask(**asked["task"])
-    # What libraries print must not come between the answers.
+    # Output of libraries must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
 
     def answer(**content) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     if kind.library == "jax":
-        host_memory.keep_freed_memory()  # as launch.py does, before JAX starts its threads
+        host_memory.keep_freed_memory()  # as in launch.py, before JAX starts its threads
     make = importlib.import_module(f"benchmarks.{kind.library}_stepper").make
     stepper = make(kind, task, asked["cache"])
     first = timed(stepper.step)
@@ -91,9 +91,9 @@ def main(argument: str) -> None:
 
 
 def _peak(stepper: Stepper) -> int | None:
-    """Of the memory in use; after the steps that are timed, which it makes slower."""
+    """Measures peak memory; after the timed steps, because it slows steps down."""
     return_what_is_freed()
-    stepper.step()  # gives back what it finds
+    stepper.step()  # frees unused memory
     stepper.restart_peak()
     for _ in range(2):
         stepper.step()

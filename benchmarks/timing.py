@@ -1,4 +1,4 @@
-"""How benchmarks measure time: in turn, in one run, so that ratios hold on a noisy machine."""
+"""Interleaved time measurements in one run, so that ratios are robust on a noisy machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds that a call takes; it must wait for its results."""
+    """Seconds of a call, which must wait for its results."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all of them run in every round."""
+    """Median seconds of each function; every round runs all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -28,10 +28,10 @@ def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def host() -> dict:
-    """The machine, whatever library computes on it."""
+    """A description of the machine, independent of libraries."""
     return {"cores": os.cpu_count(), "machine": platform.machine()}
 
 
 def machine() -> dict:
-    """What the numbers were measured on."""
+    """A description of the machine and library versions."""
     return host() | {"device": jax.devices()[0].device_kind, "jax": jax.__version__}

@@ -1,4 +1,4 @@
-"""What a worker of PyTorch's steps runs."""
+"""Steps in PyTorch for a worker process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.timing import host as host_machine
 
 
 def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
-    """The steps of a kind; PyTorch's own caches are left as they are, `cache` means nothing."""
+    """The steps of a kind; `cache` is ignored, and PyTorch's own caches are not changed."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     host = HostPeak()

@@ -1,14 +1,13 @@
-"""Seconds and memory of a coupled step against plain steps, and against PyTorch.
+"""Time and memory of a coupled step, compared with plain steps and with PyTorch.
 
     python -m benchmarks.train_step --network=cifar_resnet20 --batch=64 --peer=eager
 
 A coupled step of 1 + K passes is compared with 1 + K plain full-precision steps of the same
-network, batch and optimizer: 1 is the price of the passes' arithmetic. --peer compares with the
-same steps in PyTorch (benchmarks/requirements.txt), run as usual ("eager") or through
-torch.compile ("compiled"). Every kind of step has a process of its own; they step in turns. Beside
-other work the comparison with PyTorch means little: its threads wait for each other at every layer.
-
-On real images, with their classes: --folder=DIR, laid out as DIR/<class>/*.
+network, batch and optimizer; a ratio of 1 means no overhead. --peer compares with the same steps in
+PyTorch (benchmarks/requirements.txt), either "eager" or "compiled" by torch.compile. Every kind of
+step runs in its own process; their steps are interleaved. Under other load, the comparison with
+PyTorch is unreliable, because its threads synchronize at every layer. --folder=DIR uses real
+images, laid out as DIR/<class>/*.
 """
 
 from __future__ import annotations
@@ -41,11 +40,15 @@ _BATCH = flags.DEFINE_integer("batch", 64, "images a device", lower_bound=2)
 _PRECISION = flags.DEFINE_enum("precision", "float32", list(TYPES), "compute type")
 _PASSES = flags.DEFINE_integer("random_passes", 3, "K", lower_bound=0)
 _IDM = flags.DEFINE_bool("idm", True, "information distortion mitigation")
-_STRATEGIES = flags.DEFINE_list("strategies", [], "to compare; empty: the backend's default one")
+_STRATEGIES = flags.DEFINE_list(
+    "strategies", [], "strategies to compare; empty: the backend's default"
+)
 _PEER = flags.DEFINE_list("peer", [], f"PyTorch, of {', '.join(PEERS)}; empty: without it")
 _KINDS = flags.DEFINE_list("kinds", [], f"to measure, of {', '.join(KINDS)}; empty: all")
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind", lower_bound=1)
-_STARTS = flags.DEFINE_bool("second_start", False, "the start with and without a compile cache")
+_STARTS = flags.DEFINE_bool(
+    "second_start", False, "measure start-up with and without compilation cache"
+)
 _FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
@@ -87,14 +90,14 @@ def main(_: list[str]) -> None:
 
 
 def check(flag: flags.FlagHolder, known: Sequence[str]) -> None:
-    """Refuses what a list flag does not know."""
+    """Raises for unknown values of a list flag."""
     for value in flag.value:
         if value not in known:
             raise app.UsageError(f"--{flag.name}={value}: must be of {', '.join(known)}")
 
 
 def check_peer() -> None:
-    """Refuses a comparison with PyTorch that cannot be made, before any work."""
+    """Raises before any work if the comparison with PyTorch is not possible."""
     if importlib.util.find_spec("torch") is None:
         raise SystemExit("--peer needs PyTorch: pip install -r benchmarks/requirements.txt")
     importlib.import_module("benchmarks.peer_networks").check(_NETWORK.value)
@@ -114,7 +117,7 @@ def chosen() -> list[Kind]:
 
 
 def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
-    """Measures the kinds in turns and prints the table."""
+    """Measures all kinds, interleaved, and prints the table."""
     told = workers.measured(kinds, task, _ROUNDS.value)
     rows = rows_of(kinds, told, 1 + task.random_passes)
     print(table([_shown(row) for row in rows], COLUMNS))
@@ -127,7 +130,7 @@ def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
 
 
 def rows_of(kinds: Sequence[Kind], told: Sequence[dict], passes: int) -> list[dict]:
-    """The figures of each kind, and its ratios to others where those were measured."""
+    """The figures of each kind, and ratios to other measured kinds."""
     rows = []
     for kind, own in zip(kinds, told, strict=True):
         median = float(np.median(own["seconds"]))
@@ -143,7 +146,7 @@ def rows_of(kinds: Sequence[Kind], told: Sequence[dict], passes: int) -> list[di
 
 
 def ratios(kind: Kind, row: dict, rows: dict[Kind, dict], passes: int) -> dict:
-    """A coupled step over its library's plain ones; a step of PyTorch over ours."""
+    """Ratios of a coupled step to plain steps of the same library, and of PyTorch to JAX."""
     found = {}
     plain = rows.get(Kind(kind.library, False, kind.way if kind.library == "torch" else ""))
     if kind.coupled and plain:
@@ -155,13 +158,13 @@ def ratios(kind: Kind, row: dict, rows: dict[Kind, dict], passes: int) -> dict:
     ways = (_STRATEGIES.value or [""]) if kind.coupled else [""]
     ours = rows.get(Kind("jax", kind.coupled, ways[0], kind.idm))
     if kind.library == "torch" and ours:
-        # By images: ours may run on several devices.
+        # Per image, because JAX may use several devices.
         found["over_ours"] = ours["images_per_s"] / row["images_per_s"]
     return found
 
 
 def started(kinds: Sequence[Kind], task: StepTask) -> dict:
-    """Measures how long our own kinds need from their process's start to their first step."""
+    """Measures the time from process start to the first step for JAX kinds."""
     rows = []
     for kind in kinds:
         if kind.library == "jax":

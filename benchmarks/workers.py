@@ -1,4 +1,4 @@
-"""The parent's side of step_worker.py."""
+"""The parent process of step_worker.py."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """A process that takes steps of one kind; it is idle between them.
+    """A worker process that runs steps of one kind, and is idle between them.
 
     Args:
-      cache: folder of compiled programs; empty: everything is compiled anew.
+      cache: folder of the compilation cache; empty: no cache.
     """
 
     def __init__(self, kind: Kind, task: StepTask, cache: str = ""):
         self.kind = kind
         asked = json.dumps({"kind": asdict(kind), "task": asdict(task), "cache": cache})
-        # Several processes share an accelerator: none may take all of its memory at once.
+        # Several processes share an accelerator, so none may preallocate its memory.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.step_worker", asked],
@@ -40,10 +40,10 @@ class Worker:
         )
 
     def answer(self) -> dict:
-        """Its next answer.
+        """The next answer of the worker.
 
         Raises:
-          SystemExit: it has ended instead.
+          SystemExit: the worker has exited.
         """
         line = self._process.stdout.readline()
         if not line:
@@ -58,13 +58,13 @@ class Worker:
         return self.answer()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the worker."""
         self._process.kill()
         self._process.communicate()
 
 
 def measured(kinds: Sequence[Kind], task: StepTask, rounds: int) -> list[dict]:
-    """What each kind's process tells of itself, with the seconds of its steps, taken in turns."""
+    """The answers of each kind's worker, with the seconds of interleaved steps."""
     workers: list[Worker] = []
     try:
         told = []
@@ -84,7 +84,7 @@ def measured(kinds: Sequence[Kind], task: StepTask, rounds: int) -> list[dict]:
 
 
 def starts(kind: Kind, task: StepTask) -> Mapping[str, float]:
-    """Seconds from a process's start to the end of its first step, without and with a cache."""
+    """Seconds from process start to the end of the first step, without and with a cache."""
     with tempfile.TemporaryDirectory() as cache:
         return {name: _start(kind, task, cache) for name in ("first_start_s", "second_start_s")}
 

@@ -152,7 +152,7 @@ def _best(checkpoints: Checkpoints, stage: str) -> int:
     step = checkpoints.best
     if step is None:
         raise CheckpointError(
-            f"{checkpoints.path(checkpoints.latest)}: was not evaluated yet, and there is no other; "
+            f"{checkpoints.path(checkpoints.latest)}: has no score yet, and there is no other; "
             f"the task {stage} must continue until its next evaluation"
         )
     return step
