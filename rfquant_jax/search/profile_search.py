@@ -66,7 +66,9 @@ class ProfileSearch:
         seed: int,
     ):
         self._variables, self._settings, self._seed = variables, settings, seed
-        self._snapshots = [profile.snapshot(part, length) for part in range(parts)]
+        self._snapshots = [
+            _held(variables, *profile.snapshot(part, length)) for part in range(parts)
+        ]
         region = replace(settings.region, evaluations=settings.region.evaluations // parts)
         self._regions = [
             self._region(*snapshot, lambda found, part=part: profile.measure(found, part), region)
@@ -130,6 +132,14 @@ class ProfileSearch:
         return TrustRegionSearch(
             self._variables, configurations, divergences, measure, settings, self._seed
         )
+
+
+def _held(
+    variables: Knobs, configurations: np.ndarray, divergences: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those that the search may return: a profile may be of a search with fewer restrictions."""
+    kept = np.asarray([variables.holds(c) for c in configurations], bool)
+    return configurations[kept], divergences[kept]
 
 
 def _nothing_to_measure(configurations: np.ndarray) -> np.ndarray:
