@@ -66,7 +66,9 @@ class ProfileSearch:
         seed: int,
     ):
         self._search_space, self._settings, self._seed = search_space, settings, seed
-        self._snapshots = [profile.snapshot(part, length) for part in range(parts)]
+        self._snapshots = [
+            _held(search_space, *profile.snapshot(part, length)) for part in range(parts)
+        ]
         region = replace(settings.region, evaluations=settings.region.evaluations // parts)
         self._regions = [
             self._region(*snapshot, lambda found, part=part: profile.measure(found, part), region)
@@ -130,6 +132,14 @@ class ProfileSearch:
         return TrustRegionSearch(
             self._search_space, configurations, divergences, measure, settings, self._seed
         )
+
+
+def _held(
+    search_space: SearchSpace, configurations: np.ndarray, divergences: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those that the search may return: a profile may be of a search with fewer restrictions."""
+    kept = np.asarray([search_space.holds(c) for c in configurations], bool)
+    return configurations[kept], divergences[kept]
 
 
 def _nothing_to_measure(configurations: np.ndarray) -> np.ndarray:

@@ -60,8 +60,7 @@ def test_a_mistake_is_said_in_one_line_before_any_work(launch, tmp_path, argumen
 
 def test_the_checkpoint_of_another_network_is_refused(launch, finished, tmp_path):
     arguments = ["--config.tasks=search", f"--config.checkpoint={finished[0]}"]
-    arguments.append("--config.model.name=cifar_resnet8")
-    done = launch(*arguments, f"--workdir={tmp_path / 'new'}")
+    done = launch(*arguments, f"--workdir={tmp_path / 'new'}")  # with the quickstart's own network
     assert_one_line(done, "mobilenetv2_tiny")
     assert "cifar_resnet8" in done.stderr
 

@@ -120,7 +120,7 @@ def results_of(workdir):
 
 def test_only_the_first_process_tells_and_writes(undisturbed):
     workdir, outputs = undisturbed
-    assert "searched 1.05*w2a2" in outputs[0][0]
+    assert re.search(r"^1\.05\*w2a2 .* w2a2 ", outputs[0][0], re.MULTILINE)  # its row of results
     assert not re.search("train|search|evaluate", outputs[1][0])
     assert steps_of_training(workdir) == list(range(5, 31, 5))
     assert len((workdir / "search" / "confirmed.jsonl").read_text().splitlines()) == len(

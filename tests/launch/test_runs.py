@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_in_its_workdir(finished):
     searched = [read(p) for p in sorted((workdir / "search").glob("1.05x*.json"))]
     assert [s["budget"] for s in searched] == ["1.05*w2a2", "1.05*w4a4"]
     for found in searched:
-        assert len(found["layers"]) == 15
+        assert len(found["layers"]) == 6
         assert found["bitops_g"] <= found["budget_g"]
         assert any(name.startswith("uniform") for name in found["confirmed"])
         assert len(found["confirmed"]) >= 2
@@ -84,7 +84,7 @@ def test_the_checkpoint_keeps_masks_and_their_history(finished):
     about = checkpoints.about(checkpoints.latest)
     checkpoints.close()
     assert [record["epoch"] for record in about["history"]] == [1, 3]
-    assert np.shape(about["masks"]) == (2, 15, 5)
+    assert np.shape(about["masks"]) == (2, 6, 5)
 
 
 def test_a_finished_run_says_so_and_prints_its_table(launch, finished):
@@ -123,15 +123,15 @@ def test_searching_in_the_checkpoint_of_another_run(launch, finished, tmp_path):
         *SHRUNK,
         "--config.tasks=search,evaluate",
         f"--config.checkpoint={finished[0]}",
-        "--config.search.budgets=5KB",
+        "--config.search.budgets=25KB",
         f"--workdir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
-    found = read(tmp_path / "search" / "5KB.json")
-    assert found["size_mb"] <= 5 / 1024
-    assert found["budget_mb"] == 5 / 1024
+    found = read(tmp_path / "search" / "25KB.json")
+    assert found["size_mb"] <= 25 / 1024
+    assert found["budget_mb"] == 25 / 1024
     assert found["budget_g"] is None
-    assert re.search(rf"^5KB +\S+ +{found['size_mb']:.6g} ", done.stdout, re.MULTILINE)
+    assert re.search(rf"^25KB +\S+ +{found['size_mb']:.6g} ", done.stdout, re.MULTILINE)
     assert not (tmp_path / "checkpoints").exists()
     # It starts from a copy of the other run's profile, and only adds to it.
     before = (finished[0] / "search" / "profile.jsonl").read_text()

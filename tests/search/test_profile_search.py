@@ -200,3 +200,19 @@ def test_one_part_takes_all_evaluations(tmp_path):
     assert 9 // 2 < search.measured <= 18
     assert len(search.quality) == 1
     np.testing.assert_array_equal(search.quality[0].measured, search.pooled.quality.measured)
+
+
+def test_a_profile_of_a_search_without_restrictions_leads_to_no_forbidden_bits(whole, tmp_path):
+    path, _, _ = whole
+    copied = tmp_path / "p.jsonl"
+    copied.write_bytes(path.read_bytes())
+    pinned = make_search_space(SEARCH_SPACE.space, pins=[("l1", (5, 2))], max_bits=5)
+    profile = opened(copied)
+    measure_profile(profile, pinned, 2, COUNT, seed=3)
+    search = ProfileSearch(profile, len(profile), 2, pinned, SETTINGS, seed=3)
+    for number, budget in enumerate(BUDGETS):
+        for best in search(budget, number):
+            assert best[1].tolist() == [5, 2]
+            assert best.max() <= 5
+            assert budget.fits(best)
+    assert all(pinned.holds(search.pooled.configuration(i)) for i in range(COUNT))
