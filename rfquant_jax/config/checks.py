@@ -1,4 +1,4 @@
-"""The configuration: rules over its fields, checked before any work starts, and its description."""
+"""Rules between fields of the configuration, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ EXPORT_FORMATS = (
     "bundle",
 )
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
+MAX_BITS = 8  # codes with more bits do not fit the integer operands of exported models
 
 
 def tasks(config: ConfigDict) -> tuple[str, ...]:
-    """The tasks to do, in their order; a comma-separated string inside the tuple is split.
+    """The tasks to run, in order; comma-separated strings inside the tuple are split.
 
     Raises:
-      ConfigError: an unknown task, or none.
+      ConfigError: an unknown task, or no task.
     """
     given = (config.tasks,) if isinstance(config.tasks, str) else config.tasks
     asked = [name.strip() for entry in given for name in str(entry).split(",")]
@@ -45,7 +45,7 @@ def budgets(config: ConfigDict) -> tuple[str, ...]:
     """The budgets as the user wrote them.
 
     Raises:
-      ConfigError: there is none, or one is malformed.
+      ConfigError: there is no budget, or one is malformed.
     """
     asked = tuple(part.strip() for part in config.search.budgets.split(",") if part.strip())
     if not asked:
@@ -57,10 +57,10 @@ def budgets(config: ConfigDict) -> tuple[str, ...]:
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every field by itself and against the others.
+    """Checks every field by itself and in combination with others.
 
     Raises:
-      ConfigError: names the field, its value and the rule it breaks.
+      ConfigError: names the field, its value and the violated rule.
     """
     check_fields(config)
     _check_tasks(config)
@@ -179,7 +179,7 @@ def _check_schedule(config: ConfigDict) -> None:
     for section, epochs in (("pretrain", "pretrain"), ("optimizer", "train")):
         total = config[epochs].epochs
         warmup = config[section].warmup_epochs
-        if 0 < total <= warmup:  # with none, nothing warms up
+        if 0 < total <= warmup:  # without epochs there is no warm-up
             rule = f"must be below {epochs}.epochs {total}"
             raise ConfigError(f"{section}.warmup_epochs", warmup, rule)
         if config[section].min_lr > config[section].lr:

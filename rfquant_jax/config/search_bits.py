@@ -1,4 +1,4 @@
-"""Bit-widths a search starts from and stays within, where the config leaves them open (0)."""
+"""Initial bit-width and limits of a search, with defaults for fields left at 0."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.errors import ConfigError
 
-PREFERRED_START = 5  # of the paper's searches
+PREFERRED_START = 5  # start of the paper's searches
 
 
 def limits(config: ConfigDict) -> tuple[int, int]:
     """The smallest and the largest bit-width of a search.
 
-    0 in `search.min_bits` or `search.max_bits` stands for the candidates' own limit.
+    0 in `search.min_bits` or `search.max_bits` means the smallest or largest candidate.
     """
     search, candidates = config.search, config.quant.candidates
     return search.min_bits or min(candidates), search.max_bits or max(candidates)
@@ -21,8 +21,8 @@ def limits(config: ConfigDict) -> tuple[int, int]:
 def start(config: ConfigDict) -> int:
     """The uniform bit-width a search starts from.
 
-    0 in `search.start_bits` stands for 5 where the search may take it, else for the middle of the
-    candidates that it may take, the smaller of two.
+    0 in `search.start_bits` means 5 if allowed, else the middle of the allowed candidates, the
+    smaller of two.
     """
     if config.search.start_bits:
         return config.search.start_bits
@@ -34,7 +34,7 @@ def check(config: ConfigDict) -> None:
     """Checks the three fields against each other and against the candidates.
 
     Raises:
-      ConfigError: the limits leave no candidate, or the start is none or is not within them.
+      ConfigError: the limits leave no candidate, or the start is not an allowed candidate.
     """
     search, candidates = config.search, config.quant.candidates
     smallest, largest = limits(config)

@@ -1,4 +1,4 @@
-"""From the configuration to the settings of each part; the only place that knows both."""
+"""Converts the configuration to the settings classes of the library."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rfquant_jax.train.step import StepSettings, default_strategy
 
 
 def derived_seed(config: ConfigDict, purpose: str) -> int:
-    """A seed for one purpose of a run, unrelated to those for others and of other runs."""
+    """A seed for one purpose of a run, independent of other purposes and runs."""
     words = [config.seed, *purpose.encode()]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 def quant_settings(config: ConfigDict) -> QuantSettings:
-    """How the plain network is converted."""
+    """Settings of the conversion of the plain network."""
     quant = config.quant
     return QuantSettings(
         candidates=tuple(quant.candidates),
@@ -46,13 +46,13 @@ def quant_settings(config: ConfigDict) -> QuantSettings:
 
 
 def evaluation_transform(config: ConfigDict, channels: int) -> Transform:
-    """What images go through to be evaluated."""
+    """The transform of evaluation images."""
     data = config.data
     return Centre(data.image_size, data.resize, channels, data.interpolation)
 
 
 def training_transform(config: ConfigDict, channels: int) -> Transform:
-    """What training images go through."""
+    """The transform of training images."""
     data = config.data
     if data.augmentation == "resized_crop":
         return RandomResizedCrop(data.image_size, data.flip, channels, data.interpolation)
@@ -63,7 +63,7 @@ def training_transform(config: ConfigDict, channels: int) -> Transform:
 
 
 def pretrain_step(config: ConfigDict) -> StepSettings:
-    """A full-precision step: one plain pass."""
+    """Settings of a full-precision step: a single pass."""
     pretrain = config.pretrain
     return StepSettings(
         candidates=tuple(config.quant.candidates),
@@ -78,7 +78,7 @@ def pretrain_step(config: ConfigDict) -> StepSettings:
 
 
 def pretrain_plan(config: ConfigDict) -> Plan:
-    """When full-precision training does what."""
+    """The schedule of full-precision training."""
     pretrain = config.pretrain
     return Plan(
         task="pretrain",
@@ -97,7 +97,7 @@ def pretrain_plan(config: ConfigDict) -> Plan:
 
 
 def coupled_step(config: ConfigDict) -> StepSettings:
-    """A coupled step with every ingredient the config turns on."""
+    """Settings of a coupled step."""
     losses, optimizer = config.losses, config.optimizer
     mitigate = losses.information_distortion_mitigation
     strategy = config.train.strategy
@@ -127,7 +127,7 @@ def coupled_step(config: ConfigDict) -> StepSettings:
 
 
 def coupled_plan(config: ConfigDict) -> Plan:
-    """When coupled training does what."""
+    """The schedule of coupled training."""
     optimizer, scheduler = config.optimizer, config.scheduler
     timing = Timing(
         start_epoch=scheduler.start_epoch,
@@ -162,26 +162,26 @@ def coupled_plan(config: ConfigDict) -> Plan:
 
 
 def _remedy(field: str, rate: float) -> str:
-    """What helps against a training whose loss is not finite."""
+    """The suggestion if the loss of a training is not finite."""
     return (
-        f"lower config.{field} = {rate:g} in a --workdir of its own, or compute with higher "
+        f"lower config.{field} = {rate:g} in a separate --workdir, or compute with higher "
         "precision (JAX_DEFAULT_MATMUL_PRECISION=highest)"
     )
 
 
 def search_metric(config: ConfigDict) -> str:
-    """What candidates are compared by."""
+    """The metric for comparing candidates."""
     return "error" if config.search.algorithm == "paper" else config.search.metric
 
 
 def profile_settings(config: ConfigDict) -> ProfileSettings:
-    """Constants of the search on a profile."""
+    """Settings of the search on a profile."""
     region = TrustRegionSettings(evaluations=config.search.evaluations)
     return ProfileSettings(configurations=config.search.profile, region=region)
 
 
 def search_iterations(config: ConfigDict, budgets: int) -> int | None:
-    """Batches that a search takes in all, or None where nobody knows."""
+    """Total number of batches of a search, or None if unknown."""
     search = config.search
     return {
         "random": budgets,
@@ -192,10 +192,10 @@ def search_iterations(config: ConfigDict, budgets: int) -> int | None:
 def search_algorithm(
     config: ConfigDict, layers: int, on_move: Callable[[Move, np.ndarray], None]
 ) -> Algorithm:
-    """The algorithm of a search over so many layers.
+    """The search algorithm for a number of layers.
 
     Args:
-      on_move: called by greedy searches after every move, with the configuration it led to.
+      on_move: called by greedy searches after every move, with the new configuration.
     """
     search = config.search
     scoring = greedy_settings(config, layers)
@@ -217,11 +217,11 @@ def search_algorithm(
 
 
 def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
-    """Constants of the greedy search over so many layers; "paper" normalizes as published.
+    """Settings of the greedy search; "paper" normalizes as published.
 
-    It differs from the published program in three ways: an up move from the smallest bit-width is
-    made, a state is not entered twice, and weights move until activations alone can reach the
-    budget. It keeps the limit on iterations, too, without which the search can wander for long.
+    It differs from the published program in three ways: up moves from the smallest bit-width are
+    made, no state is entered twice, and weights move until activations alone can reach the budget.
+    The limit on iterations also applies; without it, the search can run for very long.
     """
     search = config.search
     paper = search.algorithm == "paper"

@@ -55,7 +55,7 @@ def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path):
     config.tasks, config.train.log_every = ("search",), 7  # not what comes out
     claim(tmp_path / "deep" / "run", config)
     config.seed = 5
-    with pytest.raises(UserError, match=r"config\.seed was 0 and is 5; give this run a --workdir"):
+    with pytest.raises(UserError, match=r"config\.seed was 0 and is 5; use a separate --workdir"):
         claim(tmp_path / "deep" / "run", config)
     assert json.loads((tmp_path / "deep" / "run" / "config.json").read_text())["seed"] == 0
 

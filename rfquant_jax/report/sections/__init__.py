@@ -1,4 +1,4 @@
 """The sections of the report, one file each: a function from a run's files to markup.
 
-Each raises `Unavailable` where what it shows is missing; the page then says why.
+Each raises `Unavailable` if its data are missing; the page then shows the reason.
 """

@@ -1,4 +1,4 @@
-"""What was asked: command, recipe, network, data, budgets, and every field of the config."""
+"""The request: command, recipe, network, data, budgets, and every field of the config."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def field(config: Mapping, name: str) -> object:
-    """The value of a field by its dotted name, a dash where there is none."""
+    """The value of a field by its dotted name, or a dash."""
     value: object = config
     for part in name.split("."):
         value = value.get(part, MISSING) if isinstance(value, Mapping) else MISSING
@@ -93,5 +93,5 @@ def field(config: Mapping, name: str) -> object:
 
 
 def listed(values: object) -> str:
-    """The items of a list, by commas."""
+    """The items of a list, separated by commas."""
     return ", ".join(map(str, values)) if isinstance(values, list) else str(values)

@@ -10,14 +10,14 @@ from rfquant_jax.report.numbers import MISSING, fixed, signed
 from rfquant_jax.report.run_files import RunFiles, Unavailable
 from rfquant_jax.report.sections.results import searched, uniform_of
 
-MOST_CLASSES = 40  # more: only those with the lowest accuracy
+MOST_CLASSES = 40  # with more classes, only those with the lowest accuracy
 
 
 def classes(run: RunFiles) -> Markup:
     """The section's content.
 
     Raises:
-      Unavailable: `results.json` is missing or holds no accuracies per class.
+      Unavailable: `results.json` is missing or has no accuracies per class.
     """
     content = run.json("results.json")
     winners = [row for row in searched(content) if row.get("top1_by_class")]
@@ -39,7 +39,7 @@ def classes(run: RunFiles) -> Markup:
 
 
 def _names(content: Mapping, count: int) -> list[str]:
-    """Names of the classes, unique: rows are found by them."""
+    """Unique names of the classes, used as keys of rows."""
     names = content.get("class_names") or []
     if len(names) != count:
         return [f"class {i}" for i in range(count)]
@@ -48,7 +48,7 @@ def _names(content: Mapping, count: int) -> list[str]:
 
 
 def _shown(winners: Sequence[Sequence[float | None]]) -> list[int]:
-    """Which classes to show, in order: all, or those with the lowest mean."""
+    """The classes to show, in order: all, or those with the lowest mean."""
     columns = [[v for v in column if v is not None] for column in zip(*winners, strict=True)]
     means = [sum(c) / len(c) if c else float("inf") for c in columns]
     return sorted(sorted(range(len(means)), key=means.__getitem__)[:MOST_CLASSES])
@@ -63,7 +63,7 @@ def _group(content: Mapping, row: Mapping, names: Sequence[str], shown: Sequence
 
 
 def _accuracy(value: float | None) -> Cell:
-    # A quarter of the images wrong is as dark as it gets: good networks differ near 100 %.
+    # The colour saturates at 25 % errors, because good networks differ near 100 %.
     return Cell(fixed(value, 1), 0.0 if value is None else (100 - value) / 25, warm=True)
 
 

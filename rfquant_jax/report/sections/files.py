@@ -1,4 +1,4 @@
-"""Files written, with their sizes, and what the task export found about its own."""
+"""Files of the run with their sizes, and verification results of exported files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rfquant_jax.report.markup import Column, Markup, join, table, tag
 from rfquant_jax.report.numbers import digits, fixed, size
 from rfquant_jax.report.run_files import RunFiles
 
-# What a file holds, by its path or that of its folder, in the order of the table.
+# Content of files, by path or folder, in the order of the table.
 _MEANING = {
     "results.json": "accuracies on the test images",
     "search": "searched configurations, the profile, the search's own record",
@@ -46,7 +46,7 @@ def files(run: RunFiles) -> Markup:
 
 
 def _entries(workdir: Path) -> Iterator[tuple[str, str, int]]:
-    """Path within the workdir, meaning and bytes of each file, or folder of many files."""
+    """Path within the workdir, meaning and size of each file, or of a folder of many files."""
     for entry in os.scandir(workdir):
         if entry.name in _LEFT_OUT or entry.name.endswith(".tmp"):
             continue
@@ -78,12 +78,12 @@ def _order(row: tuple[str, str, int]) -> tuple[int, str]:
 
 
 def _link(name: str) -> Markup:
-    # The page lies in the same folder. "./" keeps a colon in a name from being read as a scheme.
+    # The page is in the same folder. "./" prevents a colon in a name from being parsed as a scheme.
     return tag("a", tag("code", name), href="./" + quote(os.fsencode(name)))
 
 
 def _exported(run: RunFiles) -> Iterator[Markup]:
-    """The table of `export.json`, where the task export was run."""
+    """The table of `export.json`, if the task export was run."""
     content = run.optional("export.json") or run.optional("export/export.json")
     if not content:
         return

@@ -1,4 +1,4 @@
-"""Freezes over time: which layers had lost their smallest bit-width, and when."""
+"""Frozen bit-widths over time: which layers lost their smallest bit-width, and when."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def freezes(run: RunFiles) -> Markup:
 
 
 def spans(events: Iterable[Mapping], epochs: int) -> Spans:
-    """When which bit-width of which layer was frozen.
+    """The intervals in which bit-widths of layers were frozen.
 
     Args:
-      events: firings of the scheduler, in order, as `metrics.jsonl` has them.
-      epochs: of the training so far: what is still frozen is so until there.
+      events: firings of the scheduler, in order, from `metrics.jsonl`.
+      epochs: epochs of training so far, the end of current freezes.
 
     Returns:
-      {layer: (first epoch, epoch after the last, bit-width)}, in the order of time.
+      {layer: (first epoch, epoch after the last, bit-width)}, in chronological order.
     """
     since: dict[tuple[str, int], int] = {}
     found: Spans = {}
@@ -59,7 +59,7 @@ def spans(events: Iterable[Mapping], epochs: int) -> Spans:
 
 
 def _layers(run: RunFiles, frozen: Spans) -> list[str]:
-    """All searched layers where a result of the search names them, else those once frozen."""
+    """All searched layers if a search result names them, else those that were ever frozen."""
     try:
         known = list(run.searches[0][1]["layers"])
     except Unavailable:

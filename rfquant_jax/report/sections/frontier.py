@@ -1,4 +1,4 @@
-"""The frontier: accuracy over cost, searched against uniform."""
+"""The frontier: accuracy over cost of searched and uniform configurations."""
 
 from __future__ import annotations
 

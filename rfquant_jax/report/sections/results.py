@@ -58,7 +58,7 @@ def uniform_of(content: Mapping, row: Mapping) -> dict | None:
 
 
 def badge(text: str | None) -> Markup | None:
-    """A verdict as a small label; None for no verdict."""
+    """A verdict as a label, or None."""
     if text is None:
         return None
     class_ = {BETTER: "better", WORSE: "worse"}.get(text, "equal")
@@ -95,7 +95,7 @@ def _budget_row(content: Mapping, row: Mapping) -> list[object]:
 
 
 def _without(row: Mapping) -> str:
-    """Where no uniform row is known: a null `gain` says that none is within the budget."""
+    """The text if no uniform row is known: a null `gain` means that none is within the budget."""
     return "none fits" if row.get("gain", {}) is None else MISSING
 
 
@@ -129,7 +129,7 @@ def _line(text: str) -> Markup:
 
 
 def _gains(rows: list[dict]) -> Iterator[Markup]:
-    """The picture of all differences, where there is one."""
+    """The chart of all differences, if any."""
     found = [
         (row.get("budget", row["name"]), gain["top1"], gain["top1_interval"], key == "gain_pair")
         for row in rows

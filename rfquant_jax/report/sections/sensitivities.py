@@ -1,4 +1,4 @@
-"""Sensitivities: what changing the bits of one layer does."""
+"""Sensitivities: the effect of changing the bits of one layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality of the surrogate: how well it predicts configurations that it was not fitted on."""
+"""Quality of the surrogate: predictions of configurations that it was not fitted on."""
 
 from __future__ import annotations
 

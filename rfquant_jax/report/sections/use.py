@@ -1,4 +1,4 @@
-"""How to use a result: the commands, for the first winner."""
+"""Commands for using a result, for the first winner."""
 
 from __future__ import annotations
 
