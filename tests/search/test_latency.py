@@ -69,7 +69,7 @@ def changed(index, **values):
         (changed(0, a_bits=None), "entry 1: has no a_bits"),
         (
             [{"layer": "fc", "w_bits": 8, "a_bits": 8, "milliseconds": 1}] * 2,
-            "layer fc is there tw",
+            "layer fc appears tw",
         ),
         ({"a": 1}, "must be a JSON list"),
         ([1], "must be a JSON list"),

@@ -195,8 +195,7 @@ def test_a_release_is_reported_once_with_the_layers_it_releases(released):
     ]
     assert history[2]["changes"] == [{"layer": "b", "bits": 2, "change": "released", "metric": 1.0}]
     assert (
-        "epoch 4: 0 of 2 layers frozen for the rest of the training"
-        in (folder / "log.txt").read_text()
+        "epoch 4: 0 of 2 layers frozen for the rest of training" in (folder / "log.txt").read_text()
     )
 
 

@@ -93,7 +93,7 @@ class Graph:
                 if node.output in known:
                     raise ValueError("is defined twice")
                 if node.op in LAYERS and (not isinstance(node.layer, str) or node.layer in layers):
-                    raise ValueError(f"layer {node.layer!r} must be unique")
+                    raise ValueError(f"layer {node.layer!r} must be a unique name")
             except ValueError as error:
                 raise GraphError(f"node {node.output!r} ({node.op}): {error}") from error
             known[node.output] = shape

@@ -81,7 +81,7 @@ def test_an_axis_of_length_1_is_repeated():
         (graph(node("pad", padding=[[0, 0]], value=0)), "must be 3 pairs"),
         (graph(node("max_pool", window=[9, 9], strides=[1, 1], padding=[[0, 0]] * 2)), "not fit"),
         (graph(node("dense", layer="a", kernel=[5, 3])), "does not take"),
-        (graph(node("dense", layer=1, kernel=[5, 2])), "must be a name"),
+        (graph(node("dense", layer=1, kernel=[5, 2])), "must be a unique name"),
         (graph(node("convolution", **CONVOLUTION | {"groups": 4})), "does not take 2 channels"),
         (graph(node("convolution", **CONVOLUTION | {"strides": [0, 1]})), "at least 1"),
         (
@@ -89,7 +89,7 @@ def test_an_axis_of_length_1_is_repeated():
                 node("dense", layer="a", kernel=[2, 2], output="x"),
                 node("dense", ["x"], layer="a", kernel=[2, 2]),
             ),
-            "must be unique",
+            "must be a unique name",
         ),
     ],
 )
