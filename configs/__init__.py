@@ -1,1 +1,1 @@
-"""Recipes. `default.py` has every field there is; the others override it and nothing else."""
+"""Recipes: `default.py` has the default of every field, the others override some of them."""

@@ -9,11 +9,11 @@ Command: python launch.py --config=configs/cifar10_mobilenetv2.py --config.data.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.model.name = "mobilenetv2"
     config.model.options.width = 0.25  # factor of the channels
     config.model.options.small_images = True  # stride 1 in the stem and the first stage

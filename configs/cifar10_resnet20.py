@@ -13,11 +13,11 @@ Command: python launch.py --config=configs/cifar10_resnet20.py --config.data.pat
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.tasks = ("train", "search", "evaluate")
     config.model.name = "cifar_resnet20"
 

@@ -7,11 +7,11 @@ Command: python launch.py
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.model.name = "mobilenetv2_tiny"  # five inverted residuals, 15 searched convolutions
 
     config.data.name, config.data.image_size, config.data.resize = "digits", 0, 0

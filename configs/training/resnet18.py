@@ -12,11 +12,11 @@ Then: configs/search/resnet18.py
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()  # which holds the published values
+    config = default_config()  # which holds the published values
     config.tasks = ("train",)
     config.data.num_classes = 1000
     # Training starts from the weights of config.pretrained as they are.

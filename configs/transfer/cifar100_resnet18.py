@@ -10,11 +10,11 @@ Command: python launch.py --config=configs/transfer/cifar100_resnet18.py \
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.data.name, config.data.num_classes = "tfds:cifar100", 100
     config.data.resize = 224  # nothing is gained by cutting the border off such small images
     config.data.search_fraction = 0.1

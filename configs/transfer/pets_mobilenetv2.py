@@ -13,11 +13,11 @@ Command: python launch.py --config=configs/transfer/pets_mobilenetv2.py \
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = default_config()
     config.model.name = "mobilenetv2"
     config.model.options.dropout = 0.2
     config.model.options.padding = "symmetric"  # as PyTorch pads; TensorFlow: SAME

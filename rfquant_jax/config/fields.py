@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rfquant_jax.config.schema import default_config
 from rfquant_jax.errors import ConfigError, UserError
 
 # rule -> (its test, the fields it holds for)
@@ -181,13 +181,13 @@ def check_fields(config: ConfigDict) -> None:
       UserError: a field is missing or unknown.
       ConfigError: names the field, its value and the rule it breaks.
     """
-    template, given = dict(leaves(default.get_config())), dict(leaves(config))
+    template, given = dict(leaves(default_config())), dict(leaves(config))
     for name in template.keys() - given.keys():
         raise UserError(
-            f"config.{name} is missing: a recipe starts from configs.default.get_config()"
+            f"config.{name} is missing: a recipe starts from rfquant_jax.config.default_config()"
         )
     for name in given.keys() - template.keys():
-        raise UserError(f"config.{name} is not a field: configs/default.py lists them")
+        raise UserError(f"config.{name} is not a field: --help lists them")
     for name, value in given.items():
         _check_type(name, value, template[name])
     for rule, (holds, names) in _RULES.items():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rfquant_jax.config import schema
 from rfquant_jax.config.checks import to_plain
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import UserError
@@ -18,6 +20,9 @@ from rfquant_jax.errors import UserError
 def load(path: Path) -> ConfigDict:
     """What the recipe's `get_config` returns.
 
+    The recipe may import what stands beside it: its import root, see `import_root`, comes first on
+    `sys.path` from then on, as for a program that Python runs.
+
     Raises:
       UserError: the file does not exist, fails when run, or has no `get_config`.
     """
@@ -25,6 +30,9 @@ def load(path: Path) -> ConfigDict:
     if spec is None or not path.is_file():
         raise UserError(f"--config={path}: there is no such Python file")
     module = importlib.util.module_from_spec(spec)
+    root = str(import_root(path))
+    if root not in sys.path:
+        sys.path.insert(0, root)
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
@@ -33,6 +41,25 @@ def load(path: Path) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config must return an ml_collections.ConfigDict")
     return config
+
+
+def quickstart() -> Path:
+    """The recipe that runs where none is named: a wheel's own copy, or the checkout's."""
+    packaged = Path(__file__).with_name("quickstart.py")
+    checkout = Path(__file__).resolve().parents[2]
+    return packaged if packaged.is_file() else checkout / "configs" / "quickstart.py"
+
+
+def import_root(path: Path) -> Path:
+    """The folder that a recipe's absolute imports start from.
+
+    It is the recipe's own folder or, in a package (folders with an `__init__.py`), the folder that
+    holds the outermost one: `configs/training/resnet18.py` may import `configs`.
+    """
+    folder = path.resolve().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def default_workdir(path: Path) -> Path:
@@ -65,11 +92,12 @@ def check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
         raise UserError(f"config.{match[1]} is not a field of the recipe{hint}")
 
 
-def describe(config: ConfigDict, *recipes: Path) -> str:
-    """All fields with their values in this recipe and their meanings, read from these recipes."""
-    meanings: dict[str, str] = {}
-    for recipe in recipes:
-        meanings = field_meanings(recipe) | meanings
+def describe(config: ConfigDict, recipe: Path) -> str:
+    """All fields with their values in this recipe and their meanings.
+
+    The meanings are those of the schema; the recipe may add some for options of its own.
+    """
+    meanings = field_meanings(recipe) | field_meanings(Path(schema.__file__))
     lines = ["Fields of the recipe, with their values; override any of them:", ""]
     for name, value in flat(to_plain(config)):
         shown = tuple(value) if isinstance(value, list) else value

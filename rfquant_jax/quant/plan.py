@@ -19,7 +19,7 @@ from rfquant_jax.quant.space import Space
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """Settings of the conversion to a coupled network; see `configs/default.py`."""
+    """Settings of the conversion to a coupled network; see `config/schema.py`."""
 
     candidates: tuple[int, ...] = convert.CANDIDATES
     depthwise_min_bits: int = 3

@@ -32,7 +32,7 @@ Teacher = Callable[[jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule of a training stage; see `configs/default.py` for units and meaning."""
+    """The schedule of a training stage; see `config/schema.py` for units and meaning."""
 
     task: str
     epochs: int

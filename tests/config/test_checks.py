@@ -1,13 +1,14 @@
 """Recipes and the rules over their fields."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from configs import default, quickstart
-from rfquant_jax.config import checks, fields, recipes, search_bits
+from rfquant_jax.config import checks, fields, recipes, schema, search_bits
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.tasks import workdir
@@ -24,7 +25,7 @@ def test_every_recipe_is_valid_and_overrides_only_what_there_is(path):
 
 
 def test_every_field_has_a_meaning():
-    meanings = recipes.field_meanings(CONFIGS / "default.py")
+    meanings = recipes.field_meanings(Path(schema.__file__))
     for name, _ in flat(checks.to_plain(default.get_config())):
         assert len(meanings.get(name, "")) > 10, name
 
@@ -240,6 +241,28 @@ def test_a_recipe_that_cannot_be_loaded_is_refused(tmp_path, content, said):
         recipes.load(path)
     assert str(error.value).startswith(f"--config={path}: ")
     assert said in str(error.value)
+
+
+def test_a_recipe_may_import_what_stands_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    package = tmp_path / "my_recipes" / "inner"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (tmp_path / "my_seed.py").write_text("SEED = 7")
+    (package.parent / "base.py").write_text("from my_seed import SEED")
+    text = "from rfquant_jax.config import default_config\n{}\ndef get_config():\n"
+    text += "    config = default_config()\n    config.seed = SEED\n    return config\n"
+    (package / "recipe.py").write_text(text.format("from my_recipes.base import SEED"))
+    (tmp_path / "recipe.py").write_text(text.format("from my_seed import SEED"))
+    assert recipes.import_root(package / "recipe.py") == tmp_path
+    assert recipes.load(package / "recipe.py").seed == 7
+    assert recipes.load(tmp_path / "recipe.py").seed == 7
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_the_quickstart_is_the_checkouts():
+    assert recipes.quickstart() == CONFIGS / "quickstart.py"
 
 
 @pytest.mark.parametrize(
