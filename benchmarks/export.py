@@ -38,7 +38,8 @@ from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel
 from rfquant_jax.export.verify import run_tflite
 from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
-from rfquant_jax.export.verify.runners import open_all, read_codes, with_codes
+from rfquant_jax.export.verify.run_onnx import read_codes, with_codes
+from rfquant_jax.export.verify.runners import open_all
 from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.data.sources import ArraySource, DataSet, Subset, split
 
 TEST_IMAGES = 500
+IMAGE_SHAPE, CLASSES = (8, 8, 1), 10
 
 
 def digits(config: ConfigDict) -> DataSet:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.sources import DataSet, split
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.runtime.extras import missing
 
 PREFIX = "tfds:"
 _TEST_SPLITS = ("validation", "test")  # the first existing split is used
@@ -79,8 +80,10 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
 
 
 def _builder(name: str, folder: str | None):
-    """A reader of the files on disk; does not need the data set's code."""
-    # Takes a second to import.
+    """The reader of what is on disk; the data set's own code is not needed."""
+    if lack := missing("tensorflow_datasets"):
+        raise ConfigError("data.name", PREFIX + name, lack)
+    # Takes a second to import, and only this needs it.
     from tensorflow_datasets.core import file_adapters, read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +15,10 @@ from PIL import Image
 
 from rfquant_jax.data.decode import decode, jpeg_size
 
-cv2.setNumThreads(1)  # images are already processed in parallel
-
-# transform(encoded or decoded image, random generator) -> uint8[H, W, C] of a fixed size
+# transform(an encoded or a decoded image, random numbers) -> uint8[H, W, C] of one fixed size
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 INTERPOLATIONS = tuple(_PILLOW)
 LONGEST = 8
 
@@ -101,8 +98,9 @@ class RandomResizedCrop:
         edges = (top, top + height, left, left + width)
         top, bottom, left, right = (round(edge / shrink) for edge in edges)
         crop = image[top:bottom, left:right]
-        larger = min(height, width) >= self.size
-        method = cv2.INTER_AREA if larger else _OPENCV[self.interpolation]
+        cv2 = _opencv()
+        enlarged = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}[self.interpolation]
+        method = cv2.INTER_AREA if min(height, width) >= self.size else enlarged
         result = cv2.resize(np.ascontiguousarray(crop), (self.size,) * 2, interpolation=method)
         if self.flip and rng.random() < 0.5:
             result = cv2.flip(result, 1)
@@ -150,6 +148,15 @@ class PadAndCrop:
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
         return image
+
+
+@cache
+def _opencv():
+    """OpenCV, imported where a crop first needs it, with one thread: crops run side by side."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def _decoded(image: bytes | np.ndarray, channels: int) -> np.ndarray:

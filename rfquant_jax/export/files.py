@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.formats import c, integer, onnx_fast, qonnx, stablehlo, tflite
-from rfquant_jax.export.formats import onnx as onnx_model
+from rfquant_jax.export.formats import c, integer, stablehlo, tflite
 from rfquant_jax.export.ir.model import IntegerModel
 
 INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, C, TFLITE, QONNX, BUNDLE = EXPORT_FORMATS
@@ -23,6 +22,7 @@ SUFFIXES = {
     TFLITE: ".tflite",
     QONNX: ".qonnx.onnx",
 }
+NEED_ONNX = (ONNX, ONNX_SMALL, ONNX_FAST, QONNX)  # formats that the package onnx writes
 BUNDLE_FILE = "bundle.safetensors"
 
 
@@ -44,22 +44,31 @@ def write_all(
     """
     with writing(folder, "a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    writers: Mapping[str, Callable[[Path], None]] = {
+    writers: dict[str, Callable[[Path], None]] = {
         INTEGER: lambda path: integer.write(path, {name: model}),
-        ONNX: lambda path: onnx_model.write(path, model, small=False),
-        ONNX_SMALL: lambda path: onnx_model.write(path, model, small=True),
-        ONNX_FAST: lambda path: onnx_fast.write(path, model),
         STABLEHLO: lambda path: stablehlo.write(path, model, platforms, batch),
         C: lambda path: c.write(path, model),
         TFLITE: lambda path: tflite.write(path, model),
-        QONNX: lambda path: qonnx.write(path, model),
     }
-    asked = [kind for kind in writers if kind in formats or kind == INTEGER]
+    asked = [kind for kind in SUFFIXES if kind in formats or kind == INTEGER]
+    if set(NEED_ONNX) & set(asked):
+        writers |= _onnx_writers(model)
     paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}
     for kind, path in paths.items():
         with writing(path, kind):
             writers[kind](path)
     return paths
+
+
+def _onnx_writers(model: IntegerModel) -> Mapping[str, Callable[[Path], None]]:
+    from rfquant_jax.export.formats import onnx, onnx_fast, qonnx  # onnx may not be installed
+
+    return {
+        ONNX: lambda path: onnx.write(path, model, small=False),
+        ONNX_SMALL: lambda path: onnx.write(path, model, small=True),
+        ONNX_FAST: lambda path: onnx_fast.write(path, model),
+        QONNX: lambda path: qonnx.write(path, model),
+    }
 
 
 def writing(path: Path, kind: str) -> AbstractContextManager:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from rfquant_jax.errors import printable
-from rfquant_jax.runtime.files import append, naming, replacing
+from rfquant_jax.runtime.extras import missing
+from rfquant_jax.runtime.files import append, replacing
+
+if TYPE_CHECKING:
+    from rfquant_jax.report.tensorboard import Board
 
 METRICS_FILE, LOG_FILE = "metrics.jsonl", "log.txt"
 
@@ -32,7 +33,8 @@ class RunLog:
     def __init__(self, workdir: Path | None, *, silent: bool = False):
         self._workdir, self._silent = None if silent else workdir, silent
         self._others = workdir / f"log.{jax.process_index()}.txt" if silent and workdir else None
-        self._board: _Board | None = None
+        self._board: Board | None = None
+        self._without_board = False
 
     def info(self, message: str) -> None:
         """Logs a message to the terminal and, with a timestamp, to the log file."""
@@ -52,15 +54,26 @@ class RunLog:
         self.curves(task, step, values)
 
     def curves(self, task: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs scalars at a step of a task to TensorBoard only.
+        """Numbers at a step of a task as TensorBoard scalars alone, if tensorboardX is installed.
 
         Raises:
           OSError: they cannot be written.
         """
-        if self._workdir is not None:
-            if self._board is None:
-                self._board = _Board(self._workdir / "tensorboard")
+        if self._workdir is None or self._without_board:
+            return
+        if self._board is None:
+            self._open_board(self._workdir / "tensorboard")
+        if self._board is not None:
             self._board.add({f"{task}/{name}": value for name, value in values.items()}, step)
+
+    def _open_board(self, folder: Path) -> None:
+        if lack := missing("tensorboardX"):
+            self._without_board = True
+            self.info(f"no curves for TensorBoard: {lack}")
+            return
+        from rfquant_jax.report.tensorboard import Board  # most tasks write no curves
+
+        self._board = Board(folder)
 
     def event(self, task: str, step: int, content: Mapping) -> None:
         """Logs an event at a step of a task: a line of `metrics.jsonl`."""
@@ -113,35 +126,6 @@ class RunLog:
         if self._workdir is not None:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             append(self._workdir / LOG_FILE, f"{now} {message}\n")
-
-
-class _Board:
-    """Scalars for TensorBoard, written in the calling thread.
-
-    tensorboardX's writer uses a thread. On a full disk, this thread dies with a traceback, and its
-    full queue then blocks the run forever.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        with naming(folder):
-            self._writer = RecordWriter(str(folder / name))
-            self._write(file_version="brain.Event:2")
-
-    def add(self, values: Mapping[str, float], step: int) -> None:
-        with naming(self._folder):
-            for name, value in values.items():
-                self._write(step=step, summary=scalar(name, value))
-            self._writer.flush()
-
-    def _write(self, **content) -> None:
-        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
-
-    def close(self) -> None:
-        with suppress(OSError):  # everything is already written, or `add` has raised
-            self._writer.close()
 
 
 class Progress:

@@ -17,8 +17,8 @@ def usage_lines(
     Args:
       workdir: folder of the run.
       configuration: path of the configuration's file within it, such as `search/1.05xw2a2.json`.
-      arguments: the command line of the run, starting with `launch.py`, because a run only accepts
-        its own fields again. None: unknown; the commands then contain the placeholder RECIPE.
+      arguments: those that the run was started with, `launch.py` or `rfquant` first; a run only
+        accepts its own fields again. None: not known, the lines then name a recipe RECIPE.
     """
     given = _kept(arguments) if arguments else ["launch.py", "--config=RECIPE"]
     name = Path(configuration).stem
@@ -26,7 +26,7 @@ def usage_lines(
 
     def command(task: str, *more: str) -> str:
         line = [*given, f"--workdir={workdir}", f"--config.tasks={task}", *more]
-        return "python " + shlex.join([*line, f"--config.configuration={file}"])
+        return command_line([*line, f"--config.configuration={file}"])
 
     exported = workdir / "export" / f"{name}.safetensors"
     load = (
@@ -43,6 +43,11 @@ def usage_lines(
         ("export it, verified", command("export")),
         ("load the exported model in Python", load),
     ]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Arguments as one types them: behind `python` where the first one is a Python file."""
+    return ("python " if arguments[0].endswith(".py") else "") + shlex.join(arguments)
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:

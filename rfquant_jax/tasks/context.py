@@ -47,10 +47,10 @@ class Run:
     The first run of a process determines the folder of the compilation cache.
 
     Args:
-      config: see `configs/default.py`; validated here.
-      workdir: folder for results.
-      stop: checked between units of work; by default the run is never stopped.
-      arguments: the command line, starting with `launch.py`, if any; for reports.
+      config: see `config/schema.py`; validated here.
+      workdir: where results go.
+      stop: asked between pieces of work whether to stop; by default nothing stops the run.
+      arguments: the command line, `launch.py` first, where there is one; for reports.
 
     Raises:
       ConfigError: a field breaks a rule.
@@ -111,40 +111,44 @@ class Run:
         Raises:
           ConfigError: they are missing or do not match the config.
         """
-        wanted, loaded = self.config.data, data.load(self.config.data)
-        channels = loaded.image_shape[-1]
+        loaded = data.load(self.config.data)
+        self._check_images(loaded.image_shape, loaded.num_classes)
+        return loaded
+
+    def _check_images(self, shape: tuple[int, int, int], classes: int) -> None:
+        wanted = self.config.data
         for field in ("mean", "std"):
-            if len(wanted[field]) not in (1, channels):
-                rule = f"must have one number, or one for each of the {channels} channels"
+            if len(wanted[field]) not in (1, shape[-1]):
+                rule = f"must have one number, or one for each of the {shape[-1]} channels"
                 raise ConfigError(f"data.{field}", wanted[field], rule)
-        if wanted.num_classes not in (0, loaded.num_classes):
-            rule = f"does not agree with the data set, which has {loaded.num_classes}"
+        if wanted.num_classes not in (0, classes):
+            rule = f"does not agree with the data set, which has {classes}"
             raise ConfigError("data.num_classes", wanted.num_classes, rule)
-        if not wanted.image_size and 0 in loaded.image_shape:
+        if not wanted.image_size and 0 in shape:
             rule = f"must be given: images of {wanted.name} have no size in common"
             raise ConfigError("data.image_size", 0, rule)
-        return loaded
+
+    @property
+    def _described(self) -> tuple[tuple[int, int, int], int]:
+        """(H, W, C) of the data set's images and the number of classes; see `data.described`."""
+        cost_alone = checks.tasks(self.config) == ("cost",)
+        known = data.described(self.config.data) if cost_alone else None
+        if known is None:
+            return self.data.image_shape, self.data.num_classes
+        self._check_images(*known)
+        return known
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the network's input."""
         size = self.config.data.image_size
-        if self._describes_data:
-            return size, size, 3
-        shape = self.data.image_shape
+        shape, _ = self._described
         return (size, size, shape[-1]) if size else shape
 
     @property
     def num_classes(self) -> int:
-        """Number of logits."""
-        return self.config.data.num_classes if self._describes_data else self.data.num_classes
-
-    @property
-    def _describes_data(self) -> bool:
-        """Whether the config determines the shapes of the data, so that images are not needed."""
-        wanted, cost_alone = self.config.data, checks.tasks(self.config) == ("cost",)
-        known = wanted.num_classes > 0 and wanted.image_size > 0
-        return cost_alone and known and wanted.name == "folder"  # with 3-channel images
+        """Length of the logits."""
+        return self._described[1]
 
     @cached_property
     def pipeline(self) -> Pipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rfquant_jax.quant.space import COLUMN_NAMES
-from rfquant_jax.report import plots
+from rfquant_jax.runtime.extras import missing
 from rfquant_jax.search.budget import CostKind
 from rfquant_jax.search.frontier import curve, spread
 from rfquant_jax.search.profile_search import ProfileSearch
@@ -97,6 +97,9 @@ def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None
             growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
     path = run.workdir / SENSITIVITY_FILE
-    plots.sensitivity(path.with_suffix(".png"), growth, space.names)
-    # Last, because it marks both as complete.
+    if missing("matplotlib") is None:
+        from rfquant_jax.report import plots
+
+        plots.sensitivity(path.with_suffix(".png"), growth, space.names)
+    # Last, because it says that both are there.
     write_json(path, content | {"growth": growth})

@@ -1,4 +1,4 @@
-"""The tasks `evaluate` and `cost`."""
+"""The task `evaluate`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.evaluate.evaluator import Outcomes
-from rfquant_jax.report.page import write_report
 from rfquant_jax.report.tables import COSTS, results_table, table
 from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.extras import missing
 from rfquant_jax.search.selection import on_all
 from rfquant_jax.tasks import networks, search
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
@@ -25,19 +25,6 @@ from rfquant_jax.tasks.workdir import (
     read_json,
     write_json,
 )
-
-
-def cost(run: Run) -> None:
-    """Prints the costs of the config's configuration, or of the uniform ones if it names none."""
-    space, configuration = run.plan.space, run.configuration
-    if configuration is None:
-        rows = run.costs.table(space)
-    else:
-        rows = [run.costs_of(configuration) | {"configuration": run.config.configuration}]
-    columns = {"configuration": "configuration"} | COSTS
-    if devices.is_first_process():
-        print(table(rows, columns))
-        print(activation_line(activation_bytes(run)))
 
 
 def evaluate(run: Run) -> dict:
@@ -86,8 +73,17 @@ def evaluate(run: Run) -> dict:
         run.log.info(activation_line(results["activation_bytes"]))
     if found is not None and devices.is_first_process():
         _log_uses(run)
-        run.log.info(f"report: {write_report(run.workdir)}")
+        _write_report(run)
     return results
+
+
+def _write_report(run: Run) -> None:
+    if lack := missing("matplotlib"):
+        run.log.info(f"no report: {lack}")
+        return
+    from rfquant_jax.report.page import write_report  # it draws its charts with matplotlib
+
+    run.log.info(f"report: {write_report(run.workdir)}")
 
 
 def _log_uses(run: Run) -> None:

@@ -31,6 +31,7 @@ from rfquant_jax.export.verify.compare import (
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.runners import Runner, missing_runtime, open_all
 from rfquant_jax.quant.space import Space
+from rfquant_jax.runtime.extras import missing
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.export_report import disagreements, export_table
@@ -127,7 +128,10 @@ def check(run: Run, before: Container[str]) -> None:
     if jax.process_count() > 1:
         rule = "the task export needs a single process: run it separately"
         raise ConfigError("tasks", checks.tasks(run.config), rule)
-    if files.TFLITE in run.config.export.formats:
+    formats = run.config.export.formats
+    if set(files.NEED_ONNX) & set(formats) and (lack := missing("onnx")):
+        raise ConfigError("export.formats", formats, lack)
+    if files.TFLITE in formats:
         tflite_graph.schema()
     network = run.plan.convert(run.network)
     network.eval()

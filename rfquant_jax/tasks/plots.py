@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from rfquant_jax.data.sources import Source
-from rfquant_jax.report import plots
+from rfquant_jax.runtime.extras import missing
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import full_precision
 
 
 def draw(run: Run, results: list[dict], curve: dict | None, images: Source) -> None:
-    """Plots the winners' bit-widths, and accuracies over costs.
+    """Draws the winners' bit-widths, and accuracies over costs, if matplotlib is installed.
 
     Args:
       results: results of the budgets, see `search.search`.
       curve: see `curve.write_curve`; None without a profile.
       images: confirmation images.
     """
+    if lack := missing("matplotlib"):
+        run.log.info(f"no plots: {lack}")
+        return
+    from rfquant_jax.report import plots
+
     space = run.plan.space
     winners = {r["budget"]: space.from_json(r) for r in results}
     plots.bit_widths(run.workdir / "bits.png", winners, space.names)

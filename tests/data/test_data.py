@@ -42,6 +42,19 @@ def test_digits_come_in_three_parts_without_overlap():
     assert sorted(everything.tolist()) == list(range(1797))
 
 
+def test_data_sets_are_described_as_they_are_read():
+    config, parts = quickstart.get_config().data, digits()
+    assert data.described(config) == (parts.image_shape, parts.num_classes)
+    config = default.get_config().data
+    assert data.described(config) is None  # num_classes is 0
+    config.num_classes = 7
+    assert data.described(config) == ((0, 0, 3), 7)
+    config.image_size = 0
+    assert data.described(config) is None
+    config.name = "elsewhere"
+    assert data.described(config) is None
+
+
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 

@@ -149,6 +149,14 @@ def test_tensorflow_is_not_needed(folder):
     assert "tensorflow" not in sys.modules
 
 
+def test_without_tfds_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    config = default.get_config().data
+    config.name = "tfds:small_pets"
+    with pytest.raises(ConfigError, match=r"pip install 'rfquant-jax\[tfds\]'"):
+        data.load(config)
+
+
 def test_what_is_not_prepared_is_refused_with_the_way_to_prepare_it(folder):
     rule = r"data\.name = 'tfds:cifar10': is not prepared in .*tfds build cifar10 --file_format=ar"
     with pytest.raises(ConfigError, match=rule):

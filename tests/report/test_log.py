@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ def test_metrics_and_events_are_json_lines(tmp_path):
         {"task": "train", "step": 4, "event": "scheduler", "changes": []},
     ]
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_without_tensorboardx_metrics_are_json_lines_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    log = RunLog(tmp_path)
+    for step in (1, 2):
+        log.metrics("train", step, {"loss": 0.5})
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert not (tmp_path / "tensorboard").exists()
+    assert capsys.readouterr().out.count("pip install 'rfquant-jax[plots]'") == 1
 
 
 def test_rewinding_forgets_later_steps_of_its_task_and_torn_lines(tmp_path):

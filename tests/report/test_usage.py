@@ -33,6 +33,17 @@ def test_the_lines_repeat_the_run_but_for_what_they_are_about():
     assert len(lines) == 5
 
 
+def test_an_installed_command_is_repeated_as_it_was_typed():
+    lines = dict(usage_lines(Path("runs/a"), "search/1G.json", ["rfquant", "--config.seed=1"]))
+    assert shlex.split(lines["what it costs"]) == [
+        "rfquant",
+        "--config.seed=1",
+        "--workdir=runs/a",
+        "--config.tasks=cost",
+        "--config.configuration=runs/a/search/1G.json",
+    ]
+
+
 def test_an_unknown_recipe_has_a_placeholder():
     lines = dict(usage_lines(Path("runs/mine"), "search/1G.json"))
     words = shlex.split(lines["export it, verified"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 
 from rfquant_jax.report.markup import Markup, details, join, note, tag
 from rfquant_jax.report.numbers import MISSING
 from rfquant_jax.report.run_files import RunFiles
+from rfquant_jax.report.usage import command_line
 
 COMMAND_FILE = "command.json"
 
@@ -28,7 +28,7 @@ def _command(command: Mapping) -> Markup:
     arguments = command.get("arguments")
     if not arguments:
         return note("The command of this run was not recorded.")
-    return tag("pre", tag("code", "python " + shlex.join(arguments)))
+    return tag("pre", tag("code", command_line(arguments)))
 
 
 def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[str, object]]:

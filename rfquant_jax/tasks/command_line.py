@@ -1,0 +1,121 @@
+"""The command line: `python launch.py` in a checkout, `rfquant` where the package is installed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rfquant_jax.config import recipes
+from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
+from rfquant_jax.runtime import host_memory
+from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
+
+HELP = """\
+Trains a network for all bit-widths at once, searches configurations for budgets, evaluates them.
+
+Without arguments it runs the quickstart and leaves everything in runs/quickstart; the same command
+again resumes it.
+
+  --config=FILE            the recipe, a Python file; default: {recipe}
+  --workdir=DIR            where results go; default: runs/<name of the recipe>
+  --config.<field>=VALUE   overrides a field of the recipe; all fields are listed below
+
+Examples:
+
+  {program}
+  {program} --config.tasks=search,evaluate --config.checkpoint=runs/quickstart \\
+      --workdir=runs/tight --config.search.budgets=0.0015G
+  {program} --config.tasks=export --config.configuration=w4a4
+  {program} --config.tasks=cost --config.configuration=w4a4
+
+Exit codes: 0 done; 1 failed on the way, said in one line; 2 a mistake in the call, said in one
+line; 75 stopped by SIGTERM or Ctrl-C after saving, start again to go on.
+"""
+
+
+def run() -> None:
+    """Does what the arguments of the process ask for, and exits with the code listed above."""
+    app.run(main, flags_parser=parse_flags)
+
+
+def main(_: list[str]) -> int:
+    logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
+    workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
+    run, code = None, 0
+    with StopSignal() as stop:
+        host_memory.keep_freed_memory()
+        # Importing these takes seconds, in which a signal may come.
+        from rfquant_jax.runtime import processes as distributed
+        from rfquant_jax.tasks import dispatch
+        from rfquant_jax.tasks.context import Run
+
+        try:
+            run = Run(flags.FLAGS.config, workdir, stop, _command(sys.argv))
+            with distributed.processes(run.config.distributed):
+                dispatch.perform(run)
+        except UserError as error:
+            code = complain(error)
+        except RunFailure as error:
+            code = complain(error, 1)
+        except Interrupted:
+            print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
+            code = EXIT_CODE
+        finally:
+            if run is not None:
+                run.close()
+        distributed.leave(code)
+    return code
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """The command line as a user types it, wherever the program was called from."""
+    return [Path(arguments[0]).name, *arguments[1:]]
+
+
+def _help(program: str) -> str:
+    """The text above the fields, in the words of how the program was called."""
+    in_checkout = program.endswith(".py")
+    return HELP.format(
+        program="python launch.py" if in_checkout else Path(program).name,
+        recipe="configs/quickstart.py" if in_checkout else "the quickstart",
+    )
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Defines and parses the flags; ends the program on a mistake or a call for help."""
+    recipe = recipe_path(arguments)
+    try:
+        config = recipes.load(recipe)
+        if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(arguments):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close before the end
+            print(_help(arguments[0]) + "\n" + recipes.describe(config, recipe))
+            raise SystemExit(0)
+        recipes.check_overrides(config, arguments)
+        config_flags.DEFINE_config_file("config", str(recipe), "the recipe", lock_config=True)
+        flags.DEFINE_string("workdir", None, "folder for results; default: runs/<recipe>")
+        rest = flags.FLAGS(arguments)
+        if rest[1:]:
+            raise UserError(f"unknown argument {rest[1]!r}; --help shows what there is")
+    except (UserError, flags.Error) as error:
+        raise SystemExit(complain(error)) from None
+    return rest
+
+
+def recipe_path(arguments: list[str]) -> Path:
+    """The recipe that `--config=FILE` or `--config FILE` names, or the quickstart."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.lstrip("-") == "config" and argument.startswith("-"):
+            return Path(following)
+        if argument.startswith(("--config=", "-config=")):
+            return Path(argument.split("=", 1)[1])
+    return recipes.quickstart()
+
+
+def complain(error: Exception, code: int = 2) -> int:
+    """Says what is wrong in one line; returns the exit code."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    return code

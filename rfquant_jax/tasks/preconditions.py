@@ -1,0 +1,50 @@
+"""Checks what the tasks of a run need before they start: images, checkpoints, budgets, files."""
+
+from __future__ import annotations
+
+import os
+
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
+from rfquant_jax.config import checks
+from rfquant_jax.tasks import export, networks, predict, train
+from rfquant_jax.tasks.confirm import search_images
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.teacher import teacher_run
+from rfquant_jax.tasks.workdir import CONFIG_FILE
+
+
+def check(run: Run) -> None:
+    """Looks at what all tasks but `cost` need.
+
+    Raises:
+      UserError: what is wrong, and the rule.
+    """
+    asked = checks.tasks(run.config)
+    # Reading a property of the run builds and checks what it stands for.
+    _ = run.mesh
+    if os.path.exists(run.workdir / CONFIG_FILE):
+        run.claim()  # before anything is read there that another process may be writing
+    if {"train", "search"} & set(asked) or run.configuration is not None:
+        run.plan.check(run.network)
+    if "pretrain" in asked and not train.check(run, PRETRAIN):
+        _ = run.initial_network
+    if "train" in asked and not train.check(run, TRAIN):
+        teacher_run(run)
+        # A run that has begun goes on from its own checkpoint.
+        if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
+            networks.check(run, PRETRAIN)
+    if "search" in asked:
+        _ = run.budgets
+        search_images(run)
+    if "train" not in asked and (
+        {"search", "export"} & set(asked) or run.configuration is not None
+    ):
+        networks.check(run, TRAIN)
+    if asked == ("evaluate",) and run.configuration is None:
+        networks.check(run, TRAIN if networks.exists(run, TRAIN) else PRETRAIN)
+    if "export" in asked:
+        export.check(run, asked)
+    if "predict" in asked:
+        predict.list_files(run)
+        if run.configuration is None and "pretrain" not in asked:
+            networks.check(run, PRETRAIN)
