@@ -6,11 +6,16 @@ start, and `TASKS` has the function of each. Importing this package imports none
 
 from __future__ import annotations
 
-_EXPORTED = ("TASKS", "check", "perform")
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rfquant_jax.tasks.dispatch import TASKS, check, perform
+
+__all__ = ["TASKS", "check", "perform"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _EXPORTED:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rfquant_jax.tasks import dispatch
 

@@ -18,11 +18,12 @@ from rfquant_jax.export.verify.compare import Predict
 
 Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
-# Optional runtimes of formats: module and package names.
+_ONNX_RUNTIME = (lambda: find_spec("onnxruntime"), "onnxruntime")
+# What runs a format, where that is no requirement of this package: how to find and to call it.
 _OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
-    files.ONNX: (lambda: find_spec("onnxruntime"), "onnxruntime"),
-    files.ONNX_SMALL: (lambda: find_spec("onnxruntime"), "onnxruntime"),
-    files.ONNX_FAST: (lambda: find_spec("onnxruntime"), "onnxruntime"),
+    files.ONNX: _ONNX_RUNTIME,
+    files.ONNX_SMALL: _ONNX_RUNTIME,
+    files.ONNX_FAST: _ONNX_RUNTIME,
     files.C: (run_c.compiler, "a C compiler (cc)"),
     files.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
     files.QONNX: (lambda: find_spec("qonnx"), "qonnx"),
