@@ -12,6 +12,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rfquant_jax
@@ -212,9 +213,10 @@ def test_a_recipe_of_the_checkout_is_run_by_its_path(run):
         "--config.configuration=w4a4",
         "--config.checkpoint=",
     )
-    # 300.8 million multiplications in all (tests/models/reference_costs.json), stem and classifier
-    # at 8 bits, the others at 4.
-    assert re.search(r"^w4a4 +\d", costs, re.MULTILINE)
+    reference = json.loads((ROOT / "tests" / "models" / "reference_costs.json").read_text())
+    bitops, size = reference["mobilenetv2"]["uniform"]["4,4"]
+    [row] = re.findall(r"^w4a4 +(\S+) +(\S+)$", costs, re.MULTILINE)
+    np.testing.assert_allclose(np.float64(row), [bitops, size], rtol=1e-5)
 
 
 WITHOUT_EXTRAS = f"""
