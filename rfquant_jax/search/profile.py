@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class Profile:
           LookupError: there is nothing to evaluate with.
         """
         names = [self._space.encode(configuration) for configuration in configurations]
-        unknown = list(dict.fromkeys(name for name in names if (part, name) not in self._known))
+        unknown = self._unknown(names, part)
         if unknown:
             if self._evaluate is None:
                 raise LookupError("this profile has no network to evaluate configurations with")
@@ -75,6 +75,10 @@ class Profile:
                 for name, value in zip(chunk, self._evaluate(asked, part), strict=True):
                     self._append(part, name, float(value))
         return np.asarray([self._known[part, name] for name in names])
+
+    def missing(self, configurations: np.ndarray, part: int) -> int:
+        """How many of the configurations int32[N, L, 2] are not in the file for a part."""
+        return len(self._unknown([self._space.encode(c) for c in configurations], part))
 
     def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """What the first `length` evaluations say of a part.
@@ -95,6 +99,9 @@ class Profile:
         for line in self._record.lines[:length]:
             found.update(f"{line['part']} {line['configuration']} {line['divergence']}\n".encode())
         return found.hexdigest()
+
+    def _unknown(self, names: Iterable[str], part: int) -> list[str]:
+        return list(dict.fromkeys(name for name in names if (part, name) not in self._known))
 
     def _append(self, part: int, name: str, value: float) -> None:
         # JSON has no NaN.

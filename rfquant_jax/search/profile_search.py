@@ -43,6 +43,14 @@ def measure_profile(
     return configurations
 
 
+def unmeasured(
+    profile: Profile, search_space: SearchSpace, parts: int, count: int, seed: int
+) -> int:
+    """How many evaluations `measure_profile` will take."""
+    configurations = profile_configurations(search_space, count, seed)
+    return sum(profile.missing(configurations, part) for part in range(parts))
+
+
 class ProfileSearch:
     """Searches budgets one after the other, on each part of the images apart.
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from rfquant_jax.config import settings
+from rfquant_jax.errors import listed
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.files import replacing
 from rfquant_jax.search.image_sets import ImageSets, image_sets, shuffled_views
 from rfquant_jax.search.profile import Profile
-from rfquant_jax.search.profile_search import ProfileSearch, measure_profile
+from rfquant_jax.search.profile_search import ProfileSearch, measure_profile, unmeasured
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import SearchImages
 from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.profile_key import (
+    differences,
+    profile_header,
+    snapshot_request,
+    stored_header,
+)
 from rfquant_jax.tasks.propose import Proposal, Proposals, candidate_evaluator
 from rfquant_jax.tasks.workdir import (
     PROFILE_FILE,
@@ -51,43 +57,39 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
     """The run's profile; where it has none, it starts from a copy of `config.checkpoint`'s."""
     sets = profile_images(run, images)
     path = run.workdir / SEARCH_FOLDER / PROFILE_FILE
-    _copy_profile(run, path)
+    header = profile_header(run, trained, sets)
+    _copy_profile(run, path, header)
+    if path.exists():
+        _compare(run, path, header, "its evaluations are forgotten")
     evaluate = candidate_evaluator(run, trained, sets, "divergence")
 
     def measure(configurations: np.ndarray, part: int) -> np.ndarray:
         run.stop.check()
         return evaluate.mean(configurations, sets.numbers(part))
 
-    return Profile(run.plan.space, path, _header(run, trained, sets), measure, chunk=CHUNK)
+    return Profile(run.plan.space, path, header, measure, chunk=CHUNK)
 
 
-def _copy_profile(run: Run, path: Path) -> None:
+def _copy_profile(run: Run, path: Path, header: dict) -> None:
     source = Path(run.config.checkpoint) / SEARCH_FOLDER / PROFILE_FILE
-    if run.config.checkpoint and not path.exists() and source.is_file():
+    wanted = run.config.checkpoint and not path.exists() and source.is_file()
+    if wanted and _compare(run, source, header, "it is not used"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             shutil.copyfile(source, temporary)
     devices.barrier("profile")  # every process reads the same lines
 
 
-def _header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
-    """What a divergence depends on."""
-    config = run.config
-    return {
-        "checkpoint": trained.origin.rpartition("sha256:")[2],
-        "images": {
-            "seed": config.seed,
-            "split_seed": config.data.split_seed,
-            "search_fraction": config.data.search_fraction,
-            "confirm_fraction": config.search.confirm_fraction,
-            "version": run.data.training_version,
-            "batches": sets.each,
-            "batch_size": len(sets[0]["label"]),
-        },
-        "precision": jnp.dtype(run.compute_type).name,
-        "candidates": list(run.plan.space.candidates),
-        "layers": list(run.plan.space.names),
-    }
+def _compare(run: Run, path: Path, header: dict, otherwise: str) -> bool:
+    """Whether a profile on disk was measured under this header; the log names what differs."""
+    found = stored_header(path)
+    if found == header:
+        return True
+    what = "is damaged"
+    if found is not None:
+        what = f"was measured with other {listed(differences(found, header))}"
+    run.log.info(f"search: the profile {path} {what}: {otherwise}")
+    return False
 
 
 def propose_from_profile(
@@ -105,14 +107,16 @@ def propose_from_profile(
         f"search: a profile of {chosen.configurations} configurations on {parts} "
         f"set{'s' * (parts > 1)} of images; {len(profile)} evaluations are there"
     )
-    with run.log.progress("profile", parts * chosen.configurations, len(profile)) as progress:
+    design = run.search_space, parts, chosen.configurations, run.config.seed
+    with run.log.progress("profile", unmeasured(profile, *design)) as progress:
         profile.on_evaluation = progress.advance
-        measure_profile(profile, run.search_space, parts, chosen.configurations, run.config.seed)
+        measure_profile(profile, *design)
     length = _snapshot(run, trained, profile)
     search = ProfileSearch(profile, length, parts, run.search_space, chosen, run.config.seed)
     found, details = [], []
-    with run.log.progress("search", len(run.budgets) * chosen.region.evaluations) as progress:
-        profile.on_evaluation = progress.advance
+    # Counted in budgets: a search may stop early, and the file may hold what it asks for.
+    profile.on_evaluation = lambda: None
+    with run.log.progress("search", len(run.budgets)) as progress:
         for number, budget in enumerate(run.budgets):
             before = search.measured
             best = search(budget, number)
@@ -123,6 +127,7 @@ def propose_from_profile(
                     "profile": {"length": length, "sha256": profile.digest(length)},
                 }
             )
+            progress.advance()
     return Proposals(found, [], details), search
 
 
@@ -133,11 +138,7 @@ def _name(part: int, parts: int) -> str:
 def _snapshot(run: Run, trained: networks.Trained, profile: Profile) -> int:
     """How many evaluations this search starts from; a resumed search keeps those it began with."""
     path = run.workdir / SEARCH_FOLDER / SNAPSHOT_FILE
-    request = {
-        "checkpoint": trained.origin,
-        "budgets": [budget.text for budget in run.budgets],
-        "evaluations": run.config.search.evaluations,
-    }
+    request = snapshot_request(run, trained)
     known = read_json(path) if path.exists() else None
     if isinstance(known, dict) and known.get("request") == request:
         length = known.get("length")

@@ -9,6 +9,7 @@ import pytest
 
 from rfquant_jax.search.budget import Budget, Limit
 from rfquant_jax.search.cost import CostModel
+from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.variables import make_search_space
 from rfquant_jax.tasks.profile import _copy_profile, _snapshot
@@ -56,28 +57,51 @@ def test_of_pairs_that_are_one_configuration_the_name_has_the_most_bits():
     assert best_of({(6, 6): 1.0}, 23.9, pinned) == []
 
 
-def run_in(folder, **changes):
-    config = {"checkpoint": "", "search": SimpleNamespace(evaluations=12)} | changes
+def run_in(folder, *, checkpoint="", evaluations=12, profile=30, seed=0, **changes):
+    search = SimpleNamespace(evaluations=evaluations, profile=profile)
+    config = SimpleNamespace(checkpoint=checkpoint, search=search, seed=seed)
     budgets = [SimpleNamespace(text=text) for text in ("1*w4a4", "1*w2a2")]
-    return SimpleNamespace(config=SimpleNamespace(**config), workdir=folder, budgets=budgets)
+    said = []
+    parts = {"config": config, "workdir": folder, "budgets": budgets, "variables": SEARCH_SPACE}
+    parts |= {"latencies": None, "log": SimpleNamespace(info=said.append), "said": said}
+    return SimpleNamespace(**parts | changes)
 
 
 def test_a_profile_starts_from_a_copy_of_the_checkpoints_run(tmp_path):
     source = tmp_path / "trained" / "search" / "profile.jsonl"
     source.parent.mkdir(parents=True)
-    source.write_text("one\n")
+    source.write_text('{"images": 1}\none\n')
     path = tmp_path / "mine" / "search" / "profile.jsonl"
-    _copy_profile(run_in(tmp_path / "mine"), path)
+    _copy_profile(run_in(tmp_path / "mine"), path, {"images": 1})
     assert not path.exists()
     run = run_in(tmp_path / "mine", checkpoint=str(tmp_path / "trained"))
-    _copy_profile(run, path)
-    assert path.read_text() == "one\n"
-    source.write_text("two\n")
-    _copy_profile(run, path)
-    assert path.read_text() == "one\n"  # its own by now
+    _copy_profile(run, path, {"images": 1})
+    assert path.read_text() == '{"images": 1}\none\n'
+    source.write_text('{"images": 1}\ntwo\n')
+    _copy_profile(run, path, {"images": 1})
+    assert path.read_text() == '{"images": 1}\none\n'  # its own by now
     assert [file.name for file in path.parent.iterdir()] == ["profile.jsonl"]
-    _copy_profile(run_in(tmp_path / "new", checkpoint=str(tmp_path)), tmp_path / "new" / "p.jsonl")
-    assert not (tmp_path / "new").exists()
+    assert not run.said
+    new = tmp_path / "new" / "p.jsonl"
+    _copy_profile(run_in(tmp_path / "new", checkpoint=str(tmp_path)), new, {})
+    assert not new.parent.exists()
+
+
+def test_a_profile_of_other_images_is_not_copied_and_the_log_says_why(tmp_path):
+    source = tmp_path / "search" / "profile.jsonl"
+    source.parent.mkdir()
+    wanted = {"precision": "float32", "images": {"views": 5, "mean": [0.3]}}
+    run = run_in(tmp_path / "mine", checkpoint=str(tmp_path))
+    for header, reason in (
+        (wanted | {"images": {"views": 3, "mean": [0.3]}}, "was measured with other images.views"),
+        (wanted | {"precision": "bfloat16"}, "was measured with other precision"),
+        ({"precision": "float32", "images": {"views": 5}}, "was measured with other images.mean"),
+        ([1], "is damaged"),
+    ):
+        source.write_text(json.dumps(header) + "\n")
+        _copy_profile(run, tmp_path / "mine" / "p.jsonl", wanted)
+        assert not (tmp_path / "mine").exists()
+        assert run.said.pop() == f"search: the profile {source} {reason}: it is not used"
 
 
 def test_a_snapshot_is_that_of_the_first_start(tmp_path):
@@ -98,10 +122,39 @@ def test_a_snapshot_is_that_of_the_first_start(tmp_path):
     other.budgets.pop()
     assert _snapshot(other, trained, profile) == 10
     assert _snapshot(run, trained, profile) == 10
-    more = run_in(tmp_path, search=SimpleNamespace(evaluations=60))
     profile.measure(SEARCH_SPACE.lowest[None], 1)
-    assert _snapshot(more, trained, profile) == 11
+    assert _snapshot(run_in(tmp_path, evaluations=60), trained, profile) == 11
     assert _snapshot(run, SimpleNamespace(origin="another"), profile) == 11
+
+
+def latencies(milliseconds):
+    return LatencyTable(np.full((2, 5, 5), milliseconds), 0.0, B)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"profile": 31},
+        {"seed": 1},
+        {"variables": make_search_space(space_of(2), pins=[("l0", (4, 4))])},
+        {"variables": make_search_space(space_of(2), groups=[("both", "l*")])},
+        {"variables": make_search_space(space_of(2), min_bits=3)},
+        {"latencies": latencies(2.0)},
+        {"latencies": None},
+    ],
+)
+def test_another_request_starts_from_a_snapshot_of_its_own(tmp_path, change):
+    (tmp_path / "search").mkdir()
+    trained = SimpleNamespace(origin="o")
+    profile = Profile(
+        SEARCH_SPACE.space, tmp_path / "p.jsonl", {}, lambda cs, part: np.ones(len(cs))
+    )
+    profile.measure(np.stack([SEARCH_SPACE.uniform(w, 4) for w in B]), 0)
+    asked = {"latencies": latencies(1.0)}
+    assert _snapshot(run_in(tmp_path, **asked), trained, profile) == 5
+    profile.measure(SEARCH_SPACE.lowest[None], 1)
+    assert _snapshot(run_in(tmp_path, **asked), trained, profile) == 5
+    assert _snapshot(run_in(tmp_path, **asked | change), trained, profile) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""What measured divergences and the search on them depend on: the keys of profile and snapshot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from rfquant_jax.data.transforms import Transform
+from rfquant_jax.quant.space import COLUMN_NAMES
+from rfquant_jax.runtime.digest import arrays_digest
+from rfquant_jax.search.image_sets import ImageSets
+from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.context import Run
+
+
+def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
+    """The first line of a profile: two profiles with equal headers hold the same divergences.
+
+    The fields under "images" say where the images come from. Their checksum also covers what no
+    field says, such as other files under the same path, or another decoder.
+    """
+    config = run.config
+    header = {
+        "checkpoint": trained.origin.rpartition("sha256:")[2],
+        "images": {
+            "data": config.data.name,
+            "version": run.data.training_version,
+            "seed": config.seed,
+            "split_seed": config.data.split_seed,
+            "search_fraction": config.data.search_fraction,
+            "confirm_fraction": config.search.confirm_fraction,
+            "views": config.search.views,
+            "limit": config.search.images,
+            "first_view": _fields(run.pipeline.plain),
+            "other_views": _fields(run.pipeline.augmented),
+            "mean": list(config.data.mean),
+            "std": list(config.data.std),
+            "batches": sets.each,
+            "batch_size": len(sets[0]["label"]),
+            "sha256": _checksum(sets),
+        },
+        "precision": jnp.dtype(run.compute_type).name,
+        "candidates": list(run.plan.space.candidates),
+        "layers": list(run.plan.space.names),
+    }
+    return json.loads(json.dumps(header))  # as it is read back: lists, no tuples
+
+
+def snapshot_request(run: Run, trained: networks.Trained) -> dict:
+    """What the answer of a search depends on, beside the evaluations of its snapshot."""
+    request = {
+        "checkpoint": trained.origin,
+        "budgets": [budget.text for budget in run.budgets],
+        "profile": run.config.search.profile,
+        "evaluations": run.config.search.evaluations,
+        "seed": run.config.seed,
+        # Pins, groups, limits and frozen bit-widths, as what they leave to the search.
+        "variables": [
+            [
+                COLUMN_NAMES[v.column],
+                [run.search_space.space.names[i] for i in v.layers],
+                list(v.allowed),
+            ]
+            for v in run.search_space.variables
+        ],
+    }
+    if run.latencies is not None:
+        costs = {"milliseconds": run.latencies.milliseconds, "fixed": run.latencies.fixed}
+        request["latencies"] = arrays_digest({k: np.asarray(v) for k, v in costs.items()})
+    return request
+
+
+def stored_header(path: Path) -> dict | None:
+    """The header of a profile on disk, or None where no header can be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
+    """Names of the entries that differ, nested ones joined with dots."""
+    names = []
+    for key in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            names += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def _fields(transform: Transform) -> dict:
+    return {"transform": type(transform).__name__} | dataclasses.asdict(transform)
+
+
+def _checksum(sets: ImageSets) -> str:
+    return arrays_digest({str(i): batch["image"] for i, batch in enumerate(sets.batches)})
