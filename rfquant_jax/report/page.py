@@ -16,6 +16,7 @@ from rfquant_jax.report.sections.classes import classes
 from rfquant_jax.report.sections.files import files
 from rfquant_jax.report.sections.freezes import freezes
 from rfquant_jax.report.sections.frontier import frontier
+from rfquant_jax.report.sections.interference import interference
 from rfquant_jax.report.sections.results import results
 from rfquant_jax.report.sections.sensitivities import sensitivities
 from rfquant_jax.report.sections.surrogate import surrogate
@@ -57,6 +58,7 @@ SECTIONS = (
     Section("bits", "Bits per layer", "A result of the search", bits),
     Section("sensitivities", "Sensitivities", "sensitivity.json", sensitivities),
     Section("training", "Training curves", "metrics.jsonl", training),
+    Section("interference", "Interference of bit-widths", "metrics.jsonl", interference),
     Section("freezes", "Freezes over time", "metrics.jsonl", freezes),
     Section("surrogate", "Quality of the surrogate", "surrogate.json", surrogate),
     Section("classes", "Accuracy per class", "results.json", classes),

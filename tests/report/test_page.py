@@ -1,6 +1,7 @@
 """The report: every section and number at its place, self-contained, sound whatever it reads."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from rfquant_jax.report.page import SECTIONS, write_report
 from rfquant_jax.report.run_files import RunFiles
 from rfquant_jax.report.sections.classes import MOST_CLASSES, classes
 from rfquant_jax.report.sections.files import files
+from rfquant_jax.report.sections.interference import interference
 from tests.report import sample_run
 from tests.report.parsed_page import ParsedPage
 from tests.report.sample_run import JSON_FILES, write_sample
@@ -27,6 +29,7 @@ IDS = [
     "bits",
     "sensitivities",
     "training",
+    "interference",
     "freezes",
     "surrogate",
     "classes",
@@ -40,7 +43,7 @@ USERS = {
     "frontier.json": ["frontier"],
     "sensitivity.json": ["sensitivities"],
     "surrogate.json": ["surrogate"],
-    "metrics.jsonl": ["training", "freezes"],
+    "metrics.jsonl": ["training", "interference", "freezes"],
 }
 # Those that need not be there: the page shows less, and says nothing.
 OPTIONAL = ["export.json", *sample_run.SEARCHES]
@@ -218,11 +221,88 @@ def test_training_curves_and_freezes(parsed):
         "Coupled training: learning rate over steps",
     ]
     assert "at the end: full precision 97.20 %" in training.text
-    assert "at the end: w6a6 98.80 %, w2a2 84.50 %" in training.text
+    assert "at the end: mean of the levels 90.00 %" in training.text
     freezes = parsed.sections["freezes"]
     assert len(freezes.pictures) == 1
     assert "fired 3 times in 12 epochs" in freezes.text
     assert all(layer in freezes.text for layer in sample_run.LAYERS)
+
+
+def test_interference_over_time(parsed):
+    section = parsed.sections["interference"]
+    assert section.pictures == [
+        "Interference: loss over steps",
+        "Interference: held-out top-1 (%) over steps",
+        "Interference: weights near a boundary (%) over steps",
+        "Interference: frozen layers over steps",
+    ]
+    assert "at the end: w6a6 98.80 %, w2a2 84.50 %" in section.text
+    assert "random configurations (mean), the smallest configuration." in section.text
+    assert "Evenly spread weights would have 25 %" in section.text
+    # Two, then one of them released and another frozen, then it is frozen again.
+    assert "at most 3, at the end 3" in section.text
+
+
+def test_the_curves_of_interference_have_the_recorded_values(sample, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        timelines, "curves", lambda name, found, **about: drawn.setdefault(name, found) and "x"
+    )
+    interference(RunFiles(sample))
+    loss = drawn["interference-loss"]
+    assert {name: len(points) for name, points in loss.items()} == {
+        "largest": 36,
+        "random": 36,
+        "smallest": 18,
+    }
+    assert loss["smallest"][0] == (10.0, pytest.approx(2.0 * math.exp(-0.2)))
+    assert drawn["interference-held-out-top"]["w2a2"] == [(60, 81.5), (120, 83.0), (180, 84.5)]
+    near = drawn["interference-weights-near-a-boundary"]
+    # Layers 0 to 8 have 1 % less each, 4 % less in the mean; 1, 4 and 7 have no 2 bits, nor does
+    # the mean of the others change.
+    assert near["6 bits"] == [(step, pytest.approx(56 + step / 100)) for step in (60, 120, 180)]
+    assert near["2 bits"] == [(step, pytest.approx(16 + step / 100)) for step in (60, 120, 180)]
+    assert drawn["interference-frozen-layers"]["frozen layers"] == [
+        (0, 0),
+        (46, 0),
+        (46, 2),
+        (76, 2),
+        (76, 2),
+        (136, 2),
+        (136, 3),
+        (180, 3),
+    ]
+
+
+def test_bit_widths_sampled_and_weights_near_a_boundary(parsed):
+    sampled, near = parsed.sections["interference"].tables
+    assert sampled[0] == ["layer", "weights: bits", "activations: bits"]
+    assert sampled[1] == ["6", "5", "4", "3", "2"] * 2
+    # Of three records of 200 passes each: 20 of 200 are 10 %.
+    assert " ".join(sampled[2]) == "blocks.0.expand 10 15 20 25 30 30 25 20 15 10"
+    assert " ".join(sampled[3]) == "blocks.0.depthwise 10 15 20 55 0 30 25 20 25 0"
+    assert "of the 600 passes" in parsed.sections["interference"].text
+    assert near[0] == ["layer", "step"]
+    assert near[1] == ["60", "120", "180"]
+    # At 2 bits 20 % and 0.6, 1.2, 1.8 % more; the next layer 1 % less than 30 %: it stops at 3.
+    assert near[2] == ["blocks.0.expand", "21", "21", "22"]
+    assert near[3] == ["blocks.0.depthwise", "30", "30", "31"]
+
+
+def test_of_many_evaluations_eight_are_shown(tmp_path):
+    records = [{"task": "train", **sample_run.interference(s), "step": s} for s in range(10, 300)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    table = ParsedPage(interference(RunFiles(tmp_path))).sections[""].tables[1]
+    # 290 records: every 289 / 7 = 41.3 of them, the first and the last among them.
+    assert table[1] == ["10", "51", "93", "134", "175", "216", "258", "299"]
+
+
+def test_a_training_without_records_of_interference_shows_its_losses(tmp_path):
+    lines = [line for line in sample_run.metrics() if "event" not in line]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    section = ParsedPage(interference(RunFiles(tmp_path))).sections[""]
+    assert len(section.pictures) == 2
+    assert not section.tables
 
 
 def test_quality_of_the_surrogate(parsed):
@@ -360,7 +440,7 @@ def test_what_users_name_is_escaped(tmp_path):
     assert "script" not in {name for name, _ in found.elements}
     assert not re.search(r"<script", text, re.IGNORECASE)
     assert not [note for section in found.sections.values() for note in section.notes]
-    for name in ("asked", "results", "bits", "sensitivities", "freezes", "classes", "use"):
+    for name in {*IDS} - {"frontier", "training", "surrogate", "files"}:
         assert SCRIPT in found.sections[name].text, name
     assert "<script>run" in found.text_of("title")
     assert "search/<script>.jsonl" in found.sections["files"].text

@@ -11,9 +11,10 @@ from rfquant_jax.report.markup import Markup, join, tag
 from rfquant_jax.report.numbers import fixed
 from rfquant_jax.report.run_files import RunFiles, Unavailable
 
-_HELD_OUT = "held_out/"
+HELD_OUT = "held_out/"
+_MEAN = f"{HELD_OUT}mean"
 _STAGES = {"pretrain": "Full-precision training", "train": "Coupled training"}
-_LOSSES = {"loss": "largest", "random/loss": "random, mean"}
+_LOSS = {"pretrain": "Loss.", "train": "Loss of the pass of the largest configuration."}
 _RATES = {"rate/learning": "weights (SGD)", "rate/step_size": "step sizes (Adam)"}
 
 
@@ -33,17 +34,13 @@ def training(run: RunFiles) -> Markup:
 
 
 def _stage(lines: Sequence[Mapping], stage: str) -> Iterator[Markup]:
-    losses = _LOSSES if stage == "train" else {"loss": "loss"}
-    if found := _series(lines, losses):
-        yield _curves(stage, "loss", found, "Loss" + _passes(found))
-    keys = dict.fromkeys(key for line in lines for key in line if key.startswith(_HELD_OUT))
-    names = {key: key.removeprefix(_HELD_OUT).replace("_", " ") for key in keys}
-    names.pop(f"{_HELD_OUT}mean", None)
-    if found := _series(lines, names):
+    if found := series(lines, {"loss": "loss"}):
+        yield _curves(stage, "loss", found, _LOSS[stage])
+    if found := series(lines, _scores(lines)):
         last = ", ".join(f"{name} {fixed(points[-1][1], 2)} %" for name, points in found.items())
         caption = f"Held-out top-1 of the averaged weights (EMA); at the end: {last}."
         yield _curves(stage, "held-out top-1 (%)", found, caption, marks=True)
-    rates = _series(lines, _RATES)
+    rates = series(lines, _RATES)
     if found := {name: points for name, points in rates.items() if any(v for _, v in points)}:
         yield _curves(stage, "learning rate", found, "Learning rates.")
 
@@ -59,13 +56,18 @@ def _curves(stage: str, what: str, found: Mapping, caption: str, *, marks: bool 
     )
 
 
-def _passes(found: Mapping) -> str:
-    if len(found) < 2:
-        return "."
-    return ", of the pass of the largest configuration and of the random passes of a step (mean)."
+def _scores(lines: Iterable[Mapping]) -> dict[str, str]:
+    """The key of the held-out accuracy and its name; of several levels their mean stands here.
+
+    The levels themselves are part of the section on interference.
+    """
+    found = {key for line in lines for key in line if key.startswith(HELD_OUT)} - {_MEAN}
+    if len(found) > 1:
+        return {_MEAN: "mean of the levels"}
+    return {key: key.removeprefix(HELD_OUT).replace("_", " ") for key in found}
 
 
-def _series(lines: Iterable[Mapping], names: Mapping[str, str]) -> dict[str, list]:
+def series(lines: Iterable[Mapping], names: Mapping[str, str]) -> dict[str, list]:
     """Finite values over steps by name; names without any are left out."""
     found: dict[str, list] = {name: [] for name in names.values()}
     for line in lines:
