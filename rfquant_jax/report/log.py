@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from rfquant_jax.runtime.files import append, replacing
 
 if TYPE_CHECKING:
     from rfquant_jax.report.tensorboard import Board
+
+Charts = Mapping[str, Mapping[str, Sequence[str]]]
 
 METRICS_FILE, LOG_FILE = "metrics.jsonl", "log.txt"
 
@@ -59,12 +61,28 @@ class RunLog:
         Raises:
           OSError: they cannot be written.
         """
+        if (board := self._opened_board()) is not None:
+            board.add({f"{task}/{name}": value for name, value in values.items()}, step)
+
+    def dashboard(self, charts: Charts) -> None:
+        """Charts of several curves each, for TensorBoard's tab "Custom scalars".
+
+        Args:
+          charts: {category: {title: regular expressions of curves, "<task>/<name>"}}.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        if (board := self._opened_board()) is not None:
+            board.arrange(charts)
+
+    def _opened_board(self) -> Board | None:
+        """The files of TensorBoard; None without a workdir or without tensorboardX."""
         if self._workdir is None or self._without_board:
-            return
+            return None
         if self._board is None:
             self._open_board(self._workdir / "tensorboard")
-        if self._board is not None:
-            self._board.add({f"{task}/{name}": value for name, value in values.items()}, step)
+        return self._board
 
     def _open_board(self, folder: Path) -> None:
         if lack := missing("tensorboardX"):

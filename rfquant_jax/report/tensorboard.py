@@ -1,25 +1,27 @@
-"""Scalars in TensorBoard's event files."""
+"""Scalars and chart layouts in TensorBoard's event files."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
+from tensorboardX.summary import custom_scalars, scalar
 
 from rfquant_jax.runtime.files import naming
 
+Charts = Mapping[str, Mapping[str, Sequence[str]]]
+
 
 class Board:
-    """Scalars for TensorBoard.
+    """Scalars for TensorBoard and the layout of its charts, written in the calling thread.
 
-    Written by whoever calls: the thread that tensorboardX's own writer has for it dies of a full
-    disk with a traceback, and a queue that nobody empties any more then stops the run for good.
+    tensorboardX's writer uses a thread. On a full disk, this thread dies with a traceback, and its
+    full queue then blocks the run forever.
     """
 
     def __init__(self, folder: Path):
@@ -36,9 +38,18 @@ class Board:
                 self._write(step=step, summary=scalar(name, value))
             self._writer.flush()
 
+    def arrange(self, charts: Charts) -> None:
+        layout = {
+            category: {title: ["Multiline", list(curves)] for title, curves in of.items()}
+            for category, of in charts.items()
+        }
+        with naming(self._folder):
+            self._write(summary=custom_scalars(layout))
+            self._writer.flush()
+
     def _write(self, **content) -> None:
         self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def close(self) -> None:
-        with suppress(OSError):  # all that was added is written, or `add` has said why not
+        with suppress(OSError):  # everything is already written, or `add` has raised
             self._writer.close()

@@ -6,6 +6,7 @@ rounding boundary, where passes at different bit-widths make them oscillate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -136,3 +137,20 @@ def scalars(content: Mapping) -> dict[str, float]:
         least = content["bits"].index(content["smallest"][index])
         values[f"near_boundary/{layer}"] = content["near_boundary"][index][least]
     return values
+
+
+def charts(task: str, space: Space) -> dict[str, dict[str, list[str]]]:
+    """How TensorBoard combines a training's curves, see `RunLog.dashboard`."""
+    losses = [re.escape(f"{task}/{prefix}loss") + "$" for prefix in _PREFIXES.values()]
+    over_time = {
+        "loss of each kind of pass": losses,
+        "held-out top-1 of each level (%)": [re.escape(f"{task}/held_out/")],
+        "weights near a boundary, by layer": [re.escape(f"{task}/near_boundary/")],
+        "frozen layers": [re.escape(f"{task}/frozen_layers") + "$"],
+    }
+    sampled = {
+        f"{layer}, {what}": [re.escape(f"{task}/sampled/{layer}/{what[0]}") + r"\d+$"]
+        for layer in space.names
+        for what in COLUMN_NAMES
+    }
+    return {"Interference": over_time, "Share of each bit-width sampled": sampled}

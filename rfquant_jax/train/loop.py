@@ -166,6 +166,8 @@ class Trainer:
         state, position = self._begin(start)
         if self.total_steps == 0:
             self._evaluate("untrained", state, position)
+        if self._meter is not None:
+            self._log.dashboard(interference.charts(self._plan.task, self._space))
         stream = prefetch(map(self._on_devices, self._batches.starting_at(position.step)))
         with self._log.progress(self._plan.task, self.total_steps, position.step) as progress:
             while position.step < self.total_steps:

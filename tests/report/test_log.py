@@ -2,10 +2,13 @@
 
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.layout_pb2 import Layout
 
 from rfquant_jax.report.log import LOG_FILE, METRICS_FILE, RunLog
 
@@ -35,6 +38,28 @@ def test_without_tensorboardx_metrics_are_json_lines_alone(tmp_path, monkeypatch
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert not (tmp_path / "tensorboard").exists()
     assert capsys.readouterr().out.count("pip install 'rfquant-jax[plots]'") == 1
+def test_tensorboard_combines_curves_in_charts(tmp_path):
+    log = RunLog(tmp_path)
+    log.dashboard({"Losses": {"of passes": ["train/loss$", "train/random/loss$"]}, "Rest": {}})
+    log.curves("train", 3, {"loss": 0.5})
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    values = [value for event in events(file.read_bytes()) for value in event.summary.value]
+    assert [value.tag for value in values] == ["custom_scalars__config__", "train/loss"]
+    assert values[0].metadata.plugin_data.plugin_name == "custom_scalars"
+    layout = Layout.FromString(values[0].tensor.string_val[0])
+    assert [category.title for category in layout.category] == ["Losses", "Rest"]
+    (chart,) = layout.category[0].chart
+    assert chart.title == "of passes"
+    assert list(chart.multiline.tag) == ["train/loss$", "train/random/loss$"]
+
+
+def events(data):
+    """The events of a TensorBoard file: length, checksum of the length, event, its checksum."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
 
 def test_rewinding_forgets_later_steps_of_its_task_and_torn_lines(tmp_path):

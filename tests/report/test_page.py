@@ -280,7 +280,7 @@ def test_bit_widths_sampled_and_weights_near_a_boundary(parsed):
     assert sampled[1] == ["6", "5", "4", "3", "2"] * 2
     # Of three records of 200 passes each: 20 of 200 are 10 %.
     assert " ".join(sampled[2]) == "blocks.0.expand 10 15 20 25 30 30 25 20 15 10"
-    assert " ".join(sampled[3]) == "blocks.0.depthwise 10 15 20 55 0 30 25 20 25 0"
+    assert " ".join(sampled[3]) == "blocks.0.depthwise 10 15 20 55  30 25 20 25 "
     assert "of the 600 passes" in parsed.sections["interference"].text
     assert near[0] == ["layer", "step"]
     assert near[1] == ["60", "120", "180"]

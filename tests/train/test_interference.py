@@ -1,5 +1,7 @@
 """What a training writes about its passes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,27 @@ def test_a_record_and_its_curves(space):
     assert curves["near_boundary/a"] == 0.25
     assert curves["near_boundary/dw"] == 0.5
     assert len(curves) == 2 * 2 * 3 + 2
+
+
+def test_every_curve_is_in_exactly_one_chart(space):
+    counts = {"passes": 4, "weights": [[0, 1, 3], [2, 2, 0]], "activations": [[2, 2, 0], [1, 3, 0]]}
+    masks = Masks(space.full_mask, space.full_mask)
+    curves = interference.scalars(interference.record(space, masks, counts, np.ones((2, 3))))
+    names = [*curves, "loss", "random/loss", "smallest/loss", "held_out/w4a4", "frozen_layers"]
+    found = {
+        title: [name for name in names for curve in of if re.match(curve, f"train/{name}")]
+        for charts in interference.charts("train", space).values()
+        for title, of in charts.items()
+    }
+    assert sorted(name for chart in found.values() for name in chart) == sorted(names)
+    assert found["loss of each kind of pass"] == ["loss", "random/loss", "smallest/loss"]
+    assert found["dw, activations"] == ["sampled/dw/a4", "sampled/dw/a3", "sampled/dw/a2"]
+    assert found["weights near a boundary, by layer"] == ["near_boundary/a", "near_boundary/dw"]
+    # Terms of the loss have curves of their own.
+    assert not any(
+        re.match(curve, f"train/{name}")
+        for of in interference.charts("train", space).values()
+        for chart in of.values()
+        for curve in chart
+        for name in ("cross_entropy", "random/idm", "rate/learning")
+    )

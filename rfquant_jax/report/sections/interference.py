@@ -120,17 +120,20 @@ def _sampled(records: Sequence[Mapping]) -> list[Markup]:
         for what in ("weights", "activations")
     }
     most = max(int(values.max(initial=0)) for values in counts.values()) or 1
-    groups = [
-        Group(
-            f"{what}: bits",
-            bits,
-            {
-                layer: [_share(count / max(passes, 1), count / most) for count in row]
-                for layer, row in zip(layers, values.tolist(), strict=True)
-            },
-        )
-        for what, values in counts.items()
-    ]
+    # A bit-width that a layer never takes has no share near a boundary; its cell stays empty.
+    taken = [[share is not None for share in row] for row in records[-1]["near_boundary"]]
+
+    def cells(values: np.ndarray) -> dict[str, list[Cell | None]]:
+        rows = zip(layers, values.tolist(), taken, strict=True)
+        return {
+            layer: [
+                _share(count / max(passes, 1), count / most) if has else None
+                for count, has in zip(row, allowed, strict=True)
+            ]
+            for layer, row, allowed in rows
+        }
+
+    groups = [Group(f"{what}: bits", bits, cells(values)) for what, values in counts.items()]
     text = (
         f"Share in percent of the {passes:,} passes in which each layer ran at each bit-width. "
         "Passes of the largest configuration do not count."
@@ -143,15 +146,17 @@ def _near(records: Sequence[Mapping]) -> list[Markup]:
     moments = [records[round(place)] for place in places]
     layers = records[-1]["layers"]
     columns = [_of_smallest(record) for record in moments]
-    most = max((value for column in columns for value in column), default=0.0) or 1.0
+    values = [value for column in columns for value in column]
+    least, most = min(values, default=0.0), max(values, default=0.0)
+    span = most - least or 1.0  # shares differ little: colours show the differences
     cells = {
-        layer: [_share(column[i], column[i] / most, warm=True) for column in columns]
+        layer: [_share(c[i], (c[i] - least) / span, warm=True) for c in columns]
         for i, layer in enumerate(layers)
     }
     steps = [f"{record['step']:,}" for record in moments]
     text = (
         "Share in percent of each layer's weights at its smallest bit-width that is not frozen. "
-        "These are the layers that the scheduler freezes first."
+        "The stronger the colour, the larger the share."
     )
     heat = heat_map(layers, [Group("step", steps, cells)], label="Weights near a boundary")
     return [paragraph(text), heat]
