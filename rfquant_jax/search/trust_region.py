@@ -2,7 +2,8 @@
 
 The surrogate's global optimum is too optimistic: the solver finds where the model errs. So every
 round solves for at most so many changed variables around the best configuration measured so far,
-measures the solutions, fits again, and widens or narrows the region.
+measures the solutions, fits again, and widens or narrows the region. The region must reach its
+smallest size before the evaluations run out: there the model is most accurate.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from rfquant_jax.search.surrogate import (
 )
 from rfquant_jax.search.variables import SearchSpace
 
+SMALLEST_RADIUS = 2  # changed variables: at a tight budget one can only gain bits if another loses
+
 Measure = Callable[[np.ndarray], np.ndarray]  # int32[N, L, 2] -> divergences float64[N]
 
 
@@ -39,13 +42,13 @@ class TrustRegionSettings:
     Attributes:
       evaluations: configurations measured for a budget, at most.
       proposals: of them in a round.
-      patience: rounds without a better configuration before it ends.
+      patience: rounds at the smallest radius without a better configuration before it ends.
       width: of the surrogate's weights, as a share of the variables, see `surrogate.fit`.
     """
 
     evaluations: int = 30
-    proposals: int = 6
-    patience: int = 3
+    proposals: int = 4
+    patience: int = 1
     width: float = 0.3
 
 
@@ -95,6 +98,7 @@ class TrustRegionSearch:
         radius = len(self._search_space.variables)  # the first round is global
         best = self._within(budget)[0]
         while left > 0 and stall < self._settings.patience:
+            radius = min(radius, self._widest(left))
             proposals = self._propose(
                 budget, best, radius, min(left, self._settings.proposals), rng
             )
@@ -102,12 +106,22 @@ class TrustRegionSearch:
             self._learn(proposals)
             leader = self._within(budget)[0]
             if leader != best:
-                best, stall = leader, 0
-                radius = min(2 * radius, len(self._search_space.variables))
+                best, stall, radius = leader, 0, 2 * radius
             else:
-                stall += 1
-                radius = max(2, radius // 2)
+                stall += radius <= SMALLEST_RADIUS
+                radius = max(SMALLEST_RADIUS, radius // 2)
         return [self._configurations[i] for i in self._within(budget)]
+
+    def _widest(self, left: int) -> int:
+        """The largest radius with so many evaluations left.
+
+        From all variables in the first round to the smallest radius in the last one, by equal
+        factors, so that successes of wide regions leave evaluations for small ones.
+        """
+        size, search_space = self._settings.proposals, len(self._search_space.variables)
+        rounds, first = (-(-count // size) for count in (left, self._settings.evaluations))
+        share = (rounds - 1) / (first - 1) if first > 1 else 1.0
+        return round(SMALLEST_RADIUS * (search_space / SMALLEST_RADIUS) ** share)
 
     def best(self, budget: Budget) -> int | None:
         """Number of the best measured configuration within a budget, if there is one."""

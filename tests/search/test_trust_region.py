@@ -341,38 +341,48 @@ def test_the_same_seed_and_budget_number_ask_the_same():
     assert asked(0, 5).tolist() != asked(0, 6).tolist()
 
 
-def test_the_radius_widens_with_success_and_halves_without(monkeypatch):
-    search_space = make_search_space(space_of(5))  # 10 variables
-    network = Network(lambda c: divergence(additive_terms(2, 5), c), search_space)
-    costs = CostModel(np.full(5, 10**9), np.ones(5), 0, 0).kinds()
-    budget = Budget("x", (Limit(costs["G"], 60.0),))
-    harms = iter([1e3, 1e3, 1e-9, 1e3, 1e3, 1e3, 1e3])  # only the third proposal is better
-    network.truth = lambda configurations: np.asarray(
-        [next(harms) if monkeypatch_on else 1.0 for _ in configurations]
-    )
-    monkeypatch_on = False
-    profile = divergence(additive_terms(2, 5), network.profile)
-    search = TrustRegionSearch(
-        search_space,
-        network.profile,
-        profile,
-        network.measure,
-        TrustRegionSettings(evaluations=7, proposals=1, patience=3),
-        0,
-    )
-    monkeypatch_on = True
-    radii, solve = [], search.solve
+@pytest.mark.parametrize(
+    ("evaluations", "better", "expected"),
+    [
+        # Halved after each failure; a failure at 2 ends it.
+        (40, (), [20, 10, 5, 2]),
+        # Twice as wide after a success at 5, then halved again.
+        (40, (3,), [20, 10, 5, 10, 5, 2]),
+        # Successes at 2 keep it going: twice 2 fails, then 2 fails.
+        (40, (4,), [20, 10, 5, 2, 4, 2]),
+        # Of 5 rounds the widest are 2 * 10^(1, 3/4, 1/2, 1/4, 0), whatever succeeds.
+        (5, (1, 2, 3, 4, 5), [20, 11, 6, 4, 2]),
+        (5, (5,), [20, 10, 5, 2]),
+        (1, (), [20]),
+    ],
+)
+def test_the_radius_widens_with_success_and_shrinks_to_two(
+    monkeypatch, evaluations, better, expected
+):
+    search_space = make_search_space(space_of(10))  # 20 variables
+    network = Network(lambda c: divergence(additive_terms(2, 10), c), search_space, count=100)
+    costs = CostModel(np.full(10, 10**9), np.ones(10), 0, 0).kinds()
+    budget = Budget("x", (Limit(costs["G"], 120.0),))
+    rounds = itertools.count(1)
 
-    def watched(terms, budget, centre=None, radius=0):
+    def truth(configurations):
+        (_,) = configurations  # one proposal a round
+        number = next(rounds)
+        return np.asarray([10.0**-number if number in better else 1e9])
+
+    chosen = TrustRegionSettings(evaluations=evaluations, proposals=1)
+    search = network.search(chosen)
+    network.truth = truth
+    radii, propose = [], search._propose
+
+    def watched(budget, best, radius, count, rng):
         radii.append(radius)
-        return solve(terms, budget, centre, radius)
+        return propose(budget, best, radius, count, rng)
 
-    monkeypatch.setattr(search, "solve", watched)
+    monkeypatch.setattr(search, "_propose", watched)
     search.search(budget, 0)
-    rounds = [radii[0]] + [b for a, b in itertools.pairwise(radii) if a != b]
-    # 10 fails, 5 fails, 2 succeeds, 4 fails, 2 fails, 2 fails: three in a row end it.
-    assert rounds == [10, 5, 2, 4, 2]
-    assert search.measured == 6
+    assert radii == expected
+    assert search.measured == len(expected)
 
 
 def test_the_model_is_fitted_to_all_but_the_largest():
