@@ -1,41 +1,51 @@
-"""Ablation of the training: sampling, smallest pass, scheduler, release, IDM.
+"""What each part of the training is worth: sampling, smallest pass, scheduler, release, IDM.
 
     python -m benchmarks.ablation --seeds=10
+    python -m benchmarks.ablation --seeds=10 --only=published,idm-levels-smallest --report_only
 
-Trains every variant for each seed; all variants of a seed start from the same full-precision
-network. Prints mean top-1 and cross-entropy on the test images, with 95 % intervals (Student's t
-over seeds), for uniform and mixed configurations, then paired differences from the first variant,
-the published training. Every training is a run of `launch.py` in its own process; finished runs are
-reused. Further arguments, including `--config=FILE`, are passed to every run.
+Every variant is trained for each seed, all variants of a seed from the same full-precision network:
+one that is trained here, or that of the workdir `seedN` in the folder `--starts`. Every training is
+one of `launch.py` in a process of its own. A finished one is a line of `runs.jsonl` and is not
+repeated; one that was killed continues from its last checkpoint. Arguments behind `--` are handed
+on to every run, such as `-- --config=FILE --config.train.epochs=40`.
 
-A mixed configuration of mean m draws the bits of the weights and activations of each layer from
-Normal(m, 0.8), rounded to the nearest allowed bit-width. All variants and seeds use the same
-twelve.
+Prints the mean top-1 and cross-entropy on the test part, with 95 % intervals (Student's t over the
+seeds), of uniform and of mixed configurations; then the paired differences from the first variant.
+Seeds that lack a variant do not count. `--report_only` prints this for the runs that are there.
+
+A mixed configuration of mean m gives the weights and the activations of each layer the allowed
+bit-width nearest to a draw from Normal(m, 0.8). The same twelve serve all variants and seeds.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 from scipy import stats
 
+from rfquant_jax.errors import UserError
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
+from rfquant_jax.runtime.files import LineRecord
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import read_json, write_json
 
-_SEEDS = flags.DEFINE_integer("seeds", 10, "number of seeds", lower_bound=2)
-_FIRST = flags.DEFINE_integer("first_seed", 0, "first seed", lower_bound=0)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder of the results")
-_ONLY = flags.DEFINE_list("only", [], "names of variants; default: all")
+_SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first_seed", 0, "the first of them", lower_bound=0)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "folder for all of it")
+_STARTS = flags.DEFINE_string("starts", "", "folder of workdirs seed0, seed1, ... to start from")
+_REPORT = flags.DEFINE_bool("report_only", False, "train nothing, print what is there")
+_ONLY = flags.DEFINE_list("only", [], "names of variants, all by default")
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch.py"
 IDM, SCHEDULER = "losses.information_distortion_mitigation", "scheduler.enabled"
@@ -62,13 +72,16 @@ VARIANTS = {
     "both-levels-smallest-released": LEVELS | SMALLEST | RELEASED,
     "levels-smallest": FREE | LEVELS | SMALLEST | {IDM: False},
 }
+flags.register_validator(
+    _ONLY, lambda names: set(names) <= VARIANTS.keys(), f"must be of {', '.join(VARIANTS)}"
+)
 UNIFORM, MIXED, DRAWS = (2, 3, 4, 6), (2.3, 2.7), 12
 
 Figures = dict[str, float]
 
 
 def mixed(space: Space, mean: float, count: int = DRAWS) -> list[np.ndarray]:
-    """Configurations around a mean bit-width, see above; deterministic."""
+    """Configurations around a mean bit-width, see above; the same at every call."""
     rng = np.random.default_rng(round(100 * mean))
     configurations = []
     for _ in range(count):
@@ -101,39 +114,83 @@ def figures_of(workdir: Path) -> Figures:
     return figures
 
 
+class Runs:
+    """The finished runs, one JSON line each: seed, variant, seconds, figures.
+
+    Args:
+      path: of the file; its folder is created.
+      settings: JSON content that all runs share.
+
+    Raises:
+      UserError: the file holds runs with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping):
+        header = json.loads(json.dumps(settings))
+        if path.exists():
+            first, *_ = path.read_text().splitlines() or [""]
+            if first != json.dumps(header):
+                raise UserError(f"{path}: its runs have other settings ({first}): use --workdir")
+        self._record = LineRecord(path, header, lambda line: "figures" in line)
+
+    def figures(self, seed: int, variant: str) -> Figures | None:
+        """What a run gave, if it was finished."""
+        keys = {"seed": seed, "variant": variant}
+        found = [line for line in self._record.lines if keys.items() <= line.items()]
+        return found[0]["figures"] if found else None
+
+    def add(self, seed: int, variant: str, seconds: float, figures: Figures) -> None:
+        """Notes a finished run."""
+        line = {"seed": seed, "variant": variant, "seconds": round(seconds, 1)}
+        self._record.append(line | {"figures": figures})
+
+    def paired(self, seeds: Sequence[int], variants: Sequence[str]) -> dict[str, list[Figures]]:
+        """Figures of each variant, of the seeds that have all of them."""
+        rows = [[self.figures(seed, variant) for variant in variants] for seed in seeds]
+        complete = [row for row in rows if None not in row]
+        return {variant: [row[i] for row in complete] for i, variant in enumerate(variants)}
+
+
 def run_seed(
-    seed: int, workdir: Path, variants: Mapping[str, Mapping], extra: Sequence[str]
-) -> dict[str, Figures]:
-    """Results of every variant, from one full-precision network."""
-    start, arguments = workdir / "start", [f"--config.seed={seed}", *extra]
-    figures = {}
-    for name, changes in variants.items():
-        done = workdir / f"{name}.json"
-        if not done.exists():
-            _launch(start, "--config.tasks=pretrain", *arguments)
-            fields = [f"--config.{field}={value}" for field, value in (PUBLISHED | changes).items()]
-            given = "--config.tasks=train", f"--config.checkpoint={start}"
-            _launch(workdir / name, *given, *arguments, *fields)
-            write_json(done, figures_of(workdir / name))
-        figures[name] = read_json(done)
-        print(f"seed {seed}, {name}: {figures[name]}", flush=True)
-    return figures
+    seed: int, folder: Path, start: Path, variants: Sequence[str], extra: Sequence[str], runs: Runs
+) -> None:
+    """Trains every variant that is not finished, all from one full-precision network.
+
+    Args:
+      folder: for the workdirs of the seed.
+      start: workdir of the full-precision network.
+    """
+    missing = [variant for variant in variants if runs.figures(seed, variant) is None]
+    arguments = [f"--config.seed={seed}", *extra]
+    if missing and start == folder / "start":
+        _launch(start, "--config.tasks=pretrain", *arguments)
+    for variant in missing:
+        began, workdir = time.monotonic(), folder / variant
+        changes = PUBLISHED | VARIANTS[variant]
+        fields = [f"--config.{field}={value}" for field, value in changes.items()]
+        given = "--config.tasks=train", f"--config.checkpoint={start}"
+        _launch(workdir, *given, *arguments, *fields)
+        runs.add(seed, variant, time.monotonic() - began, figures_of(workdir))
+        print(f"seed {seed}, {variant}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _launch(workdir: Path, *arguments: str) -> None:
     command = [sys.executable, str(LAUNCH), f"--workdir={workdir}", *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(f"{workdir}: the run ended with code {code}")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval (Student's t)."""
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95 % interval by Student's t; None for a single value."""
     values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return float(values.mean()), None
     error = values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def summarize(figures: Mapping[str, Sequence[Figures]]) -> list[dict]:
-    """One row per variant, and rows of paired differences from the first variant."""
+    """A row a variant, and for each but the first a row of paired differences from the first."""
     first = next(iter(figures))
     rows = []
     for variant, runs in figures.items():
@@ -147,27 +204,40 @@ def summarize(figures: Mapping[str, Sequence[Figures]]) -> list[dict]:
 
 
 def _shown(row: Mapping) -> dict[str, str]:
-    """A row of the summary as text, with top-1 and cross-entropy in one cell."""
+    """A row of the summary as text: top-1 and cross-entropy of a column in one cell."""
     cells = {"variant": row["variant"]}
     for name in [name for name in row if f"{name}, loss" in row]:
         top1, loss = row[name], row[f"{name}, loss"]
-        cells[name] = f"{top1[0]:.2f} ± {top1[1]:.2f} / {loss[0]:.3f} ± {loss[1]:.3f}"
+        cells[name] = f"{_with_half(top1, 2)} / {_with_half(loss, 3)}"
     return cells
 
 
+def _with_half(value: tuple[float, float | None], digits: int) -> str:
+    mean, half = value
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
 def main(arguments: list[str]) -> None:
-    workdir = Path(_WORKDIR.value)
-    variants = {name: VARIANTS[name] for name in _ONLY.value or VARIANTS}
-    figures: dict[str, list[Figures]] = {name: [] for name in variants}
-    for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
-        for variant, run in run_seed(
-            seed, workdir / f"seed{seed}", variants, arguments[1:]
-        ).items():
-            figures[variant].append(run)
-    rows = summarize(figures)
-    shown = [_shown(row) for row in rows]
-    print(table(shown, {name: name for name in shown[0]}))
-    write_json(workdir / "summary.json", {"runs": figures, "rows": rows})
+    logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every read
+    workdir, extra = Path(_WORKDIR.value), arguments[1:]
+    variants = _ONLY.value or list(VARIANTS)
+    seeds = range(_FIRST.value, _FIRST.value + _SEEDS.value)
+    try:
+        runs = Runs(workdir / "runs.jsonl", {"arguments": extra, "starts": _STARTS.value})
+    except UserError as error:
+        raise SystemExit(str(error)) from error
+    for seed in () if _REPORT.value else seeds:
+        folder = workdir / f"seed{seed}"
+        start = Path(_STARTS.value) / f"seed{seed}" if _STARTS.value else folder / "start"
+        run_seed(seed, folder, start, variants, extra, runs)
+    figures = runs.paired(seeds, variants)
+    count = len(figures[variants[0]])
+    print(f"{count} of {len(seeds)} seeds have all of {len(variants)} variants")
+    if count:
+        rows = summarize(figures)
+        shown = [_shown(row) for row in rows]
+        print(table(shown, {name: name for name in shown[0]}))
+        write_json(workdir / "summary.json", {"runs": figures, "rows": rows})
 
 
 if __name__ == "__main__":
