@@ -7,7 +7,12 @@ from rfquant_jax.search.budget import Budget, Limit
 from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.profile import Profile
-from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, measure_profile
+from rfquant_jax.search.profile_search import (
+    ProfileSearch,
+    ProfileSettings,
+    measure_profile,
+    unmeasured,
+)
 from rfquant_jax.search.trust_region import TrustRegionSettings
 from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import additive_terms, divergence, space_of
@@ -60,6 +65,23 @@ def test_a_profile_is_measured_on_every_part(tmp_path):
         np.testing.assert_array_equal(profile.snapshot(part, len(profile))[0], configurations)
     again = opened(tmp_path / "p.jsonl", None)
     np.testing.assert_array_equal(measure_profile(again, SEARCH_SPACE, 2, COUNT, 3), configurations)
+
+
+def test_what_is_left_to_measure_does_not_count_what_the_file_has_beyond(whole, tmp_path):
+    path, length, _ = whole
+    (tmp_path / "p.jsonl").write_bytes(path.read_bytes())
+    profile = opened(tmp_path / "p.jsonl")
+    assert len(profile) > length  # the search asked for more
+    assert unmeasured(profile, SEARCH_SPACE, 2, COUNT, seed=3) == 0
+    known = {c.tobytes() for c in profile_configurations(SEARCH_SPACE, COUNT, 3)}
+    found = [{c.tobytes() for c in profile.snapshot(part, len(profile))[0]} for part in (0, 1)]
+    more = profile_configurations(SEARCH_SPACE, COUNT + 20, 3)
+    missing = sum(c.tobytes() not in of for of in found for c in more)
+    assert 0 < missing <= 2 * (len(more) - len(known))
+    assert unmeasured(profile, SEARCH_SPACE, 2, COUNT + 20, seed=3) == missing
+    before = len(profile)
+    measure_profile(profile, SEARCH_SPACE, 2, COUNT + 20, seed=3)
+    assert len(profile) - before == missing
 
 
 def test_each_part_is_searched_by_itself(whole):

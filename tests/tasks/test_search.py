@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.variables import make_search_space
+from rfquant_jax.tasks import profile as profile_task
 from rfquant_jax.tasks.profile import _copy_profile, _snapshot
 from rfquant_jax.tasks.search import best_pair
 from tests.search.landscapes import B, space_of
@@ -174,3 +177,55 @@ def test_a_snapshot_that_is_not_of_this_profile_is_replaced(tmp_path, change):
     profile.measure(SEARCH_SPACE.lowest[None], 1)
     assert _snapshot(run, trained, profile) == 6
     assert json.loads(file.read_text())["sha256"] == profile.digest(6)
+
+
+class Progresses:
+    """A log that keeps how much each line of progress announced, and how much of it came."""
+
+    def __init__(self):
+        self.said, self.totals, self.advanced = [], {}, {}
+
+    def info(self, message):
+        self.said.append(message)
+
+    @contextmanager
+    def progress(self, task, total, done=0):
+        self.totals[task], self.advanced[task] = (total, done), 0
+
+        def advance():
+            self.advanced[task] += 1
+
+        yield SimpleNamespace(advance=advance)
+
+
+def test_progress_counts_what_remains_where_a_profile_was_copied(tmp_path, monkeypatch):
+    def evaluate(configurations, part):
+        return np.exp(-configurations.sum(axis=(1, 2)) / 3 - part)
+
+    def proposed(folder, budgets):
+        folder.mkdir(exist_ok=True)
+        profile = Profile(SEARCH_SPACE.space, folder / "search" / "profile.jsonl", {}, evaluate)
+        monkeypatch.setattr(profile_task, "open_profile", lambda *_: profile)
+        log = Progresses()
+        budgets = [Budget(f"{x}G", (Limit(KIND, x),)) for x in budgets]
+        run = run_in(folder, log=log, budgets=budgets)
+        profile_task.propose_from_profile(
+            run, SimpleNamespace(origin="o"), SimpleNamespace(proposing=(1, 2))
+        )
+        return log, len(profile)
+
+    first, length = proposed(tmp_path / "one", [60.0, 34.0])
+    measured = first.totals["profile"][0]
+    assert 2 * 25 < measured < length  # 25 uniform pairs and more, on both parts
+    assert first.totals == {"profile": (measured, 0), "search": (2, 0)}
+    assert first.advanced == {"profile": measured, "search": 2}
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    again, _ = proposed(tmp_path / "two", [34.0])
+    assert again.totals == {"profile": (0, 0), "search": (1, 0)}
+    assert again.advanced == {"profile": 0, "search": 1}
+    # A part of the profile is there.
+    file = tmp_path / "two" / "search" / "profile.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
+    last, _ = proposed(tmp_path / "two", [34.0])
+    assert last.totals["profile"] == (measured - 10, 0)
+    assert last.advanced["profile"] == measured - 10
