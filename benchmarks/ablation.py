@@ -119,18 +119,19 @@ class Runs:
 
     Args:
       path: of the file; its folder is created.
-      settings: JSON content that all runs share.
+      settings: JSON content that all runs share; None: whatever the file has.
 
     Raises:
-      UserError: the file holds runs with other settings.
+      UserError: the file holds runs with other settings, or is missing where `settings` is None.
     """
 
-    def __init__(self, path: Path, settings: Mapping):
-        header = json.loads(json.dumps(settings))
-        if path.exists():
-            first, *_ = path.read_text().splitlines() or [""]
-            if first != json.dumps(header):
-                raise UserError(f"{path}: its runs have other settings ({first}): use --workdir")
+    def __init__(self, path: Path, settings: Mapping | None):
+        found = path.read_text().splitlines()[:1] if path.exists() else []
+        if settings is None and not found:
+            raise UserError(f"{path}: there are no finished runs")
+        header = json.loads(found[0] if settings is None else json.dumps(settings))
+        if found and json.loads(found[0]) != header:
+            raise UserError(f"{path}: its runs have other settings ({found[0]}): use --workdir")
         self._record = LineRecord(path, header, lambda line: "figures" in line)
 
     def figures(self, seed: int, variant: str) -> Figures | None:
@@ -222,8 +223,9 @@ def main(arguments: list[str]) -> None:
     workdir, extra = Path(_WORKDIR.value), arguments[1:]
     variants = _ONLY.value or list(VARIANTS)
     seeds = range(_FIRST.value, _FIRST.value + _SEEDS.value)
+    given = {"arguments": extra, "starts": _STARTS.value}
     try:
-        runs = Runs(workdir / "runs.jsonl", {"arguments": extra, "starts": _STARTS.value})
+        runs = Runs(workdir / "runs.jsonl", None if _REPORT.value else given)
     except UserError as error:
         raise SystemExit(str(error)) from error
     for seed in () if _REPORT.value else seeds:

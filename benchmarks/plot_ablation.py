@@ -30,7 +30,7 @@ COLORS = [
 
 def draw(rows: list[dict], path: Path) -> None:
     """Draws the rows of a summary, see `ablation.summarize`."""
-    figure = Figure(figsize=(11, 4.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     differences = [row for row in rows if " - " in row["variant"]]
     places = range(len(UNIFORM))
@@ -51,7 +51,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.set_xticks(places, [f"w{bits}a{bits}" for bits in UNIFORM])
     left.set_ylabel("top-1 (%)")
     right.set_ylabel("top-1, difference from the first (points)")
-    left.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     FigureCanvasAgg(figure).print_png(path)
 
 

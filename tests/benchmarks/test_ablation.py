@@ -115,4 +115,8 @@ def test_runs_with_other_settings_are_kept_and_refused(tmp_path):
     with pytest.raises(UserError, match="other settings"):
         Runs(tmp_path / "runs.jsonl", SETTINGS | {"arguments": []})
     assert (tmp_path / "runs.jsonl").read_text() == before
-    assert Runs(tmp_path / "runs.jsonl", SETTINGS).figures(0, "idm") == {"2 bits": 1.0}
+    for settings in (SETTINGS, None):
+        assert Runs(tmp_path / "runs.jsonl", settings).figures(0, "idm") == {"2 bits": 1.0}
+    assert (tmp_path / "runs.jsonl").read_text() == before
+    with pytest.raises(UserError, match="no finished runs"):
+        Runs(tmp_path / "other.jsonl", None)
