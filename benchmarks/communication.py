@@ -25,7 +25,7 @@ from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.state import Masks, PassInfo
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
@@ -58,8 +58,8 @@ def main(_: list[str]) -> None:
         write_json(Path(_OUT.value), content)
 
 
-def programs(step: CoupledStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
-    """Name and text of every compiled program of a step."""
+def programs(step: TrainStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
+    """Every program of a step, compiled: its name and text."""
     state, inputs = step.init(step.functional.params), step.inputs(masks, RATES, jax.random.key(0))
     batch = devices.split(next(iter(images(task, step.mesh.size))), step.mesh)
     gradients = devices.per_device(zeros_like(step.functional.params), step.mesh)

@@ -12,37 +12,37 @@ from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.nn.precision import compute_in, compute_type
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.state import Masks, Rates
-from rfquant_jax.train.step import CoupledStep, StepSettings
+from rfquant_jax.train.step import StepSettings, TrainStep
 
 RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
 
 
-def plain_step(task: StepTask) -> tuple[CoupledStep, Space]:
-    """A full-precision step: one pass and the update."""
-    candidates = QuantSettings().candidates
+def plain_step(task: StepTask) -> tuple[TrainStep, Space]:
+    """A full-precision step: one plain pass and the update."""
+    candidates = QuantConfig().candidates
     empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
     chosen = _settings("loop", 0, LossWeights(idm=0.0))
-    return CoupledStep(FunctionalNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
+    return TrainStep(FunctionalNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
 
 
-def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[CoupledStep, Space]:
-    """A coupled step with all features; information distortion mitigation is optional."""
+def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[TrainStep, Space]:
+    """A coupled step with every ingredient on; information distortion mitigation may be off."""
     plain = _network(task)
-    plan = QuantizationPlan.of(plain, task.image_shape, QuantSettings())
+    plan = QuantizationPlan.of(plain, task.image_shape, QuantConfig())
     loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
     functional = FunctionalNetwork(plan.convert(plain))
     chosen = _settings(strategy, task.random_passes, loss)
-    return CoupledStep(functional, _mesh(), _preprocess(task), chosen), plan.space
+    return TrainStep(functional, _mesh(), _preprocess(task), chosen), plan.space
 
 
-def stepper(made: tuple[CoupledStep, Space], task: StepTask) -> Callable[[], None]:
-    """A function that runs the next step and waits for it."""
+def stepper(made: tuple[TrainStep, Space], task: StepTask) -> Callable[[], None]:
+    """A function that takes the next step and waits for it."""
     step, space = made
     masks = Masks(space.full_mask, space.full_mask)
     batches = images(task, task.batch * step.mesh.size)
@@ -68,7 +68,7 @@ def _network(task: StepTask):
 def _settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSettings:
     """The step of the paper."""
     return StepSettings(
-        candidates=QuantSettings().candidates,
+        candidates=QuantConfig().candidates,
         random_passes=random_passes,
         strategy=strategy,
         ema_decay=0.9997,

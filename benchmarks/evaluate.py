@@ -24,7 +24,7 @@ from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.evaluate.evaluator import Evaluator
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices, host_memory
 from rfquant_jax.tasks.workdir import write_json
@@ -81,7 +81,7 @@ def forward(functional: FunctionalNetwork, batches: list[Arrays]) -> Callable[[]
 
 def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dict[str, Callable]:
     """The two passes of the task, on one device."""
-    plan, mesh = QuantizationPlan.of(plain, shape, QuantSettings()), devices.make_mesh(1)
+    plan, mesh = QuantizationPlan.of(plain, shape, QuantConfig()), devices.make_mesh(1)
     functional, images = (
         FunctionalNetwork(plan.convert(plain)),
         [batch["image"] for batch in batches],

@@ -40,11 +40,11 @@ from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.run_onnx import read_codes, with_codes
 from rfquant_jax.export.verify.runners import open_all
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.cost import CostModel
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     calibration, compared = batches()
     plain = network()
-    plan = QuantizationPlan.of(plain, image_shape(), QuantSettings())
+    plan = QuantizationPlan.of(plain, image_shape(), QuantConfig())
     configuration = random_bits(plan.space)
     quantized = calibrated(plain, plan, configuration, calibration)
     model = fold(quantized, image_shape())
@@ -137,8 +137,8 @@ def calibrated(plain, plan: QuantizationPlan, configuration: np.ndarray, images:
 
 
 def unquantized(plain) -> IntegerModel:
-    """The float32 network, with BatchNorm folded as in the other files."""
-    wide = QuantSettings(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
+    """The float32 network, BatchNorm folded as in the others."""
+    wide = QuantConfig(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
     network = QuantizationPlan.of(plain, image_shape(), wide).convert(plain)
     network.eval()
     return fold(network, image_shape()).stored()

@@ -24,7 +24,7 @@ from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import host_memory
 from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.scheduler import InstabilityMeter, freeze
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")
@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
         write_json(Path(_OUT.value), {"machine": machine(), **asked, "rows": rows, "ratio": ratio})
 
 
-def firing(step: CoupledStep, space: Space) -> Callable[[], object]:
+def firing(step: TrainStep, space: Space) -> Callable[[], object]:
     """The metric of the network's parameters and the masks that follow from it."""
     config = default.get_config().scheduler
     meter = InstabilityMeter(step.functional, config.boundary)

@@ -30,12 +30,12 @@ from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.data.transforms import Centre, normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.cost import CostModel
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import WEIGHTS, Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.budget import parse_budget
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
-    plan = QuantizationPlan.of(plain, shape, QuantSettings())
+    plan = QuantizationPlan.of(plain, shape, QuantConfig())
     batches, mesh = random_batches(shape), devices.make_mesh(1)
     preprocess = normalizer((0.5,), (0.25,))
     functional, params, _ = plan.start(plain, [batches[0]["image"]], preprocess, mesh)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
-from rfquant_jax.quant.plan import QuantSettings
+from rfquant_jax.quant.plan import QuantConfig
 from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.search.greedy import GreedySettings, Move
 from rfquant_jax.search.problem import Algorithm, greedy_search
@@ -31,10 +31,10 @@ def derived_seed(config: ConfigDict, purpose: str) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def quant_settings(config: ConfigDict) -> QuantSettings:
+def quant_settings(config: ConfigDict) -> QuantConfig:
     """Settings of the conversion of the plain network."""
     quant = config.quant
-    return QuantSettings(
+    return QuantConfig(
         candidates=tuple(quant.candidates),
         depthwise_min_bits=quant.depthwise_min_bits,
         fixed_bits=quant.fixed_bits,

@@ -18,7 +18,7 @@ from rfquant_jax.quant.space import Space
 
 
 @dataclass(frozen=True)
-class QuantSettings:
+class QuantConfig:
     """Settings of the conversion to a coupled network; see `config/schema.py`."""
 
     candidates: tuple[int, ...] = convert.CANDIDATES
@@ -39,13 +39,13 @@ class QuantizationPlan:
       space: the configurations.
     """
 
-    settings: QuantSettings
+    settings: QuantConfig
     layers: tuple[Layer, ...]
     space: Space
 
     @classmethod
     def of(
-        cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantSettings
+        cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantConfig
     ) -> QuantizationPlan:
         """The plan of a plain network for images of `input_shape` (H, W, C)."""
         layers = convert.plan(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.cost import CostKind
 from rfquant_jax.quant.space import Space
-
-# cost(configuration int32[L, 2]) -> the number that a budget limits
-Cost = Callable[[np.ndarray], float]
 
 
 class Uniform(Protocol):
@@ -33,25 +31,6 @@ _RULE = (
 )
 # Additional units: (unit of the cost, conversion factor).
 _OTHER_UNITS = {"GBitOPs": ("G", 1.0), "KB": ("MB", 1 / 1024)}
-
-
-@dataclass(frozen=True)
-class CostKind:
-    """A kind of cost of configurations.
-
-    Attributes:
-      unit: suffix in budgets, such as "G" or "MB".
-      describe: the unit in words.
-      cost: the cost function.
-      moves_activations: whether the cost depends on activation bit-widths.
-      monotone: whether fewer bits never cost more.
-    """
-
-    unit: str
-    describe: str
-    cost: Cost
-    moves_activations: bool = True
-    monotone: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from rfquant_jax.models.pretrained.files import read_weights
 from rfquant_jax.models.pretrained.load import load_weights
 from rfquant_jax.nn import precision
 from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
@@ -34,7 +35,6 @@ from rfquant_jax.runtime.compilation_cache import keep_compiled
 from rfquant_jax.runtime.locks import WorkdirLock
 from rfquant_jax.runtime.signals import StopSignal
 from rfquant_jax.search.budget import Budget, CostKind, parse_budget
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import check_reachable
 from rfquant_jax.search.latency import LatencyTable, read_latencies
 from rfquant_jax.search.variables import SearchSpace, make_search_space

@@ -19,9 +19,9 @@ from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.teacher import load_teacher
-from rfquant_jax.train.loop import Plan, Trainer
+from rfquant_jax.train.loop import Plan, TrainingLoop
 from rfquant_jax.train.scheduler import InstabilityMeter
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 
 # The coupled network, its initial parameters, and its layers with signed input.
 Start = tuple[FunctionalNetwork, Arrays, list[str]]
@@ -68,9 +68,9 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
         return {"full_precision": accuracy.top1_percent}
 
     candidates = tuple(run.config.quant.candidates)
-    Trainer(
+    TrainingLoop(
         plan,
-        CoupledStep(functional, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
+        TrainStep(functional, run.mesh, run.preprocess, settings.pretrain_step(run.config)),
         batches,
         Space((), candidates, np.zeros((0, len(candidates)), bool)),
         checkpoints=checkpoints,
@@ -107,9 +107,9 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
             scores[f"w{bits}a{bits}"] = accuracy.top1_percent
         return scores
 
-    Trainer(
+    TrainingLoop(
         plan,
-        CoupledStep(functional, run.mesh, run.preprocess, settings.coupled_step(run.config)),
+        TrainStep(functional, run.mesh, run.preprocess, settings.coupled_step(run.config)),
         batches,
         space,
         checkpoints=checkpoints,

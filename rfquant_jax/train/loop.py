@@ -22,7 +22,7 @@ from rfquant_jax.train.interference import BitCounts, pass_kinds, summarize
 from rfquant_jax.train.nonfinite_guard import NonFiniteGuard
 from rfquant_jax.train.scheduler import InstabilityMeter, Timing, changes, freeze
 from rfquant_jax.train.state import Masks, Rates, Taken, TrainState
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 
 # score(ema parameters, ema statistics) -> held-out accuracies by name; the mean ranks checkpoints
 Score = Callable[[Arrays, Arrays], dict[str, float]]
@@ -110,7 +110,7 @@ class Position:
     history: list[dict] = field(default_factory=list)
 
 
-class Trainer:
+class TrainingLoop:
     """Trains one network and keeps its checkpoints.
 
     Args:
@@ -124,7 +124,7 @@ class Trainer:
     def __init__(
         self,
         plan: Plan,
-        step: CoupledStep,
+        step: TrainStep,
         batches: TrainingBatches,
         space: Space,
         *,

@@ -71,7 +71,7 @@ class StepSettings:
     sampling: Sampling = PUBLISHED
 
 
-class CoupledStep:
+class TrainStep:
     """The compiled training step of one network on one mesh.
 
     With `random_passes = 0` and a plain network it is an ordinary full-precision step.

@@ -9,7 +9,7 @@ from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork, dotted, zeros_like
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs
 
@@ -29,7 +29,7 @@ class Pair:
 
     def __init__(self, name, size):
         plain = models.create(name, num_classes=CLASSES, channels=3, seed=0)
-        self.plan = QuantizationPlan.of(plain, (size, size, 3), QuantSettings())
+        self.plan = QuantizationPlan.of(plain, (size, size, 3), QuantConfig())
         torch.manual_seed(0)
         self.network = peer_networks.create(name, CLASSES, coupled=True)
         kinds = peer_networks.FirstUnit, peer_networks.SearchedUnit

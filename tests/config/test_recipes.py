@@ -18,7 +18,7 @@ from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.train.state import Masks
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 from tests.config.test_checks import CONFIGS, RECIPES
 
 PUBLISHED = [path for path in RECIPES if path.stem != "default"]
@@ -84,7 +84,7 @@ def first_step(config, folder):
     """A coupled step and its arguments."""
     run = Run(config, folder)
     functional = FunctionalNetwork(run.plan.convert(filled(run.abstract_network)))
-    step = CoupledStep(functional, run.mesh, run.preprocess, settings.coupled_step(config))
+    step = TrainStep(functional, run.mesh, run.preprocess, settings.coupled_step(config))
     plan = settings.coupled_plan(config)
     batch = run.pipeline.training(run.data.train, config.train.batch_size, seed=plan.seed)[0]
     batch = devices.split(batch, run.mesh)

@@ -6,9 +6,9 @@ import pytest
 from configs import quickstart
 from rfquant_jax.config import checks, search_bits, settings
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import parse_budget
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import GreedySearch
 from rfquant_jax.search.variables import make_search_space
 

@@ -12,9 +12,9 @@ from flax import nnx
 from rfquant_jax import models
 from rfquant_jax.models.layers import SAME
 from rfquant_jax.quant import convert
-from rfquant_jax.quant.plan import QuantizationPlan, QuantSettings
+from rfquant_jax.quant.cost import CostModel
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
-from rfquant_jax.search.cost import CostModel
 from tests.conftest import identity, mesh_of
 
 # name -> layers in forward order as [name, MACs at 224x224, signed input], and
@@ -77,7 +77,7 @@ def mobile():
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet_lite0"])
 def test_inputs_are_signed_behind_linear_bottlenecks(mobile, name, rng):
-    quantization_plan = QuantizationPlan.of(mobile[name], (32, 32, 3), QuantSettings())
+    quantization_plan = QuantizationPlan.of(mobile[name], (32, 32, 3), QuantConfig())
     batch = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
     found = quantization_plan.find_signed(mobile[name], [batch], identity, mesh_of(1))
     assert found == sorted(n for n, _, signed in REFERENCE[name]["layers"] if signed)

@@ -38,6 +38,8 @@ def test_without_tensorboardx_metrics_are_json_lines_alone(tmp_path, monkeypatch
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert not (tmp_path / "tensorboard").exists()
     assert capsys.readouterr().out.count("pip install 'rfquant-jax[plots]'") == 1
+
+
 def test_tensorboard_combines_curves_in_charts(tmp_path):
     log = RunLog(tmp_path)
     log.dashboard({"Losses": {"of passes": ["train/loss$", "train/random/loss$"]}, "Rest": {}})

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import Budget, Limit
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.variables import make_search_space
 

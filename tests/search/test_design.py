@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import Space
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import SPREADS, drawn_around, profile_configurations
 from rfquant_jax.search.surrogate import distances
 from rfquant_jax.search.variables import make_search_space

@@ -6,10 +6,10 @@ import pytest
 
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_statistics
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.runtime.devices import replicate
 from rfquant_jax.search.budget import parse_budget
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
 from rfquant_jax.search.variables import make_search_space

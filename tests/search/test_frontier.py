@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.search.budget import CostKind
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.frontier import POINTS, curve, spread
 from rfquant_jax.search.latency import LatencyTable

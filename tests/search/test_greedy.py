@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfquant_jax.errors import UserError
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.search.budget import Budget, CostKind, Limit
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.greedy import (
     GreedySearch,
     GreedySettings,

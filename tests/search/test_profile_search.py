@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.search.budget import Budget, Limit
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import (

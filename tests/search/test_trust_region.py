@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import WEIGHTS
 from rfquant_jax.search.budget import Budget, CostKind, Limit
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.design import profile_configurations
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.surrogate import Terms, distances, log_divergence

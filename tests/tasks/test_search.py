@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.search.budget import Budget, Limit
-from rfquant_jax.search.cost import CostModel
 from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.variables import make_search_space

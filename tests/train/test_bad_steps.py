@@ -7,7 +7,7 @@ import pytest
 from rfquant_jax.quant.lsq import MIN_STEP
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.state import Masks, Rates, TrainState
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 from tests.conftest import batch, identity, mesh_of
 from tests.train.test_step import KEY, RATES, collectives, settings
 
@@ -15,7 +15,7 @@ from tests.train.test_step import KEY, RATES, collectives, settings
 @pytest.fixture(scope="module", params=["loop", "scan"])
 def step(request, functional):
     """On four devices; the tests of this file share its compiled functions."""
-    return CoupledStep(functional, mesh_of(4), identity, settings(request.param, random_passes=1))
+    return TrainStep(functional, mesh_of(4), identity, settings(request.param, random_passes=1))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_whole_step_has_one_all_reduce(step, start, data, masks):
 
 
 def test_a_bad_micro_batch_spoils_the_whole_update(functional, data, masks):
-    step = CoupledStep(functional, mesh_of(1), identity, settings(random_passes=0))
+    step = TrainStep(functional, mesh_of(1), identity, settings(random_passes=0))
     state = step.init(functional.params)
     before = copied(state)
     state, metrics, report = take(step, state, spoilt(data, np.nan), masks, micro=2)

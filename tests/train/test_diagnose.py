@@ -12,7 +12,7 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.train.diagnose import IMAGES, diagnose
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import FAILURES, Masks, Rates, StepInputs, StepReport, Taken
-from rfquant_jax.train.step import CoupledStep
+from rfquant_jax.train.step import TrainStep
 from tests.conftest import batch, identity, mesh_of
 from tests.train.test_step import settings
 
@@ -29,7 +29,7 @@ def found(functional, space, changes, losses, *, parts=None, teachers=None):
     if space:
         drawn = sample_step(sample_key, *masks, space.candidates, PASSES - 1)
     inputs = StepInputs(drawn, np.full(len(drawn[0]), 2, np.int32), RATES.damping, dropout)
-    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
+    step = TrainStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
     state = step.init(functional.params | changes)
     parts = parts or [batch(np.random.default_rng(0), 8)]
     metrics = [{"loss": np.asarray(row, np.float32)} for row in losses]
@@ -137,7 +137,7 @@ def test_what_is_finite_when_repeated_is_not_made_up(plain):
 def test_a_step_diagnoses_itself(plain):
     """From the arrays on the devices to the layer, dropout and statistics included."""
     functional = FunctionalNetwork(plain)
-    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
+    step = TrainStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
     masks = Masks(*(np.zeros((0, 4), bool),) * 2)
     parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
     state = step.init(functional.params | at(functional, "expand_bn.bias", NAN))

@@ -17,7 +17,7 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.train import loop
 from rfquant_jax.train.diagnose import Finding
-from rfquant_jax.train.loop import Plan, SaveClock, Trainer, split_batch
+from rfquant_jax.train.loop import Plan, SaveClock, TrainingLoop, split_batch
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.state import StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
@@ -41,7 +41,7 @@ PLAN = Plan(
 
 
 class WritingStep:
-    """Stands for `CoupledStep`: counts in its parameter, remembers its arguments.
+    """Stands for `TrainStep`: counts in its parameter, remembers its arguments.
 
     Args:
       bad: numbers of the steps, from 1, whose second loss is not finite.
@@ -129,7 +129,7 @@ def train(folder, checkpoints, *, plan=PLAN, stop_at=None, teacher=None, step=No
     batches = pipeline().training(source, BATCH, seed=plan.seed)
     step = step or WritingStep()
     log = RunLog(folder)
-    trainer = Trainer(
+    trainer = TrainingLoop(
         plan,
         step,
         batches,

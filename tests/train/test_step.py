@@ -16,7 +16,7 @@ from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.scheduler import freeze
 from rfquant_jax.train.state import Carry, DistillationTargets, Masks, PassInfo, Rates, StepInputs
-from rfquant_jax.train.step import CoupledStep, StepSettings, default_strategy
+from rfquant_jax.train.step import StepSettings, TrainStep, default_strategy
 from tests.conftest import SEARCHED, TinyNet, batch, identity, mesh_of
 
 WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
@@ -48,7 +48,7 @@ def masks(space):
 @pytest.fixture(scope="module")
 def on_all(functional):
     """A coupled step on eight devices; the tests of this file share its compiled functions."""
-    return CoupledStep(functional, mesh_of(DEVICES), identity, settings())
+    return TrainStep(functional, mesh_of(DEVICES), identity, settings())
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_metrics_tell_the_passes_apart(after):
 
 @pytest.mark.parametrize("strategy", ["unroll", "scan"])
 def test_all_ways_to_string_the_passes_together_agree(strategy, after, functional, data, masks):
-    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings(strategy))
+    step = TrainStep(functional, mesh_of(DEVICES), identity, settings(strategy))
     state, metrics = run(step, functional.params, data, masks)
     reference, reference_metrics = after
     for name, expected in reference.params.items():
@@ -180,7 +180,7 @@ def test_all_ways_to_string_the_passes_together_agree(strategy, after, functiona
 
 def test_micro_batches_on_one_device_average_like_devices(functional, data, masks, after):
     """Their gradients are those of devices, but running statistics move on from one to the next."""
-    step = CoupledStep(functional, mesh_of(1), identity, settings())
+    step = TrainStep(functional, mesh_of(1), identity, settings())
     state, metrics = run(step, functional.params, data, masks, micro=DEVICES)
     assert len(metrics) == 4 * DEVICES
     for name, expected in after[0].params.items():
@@ -217,7 +217,7 @@ def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, functional, data, mask
 
 
 def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(functional, data, masks):
-    step = CoupledStep(functional, mesh_of(1), identity, settings())
+    step = TrainStep(functional, mesh_of(1), identity, settings())
     sharded, state = devices.split(data, step.mesh), step.init(functional.params)
     inputs = step.inputs(masks, RATES, KEY)
     step._prepare(sharded["image"], inputs)
@@ -236,7 +236,7 @@ def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(functional, d
 @pytest.fixture(scope="module")
 def update(functional):
     """The update as XLA gets it and as it compiles it."""
-    step = CoupledStep(functional, mesh_of(DEVICES), identity, settings())
+    step = TrainStep(functional, mesh_of(DEVICES), identity, settings())
     state = step.init(functional.params)
     gradients = devices.per_device(zeros_like(functional.params), step.mesh)
     losses = [jnp.ones(DEVICES)] * 4
@@ -278,7 +278,7 @@ def test_levels_are_drawn_by_one_program_alike_on_every_device(
     functional, space, rng, devices_used
 ):
     sampling = Sampling("levels", 0.8, 0.5)
-    step = CoupledStep(functional, mesh_of(devices_used), identity, settings(sampling=sampling))
+    step = TrainStep(functional, mesh_of(devices_used), identity, settings(sampling=sampling))
     for i in range(4):
         masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
         drawn = step.inputs(masks, RATES, jax.random.key(i)).configurations
@@ -296,7 +296,7 @@ def test_a_network_that_lies_on_the_mesh_already_can_be_trained(coupled, data, m
     functional.params, functional.stats = devices.replicate(
         (functional.params, functional.stats), mesh
     )
-    step = CoupledStep(functional, mesh, identity, settings(random_passes=1))
+    step = TrainStep(functional, mesh, identity, settings(random_passes=1))
     state, _ = run(step, functional.params, data, masks)
     assert all(np.all(np.isfinite(value)) for value in state.params.values())
 
@@ -308,14 +308,14 @@ def test_configurations_are_the_same_on_all_devices_and_dropout_differs(layers, 
     functional = FunctionalNetwork(network)
     same = batch(np.random.default_rng(0), 1)
     repeated = {name: np.repeat(values, 8, axis=0) for name, values in same.items()}
-    step = CoupledStep(functional, mesh_of(2), identity, settings(random_passes=0))
+    step = TrainStep(functional, mesh_of(2), identity, settings(random_passes=0))
     _, metrics = run(step, functional.params, repeated, masks)
     # Both devices hold the same images: without dropout their losses would be equal.
     assert metrics[0]["loss"][0] != metrics[0]["loss"][1]
 
 
 def test_an_external_teacher_teaches_the_max_pass(functional, data, masks):
-    step = CoupledStep(functional, mesh_of(1), identity, settings(random_passes=0))
+    step = TrainStep(functional, mesh_of(1), identity, settings(random_passes=0))
     sharded = devices.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
     _, metrics, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY, [teacher])
@@ -328,7 +328,7 @@ def test_an_external_teacher_teaches_the_max_pass(functional, data, masks):
 
 
 def test_an_external_teacher_teaches_the_max_pass_alone(functional, data, masks):
-    step = CoupledStep(functional, mesh_of(1), identity, settings())
+    step = TrainStep(functional, mesh_of(1), identity, settings())
     sharded = devices.split(data, step.mesh)
     teacher = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
     teacher = devices.split(teacher, step.mesh)

@@ -5,8 +5,8 @@ from flax import nnx
 
 from rfquant_jax.export.ir.fold import fold, weight_codes
 from rfquant_jax.quant import convert
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.search.cost import CostModel
 from tests.conftest import IMAGE_SHAPE
 from tests.export.conftest import at
 

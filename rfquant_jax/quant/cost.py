@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rfquant_jax.quant.layer_table import Layer
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
-from rfquant_jax.search.budget import CostKind
 
 GIGA = 1e9
 MEGABYTE_BITS = 8 * 2**20
+
+# cost(configuration int32[L, 2]) -> a number that is to stay below a limit
+Cost = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class CostKind:
+    """One way to count what a configuration costs.
+
+    Attributes:
+      unit: as users write it behind a number.
+      describe: the unit in words.
+      cost: the cost itself.
+      moves_activations: whether it depends on activation bit-widths.
+      monotone: whether fewer bits never cost more.
+    """
+
+    unit: str
+    describe: str
+    cost: Cost
+    moves_activations: bool = True
+    monotone: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layer_table import Layer
 from rfquant_jax.quant.space import Space
 from rfquant_jax.search.budget import Budget, Limit, parse_budget
-from rfquant_jax.search.cost import CostModel
 
 B = (6, 5, 4, 3, 2)
 
