@@ -1,8 +1,122 @@
-"""Mixed-precision quantization without retraining: train once, search for any budget.
+"""Mixed-precision quantization without retraining, in JAX and Flax NNX.
 
-Importing this package imports neither JAX nor any other library.
+    import rfquant_jax as rfq
+
+    plan = rfq.plan(net, image_shape)                # layers and costs; nothing is computed
+    coupled = rfq.couple(net, plan, images)          # one network for all configurations
+    rfq.Trainer(coupled).run((images, labels))       # or a loop of one's own over `CoupledStep`
+    profile = rfq.profile(coupled, images)           # divergences of configurations, and a model
+    found = rfq.search(profile, ["0.8*w4a4", "60KB"])
+    rfq.evaluate(coupled, found[0], (images, labels))
+    rfq.export(coupled, found[0], "model.onnx")
+
+Importing the package loads neither JAX nor anything else: names are loaded when they are used.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from rfquant_jax.data.arrays import Images, LabelledImages
+    from rfquant_jax.errors import ArgumentError, UserError
+    from rfquant_jax.evaluate.evaluate import evaluate
+    from rfquant_jax.evaluate.evaluator import Accuracy
+    from rfquant_jax.evaluate.recalibrate import recalibrate
+    from rfquant_jax.export.export import export
+    from rfquant_jax.nn.features import Feature
+    from rfquant_jax.quant.configuration import Configuration
+    from rfquant_jax.quant.coupled_network import CoupledNetwork, couple, set_bits
+    from rfquant_jax.quant.plan import QuantizationPlan as QuantizationPlan
+    from rfquant_jax.quant.plan import plan
+    from rfquant_jax.quant.quant_config import QuantConfig
+    from rfquant_jax.search.network_profile import NetworkProfile, profile
+    from rfquant_jax.search.search import Found, search
+    from rfquant_jax.tasks.load import load
+    from rfquant_jax.train.coupled_step import CoupledStep, StepMetrics
+    from rfquant_jax.train.state import TrainState
+    from rfquant_jax.train.step_config import StepConfig
+    from rfquant_jax.train.train_config import SchedulerConfig, TrainConfig
+    from rfquant_jax.train.trainer import Trainer
+
+# Where each public name is defined. The rooms search, evaluate and export are callable themselves.
+_ORIGINS = {
+    "Accuracy": "evaluate.evaluator:Accuracy",
+    "ArgumentError": "errors:ArgumentError",
+    "Configuration": "quant.configuration:Configuration",
+    "CoupledNetwork": "quant.coupled_network:CoupledNetwork",
+    "CoupledStep": "train.coupled_step:CoupledStep",
+    "Found": "search.search:Found",
+    "Images": "data.arrays:Images",
+    "LabelledImages": "data.arrays:LabelledImages",
+    "NetworkProfile": "search.network_profile:NetworkProfile",
+    "QuantConfig": "quant.quant_config:QuantConfig",
+    "QuantizationPlan": "quant.plan:QuantizationPlan",
+    "SchedulerConfig": "train.train_config:SchedulerConfig",
+    "StepConfig": "train.step_config:StepConfig",
+    "StepMetrics": "train.coupled_step:StepMetrics",
+    "Feature": "nn.features:Feature",
+    "TrainConfig": "train.train_config:TrainConfig",
+    "TrainState": "train.state:TrainState",
+    "Trainer": "train.trainer:Trainer",
+    "UserError": "errors:UserError",
+    "couple": "quant.coupled_network:couple",
+    "evaluate": "evaluate",
+    "export": "export",
+    "load": "tasks.load:load",
+    "plan": "quant.plan:plan",
+    "profile": "search.network_profile:profile",
+    "recalibrate": "evaluate.recalibrate:recalibrate",
+    "search": "search",
+    "set_bits": "quant.coupled_network:set_bits",
+}
+
+__all__ = [
+    "__version__",
+    "Accuracy",
+    "ArgumentError",
+    "Configuration",
+    "CoupledNetwork",
+    "CoupledStep",
+    "Found",
+    "Images",
+    "LabelledImages",
+    "NetworkProfile",
+    "QuantConfig",
+    "QuantizationPlan",
+    "SchedulerConfig",
+    "StepConfig",
+    "StepMetrics",
+    "Feature",
+    "TrainConfig",
+    "TrainState",
+    "Trainer",
+    "UserError",
+    "couple",
+    "evaluate",
+    "export",
+    "load",
+    "plan",
+    "profile",
+    "recalibrate",
+    "search",
+    "set_bits",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _ORIGINS[name].partition(":")
+    found = importlib.import_module(f"{__name__}.{module}")
+    if attribute:
+        found = getattr(found, attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

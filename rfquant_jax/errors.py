@@ -37,6 +37,23 @@ class UserError(Exception):
     """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
 
 
+class ArgumentError(UserError, ValueError):
+    """An argument of a library function breaks a rule.
+
+    Names of arguments stand in backquotes, so that the command line can put the names of config
+    fields in their place.
+
+    Args:
+      argument: its name.
+      value: what was given.
+      rule: what it must satisfy, as the end of a sentence ("must be positive").
+    """
+
+    def __init__(self, argument: str, value: object, rule: str):
+        super().__init__(f"`{argument}` = {value!r}: {rule}")
+        self.argument, self.value, self.rule = argument, value, rule
+
+
 class ConfigError(UserError):
     """A config field breaks a rule.
 

@@ -53,6 +53,19 @@ class FunctionalNetwork:
         return {dotted(p): v[...] for p, v in _flat(nnx.state(network, nnx.BatchStat))}
 
 
+def arrays_of(network: nnx.Module) -> tuple[Arrays, Arrays]:
+    """The trainable arrays and the BatchNorm statistics that a network holds now, not copies."""
+    params, stats = (nnx.state(network, kind) for kind in (nnx.Param, nnx.BatchStat))
+    return tuple({dotted(p): v[...] for p, v in _flat(state)} for state in (params, stats))
+
+
+def write_arrays(network: nnx.Module, arrays: Arrays) -> None:
+    """Gives trainable arrays and statistics of a network, named as `arrays_of` does, new values."""
+    held = nnx.state(network, (nnx.Param, nnx.BatchStat))
+    new = [(p, type(v)(arrays[dotted(p)])) for p, v in _flat(held) if dotted(p) in arrays]
+    nnx.update(network, nnx.from_flat_state(new))
+
+
 def zeros_like(arrays: Arrays) -> Arrays:
     """Zeros with the same names, shapes and dtypes."""
     return {name: jnp.zeros_like(value) for name, value in arrays.items()}

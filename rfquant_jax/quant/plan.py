@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,35 +14,28 @@ from jax.sharding import Mesh
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import calibrate, convert, post_training
+from rfquant_jax.quant.configuration import Configuration, as_configuration
+from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.space import Space
 
 
-@dataclass(frozen=True)
-class QuantConfig:
-    """Settings of the conversion to a coupled network; see `config/schema.py`."""
-
-    candidates: tuple[int, ...] = convert.CANDIDATES
-    depthwise_min_bits: int = 3
-    fixed_bits: int = 8
-    rules: convert.Rules = ()
-    signed: tuple[str, ...] = ()
-    unsigned: tuple[str, ...] = ()
-    scale_gradient: bool = False
-
-
-@dataclass(frozen=True)
+# Compared by identity: modules that carry a plan can then be hashed by their structure.
+@dataclass(frozen=True, eq=False)
 class QuantizationPlan:
     """The quantization plan of a network, which needs neither weights nor data.
 
     Attributes:
       layers: all layers in forward order, with their candidates.
       space: the configurations.
+      image_shape: (H, W, C) of the images that it was planned for.
     """
 
     settings: QuantConfig
     layers: tuple[Layer, ...]
     space: Space
+    image_shape: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -56,7 +50,32 @@ class QuantizationPlan:
             fixed_bits=settings.fixed_bits,
             rules=settings.rules,
         )
-        return cls(settings, layers, Space.of(layers, settings.candidates))
+        space = Space.of(layers, settings.candidates)
+        return cls(settings, layers, space, tuple(input_shape))
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """Costs of all configurations."""
+        return CostModel.of(self.layers)
+
+    def configuration(self, given: Configuration) -> np.ndarray:
+        """The configuration int32[L, 2] of "w4a4", a mapping of layers, an array or a result.
+
+        Raises:
+          UserError: it is not one of this network.
+        """
+        return as_configuration(self.space, given)
+
+    def costs(self, configuration: Configuration) -> dict[str, float]:
+        """What a configuration costs: {"bitops_g": GBitOPs, "size_mb": MB of 2^20 bytes}.
+
+        BitOPs are the sum over layers of weight bits * activation bits * multiply-accumulates for
+        one image. The size counts kernels only. Layers of fixed bit-width are included.
+
+        Raises:
+          UserError: it is not a configuration of this network.
+        """
+        return self.cost_model.of_one(self.configuration(configuration))
 
     def check(self, network: nnx.Module) -> None:
         """Checks that the network can be converted with these settings.
@@ -155,3 +174,36 @@ class QuantizationPlan:
                 layer.name: list(layer.candidates or layer.fixed_bits) for layer in self.layers
             },
         }
+
+
+def plan(
+    network: nnx.Module, image_shape: Sequence[int], config: QuantConfig | None = None
+) -> QuantizationPlan:
+    """What quantization makes of a plain network; nothing is computed.
+
+    The first convolution and all dense layers have fixed bit-widths. Every other convolution is
+    searched.
+
+    Args:
+      network: float32[N, H, W, C] -> logits [N, classes], of 2-D `nnx.Conv` and `nnx.Linear` layers
+        that are called once each. Its arrays may be abstract (`nnx.eval_shape`).
+      image_shape: (H, W, C) of the network's input.
+      config: candidates and rules; None: the published ones.
+
+    Returns:
+      the plan: `layers` in forward order, the `space` of configurations, and `costs` of them.
+
+    Raises:
+      UserError: a layer is of an unsupported kind or not called once, a rule does not fit, or no
+        layer is left to search; names the layer.
+
+    Example:
+      >>> plan = rfq.plan(net, (8, 8, 3), rfq.QuantConfig(candidates=(6, 5, 4, 3, 2)))
+      >>> [layer.name for layer in plan.layers]
+      ['stem', 'conv', 'last', 'classifier']
+      >>> plan.space.names
+      ('conv', 'last')
+      >>> plan.costs("w4a4")["size_mb"] * 2**20  # 8 * (108 + 12) + 4 * (144 + 144) bits
+      264.0
+    """
+    return QuantizationPlan.of(network, image_shape, config or QuantConfig())

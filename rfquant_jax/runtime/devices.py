@@ -189,6 +189,11 @@ def first_copy(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data[0]), tree)
 
 
+def local_copy(x: jax.Array | np.ndarray) -> jax.Array:
+    """A copy of a replicated array on this process's first device alone."""
+    return jnp.array(x.addressable_data(0) if isinstance(x, jax.Array) else x, copy=True)
+
+
 def drop_axis(tree: Any) -> Any:
     """Inside a per-device function: removes the leading device axis, of length 1 there."""
     return jax.tree.map(lambda x: x[0], tree)

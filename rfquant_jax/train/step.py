@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
-from rfquant_jax.quant.space import smallest_bits
+from rfquant_jax.quant.space import largest_bits, smallest_bits
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS, REPLICATED, SHARDED, Compiled
 from rfquant_jax.train.diagnose import Finding, diagnose
@@ -108,13 +108,16 @@ class TrainStep:
         of_whole = (state, shard, shard, rep, rep)
         self._whole = Compiled(self._whole_step, mesh, of_whole, updated, donate=(0,))
 
-    def init(self, params: Arrays) -> TrainState:
-        """The initial state; the EMA starts as a copy of the parameters."""
-        # A step donates every field, so no two fields may alias each other or the caller's arrays.
+    def init(self, params: Arrays, stats: Arrays | None = None) -> TrainState:
+        """The state to start from; the EMA starts as a copy.
+
+        Args:
+          stats: BatchNorm statistics; None: those that the network came with.
+        """
+        start = self.functional.stats if stats is None else stats
+        # A step donates every field, so none may share memory with another or with the caller.
         copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
-        stats = [
-            {n: jnp.array(v, copy=True) for n, v in self.functional.stats.items()} for _ in range(2)
-        ]
+        stats = [{n: jnp.array(v, copy=True) for n, v in start.items()} for _ in range(2)]
         replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
             params=replicate(copies[0]),
@@ -132,6 +135,7 @@ class TrainStep:
         rates: Rates,
         key: jax.Array,
         teachers: Sequence[jax.Array] | None = None,
+        configurations: np.ndarray | None = None,
     ) -> tuple[TrainState, list[Arrays], StepReport]:
         """Runs one update on a batch, given as one or more micro-batches.
 
@@ -142,12 +146,13 @@ class TrainStep:
           rates: of this epoch.
           key: for sampling configurations (equal on all devices) and dropout (different on each).
           teachers: an external teacher's logits for each micro-batch.
+          configurations: of the random passes, int32[K, L, 2]; None: drawn with the key.
 
         Returns:
           the new state, or the old one if something was not finite; the metrics of each pass in
           order, {name: float32[devices]}; the report of the update.
         """
-        inputs = self.inputs(masks, rates, key)
+        inputs = self.inputs(masks, rates, key, configurations)
         self._prepare(batches[0]["image"], inputs)
         batch_targets = [
             teachers and DistillationTargets(teachers[i], {}) for i in range(len(batches))
@@ -174,15 +179,30 @@ class TrainStep:
                 passes=1 + self.settings.random_passes,
             )
 
-    def inputs(self, masks: Masks, rates: Rates, key: jax.Array) -> StepInputs:
-        """The inputs shared by the passes of a step with these arguments."""
+    def inputs(
+        self,
+        masks: Masks,
+        rates: Rates,
+        key: jax.Array,
+        configurations: np.ndarray | None = None,
+    ) -> StepInputs:
+        """What the passes of a step with these arguments share."""
         sample_key, dropout_key = jax.random.split(key)
+        if configurations is None:
+            configurations = self._sample(sample_key, masks.weights, masks.activations)
+        else:
+            configurations = devices.replicate(self._with_max(configurations, masks), self.mesh)
         return StepInputs(
-            configurations=self._sample(sample_key, masks.weights, masks.activations),
+            configurations=configurations,
             smallest=smallest_bits(masks.weights, self.settings.candidates),
             damping=rates.damping,
             key=dropout_key,
         )
+
+    def _with_max(self, configurations: np.ndarray, masks: Masks) -> np.ndarray:
+        """Given configurations behind that of the max pass, int32[1 + K, L, 2]."""
+        columns = [largest_bits(mask, self.settings.candidates) for mask in masks]
+        return np.concatenate([np.stack(columns, axis=-1)[None], configurations]).astype(np.int32)
 
     def diagnose(self, state: TrainState, taken: Taken) -> Finding:
         """Locates the failure of a step.
