@@ -75,12 +75,12 @@ _ORIGINS = {
 }
 
 __all__ = [
-    "__version__",
     "Accuracy",
     "ArgumentError",
     "Configuration",
     "CoupledNetwork",
     "CoupledStep",
+    "Feature",
     "Found",
     "Images",
     "LabelledImages",
@@ -90,11 +90,11 @@ __all__ = [
     "SchedulerConfig",
     "StepConfig",
     "StepMetrics",
-    "Feature",
     "TrainConfig",
     "TrainState",
     "Trainer",
     "UserError",
+    "__version__",
     "couple",
     "evaluate",
     "export",

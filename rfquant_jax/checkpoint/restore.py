@@ -56,6 +56,14 @@ class Reader:
             )
         return about
 
+    def unchecked(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint, whatever it belongs to.
+
+        Raises:
+          Damaged: it is not what was saved.
+        """
+        return self._about(step)
+
     def take(self, step: int, item: str) -> dict[str, np.ndarray]:
         """The arrays of an item by name; not cached.
 

@@ -44,20 +44,41 @@ def write_all(
     """
     with writing(folder, "a folder"):
         folder.mkdir(parents=True, exist_ok=True)
+    asked = [kind for kind in SUFFIXES if kind in formats or kind == INTEGER]
+    paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}
+    for kind, path in paths.items():
+        write_one(path, kind, name, model, platforms, batch)
+    return paths
+
+
+def write_one(
+    path: Path,
+    kind: str,
+    name: str,
+    model: IntegerModel,
+    platforms: Sequence[str],
+    batch: int = 0,
+) -> None:
+    """Writes one configuration in one format.
+
+    Args:
+      kind: a key of `SUFFIXES`.
+      name: of the configuration.
+      platforms, batch: of the StableHLO artifact.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     writers: dict[str, Callable[[Path], None]] = {
         INTEGER: lambda path: integer.write(path, {name: model}),
         STABLEHLO: lambda path: stablehlo.write(path, model, platforms, batch),
         C: lambda path: c.write(path, model),
         TFLITE: lambda path: tflite.write(path, model),
     }
-    asked = [kind for kind in SUFFIXES if kind in formats or kind == INTEGER]
-    if set(NEED_ONNX) & set(asked):
+    if kind in NEED_ONNX:
         writers |= _onnx_writers(model)
-    paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in asked}
-    for kind, path in paths.items():
-        with writing(path, kind):
-            writers[kind](path)
-    return paths
+    with writing(path, kind):
+        writers[kind](path)
 
 
 def _onnx_writers(model: IntegerModel) -> Mapping[str, Callable[[Path], None]]:

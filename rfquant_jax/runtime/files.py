@@ -117,7 +117,7 @@ class LineRecord:
     """An append-only file of JSON lines that survives a killed writer.
 
     Args:
-      path: path of the file; its folder is created.
+      path: path of the file; its folder is created. None: the lines are kept in memory only.
       header: the first line, everything the other lines depend on; a file with another header is
         discarded.
       valid: whether a line is valid; the file is truncated before the first invalid one.
@@ -126,13 +126,16 @@ class LineRecord:
       lines: the lines after the header.
     """
 
-    def __init__(self, path: Path, header: dict, valid: Callable[[dict], bool]):
+    def __init__(self, path: Path | None, header: dict, valid: Callable[[dict], bool]):
         self._path, self._header = path, header
         # Every process keeps the lines in memory; process 0 writes them.
-        self._writes = is_first_process()
+        self._writes = path is not None and is_first_process()
+        self.lines: list[dict] = []
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _whole_lines(path, valid)
-        self.lines: list[dict] = found[1:] if found[:1] == [header] else []
+        self.lines = found[1:] if found[:1] == [header] else []
         self._rewrite()
 
     def append(self, line: dict) -> None:
@@ -147,6 +150,8 @@ class LineRecord:
         self._rewrite()
 
     def _rewrite(self) -> None:
+        if self._path is None:
+            return
         # Rewritten atomically, because a killed program may leave a truncated last line.
         with replacing(self._path) as temporary:
             temporary.write_text(

@@ -47,12 +47,13 @@ def curve(model: TrustRegionSearch, search_space: SearchSpace, kind: CostKind) -
     points: dict[bytes, Point] = {}
     for cost in costs:
         budget = Budget(f"{cost:.4g}{kind.unit}", (Limit(kind, float(cost)),))
-        point = _solved(model, search_space, budget)
+        point = solved(model, search_space, budget)
         points.setdefault(point.configuration.tobytes(), point)
     return list(points.values())
 
 
-def _solved(model: TrustRegionSearch, search_space: SearchSpace, budget: Budget) -> Point:
+def solved(model: TrustRegionSearch, search_space: SearchSpace, budget: Budget) -> Point:
+    """What the model proposes for one budget, near the best measured configuration within it."""
     known = model.best(budget)
     if known is None:
         only = cheapest(search_space, budget)

@@ -26,7 +26,7 @@ class Profile:
 
     Args:
       space: the network's configurations.
-      path: of the file, one JSON line for each evaluation; its folder is created.
+      path: of the file, one JSON line for each evaluation; its folder is created. None: no file.
       header: what divergences depend on; a file with another one is forgotten.
       evaluate: measures configurations on a part; None: what the file holds is all there is.
       chunk: configurations measured, and then kept, at a time.
@@ -38,7 +38,7 @@ class Profile:
     def __init__(
         self,
         space: Space,
-        path: Path,
+        path: Path | None,
         header: dict,
         evaluate: Evaluate | None = None,
         *,
@@ -55,6 +55,15 @@ class Profile:
     def __len__(self) -> int:
         """Evaluations in the file."""
         return len(self._record.lines)
+
+    @property
+    def parts(self) -> int:
+        """Sets of images that were measured: one more than the largest number."""
+        return 1 + max((line["part"] for line in self._record.lines), default=-1)
+
+    def known(self, configuration: np.ndarray, part: int) -> float | None:
+        """The divergence of a configuration int32[L, 2] on a part; None if it is not there."""
+        return self._known.get((part, self._space.encode(configuration)))
 
     def measure(self, configurations: np.ndarray, part: int) -> np.ndarray:
         """Divergences of configurations int32[N, L, 2] on a part, float64[N].

@@ -132,6 +132,10 @@ class TrustRegionSearch:
         """A measured configuration, int32[L, 2]."""
         return self._configurations[number]
 
+    def number(self, configuration: np.ndarray) -> int:
+        """Number of a measured configuration int32[L, 2]."""
+        return self._known[configuration.tobytes()]
+
     def surrogate(self, centre: int, width: float | None = None) -> Surrogate:
         """The model around a measured configuration."""
         configurations, values = self._fitted()

@@ -116,7 +116,7 @@ class TrainingLoop:
     Args:
       space: the configurations; empty for a full-precision network.
       meter: measures instability for the scheduler; None if it never fires.
-      score: evaluates the EMA on held-out images.
+      score: evaluates the EMA on held-out images; None: nothing is evaluated.
       teacher: an external teacher.
       about: JSON content stored in every checkpoint.
     """
@@ -131,7 +131,7 @@ class TrainingLoop:
         checkpoints: Checkpoints,
         log: RunLog,
         stop: StopSignal,
-        score: Score,
+        score: Score | None,
         meter: InstabilityMeter | None = None,
         teacher: Teacher | None = None,
         about: dict | None = None,
@@ -156,14 +156,20 @@ class TrainingLoop:
         """Total number of updates."""
         return self._plan.epochs * self._per_epoch
 
-    def run(self, start: Arrays) -> None:
+    def run(self, start: Arrays, stats: Arrays | None = None) -> TrainState:
         """Trains to the end, from the newest checkpoint or, without one, from these parameters.
+
+        Args:
+          stats: BatchNorm statistics to start from; None: those that the network came with.
+
+        Returns:
+          the last state.
 
         Raises:
           Interrupted: a signal was received; the state is saved.
           RunFailure: `max_bad_steps` updates in a row were not finite.
         """
-        state, position = self._begin(start)
+        state, position = self._begin(start, stats)
         if self.total_steps == 0:
             self._evaluate("untrained", state, position)
         if self._meter is not None:
@@ -193,9 +199,10 @@ class TrainingLoop:
                     self._checkpoints.wait()
                     raise Interrupted
         self._checkpoints.wait()
+        return state
 
-    def _begin(self, start: Arrays) -> tuple[TrainState, Position]:
-        state = self._step.init(start)
+    def _begin(self, start: Arrays, stats: Arrays | None) -> tuple[TrainState, Position]:
+        state = self._step.init(start) if stats is None else self._step.init(start, stats)
         position = Position(0, Masks(self._space.full_mask, self._space.full_mask))
         latest = self._checkpoints.latest
         if latest is not None:
@@ -270,6 +277,10 @@ class TrainingLoop:
     def _evaluate(self, when: str, state: TrainState, position: Position) -> None:
         """Evaluates the EMA and saves a checkpoint."""
         self._guard.drain(state)  # no evaluation if training has failed
+        if self._score is None:
+            self._report_interference(state, position)
+            self._save(state, position, score=None)
+            return
         scores = self._score(state.ema_params, state.ema_stats)
         mean = float(np.mean(list(scores.values())))
         values = {f"held_out/{name}": value for name, value in scores.items()}

@@ -1,0 +1,44 @@
+"""A log in memory: what a training in a program or a notebook tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from rfquant_jax.report.log import Progress, RunLog
+
+
+class History(RunLog):
+    """Hands messages to a function and keeps metrics in a list.
+
+    Args:
+      log: takes a message of one line; None: nobody does.
+
+    Attributes:
+      records: {"step", name: value} of each record of metrics, in order.
+      events: of the scheduler and of skipped updates.
+    """
+
+    def __init__(self, log: Callable[[str], object] | None):
+        super().__init__(None, silent=True)
+        self._tell = log
+        self.records: list[dict] = []
+        self.events: list[dict] = []
+
+    def info(self, message: str) -> None:
+        if self._tell is not None:
+            self._tell(message)
+
+    def metrics(self, task: str, step: int, values: Mapping[str, float]) -> None:
+        self.records.append({"step": step, **values})
+
+    def event(self, task: str, step: int, content: Mapping) -> None:
+        self.events.append({"step": step, **content})
+
+    @contextmanager
+    def progress(self, task: str, total: int | None, done: int = 0) -> Iterator[Progress]:
+        """Lines alone: a program's own output stays whole."""
+        with tqdm(total=total, initial=done, disable=True) as bar:
+            yield Progress(self, task, bar, total, done)

@@ -1,0 +1,176 @@
+"""A trained network from the files of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rfquant_jax import models
+from rfquant_jax.checkpoint.checkpoints import TRAIN, Checkpoints, stage_folder
+from rfquant_jax.checkpoint.restore import Reader
+from rfquant_jax.config import settings
+from rfquant_jax.data.arrays import Images
+from rfquant_jax.data.transforms import normalizer
+from rfquant_jax.errors import ArgumentError, CheckpointError, UserError
+from rfquant_jax.evaluate.recalibrate import statistics
+from rfquant_jax.nn import precision
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, arrays_of, write_arrays
+from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.configuration import Configuration
+from rfquant_jax.quant.coupled_network import CoupledNetwork, identity
+from rfquant_jax.quant.layers import assign, evaluate_on_codes
+from rfquant_jax.quant.plan import QuantizationPlan
+from rfquant_jax.quant.quant_config import QuantConfig
+from rfquant_jax.quant.statistics import install_statistics
+from rfquant_jax.runtime import devices
+from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
+
+
+class _Origin(NamedTuple):
+    """What a checkpoint belongs to."""
+
+    network: nnx.Module
+    config: QuantConfig
+    image_shape: tuple[int, ...]
+    preprocess: Preprocess
+
+
+def load(
+    workdir: str | os.PathLike[str],
+    configuration: Configuration,
+    *,
+    recalibrate: Images = None,
+    network: nnx.Module | None = None,
+    preprocess: Preprocess | None = None,
+    devices: int = 0,
+) -> CoupledNetwork:
+    """The trained network of a run at one configuration, ready to predict.
+
+    Its logits are those of the evaluation: averaged parameters, of the best checkpoint that was
+    evaluated or else the newest, and BatchNorm statistics recalibrated for the configuration.
+
+    Args:
+      workdir: of a run of the command line, or the folder that a `Trainer` kept checkpoints in.
+      configuration: one of the forms that `set_bits` takes.
+      recalibrate: images for the BatchNorm statistics, as the training took them: uint8 of a run of
+        the command line. None: the held-out images of that run, as its evaluation uses them.
+      network: a plain network of the same structure, whatever its weights; needed for a `Trainer`'s
+        folder. A run of the command line names its network.
+      preprocess: of a `Trainer`'s network, as `couple` was given it.
+      devices: see `couple`.
+
+    Returns:
+      a coupled network in evaluation mode, which takes images as `recalibrate` does. It computes on
+      integer codes; no gradients pass.
+
+    Raises:
+      CheckpointError: there is no checkpoint, it is damaged, or it is of another network.
+      UserError: it is not a configuration of the network, or there are no images to recalibrate on.
+
+    Example:
+      >>> config = rfq.TrainConfig(epochs=1, warmup_epochs=0, batch_size=32, scheduler=None)
+      >>> _ = rfq.Trainer(coupled, config, checkpoints=folder, log=None).run((images, labels))
+      >>> model = rfq.load(folder, "w3a3", network=net, recalibrate=images, devices=1)
+      >>> model(images[:4]).argmax(-1).shape
+      (4,)
+    """
+    folder = Path(workdir)
+    reader = Reader(stage_folder(folder, TRAIN), {})
+    about = _newest(folder, reader)
+    if (folder / CONFIG_FILE).exists():
+        content = read_json(folder / CONFIG_FILE)
+        origin = _of_run(_config(folder, content), about["identity"])
+    else:
+        origin = _of_trainer(folder, about, network, preprocess)
+    plan = QuantizationPlan.of(origin.network, origin.image_shape, origin.config)
+    converted = plan.convert(origin.network, about["signed"])
+    converted.eval()
+    mesh = devices.make_mesh(devices)
+    coupled = CoupledNetwork(
+        converted, plan, preprocess=origin.preprocess, mesh=mesh, signed=about["signed"]
+    )
+    rows = plan.configuration(configuration)
+    arrays = _averages(folder, about["identity"] | plan.identity(), coupled.functional)
+    write_arrays(coupled.network, {name: jnp.asarray(value) for name, value in arrays.items()})
+    if recalibrate is None:
+        found = _as_evaluated(folder, coupled, rows)
+    else:
+        params = devices.replicate(arrays_of(coupled.network)[0], mesh)
+        found = statistics(coupled, params, rows, recalibrate)
+    assign(coupled.network, jnp.asarray(rows))
+    install_statistics(coupled.network, {n: jnp.asarray(v) for n, v in found.items()})
+    evaluate_on_codes(coupled.network)
+    return coupled
+
+
+def _newest(folder: Path, reader: Reader) -> dict[str, Any]:
+    """The JSON part of the newest readable checkpoint: all of a run's say the same of its network.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    readable = reader.readable(reader.steps)
+    if not readable:
+        raise CheckpointError(f"{folder}: has no readable checkpoint of a coupled network")
+    return reader.unchecked(readable[0])
+
+
+def _config(folder: Path, content: object) -> ConfigDict:
+    if not isinstance(content, dict):
+        raise UserError(f"{folder / CONFIG_FILE}: is not a run's")
+    return ConfigDict(content)
+
+
+def _of_run(config: ConfigDict, found: dict[str, Any]) -> _Origin:
+    """What the command line trained; neither its data nor its recipe need be there."""
+    shape = tuple(found["image_shape"])
+    dtype = precision.compute_type(config.precision)
+    network = models.create(
+        found["network"],
+        num_classes=found["classes"],
+        channels=shape[-1],
+        seed=config.seed,
+        options=found["options"],
+    )
+    return _Origin(
+        precision.compute_in(network, dtype),
+        settings.quant_settings(config),
+        shape,
+        normalizer(config.data.mean, config.data.std, dtype),
+    )
+
+
+def _of_trainer(
+    folder: Path, about: dict[str, Any], network: nnx.Module | None, preprocess: Preprocess | None
+) -> _Origin:
+    if network is None:
+        rule = f"must be given: {folder} is that of a Trainer, which keeps arrays alone"
+        raise ArgumentError("network", None, rule)
+    config = QuantConfig(**about["quant"])
+    return _Origin(network, config, tuple(about["image_shape"]), preprocess or identity)
+
+
+def _averages(folder: Path, identity: dict[str, Any], functional: FunctionalNetwork) -> Arrays:
+    with Checkpoints(stage_folder(folder, TRAIN), identity, log=lambda message: None) as kept:
+        step = kept.best if kept.best is not None else kept.latest
+        ema = kept.restore_ema(step, {"params": functional.params, "stats": functional.stats})
+    return ema["params"] | ema["stats"]
+
+
+def _as_evaluated(folder: Path, coupled: CoupledNetwork, rows: np.ndarray) -> Arrays:
+    """The statistics that the run's own evaluation uses."""
+    if not (folder / CONFIG_FILE).exists():
+        rule = "must be given: the folder of a Trainer names no images"
+        raise ArgumentError("recalibrate", None, rule)
+    run = Run(_config(folder, read_json(folder / CONFIG_FILE)), folder)
+    run.config.devices = coupled.mesh.size
+    params = devices.replicate(arrays_of(coupled.network)[0], run.mesh)
+    return Measure(run, coupled.functional).recalibrated(params, rows)

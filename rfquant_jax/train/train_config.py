@@ -1,0 +1,179 @@
+"""What a training does when, as users give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rfquant_jax.errors import ArgumentError
+from rfquant_jax.train.loop import Plan
+from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.step_config import Ranges, StepConfig, check_ranges
+
+_RANGES: Ranges = {
+    "must be at least 1": (lambda v: v >= 1, ("batch_size", "log_every", "max_bad_steps")),
+    "must not be negative": (
+        lambda v: v >= 0,
+        ("epochs", "warmup_epochs", "min_lr", "step_size_lr", "damping", "eval_every"),
+    ),
+    "must be positive": (lambda v: v > 0, ("lr",)),
+    "must lie between 0 and 2147483647": (lambda v: 0 <= v < 2**31, ("seed",)),
+}
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """When the scheduler freezes the smallest bit-width of unstable layers, and of how many.
+
+    Attributes:
+      start_epoch: it fires in epochs after this one; epochs count from 0.
+      period: epochs between firings.
+      late_period: the same once `late_from` of all epochs are over.
+      late_from: share of the epochs.
+      ratio_min: share of the layers that are frozen at the end.
+      ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
+      release_from: share of the epochs after which nothing is frozen; 1: never.
+      boundary: width of the unstable zone around a rounding boundary, as a share of half a bin.
+      split_candidates: freezing weight bits leaves activation bits alone.
+
+    Source: RFQuant (Tang et al., CVPR 2024), section 3.3.
+    """
+
+    start_epoch: int = 5
+    period: int = 2
+    late_period: int = 15
+    late_from: float = 0.72
+    ratio_min: float = 0.2
+    ratio_amplitude: float = 0.15
+    release_from: float = 1.0
+    boundary: float = 0.25
+    split_candidates: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            {
+                "must be at least 1": (lambda v: v >= 1, ("period", "late_period")),
+                "must not be negative": (lambda v: v >= 0, ("start_epoch", "ratio_amplitude")),
+                "must lie between 0 and 1": (
+                    lambda v: 0 <= v <= 1,
+                    ("late_from", "ratio_min", "release_from"),
+                ),
+                "must lie between 0 and 1, both excluded": (lambda v: 0 < v < 1, ("boundary",)),
+            },
+        )
+        share = self.ratio_min + 2 * self.ratio_amplitude
+        if share > 1:
+            rule = f"with `ratio_min` it freezes {share:.3g} of the layers at first; at most 1"
+            raise ArgumentError("ratio_amplitude", self.ratio_amplitude, rule)
+
+    def timing(self) -> Timing:
+        """The same for the loop."""
+        return Timing(
+            start_epoch=self.start_epoch,
+            period=self.period,
+            late_period=self.late_period,
+            late_from=self.late_from,
+            ratio_min=self.ratio_min,
+            ratio_amplitude=self.ratio_amplitude,
+            release_from=self.release_from,
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training; the defaults are those of RFQuant (CVPR 2024) for ResNet18 on ImageNet.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: images of an update, on all devices together.
+      lr: peak learning rate of SGD.
+      min_lr: where the warm-up starts and the cosine ends.
+      warmup_epochs: epochs of linear warm-up.
+      step_size_lr: learning rate of step sizes (Adam) at the start; cosine to 0.
+      damping: final weight of oscillation damping; 0: off.
+      damping_start_epoch: damping rises on a cosine after this epoch.
+      scheduler: of bit-widths; None: every bit-width may always be sampled.
+      step: constants of the step.
+      eval_every: epochs between evaluations and checkpoints; 0: at the end alone.
+      log_every: steps between two records of metrics.
+      max_bad_steps: steps in a row without a finite loss until the training stops.
+      seed: decides data order, augmentation, sampled configurations and dropout.
+
+    Raises:
+      ArgumentError: a value is out of range.
+
+    Example:
+      >>> config = rfq.TrainConfig(epochs=2, warmup_epochs=0, batch_size=32, scheduler=None)
+      >>> config.lr
+      0.04
+      >>> rfq.TrainConfig.full_precision(epochs=10).lr
+      0.1
+    """
+
+    epochs: int = 150
+    batch_size: int = 512
+    lr: float = 0.04
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    step_size_lr: float = 1e-5
+    damping: float = 0.1
+    damping_start_epoch: int = 40
+    scheduler: SchedulerConfig | None = field(default_factory=SchedulerConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    eval_every: int = 5
+    log_every: int = 50
+    max_bad_steps: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+        if 0 < self.epochs <= self.warmup_epochs:
+            rule = f"must be below `epochs` {self.epochs}"
+            raise ArgumentError("warmup_epochs", self.warmup_epochs, rule)
+        if self.min_lr > self.lr:
+            raise ArgumentError("min_lr", self.min_lr, f"must not be above `lr` {self.lr}")
+
+    @classmethod
+    def full_precision(cls, **changes: Any) -> TrainConfig:
+        """The training of a plain network: one pass a step, the published rates of this project.
+
+        Args:
+          changes: fields that differ from them.
+        """
+        step = StepConfig(
+            random_passes=0,
+            strategy="loop",
+            distillation=0.0,
+            idm=0.0,
+            wd_region=1e-4,
+            weight_decay=1e-4,
+            clip=float("inf"),
+        )
+        plain = cls(epochs=90, lr=0.1, scheduler=None, damping=0.0, step_size_lr=0.0, step=step)
+        return replace(plain, **changes)
+
+    def plan(self, task: str) -> Plan:
+        """The same for the loop.
+
+        Args:
+          task: names the training in messages and in the checkpoints' folder.
+        """
+        scheduler = self.scheduler
+        return Plan(
+            task=task,
+            epochs=self.epochs,
+            seed=self.seed,
+            lr=self.lr,
+            min_lr=self.min_lr,
+            warmup_epochs=self.warmup_epochs,
+            eval_every=self.eval_every or max(self.epochs, 1),
+            log_every=self.log_every,
+            accumulate=self.step.accumulate,
+            step_size_lr=self.step_size_lr,
+            damping=self.damping,
+            damping_start_epoch=self.damping_start_epoch,
+            scheduler=scheduler and scheduler.timing(),
+            split_candidates=bool(scheduler and scheduler.split_candidates),
+            max_bad_steps=self.max_bad_steps,
+        )
