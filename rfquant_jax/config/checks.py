@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from rfquant_jax.config import search_bits
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.lsq import FULL_PRECISION
@@ -51,8 +52,9 @@ def budgets(config: ConfigDict) -> tuple[str, ...]:
     if not asked:
         raise ConfigError("search.budgets", config.search.budgets, "names no budget")
     units = ("G", "MB", "ms") if config.search.latency_table else ("G", "MB")
-    for text in asked:
-        check_budget(text, units)
+    with in_field_names():
+        for text in asked:
+            check_budget(text, units)
     return asked
 
 

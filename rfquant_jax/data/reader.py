@@ -11,7 +11,7 @@ import numpy as np
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.sources import Source
 from rfquant_jax.data.transforms import Transform
-from rfquant_jax.errors import ConfigError, UserError
+from rfquant_jax.errors import ArgumentError, UserError
 
 Shape = tuple[int, int, int]
 PADDING_LABEL = -1  # marks ignored images
@@ -79,7 +79,7 @@ class BadFiles:
         """Adds bad images reported by readers.
 
         Raises:
-          ConfigError: more bad images than `config.data.max_bad_fraction` allows.
+          ArgumentError: more bad images than `max_bad_fraction` allows.
         """
         for name, reason in complaints:
             if name in self._known:
@@ -91,4 +91,4 @@ class BadFiles:
                     f"at most {int(self._fraction * self._total)} of {self._total} images may be "
                     f"bad, but {len(self._known)} are; the last: {name}: {reason}"
                 )
-                raise ConfigError("data.max_bad_fraction", self._fraction, rule)
+                raise ArgumentError("max_bad_fraction", self._fraction, rule)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flax import nnx
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.models.cifar_resnet import CifarResNet
 from rfquant_jax.models.efficientnet_lite import EfficientNetLite
 from rfquant_jax.models.mobilenetv2 import TINY, MobileNetV2
@@ -23,7 +23,7 @@ class Architecture:
 
     Attributes:
       construct: takes num_classes, channels, rngs and the options as keyword arguments.
-      options: names of additional arguments (`config.model.options`).
+      options: names of additional arguments, see `builder`.
     """
 
     construct: Callable[..., nnx.Module]
@@ -64,15 +64,15 @@ def builder(
       options: additional arguments of the network's constructor.
 
     Raises:
-      ConfigError: unknown name or option.
+      ArgumentError: unknown name or option.
     """
     if name not in REGISTRY:
-        raise ConfigError("model.name", name, f"must be one of {', '.join(sorted(REGISTRY))}")
+        raise ArgumentError("name", name, f"must be one of {', '.join(sorted(REGISTRY))}")
     architecture, options = REGISTRY[name], dict(options or {})
     for option, value in options.items():
         if option not in architecture.options:
             known = ", ".join(architecture.options) or "none"
-            raise ConfigError(f"model.options.{option}", value, f"{name} takes {known}")
+            raise ArgumentError(f"options.{option}", value, f"{name} takes {known}")
     return lambda: architecture.construct(
         num_classes=num_classes, channels=channels, rngs=nnx.Rngs(seed), **options
     )

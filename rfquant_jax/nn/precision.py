@@ -15,7 +15,7 @@ TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def compute_type(name: str) -> DTypeLike:
-    """The compute dtype selected by `config.precision`.
+    """The compute dtype of a name.
 
     Args:
       name: one of `TYPES`, or `AUTO`: bfloat16 on GPU (not measured), else float32.

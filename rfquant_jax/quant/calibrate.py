@@ -83,7 +83,7 @@ def override_signed(
             matched = set(fnmatch.filter(names, pattern))
             if not matched:
                 known = ", ".join(names)
-                raise UserError(f"config.quant.{field}: {pattern!r} matches none of {known}")
+                raise UserError(f"`{field}`: {pattern!r} matches none of {known}")
             result = result | matched if field == "signed" else result - matched
     return sorted(result)
 

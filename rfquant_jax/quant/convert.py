@@ -72,7 +72,7 @@ def plan(
     if not any(layer.candidates for layer in decided):
         raise UserError(
             "no layer is left to search: apart from the first, every convolution's bits are fixed "
-            "(config.quant.rules)"
+            "(`rules`)"
         )
     return tuple(decided)
 
@@ -85,8 +85,8 @@ def _at_least(layer: Layer, depthwise_min_bits: int) -> Layer:
     too_few = layer.candidates and not kept
     if too_few or (not layer.candidates and min(layer.fixed_bits) < depthwise_min_bits):
         raise UserError(
-            f"config.quant.rules: {layer.name} is depthwise and must keep at least "
-            f"{depthwise_min_bits} bits (config.quant.depthwise_min_bits)"
+            f"`rules`: {layer.name} is depthwise and must keep at least "
+            f"{depthwise_min_bits} bits (`depthwise_min_bits`)"
         )
     return replace(layer, candidates=kept)
 
@@ -98,13 +98,13 @@ def _apply_rule(
     matched = set(fnmatch.filter(searchable, pattern))
     if not matched:
         raise UserError(
-            f"config.quant.rules: pattern {pattern!r} matches no searched layer; "
+            f"`rules`: pattern {pattern!r} matches no searched layer; "
             f"they are {', '.join(searchable)}"
         )
     if len(bits) > 1 and not set(bits) <= set(candidates):
         raise UserError(
-            f"config.quant.rules: {pattern!r} asks for bits {bits}, of which only "
-            f"{candidates} (config.quant.candidates) can be searched"
+            f"`rules`: {pattern!r} asks for bits {bits}, of which only "
+            f"{candidates} (`candidates`) can be searched"
         )
     if len(bits) == 1:
         changed = {"candidates": (), "fixed_bits": (bits[0], bits[0])}

@@ -73,7 +73,7 @@ def sample_step(
     configurations = bits[jnp.stack(columns, axis=-1)]
     if not count or not sampling.smallest_pass:
         return configurations
-    # A recipe may contain 1 instead of 1.0.
+    # A caller may pass 1 instead of 1.0.
     probability = float(sampling.smallest_pass)
     chosen = jax.random.bernoulli(jax.random.fold_in(key, _SMALLEST), probability)
     smallest = bits[::-1][jnp.argmax(masks[..., ::-1], axis=-1).T]

@@ -45,7 +45,7 @@ def keep_compiled(where: str) -> str:
         (folder / f".{os.getpid()}").unlink()
         prune(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
-        return f"compilation cache disabled: {error}; see config.compilation_cache"
+        return f"compilation cache disabled: {error}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 
 AXIS = "data"
 REPLICATED = PartitionSpec()
@@ -29,18 +29,18 @@ def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over `devices` devices, equally many per process; 0: all devices.
 
     Raises:
-      ConfigError: not enough devices, or not divisible by the number of processes.
+      ArgumentError: not enough devices, or not divisible by the number of processes.
     """
     available, processes = jax.devices(), jax.process_count()
     if not 0 <= devices <= len(available):
         rule = f"must be 0 (all) or at most {len(available)}, the number of devices here"
-        raise ConfigError("devices", devices, rule)
+        raise ArgumentError("devices", devices, rule)
     own = [[d for d in available if d.process_index == p] for p in range(processes)]
     each, left = divmod(devices or len(available), processes)
     if left or any(len(group) < each for group in own):
         found = ", ".join(str(len(group)) for group in own)
         rule = f"must be so many of each of the {processes} processes, which have {found} devices"
-        raise ConfigError("devices", devices, rule)
+        raise ArgumentError("devices", devices, rule)
     # Ordered by process, so that the shard of a process is contiguous in a batch.
     return Mesh(np.asarray([d for group in own for d in group[:each]]), (AXIS,))
 

@@ -72,8 +72,8 @@ def _lock(file: BinaryIO, path: Path, log: Callable[[str], None]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"--workdir={path.parent} is in use by {_holder(file)}; wait for it, stop it, or take "
-            "another --workdir"
+            f"`workdir`={path.parent} is in use by {_holder(file)}; wait for it, stop it, or take "
+            "another `workdir`"
         ) from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:

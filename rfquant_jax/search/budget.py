@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.cost import CostKind
 from rfquant_jax.quant.space import Space
 
@@ -26,7 +26,7 @@ class Uniform(Protocol):
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+"
 _RULE = (
     "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB, or 60KB of 1,024 bytes), with "
-    "search.latency_table a latency (5ms), several of different kinds (33.9G+2.3MB), or a multiple "
+    "`latency_table` a latency (5ms), several of different kinds (33.9G+2.3MB), or a multiple "
     "of what a uniform configuration costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
 )
 # Additional units: (unit of the cost, conversion factor).
@@ -112,7 +112,7 @@ def parse_budget(text: str, kinds: Mapping[str, CostKind], space: Space) -> Budg
       kinds: kinds of cost by unit; "G" is the default.
 
     Raises:
-      ConfigError: the text is malformed, a limit is not positive, or its kind of cost is
+      ArgumentError: the text is malformed, a limit is not positive, or its kind of cost is
         unavailable.
     """
     limits = [_limit(part, text, kinds, space) for part in check_budget(text, kinds)]
@@ -126,7 +126,7 @@ def check_budget(text: str, units: Collection[str]) -> list[Part]:
       units: units of the available kinds of cost.
 
     Raises:
-      ConfigError: the text is malformed, a limit is not positive, its kind of cost is unavailable,
+      ArgumentError: the text is malformed, a limit is not positive, its kind of cost is unavailable,
         or two limits are of the same kind.
     """
     written = text.replace(" ", "").split("+")
@@ -135,7 +135,7 @@ def check_budget(text: str, units: Collection[str]) -> list[Part]:
     same = [part for part, unit in zip(written, found, strict=True) if found.count(unit) > 1]
     if same:
         rule = f"has several limits of one kind ({' and '.join(same)}); only one can hold"
-        raise ConfigError("search.budgets", text, rule)
+        raise ArgumentError("budgets", text, rule)
     return parts
 
 
@@ -143,12 +143,12 @@ def _parse_part(part: str, text: str, units: Collection[str]) -> Part:
     relative = re.fullmatch(rf"({_NUMBER})\*w(\d+)a(\d+)(?::(\w+))?", part)
     plain = re.fullmatch(rf"({_NUMBER})(\w*)", part)
     if relative is None and plain is None:
-        raise ConfigError("search.budgets", text, _RULE)
+        raise ArgumentError("budgets", text, _RULE)
     written = (relative[4] if relative else plain[2]) or "G"
     unit, scale = _OTHER_UNITS.get(written, (written, 1.0))
     number = float(relative[1]) if relative else float(plain[1]) * scale
     if unit not in units or not 0 < number < math.inf:
-        raise ConfigError("search.budgets", text, _RULE)
+        raise ArgumentError("budgets", text, _RULE)
     return Part(number, unit, (int(relative[2]), int(relative[3])) if relative else None)
 
 
@@ -158,8 +158,8 @@ def _limit(part: Part, text: str, kinds: Mapping[str, CostKind], space: Space) -
         return Limit(kind, part.number)
     if not set(part.bits) <= set(space.candidates):
         rule = f"uses bit-widths outside the candidates {space.candidates}"
-        raise ConfigError("search.budgets", text, rule)
+        raise ArgumentError("budgets", text, rule)
     value = part.number * kind.cost(space.uniform(*part.bits))
     if not 0 < value < math.inf:
-        raise ConfigError("search.budgets", text, _RULE)
+        raise ArgumentError("budgets", text, _RULE)
     return Limit(kind, value)

@@ -243,7 +243,7 @@ def check_reachable(search_space: SearchSpace, budgets: Sequence[Budget]) -> Non
         if not budget.fits(cheapest(search_space, budget)):
             lowest, highest = reachable(search_space, budget)
             raise UserError(
-                f"config.search.budgets: {budget.text} cannot be reached; configurations of this "
+                f"`budgets`: {budget.text} cannot be reached; configurations of this "
                 f"network cost from {lowest} to {highest}"
             )
 

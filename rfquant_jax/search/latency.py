@@ -85,9 +85,7 @@ def _rows(path: Path) -> list[Mapping]:
         text = read_text(path, encoding="utf-8-sig")  # accepts the byte order mark of spreadsheets
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"
-        raise UserError(
-            f"config.search.latency_table: {path}: cannot be read ({reason})"
-        ) from error
+        raise UserError(f"`latency_table`: {path}: cannot be read ({reason})") from error
     try:
         if path.suffix.lower() == ".csv":
             return list(csv.DictReader(text.splitlines()))

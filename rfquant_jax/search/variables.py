@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 
 COLUMNS = {"weights": (WEIGHTS,), "activations": (ACTIVATIONS,), "both": (WEIGHTS, ACTIVATIONS)}
@@ -135,19 +135,19 @@ def make_search_space(
         patterns share their bit-width.
 
     Raises:
-      ConfigError: a pattern matches no layer, a pinned bit-width is not a candidate of the layer, a
-        layer is in two groups, or the layers of a group have no common bit-width.
+      ArgumentError: a pattern matches no layer, a pinned bit-width is not a candidate of the layer,
+        a layer is in two groups, or the layers of a group have no common bit-width.
     """
     allowed = [
         [_within(space.allowed(layer), min_bits, max_bits) for _ in (WEIGHTS, ACTIVATIONS)]
         for layer in range(len(space))
     ]
     for pattern, bits in pins:
-        for layer in _matching(space, pattern, "search.pins"):
+        for layer in _matching(space, pattern, "pins"):
             for column in (WEIGHTS, ACTIVATIONS):
                 if bits[column] not in space.allowed(layer):
                     rule = f"layer {space.names[layer]} takes {space.allowed(layer)}"
-                    raise ConfigError("search.pins", (pattern, tuple(bits)), rule)
+                    raise ArgumentError("pins", (pattern, tuple(bits)), rule)
                 allowed[layer][column] = [bits[column]]
     group_of = _group_of(space, groups)
     variables = []
@@ -160,7 +160,7 @@ def make_search_space(
             ]
             if not common:
                 names = ", ".join(space.names[layer] for layer in layers)
-                raise ConfigError("search.groups", names, "have no bit-width in common")
+                raise ArgumentError("groups", names, "have no bit-width in common")
             variables.append(SearchVariable(tuple(layers), column, tuple(common)))
     return SearchSpace(space, tuple(variables))
 
@@ -174,7 +174,7 @@ def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
       masks: bool[2, L, |B|], candidate masks of weights and activations.
 
     Raises:
-      ConfigError: tied layers have no common bit-width left.
+      ArgumentError: tied layers have no common bit-width left.
     """
 
     def left(variable: SearchVariable) -> SearchVariable:
@@ -182,8 +182,8 @@ def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
         allowed = [b for b in variable.allowed if free[search_space.candidates.index(b)]]
         if not allowed and len(variable.layers) > 1:
             names = ", ".join(search_space.space.names[layer] for layer in variable.layers)
-            rule = "have no bit-width in common that is not frozen (search.use_frozen)"
-            raise ConfigError("search.groups", names, rule)
+            rule = "have no bit-width in common that is not frozen (`use_frozen`)"
+            raise ArgumentError("groups", names, rule)
         return replace(variable, allowed=tuple(allowed)) if allowed else variable
 
     return SearchSpace(
@@ -200,10 +200,10 @@ def _within(bits: list[int], smallest: int, largest: int) -> list[int]:
     return inside or [min(bits, key=lambda b: max(smallest - b, b - largest))]
 
 
-def _matching(space: Space, pattern: str, field: str) -> list[int]:
+def _matching(space: Space, pattern: str, argument: str) -> list[int]:
     found = [i for i, name in enumerate(space.names) if fnmatch.fnmatchcase(name, pattern)]
     if not found:
-        raise ConfigError(field, pattern, f"matches none of {', '.join(space.names)}")
+        raise ArgumentError(argument, pattern, f"matches none of {', '.join(space.names)}")
     return found
 
 
@@ -211,11 +211,11 @@ def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[tuple[int, 
     """{(layer, column): number of its group}."""
     found: dict[tuple[int, int], int] = {}
     for number, (what, *patterns) in enumerate(groups):
-        layers = {i for p in patterns for i in _matching(space, p, "search.groups")}
+        layers = {i for p in patterns for i in _matching(space, p, "groups")}
         for place in ((layer, column) for layer in layers for column in COLUMNS[what]):
             if place in found:
                 rule = f"layer {space.names[place[0]]} is in another group, too"
-                raise ConfigError("search.groups", (what, *patterns), rule)
+                raise ArgumentError("groups", (what, *patterns), rule)
             found[place] = number
     return found
 

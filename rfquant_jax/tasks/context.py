@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from rfquant_jax import data, models
 from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
 from rfquant_jax.config import checks, search_bits, settings
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
@@ -100,6 +101,7 @@ class Run:
         return RunLog(self.workdir, silent=not devices.is_first_process())
 
     @cached_property
+    @in_field_names()
     def mesh(self) -> jax.sharding.Mesh:
         """The devices."""
         return devices.make_mesh(self.config.devices)
@@ -167,6 +169,7 @@ class Run:
         )
 
     @property
+    @in_field_names()
     def _builder(self):
         build = models.builder(
             self.config.model.name,
@@ -178,11 +181,13 @@ class Run:
         return lambda: precision.compute_in(build(), self.compute_type)
 
     @cached_property
+    @in_field_names()
     def network(self) -> nnx.Module:
         """The plain network, randomly initialised."""
         return nnx.jit(self._builder)()
 
     @cached_property
+    @in_field_names()
     def initial_network(self) -> tuple[nnx.Module, list[str]]:
         """The initial plain network, with the weights of `config.pretrained`.
 
@@ -198,11 +203,13 @@ class Run:
         return network, load_weights(network, self.config.model.name, tensors)
 
     @cached_property
+    @in_field_names()
     def abstract_network(self) -> nnx.Module:
         """The plain network with abstract arrays."""
         return nnx.eval_shape(self._builder)
 
     @cached_property
+    @in_field_names()
     def plan(self) -> QuantizationPlan:
         """The quantization plan of the network."""
         quant = settings.quant_settings(self.config)
@@ -214,6 +221,7 @@ class Run:
         return CostModel.of(self.plan.layers)
 
     @cached_property
+    @in_field_names()
     def latencies(self) -> LatencyTable | None:
         """The user's latency table, if any.
 
@@ -234,6 +242,7 @@ class Run:
         return costs
 
     @cached_property
+    @in_field_names()
     def search_space(self) -> SearchSpace:
         """The search space.
 
@@ -251,6 +260,7 @@ class Run:
         )
 
     @cached_property
+    @in_field_names()
     def budgets(self) -> list[Budget]:
         """The budgets to search for, largest first, all reachable.
 
@@ -326,6 +336,7 @@ class Run:
             self._said.add(message)
             self.log.info(message)
 
+    @in_field_names()
     def claim(self) -> None:
         """Claims the workdir for this run until `close`; called first by every task that writes.
 
@@ -342,7 +353,7 @@ class Run:
         if self.data.remark:
             self.log.info(self.data.remark)
         if self._cache_remark:
-            self._log_once(self._cache_remark)
+            self._log_once(f"{self._cache_remark}; see config.compilation_cache")
 
     def _take_lock(self, path: Path) -> None:
         # The processes of one run share its folder; process 0 holds the lock.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from rfquant_jax.config import checks
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.failures import explained
@@ -46,11 +47,12 @@ def perform(run: Run) -> None:
     with explained(run, asked[0]):
         check(run)
     for name in asked:
-        with explained(run, name):
+        with explained(run, name), in_field_names():
             TASKS[name](run)
         devices.barrier(name)  # what the first process wrote is there for the others
 
 
+@in_field_names()
 def check(run: Run) -> None:
     """Looks at everything the asked tasks need, before they start.
 

@@ -130,10 +130,10 @@ class NonFiniteGuard:
             self._log.info(f"{self._task}: the configuration of pass {found.number + 1}: {named}")
         self._log.event(self._task, taken.number, record)
         devices.barrier("failure")  # wait: the first process to exit would abort the others
-        remedy = "check the data and config.data.std" if found.place == IMAGES else None
+        remedy = "check the data and `std`" if found.place == IMAGES else None
         return (
             f"{self._task}: step {taken.number}: {what} is not finite, and updates were skipped "
-            f"for {self._in_a_row} steps in a row (config.train.max_bad_steps); "
+            f"for {self._in_a_row} steps in a row (`max_bad_steps`); "
             f"{self._where(taken, found)}; checkpoints are unaffected; {remedy or self._remedy}"
         )
 

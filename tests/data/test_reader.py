@@ -9,7 +9,7 @@ from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.reader import ATTEMPTS, BadFiles, Complaint
 from rfquant_jax.data.sources import Subset
 from rfquant_jax.data.transforms import Centre
-from rfquant_jax.errors import ConfigError, UserError
+from rfquant_jax.errors import ArgumentError, UserError
 from tests.conftest import pipeline
 
 
@@ -101,8 +101,8 @@ def test_a_file_that_is_no_image_counts_once_however_often_it_is_read(tmp_path):
 def test_too_many_bad_images_are_an_error():
     work = pipeline(max_bad_fraction=0.2)
     assert len(list(work.exact(Spoilt(10, {1, 2}), 10))) == 1
-    rule = r"max_bad_fraction = 0\.2: at most 2 of 10 images may be bad, but 3 are; .*image 5"
-    with pytest.raises(ConfigError, match=rule):
+    rule = r"`max_bad_fraction` = 0\.2: at most 2 of 10 images may be bad, but 3 are; .*image 5"
+    with pytest.raises(ArgumentError, match=rule):
         list(pipeline(max_bad_fraction=0.2).exact(Spoilt(10, {1, 2, 5}), 10))
 
 
@@ -110,7 +110,7 @@ def test_the_parts_of_a_data_set_share_one_count():
     source = Spoilt(10, {0, 9})
     work = pipeline(max_bad_fraction=0.1)
     list(work.exact(Subset(source, np.arange(5)), 5))
-    with pytest.raises(ConfigError, match="at most 1 of 10"):
+    with pytest.raises(ArgumentError, match="at most 1 of 10"):
         list(work.exact(Subset(source, np.arange(5, 10)), 5))
 
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from rfquant_jax import models
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.functional import FunctionalNetwork, reseed
 from rfquant_jax.quant import convert
@@ -62,12 +62,12 @@ def test_the_parameter_free_shortcut_subsamples_and_pads_channels():
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("vgg", {}, "config.model.name = 'vgg': must be one of cifar_resnet14"),
-        ("cifar_resnet8", {"depth": 3}, "config.model.options.depth = 3: cifar_resnet8 takes"),
+        ("vgg", {}, "`name` = 'vgg': must be one of cifar_resnet14"),
+        ("cifar_resnet8", {"depth": 3}, "`options.depth` = 3: cifar_resnet8 takes"),
     ],
 )
 def test_unknown_networks_and_options_are_refused(name, options, said):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ArgumentError) as error:
         build(name, **options)
     assert said in str(error.value)
 

@@ -32,9 +32,7 @@ def test_signed_inputs_are_found_by_looking(coupled, rng):
 def test_overrides_of_signed_inputs():
     names = ["a", "b.0", "b.1"]
     assert calibrate.override_signed(["a"], names, ["b.*"], ["b.1"]) == ["a", "b.0"]
-    with pytest.raises(
-        UserError, match=r"config.quant.unsigned: 'c\*' matches none of a, b.0, b.1"
-    ):
+    with pytest.raises(UserError, match=r"`unsigned`: 'c\*' matches none of a, b.0, b.1"):
         calibrate.override_signed([], names, [], ["c*"])
 
 

@@ -53,9 +53,9 @@ def test_a_folder_in_use_is_refused_with_the_name_of_the_process(path, holder):
     with pytest.raises(UserError) as error:
         WorkdirLock(path, silent)
     assert re.fullmatch(
-        rf"--workdir={re.escape(str(path.parent))} is in use by process {holder.pid} on host "
+        rf"`workdir`={re.escape(str(path.parent))} is in use by process {holder.pid} on host "
         rf"{re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait for it, "
-        "stop it, or take another --workdir",
+        "stop it, or take another `workdir`",
         str(error.value),
     )
     assert path.read_text() == before

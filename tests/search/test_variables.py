@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 from rfquant_jax.search.variables import make_search_space, without_frozen
 
@@ -82,9 +82,9 @@ def test_neighbours_are_one_step_away_down_before_up():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pins": [("c", (4, 4))]}, "search.pins = 'c': matches none of a.conv1"),
+        ({"pins": [("c", (4, 4))]}, "`pins` = 'c': matches none of a.conv1"),
         ({"pins": [("b.dw", (2, 4))]}, "layer b.dw takes"),
-        ({"groups": [("both", "c*")]}, "search.groups = 'c.': matches none of"),
+        ({"groups": [("both", "c*")]}, "`groups` = 'c.': matches none of"),
         ({"groups": [("both", "a.*"), ("weights", "a.conv1")]}, "a.conv1 is in another group"),
         (
             {"groups": [("both", "a.*")], "pins": [("a.conv1", (4, 4)), ("a.conv2", (5, 5))]},
@@ -93,7 +93,7 @@ def test_neighbours_are_one_step_away_down_before_up():
     ],
 )
 def test_restrictions_that_do_not_fit_are_refused(options, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ArgumentError, match=said):
         make_search_space(SPACE, **options)
 
 
@@ -112,5 +112,5 @@ def test_frozen_bit_widths_can_be_left_out():
     }
     masks[WEIGHTS, 1, 2] = False
     tied = make_search_space(SPACE, max_bits=4, groups=[("weights", "a.conv2", "b.dw")])
-    with pytest.raises(ConfigError, match=r"a\.conv2, b\.dw.*that is not frozen"):
+    with pytest.raises(ArgumentError, match=r"a\.conv2, b\.dw.*that is not frozen"):
         without_frozen(tied, masks)

@@ -33,7 +33,7 @@ def test_bad_steps_in_a_row_end_the_training_and_nothing_is_saved(tmp_path):
     said, checkpoints = failing(tmp_path, step)
     assert said == (
         "train: step 16: the loss of pass 2 is not finite, and updates were skipped for 3 steps in "
-        "a row (config.train.max_bad_steps); pass 2 of 2 (configuration abca): first non-finite "
+        "a row (`max_bad_steps`); pass 2 of 2 (configuration abca): first non-finite "
         "value: the kernel of b; checkpoints are unaffected; lower config.optimizer.lr = 1"
     )
     assert list(checkpoints.saved) == [12]

@@ -25,17 +25,17 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
       UserError: the file is missing, of another kind, or cannot be read.
     """
     if not os.path.isfile(path):  # unlike Path.is_file, does not fail on permissions
-        raise UserError(f"config.pretrained: {path}: there is no such file")
+        raise UserError(f"`weights`: {path}: there is no such file")
     readers = {".safetensors": _safetensors, ".npz": read_npz, ".pth": _torch, ".pt": _torch}
     if path.suffix not in readers:
-        raise UserError(f"config.pretrained: {path}: must be one of {', '.join(SUFFIXES)}")
+        raise UserError(f"`weights`: {path}: must be one of {', '.join(SUFFIXES)}")
     try:
         return readers[path.suffix](path)
     except UserError:
         raise
     except Exception as error:  # libraries raise many kinds of exceptions for damaged files
         reason = one_line(error) if str(error) else type(error).__name__
-        raise UserError(f"config.pretrained: {path}: cannot be read ({reason})") from error
+        raise UserError(f"`weights`: {path}: cannot be read ({reason})") from error
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -49,12 +49,12 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"config.pretrained: {path}: reading it needs PyTorch (pip install torch); "
+            f"`weights`: {path}: reading it needs PyTorch (pip install torch); "
             ".safetensors and .npz files do not"
         ) from error
     content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise UserError(f"config.pretrained: {path}: holds no mapping of names to tensors")
+        raise UserError(f"`weights`: {path}: holds no mapping of names to tensors")
     return {name: tensor.numpy() for name, tensor in content.items()}

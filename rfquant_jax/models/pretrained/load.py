@@ -83,7 +83,7 @@ def load_weights(
             for what, names in problems.items()
             if names
         )
-        raise UserError(f"config.pretrained does not fit {architecture}: {text}")
+        raise UserError(f"`weights` does not fit {architecture}: {text}")
     for name, tensor in fitting.items():
         slots[name].fill(np.asarray(tensor))
     return fresh

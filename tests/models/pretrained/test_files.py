@@ -16,7 +16,7 @@ from rfquant_jax.models.pretrained.files import read_weights
 
 def refused(path):
     tracemalloc.start()
-    with pytest.raises(UserError, match=f"config.pretrained: .*{path.name}: ") as error:
+    with pytest.raises(UserError, match=f"`weights`: .*{path.name}: ") as error:
         read_weights(path)
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()

@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(weights):
     with pytest.raises(UserError) as error:
         load_weights(network, "cifar_resnet8", weights)
     assert str(error.value) == (
-        "config.pretrained does not fit cifar_resnet8: missing: bn1.bias; left over: extra.weight; "
+        "`weights` does not fit cifar_resnet8: missing: bn1.bias; left over: extra.weight; "
         "of another shape: layer1.0.conv1.weight [2, 2, 5, 5] instead of [2, 2, 3, 3]"
     )
     for name, values in state(network).items():
@@ -111,7 +111,7 @@ def test_what_cannot_be_weights_is_named(weights):
     with pytest.raises(UserError) as error:
         load_weights(network, "cifar_resnet8", weights)
     assert str(error.value) == (
-        "config.pretrained does not fit cifar_resnet8: not of floating-point numbers: "
+        "`weights` does not fit cifar_resnet8: not of floating-point numbers: "
         "layer1.0.bn1.weight complex64, linear.bias int64; "
         "not finite in float32: bn1.bias, bn1.weight"
     )
@@ -209,7 +209,7 @@ def test_damaged_and_harmful_files_are_refused_in_one_line(tmp_path, monkeypatch
     Path(name).write_bytes(
         {"empty": b"", "text": b"weights", "pickle": pickle.dumps(Harmful())}[content]
     )
-    with pytest.raises(UserError, match=f"config.pretrained: {name}") as error:
+    with pytest.raises(UserError, match=f"`weights`: {name}") as error:
         read_weights(Path(name))
     assert "\n" not in str(error.value)
     assert not Path("harmed").exists()
