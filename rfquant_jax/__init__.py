@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rfquant_jax import models
     from rfquant_jax.data.arrays import Images, LabelledImages
     from rfquant_jax.errors import ArgumentError, UserError
     from rfquant_jax.evaluate.evaluate import evaluate
@@ -67,6 +68,7 @@ _ORIGINS = {
     "evaluate": "evaluate",
     "export": "export",
     "load": "tasks.load:load",
+    "models": "models",
     "plan": "quant.plan:plan",
     "profile": "search.network_profile:profile",
     "recalibrate": "evaluate.recalibrate:recalibrate",
@@ -99,6 +101,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "models",
     "plan",
     "profile",
     "recalibrate",

@@ -424,9 +424,7 @@ def test_a_trainer_trains_a_plain_network():
         warmup_epochs=0,
         batch_size=25,
         log_every=1,
-        step=rfq.StepConfig(
-            random_passes=0, strategy="loop", distillation=0.0, idm=0.0, ema_decay=0.5
-        ),
+        ema_decay=0.5,
     )
     images = np.round(IMAGES * 20 + 128).clip(0, 255).astype(np.uint8)
     records = rfq.Trainer(

@@ -1,6 +1,7 @@
 """What the README and the pages in docs/ tell their readers: commands, links, programs."""
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -122,10 +123,29 @@ DEPTHWISE = {"features.1.conv.0", *(f"features.{block}.conv.3" for block in rang
 FIXED = 8 * (9 * 16 + 96 * 10)  # bits of the stem and the classifier
 
 
-def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
+TASKS = """
+from configs import quickstart
+from rfquant_jax import tasks
+from rfquant_jax.tasks import evaluate, search, train
+from rfquant_jax.tasks.context import Run
+
+config = quickstart.get_config()
+config.search.budgets = "1.05*w3a3,5KB"
+run = Run(config, "runs/from_python")
+tasks.check(run)
+train.pretrain(run)
+train.train(run)
+for found in search.search(run):
+    print(found["budget"], found["bitops_g"], found["layers"])
+print(evaluate.evaluate(run)["rows"])
+run.close()
+"""
+
+
+def test_the_tasks_of_a_recipe_run_one_by_one(tmp_path, monkeypatch, capsys, image_reads):
     monkeypatch.setattr(quickstart, "get_config", shrunk)
     monkeypatch.chdir(tmp_path)
-    exec(program("README.md", "chain"), {})
+    exec(TASKS, {})
     folder = tmp_path / "runs" / "from_python"
     # Nothing before the final evaluation has seen a test image: neither the choice of checkpoints
     # nor recalibration nor the search. It reads each of the 500 once for every network.
@@ -148,6 +168,68 @@ def test_the_chain_in_python_runs(tmp_path, monkeypatch, capsys, image_reads):
     assert [row["name"] for row in searched] == ["5KB", "1.05*w3a3"]
     assert searched[0]["size_mb"] == bits / 8 / 2**20
     assert (folder / "results.json").exists()
+
+
+def run_alone(text, folder):
+    """What a program prints that runs in another folder, on one device."""
+    return subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    )
+
+
+# By hand, of cifar_resnet8 with 8, 16 and 32 channels on 8x8 images, by layer: places of the output,
+# weights of the kernel. A block's two convolutions; the stem and the classifier have 8 bits.
+RESNET8 = {
+    "layer1.0.conv1": (64, 9 * 8 * 8),
+    "layer1.0.conv2": (64, 9 * 8 * 8),
+    "layer2.0.conv1": (16, 9 * 8 * 16),
+    "layer2.0.conv2": (16, 9 * 16 * 16),
+    "layer3.0.conv1": (4, 9 * 16 * 32),
+    "layer3.0.conv2": (4, 9 * 32 * 32),
+}
+
+
+def test_the_chain_in_python_runs(tmp_path):
+    done = run_alone(program("README.md", "chain"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = re.findall(r"^(\S+) (\{.*?\}) (\S+) % (\{.*\})$", done.stdout, re.MULTILINE)
+    assert [budget for budget, *_ in printed] == ["0.8*w4a4", "7KB"]
+    weights = sum(kernel for _, kernel in RESNET8.values())
+    fixed = 8 * (9 * 8 + 32 * 10)
+    operations = 64 * (64 * 9 * 8 + 32 * 10)
+    at_4 = operations + sum(16 * places * kernel for places, kernel in RESNET8.values())
+    for budget, costs, top1, layers in printed:
+        costs, layers = ast.literal_eval(costs), ast.literal_eval(layers)
+        assert list(layers) == list(RESNET8)
+        bitops = operations + sum(
+            w * a * RESNET8[name][0] * RESNET8[name][1] for name, (w, a) in layers.items()
+        )
+        bits = fixed + sum(w * RESNET8[name][1] for name, (w, _) in layers.items())
+        assert costs["bitops_g"] == bitops / 1e9
+        assert costs["size_mb"] == bits / 8 / 2**20
+        if budget == "7KB":
+            assert bits <= 7 * 8 * 1024
+        else:
+            assert bitops <= 0.8 * at_4
+        assert float(top1) > 70
+    assert weights * 2 + fixed < 7 * 8 * 1024 < weights * 6 + fixed  # within reach, and binding
+    files = sorted(file.name for file in (tmp_path / "runs" / "digits").iterdir())
+    assert files == ["model_0.8xw4a4.onnx", "model_7KB.onnx", "profile.jsonl"]
+
+
+def test_ones_own_training_loop_runs(tmp_path):
+    done = run_alone(program("docs/own_network.md", "loop"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = re.findall(r"^\d \[[^\]]*\] (\[\[\[.*)$", done.stdout, re.MULTILINE)
+    assert len(steps) == 8
+    passes = np.asarray([ast.literal_eval(step) for step in steps])
+    assert passes.shape == (8, 2, 2, 2)
+    assert set(passes[:, :, 0].ravel()) <= {6, 4, 2}
+    assert set(passes[:, :, 1].ravel()) <= {6, 4}
 
 
 def test_the_recipe_of_ones_own_network_and_images_runs(tmp_path):

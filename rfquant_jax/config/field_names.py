@@ -32,7 +32,8 @@ FIELDS = {
     "use_frozen": "search.use_frozen",
     "weights": "pretrained",
 }
-_OPTIONS = "options."  # of a network's constructor
+# Of a network's constructor, which a config has as `model.options`.
+_OPTIONS, _CHECKED_OPTIONS = "options.", ("padding", "width")
 
 
 @contextmanager
@@ -57,6 +58,8 @@ def in_field_names() -> Iterator[None]:
 def _field(argument: str) -> str | None:
     if argument.startswith(_OPTIONS):
         return f"model.{argument}"
+    if argument in _CHECKED_OPTIONS:
+        return f"model.options.{argument}"
     return FIELDS.get(argument)
 
 

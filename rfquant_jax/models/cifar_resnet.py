@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
@@ -65,7 +65,7 @@ class CifarResNet(nnx.Module):
       projection: see `BasicBlock`.
 
     Raises:
-      ConfigError: a width of zero or less.
+      ArgumentError: a width of zero or less.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CifarResNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if not isinstance(width, int) or width < 1:
-            raise ConfigError("model.options.width", width, "must be a whole number of at least 1")
+            raise ArgumentError("width", width, "must be a whole number of at least 1")
         self.conv1 = conv(channels, width, 3, 1, rngs)
         self.bn1 = BatchNorm(width, rngs=rngs)
         width_in = width

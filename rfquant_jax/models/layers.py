@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flax import nnx
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.ops.convolution import general_dilated
 
 # PyTorch networks pad (size - 1) / 2 pixels on every side. TensorFlow networks use "SAME", which
@@ -30,10 +30,10 @@ def conv(
       padding: `SYMMETRIC` or `SAME`.
 
     Raises:
-      ConfigError: any other padding.
+      ArgumentError: any other padding.
     """
     if padding not in (SYMMETRIC, SAME):
-        raise ConfigError("model.options.padding", padding, f"must be {SYMMETRIC} or {SAME}")
+        raise ArgumentError("padding", padding, f"must be {SYMMETRIC} or {SAME}")
     return nnx.Conv(
         features_in,
         features_out,

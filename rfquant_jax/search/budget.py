@@ -126,8 +126,8 @@ def check_budget(text: str, units: Collection[str]) -> list[Part]:
       units: units of the available kinds of cost.
 
     Raises:
-      ArgumentError: the text is malformed, a limit is not positive, its kind of cost is unavailable,
-        or two limits are of the same kind.
+      ArgumentError: the text is malformed, a limit is not positive, its kind of cost is
+        unavailable, or two limits are of the same kind.
     """
     written = text.replace(" ", "").split("+")
     parts = [_parse_part(part, text, units) for part in written]

@@ -135,11 +135,12 @@ class TrainConfig:
             raise ArgumentError("min_lr", self.min_lr, f"must not be above `lr` {self.lr}")
 
     @classmethod
-    def full_precision(cls, **changes: Any) -> TrainConfig:
-        """The training of a plain network: one pass a step, the published rates of this project.
+    def full_precision(cls, *, ema_decay: float = 0.9997, **changes: Any) -> TrainConfig:
+        """The training of a plain network: one pass a step, this project's rates for ImageNet.
 
         Args:
-          changes: fields that differ from them.
+          ema_decay: of the average of parameters and statistics, per step.
+          changes: further fields that differ from them.
         """
         step = StepConfig(
             random_passes=0,
@@ -149,6 +150,7 @@ class TrainConfig:
             wd_region=1e-4,
             weight_decay=1e-4,
             clip=float("inf"),
+            ema_decay=ema_decay,
         )
         plain = cls(epochs=90, lr=0.1, scheduler=None, damping=0.0, step_size_lr=0.0, step=step)
         return replace(plain, **changes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
 from rfquant_jax.ops.convolution import convolve
 from rfquant_jax.ops.cpu import batch_strip
@@ -236,7 +236,7 @@ def test_plain_layers_compute_the_same(padding):
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(ConfigError, match="padding = 'same': must be symmetric or SAME"):
+    with pytest.raises(ArgumentError, match="`padding` = 'same': must be symmetric or SAME"):
         conv(6, 6, 3, 2, nnx.Rngs(0), padding="same")
 
 
