@@ -110,15 +110,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ORIGINS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _ORIGINS[name].partition(":")
-    found = importlib.import_module(f"{__name__}.{module}")
-    if attribute:
-        found = getattr(found, attribute)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # to type checkers a module with `__getattr__` has every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ORIGINS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, attribute = _ORIGINS[name].partition(":")
+        found = importlib.import_module(f"{__name__}.{module}")
+        if attribute:
+            found = getattr(found, attribute)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -181,8 +181,8 @@ def run_alone(text, folder):
     )
 
 
-# By hand, of cifar_resnet8 with 8, 16 and 32 channels on 8x8 images, by layer: places of the output,
-# weights of the kernel. A block's two convolutions; the stem and the classifier have 8 bits.
+# By hand, of cifar_resnet8 with 8, 16 and 32 channels on 8x8 images: places of each output, and
+# weights of each kernel. The stem and the classifier have 8 bits.
 RESNET8 = {
     "layer1.0.conv1": (64, 9 * 8 * 8),
     "layer1.0.conv2": (64, 9 * 8 * 8),

@@ -70,7 +70,8 @@ def export(
       >>> [file] = rfq.export(coupled, "w4a4", folder / "model.onnx")
       >>> import onnxruntime
       >>> session = onnxruntime.InferenceSession(file)
-      >>> [logits] = session.run(None, {session.get_inputs()[0].name: images[:8]})
+      >>> given = images[:8].transpose(0, 3, 1, 2)
+      >>> [logits] = session.run(None, {session.get_inputs()[0].name: given})
       >>> logits.shape
       (8, 3)
     """
