@@ -24,8 +24,8 @@ def recalibrate(
 ) -> None:
     """Sets the BatchNorm statistics of the configuration that a coupled network runs at.
 
-    Training moves the statistics of sampled configurations only. Afterwards they are measured anew:
-    the plain average of batch statistics, the variance being the biased one, over all images.
+    Training moves the statistics of sampled configurations only. Here they are measured: the plain
+    average over batches of means and unbiased variances.
 
     Args:
       coupled: changed in place: the statistics of its configuration, see `set_bits`.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, me
 from rfquant_jax.search.surrogate import Quality
 from rfquant_jax.search.variables import SearchSpace, make_search_space
 
-FEWEST = 10  # configurations that a model is fitted to
+FEWEST = 2  # configurations that a model is fitted to
 STARTS = 16  # layers that an evaluation may start at, see `prefix.choose_starts`
 
 
@@ -56,7 +57,6 @@ class NetworkProfile:
     ):
         self.plan, self.record, self.evaluator = plan, record, evaluator
         self.parts, self.count, self.seed = parts, count, seed
-        self._models: dict[int, ProfileSearch] = {}
 
     def __len__(self) -> int:
         """Divergences in the profile."""
@@ -105,17 +105,15 @@ class NetworkProfile:
         centre = pooled.number(self.plan.space.uniform(middle, middle))
         return np.exp(pooled.surrogate(centre, width=np.inf).predict(rows))
 
-    @property
+    @cached_property
     def _unrestricted(self) -> ProfileSearch:
-        """The model of what was measured up to now, fitted once."""
-        if len(self.record) not in self._models:
-            self._models = {len(self.record): self.model()}
-        return self._models[len(self.record)]
+        """The model of all configurations."""
+        return self.model()
 
     def model(
         self, search_space: SearchSpace | None = None, settings: ProfileSettings | None = None
     ) -> ProfileSearch:
-        """A search on what the profile holds now.
+        """A search on the profile's design: what searches measured besides only saves evaluations.
 
         Args:
           search_space: what may change; None: every bit-width that the plan allows. Restricted ones
@@ -126,42 +124,40 @@ class NetworkProfile:
           UserError: too little was measured within the restrictions, and there is no network to
             measure with.
         """
-        everything = make_search_space(self.plan.space)
-        search_space = search_space or everything
-        if search_space.variables != everything.search_space and self.measured:
-            measure_profile(self.record, search_space, self.parts, self.count, self.seed)
-        record = Restricted(self.record, search_space)
+        search_space = search_space or make_search_space(self.plan.space)
+        if self.measured:
+            design = measure_profile(self.record, search_space, self.parts, self.count, self.seed)
+            chosen = {configuration.tobytes() for configuration in design}
+            record = Restricted(self.record, lambda c: c.tobytes() in chosen)
+        else:
+            record = Restricted(self.record, search_space.holds)
         if len(record.snapshot(0, len(self.record))[0]) < FEWEST:
             raise UserError(
                 f"the profile holds fewer than {FEWEST} configurations within these limits, pins "
                 "and groups, and has no network to measure others with"
             )
+        settings = settings or ProfileSettings()
         return ProfileSearch(
-            record,
-            len(self.record),
-            self.parts,
-            search_space,
-            settings or ProfileSettings(),
-            self.seed,
+            record, len(self.record), self.parts, search_space, settings, self.seed
         )
 
 
 class Restricted:
-    """A profile's configurations that keep the restrictions of a search.
+    """Some configurations of a profile; all others are measured through it.
 
     Args:
       record: the profile.
-      search_space: what may change.
+      chosen: whether a configuration int32[L, 2] is one of them.
     """
 
-    def __init__(self, record: Profile, search_space: SearchSpace):
-        self._record, self._search_space = record, search_space
+    def __init__(self, record: Profile, chosen: Callable[[np.ndarray], bool]):
+        self._record, self._chosen = record, chosen
         self.measure = record.measure
 
     def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """As that of `Profile`, for configurations within the restrictions."""
+        """As that of `Profile`, of the chosen configurations."""
         configurations, divergences = self._record.snapshot(part, length)
-        kept = np.asarray([self._search_space.holds(c) for c in configurations], bool)
+        kept = np.asarray([self._chosen(c) for c in configurations], bool)
         return configurations[kept], divergences[kept]
 
 

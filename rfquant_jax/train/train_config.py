@@ -145,7 +145,6 @@ class TrainConfig:
         step = StepConfig(
             random_passes=0,
             strategy="loop",
-            distillation=0.0,
             idm=0.0,
             wd_region=1e-4,
             weight_decay=1e-4,
