@@ -359,6 +359,8 @@ def test_a_profile_answers_from_its_file_alone(plan, profile, profile_file):
     )
     with pytest.raises(LookupError, match="no network"):
         alone.divergences([unknown])
+    with pytest.raises(rfq.UserError, match="fewer than 10 configurations within these limits"):
+        rfq.search(alone, "1*w5a5", pins=[("*", (3, 3))])
     other = rfq.plan(
         nnx.eval_shape(lambda: SmallNet(nnx.Rngs(0))), IMAGE_SHAPE, rfq.QuantConfig((4, 2))
     )

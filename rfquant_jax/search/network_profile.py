@@ -26,7 +26,7 @@ from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, me
 from rfquant_jax.search.surrogate import Quality
 from rfquant_jax.search.variables import SearchSpace, make_search_space
 
-FEWEST = 2  # configurations that a model is fitted to
+FEWEST = 10  # configurations that a model from a file is fitted to
 STARTS = 16  # layers that an evaluation may start at, see `prefix.choose_starts`
 
 
@@ -131,11 +131,11 @@ class NetworkProfile:
             record = Restricted(self.record, lambda c: c.tobytes() in chosen)
         else:
             record = Restricted(self.record, search_space.holds)
-        if len(record.snapshot(0, len(self.record))[0]) < FEWEST:
-            raise UserError(
-                f"the profile holds fewer than {FEWEST} configurations within these limits, pins "
-                "and groups, and has no network to measure others with"
-            )
+            if len(record.snapshot(0, len(self.record))[0]) < FEWEST:
+                raise UserError(
+                    f"the profile holds fewer than {FEWEST} configurations within these limits, "
+                    "pins and groups, and has no network to measure others with"
+                )
         settings = settings or ProfileSettings()
         return ProfileSearch(
             record, len(self.record), self.parts, search_space, settings, self.seed
