@@ -81,7 +81,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, rows, said):
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"latency_table: .*no\.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"`latency_table`: .*no\.csv: cannot be read"):
         read_latencies(tmp_path / "no.csv", SPACE, [])
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(UserError, match=r"neither a \.csv file nor JSON"):
