@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from rfquant_jax.quant.plan import QuantizationPlan as QuantizationPlan
     from rfquant_jax.quant.plan import plan
     from rfquant_jax.quant.quant_config import QuantConfig
-    from rfquant_jax.search.network_profile import NetworkProfile, profile
+    from rfquant_jax.search.network_profile import NetworkProfile
+    from rfquant_jax.search.profile_network import profile
     from rfquant_jax.search.search import Found, search
     from rfquant_jax.tasks.load import load
     from rfquant_jax.train.coupled_step import CoupledStep, StepMetrics
@@ -70,7 +71,7 @@ _ORIGINS = {
     "load": "tasks.load:load",
     "models": "models",
     "plan": "quant.plan:plan",
-    "profile": "search.network_profile:profile",
+    "profile": "search.profile_network:profile",
     "recalibrate": "evaluate.recalibrate:recalibrate",
     "search": "search",
     "set_bits": "quant.coupled_network:set_bits",

@@ -19,7 +19,7 @@ import rfquant_jax as rfq
 from configs import default
 from rfquant_jax.config import settings as of_config
 from rfquant_jax.nn.functional import arrays_of
-from rfquant_jax.search.network_profile import STARTS
+from rfquant_jax.search.profile_network import STARTS
 from tests.api_network import IMAGE_SHAPE, SmallNet, images_and_labels
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.data.arrays import Images, image_batches
-from rfquant_jax.errors import ArgumentError, UserError
-from rfquant_jax.nn.functional import Arrays, arrays_of
+from rfquant_jax.errors import UserError
 from rfquant_jax.quant.configuration import Configuration
-from rfquant_jax.quant.coupled_network import CoupledNetwork
 from rfquant_jax.quant.plan import QuantizationPlan
-from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.files import parse_json
 from rfquant_jax.search.evaluator import CandidateEvaluator
-from rfquant_jax.search.image_sets import ImageSets, image_sets
-from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, measure_profile
 from rfquant_jax.search.surrogate import Quality
 from rfquant_jax.search.variables import SearchSpace, make_search_space
 
 FEWEST = 10  # configurations that a model from a file is fitted to
-STARTS = 16  # layers that an evaluation may start at, see `prefix.choose_starts`
 
 
 class NetworkProfile:
@@ -159,130 +148,3 @@ class Restricted:
         configurations, divergences = self._record.snapshot(part, length)
         kept = np.asarray([self._chosen(c) for c in configurations], bool)
         return configurations[kept], divergences[kept]
-
-
-def profile(
-    network: CoupledNetwork | QuantizationPlan,
-    images: Images = None,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    configurations: int = 400,
-    batch_size: int = 256,
-    seed: int = 0,
-) -> NetworkProfile:
-    """Measures how far configurations diverge from the largest one, and fits a model to it.
-
-    Every budget can be searched on one profile. What was measured is kept in `path`, line by line:
-    an interrupted call continues there, and the same call later measures nothing.
-
-    Args:
-      network: a coupled network; or a plan, which answers from the file at `path` alone.
-      images: that no accuracy is reported on later, [N, H, W, C] or batches of one shape, as
-        `coupled.preprocess` takes them. The paper's searches need no more than 2,000.
-      path: of a file of JSON lines, created with its folder. One of another network, other images
-        or another number of bit-widths is replaced. None: the profile is kept in memory.
-      configurations: how many to measure; less than the pairs wXaY is raised to their number.
-      batch_size: an array is cut into batches of so many images; a few images are left out where it
-        cannot be divided. Statistics are those of each batch.
-      seed: of the choice of configurations.
-
-    Returns:
-      the profile, with the evaluator that measures further configurations while budgets are
-      searched; without one where `network` is a plan.
-
-    Raises:
-      ArgumentError: an argument breaks its rule.
-      UserError: the file is missing or of another network, where `network` is a plan.
-
-    Example:
-      >>> profile = rfq.profile(coupled, images, configurations=40)
-      >>> len(profile)
-      40
-      >>> float(profile.divergences(["w6a6"])[0]) < 1e-6  # from itself
-      True
-      >>> predicted = profile.predict(["w4a4", {"conv": (2, 3), "last": (6, 4)}])
-    """
-    if configurations < 10:
-        raise ArgumentError("configurations", configurations, "must be at least 10")
-    if isinstance(network, QuantizationPlan):
-        return _from_file(network, path, seed)
-    if images is None:
-        raise ArgumentError("images", None, "must be given for a coupled network")
-    plan = network.plan
-    sets = _image_sets(images, batch_size)
-    params = devices.replicate(arrays_of(network.network)[0], network.mesh)
-    evaluator = CandidateEvaluator(
-        network.functional,
-        params,
-        network.mesh,
-        network.preprocess,
-        sets,
-        plan.space.largest,
-        "divergence",
-        choose_starts(plan.cost_model.macs, STARTS),
-    )
-    record = Profile(
-        plan.space,
-        None if path is None else Path(path),
-        _header(plan, params, sets),
-        lambda rows, part: evaluator.mean(rows, sets.numbers(part)),
-    )
-    measure_profile(record, make_search_space(plan.space), 1, configurations, seed)
-    return NetworkProfile(plan, record, evaluator, count=configurations, seed=seed)
-
-
-def _image_sets(images: Images, batch_size: int) -> ImageSets:
-    """Batches with labels that nobody reads."""
-    joined = np.concatenate(image_batches(images))
-    if batch_size < 1:
-        raise ArgumentError("batch_size", batch_size, "must be at least 1")
-    return image_sets([{"image": joined, "label": np.zeros(len(joined), np.int32)}], batch_size)
-
-
-def _header(plan: QuantizationPlan, params: Arrays, sets: ImageSets) -> dict:
-    """What divergences depend on."""
-    batches = (batch["image"] for batch in sets.batches)
-    return {
-        "parameters": _digest(np.asarray(params[name]) for name in sorted(params)),
-        "images": {"digest": _digest(batches), "batches": sets.each},
-        "candidates": list(plan.space.candidates),
-        "layers": list(plan.space.names),
-    }
-
-
-def _digest(arrays: Iterator[np.ndarray]) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.dtype} {array.shape} ".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
-
-
-def _from_file(
-    plan: QuantizationPlan, path: str | os.PathLike[str] | None, seed: int
-) -> NetworkProfile:
-    if path is None:
-        raise ArgumentError("path", None, "must name the file of a profile for a plan")
-    header = _read_header(Path(path))
-    wanted = {"candidates": list(plan.space.candidates), "layers": list(plan.space.names)}
-    for what, own in wanted.items():
-        if header.get(what) != own:
-            raise UserError(f"{path}: is the profile of another network: its {what} differ")
-    record = Profile(plan.space, Path(path), header)
-    parts = record.parts
-    if not parts:
-        raise UserError(f"{path}: holds no measurements")
-    return NetworkProfile(plan, record, None, parts=parts, count=len(record), seed=seed)
-
-
-def _read_header(path: Path) -> dict:
-    try:
-        with path.open(encoding="utf-8") as file:
-            header = parse_json(file.readline(2**20))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not a profile ({error})") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{path}: is not a profile")
-    return header
