@@ -98,7 +98,7 @@ def profile(
 
 
 def _image_sets(images: Images, batch_size: int) -> ImageSets:
-    """Batches with labels that nobody reads."""
+    """Batches; their labels are not used."""
     joined = np.concatenate(image_batches(images))
     if batch_size < 1:
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
