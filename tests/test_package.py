@@ -250,4 +250,4 @@ def test_a_recipe_of_ones_own_runs_with_and_without_the_extras(run, tmp_path):
     assert again["rows"] == results["rows"]
     assert not list((tmp_path / "runs" / "bare").glob("*.png"))
     exported = {path.suffix for path in (tmp_path / "runs" / "bare" / "export").iterdir()}
-    assert exported == {".safetensors", ".c"}
+    assert exported == {".safetensors", ".c", ".h"}

@@ -28,7 +28,7 @@ from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.statistics import install_statistics
-from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.devices import make_mesh, replicate
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
@@ -93,7 +93,7 @@ def load(
     plan = QuantizationPlan.of(origin.network, origin.image_shape, origin.config)
     converted = plan.convert(origin.network, about["signed"])
     converted.eval()
-    mesh = devices.make_mesh(devices)
+    mesh = make_mesh(devices)
     coupled = CoupledNetwork(
         converted, plan, preprocess=origin.preprocess, mesh=mesh, signed=about["signed"]
     )
@@ -103,7 +103,7 @@ def load(
     if recalibrate is None:
         found = _as_evaluated(folder, coupled, rows)
     else:
-        params = devices.replicate(arrays_of(coupled.network)[0], mesh)
+        params = replicate(arrays_of(coupled.network)[0], mesh)
         found = statistics(coupled, params, rows, recalibrate)
     assign(coupled.network, jnp.asarray(rows))
     install_statistics(coupled.network, {n: jnp.asarray(v) for n, v in found.items()})
@@ -172,5 +172,5 @@ def _as_evaluated(folder: Path, coupled: CoupledNetwork, rows: np.ndarray) -> Ar
         raise ArgumentError("recalibrate", None, rule)
     run = Run(_config(folder, read_json(folder / CONFIG_FILE)), folder)
     run.config.devices = coupled.mesh.size
-    params = devices.replicate(arrays_of(coupled.network)[0], run.mesh)
+    params = replicate(arrays_of(coupled.network)[0], run.mesh)
     return Measure(run, coupled.functional).recalibrated(params, rows)
