@@ -65,7 +65,7 @@ def run_in(folder, *, checkpoint="", evaluations=12, profile=30, seed=0, **chang
     config = SimpleNamespace(checkpoint=checkpoint, search=search, seed=seed)
     budgets = [SimpleNamespace(text=text) for text in ("1*w4a4", "1*w2a2")]
     said = []
-    parts = {"config": config, "workdir": folder, "budgets": budgets, "variables": SEARCH_SPACE}
+    parts = {"config": config, "workdir": folder, "budgets": budgets, "search_space": SEARCH_SPACE}
     parts |= {"latencies": None, "log": SimpleNamespace(info=said.append), "said": said}
     return SimpleNamespace(**parts | changes)
 
@@ -139,9 +139,9 @@ def latencies(milliseconds):
     [
         {"profile": 31},
         {"seed": 1},
-        {"variables": make_search_space(space_of(2), pins=[("l0", (4, 4))])},
-        {"variables": make_search_space(space_of(2), groups=[("both", "l*")])},
-        {"variables": make_search_space(space_of(2), min_bits=3)},
+        {"search_space": make_search_space(space_of(2), pins=[("l0", (4, 4))])},
+        {"search_space": make_search_space(space_of(2), groups=[("both", "l*")])},
+        {"search_space": make_search_space(space_of(2), min_bits=3)},
         {"latencies": latencies(2.0)},
         {"latencies": None},
     ],
