@@ -26,6 +26,7 @@ WITHOUT = {
     "Feature",
     "TrainState",
     "UserError",
+    "__version__",
     "models",
 }
 
