@@ -80,4 +80,4 @@ class RunFailure(Exception):  # noqa: N818 - what it tells of is the run, not th
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: everything done so far is saved
-    """A signal asked the run to stop; it is saved, and the same command goes on from there."""
+    """A signal asked the run to stop; the state is saved, and the same command resumes."""

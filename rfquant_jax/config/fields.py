@@ -1,4 +1,4 @@
-"""Rules over single fields of the configuration: their types and ranges."""
+"""Rules for single fields of the configuration: types and ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.config.schema import default_config
 from rfquant_jax.errors import ConfigError, UserError
 
-# rule -> (its test, the fields it holds for)
+# rule -> (test, fields)
 _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be at least 1": (
         lambda v: v >= 1,
@@ -164,7 +164,7 @@ _KINDS = {
     bool: "True or False",
     tuple: "a pair of a layer pattern and bit-widths",
 }
-# What the entries of fields with several values are, where the default recipe has none to show it.
+# Types of the entries of tuple fields that are empty in the default recipe.
 _ENTRIES = {
     "quant.signed": str,
     "quant.unsigned": str,
@@ -175,11 +175,11 @@ _ENTRIES = {
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Checks that every field is there, of its type and within its range.
+    """Checks that every field exists, with the right type and within its range.
 
     Raises:
       UserError: a field is missing or unknown.
-      ConfigError: names the field, its value and the rule it breaks.
+      ConfigError: names the field, its value and the violated rule.
     """
     template, given = dict(leaves(default_config())), dict(leaves(config))
     for name in template.keys() - given.keys():
@@ -197,7 +197,7 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def leaves(config: ConfigDict) -> Iterator[tuple[str, object]]:
-    """Dotted names and values of all fields but the network's own options."""
+    """Dotted names and values of all fields except the network's options."""
     return ((n, v) for n, v in flat(config) if not n.startswith("model.options."))
 
 
@@ -215,7 +215,7 @@ def _check_type(name: str, value: object, example: object) -> None:
         _check_one(name, value, value, type(example))
         return
     if not isinstance(value, tuple | list):
-        # A comma-separated list of tasks is what the command line makes of one.
+        # The command line turns a comma-separated list of tasks into a string.
         if not (name == "tasks" and isinstance(value, str)):
             raise ConfigError(name, value, "must be a tuple")
         return
@@ -225,7 +225,7 @@ def _check_type(name: str, value: object, example: object) -> None:
 
 def _check_one(name: str, value: object, entry: object, expected: type) -> None:
     allowed = {float: (float, int), tuple: (tuple, list)}.get(expected, (expected,))
-    # A bool is an int to Python, but not to a user.
+    # A bool is an int in Python, but not for users.
     if isinstance(entry, allowed) and isinstance(entry, bool) == (expected is bool):
         return
     subject = "every entry " if isinstance(value, tuple | list) else ""

@@ -18,7 +18,7 @@ from rfquant_jax.errors import UserError
 
 
 def load(path: Path) -> ConfigDict:
-    """What the recipe's `get_config` returns.
+    """The result of the recipe's `get_config`.
 
     The recipe may import what stands beside it: its import root, see `import_root`, comes first on
     `sys.path` from then on, as for a program that Python runs.
@@ -36,7 +36,7 @@ def load(path: Path) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # a recipe is a program of the user's
+    except Exception as error:  # a recipe is user code
         raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config must return an ml_collections.ConfigDict")
@@ -72,10 +72,10 @@ def default_workdir(path: Path) -> Path:
 
 
 def check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Makes sure that every `--config.a.b=...` names a field of the recipe.
+    """Checks that every `--config.a.b=...` names a field of the recipe.
 
     Raises:
-      UserError: one does not; the message proposes the nearest field.
+      UserError: unknown field; the message proposes the nearest one.
     """
     fields = [name for name, _ in flat(to_plain(config))]
     sections = {
@@ -107,9 +107,9 @@ def describe(config: ConfigDict, recipe: Path) -> str:
 
 
 def field_meanings(recipe: Path) -> dict[str, str]:
-    """What the fields mean, read from the comments behind a recipe's assignments.
+    """The meanings of the fields, from the comments after a recipe's assignments.
 
-    A meaning continues in comment lines below that begin with three spaces.
+    A meaning continues on following comment lines that start with three spaces.
     """
     assignment = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
     continuation = re.compile(r"\s*#   (\S.*)")

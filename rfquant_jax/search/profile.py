@@ -1,8 +1,8 @@
-"""The profile: how far configurations diverge from the largest one, on fixed images.
+"""The profile: divergences of configurations from the largest one, on fixed images.
 
 A divergence is the mean Kullback-Leibler divergence of a configuration's probabilities from those
-of the largest bit-widths on the same images. It needs no labels. Every divergence that was measured
-once is kept in a file, so that further budgets cost few evaluations.
+of the largest bit-widths on the same images. It needs no labels. All measured divergences are
+stored in a file, so that another budget takes few evaluations.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Evaluate = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Profile:
-    """Measured divergences, by part: the parts are disjoint sets of images.
+    """Measured divergences by part; parts are disjoint sets of images.
 
     Args:
       space: the network's configurations.
       path: of the file, one JSON line for each evaluation; its folder is created. None: no file.
-      header: what divergences depend on; a file with another one is forgotten.
-      evaluate: measures configurations on a part; None: what the file holds is all there is.
-      chunk: configurations measured, and then kept, at a time.
+      header: everything divergences depend on; a file with another header is discarded.
+      evaluate: measures configurations on a part; None: only the content of the file is available.
+      chunk: number of configurations measured before they are stored.
 
     Attributes:
       on_evaluation: called after every evaluation.
@@ -53,7 +53,7 @@ class Profile:
         }
 
     def __len__(self) -> int:
-        """Evaluations in the file."""
+        """Number of evaluations in the file."""
         return len(self._record.lines)
 
     @property
@@ -68,10 +68,10 @@ class Profile:
     def measure(self, configurations: np.ndarray, part: int) -> np.ndarray:
         """Divergences of configurations int32[N, L, 2] on a part, float64[N].
 
-        Those that are not in the file are evaluated and appended to it.
+        Missing ones are evaluated and appended to the file.
 
         Raises:
-          LookupError: there is nothing to evaluate with.
+          LookupError: there is no `evaluate` function.
         """
         names = [self._space.encode(configuration) for configuration in configurations]
         unknown = self._unknown(names, part)
@@ -90,11 +90,11 @@ class Profile:
         return len(self._unknown([self._space.encode(c) for c in configurations], part))
 
     def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the first `length` evaluations say of a part.
+        """The first `length` evaluations, of one part.
 
         Returns:
-          configurations int32[N, L, 2] and divergences float64[N]; NaN where the network computed
-          no number.
+          configurations int32[N, L, 2] and divergences float64[N]; NaN if the output was not
+          finite.
         """
         lines = [line for line in self._record.lines[:length] if line["part"] == part]
         configurations = [self._space.decode(line["configuration"]) for line in lines]

@@ -1,4 +1,4 @@
-"""A search on a profile: measures it, and finds configurations for any budget from a snapshot."""
+"""Search on a profile: measures the profile, and searches any budget from a snapshot of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rfquant_jax.search.variables import SearchSpace
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """Constants of a search on a profile.
+    """Settings of a search on a profile.
 
     Attributes:
-      configurations: of the profile.
-      region: of the search for a budget; its evaluations are those on all parts together.
+      configurations: number of configurations in the profile.
+      region: settings of the search for a budget; its evaluations are summed over parts.
     """
 
     configurations: int = 300
@@ -32,10 +32,10 @@ class ProfileSettings:
 def measure_profile(
     profile: Profile, search_space: SearchSpace, parts: int, count: int, seed: int
 ) -> np.ndarray:
-    """Measures the profile's own configurations on every part, where that was not done before.
+    """Measures the configurations of the profile's design on every part, if still missing.
 
     Returns:
-      them, int32[N, L, 2], see `design.profile_configurations`.
+      these configurations, int32[N, L, 2], see `design.profile_configurations`.
     """
     configurations = profile_configurations(search_space, count, seed)
     for part in range(parts):
@@ -52,16 +52,16 @@ def unmeasured(
 
 
 class ProfileSearch:
-    """Searches budgets one after the other, on each part of the images apart.
+    """Searches budgets one after the other, separately on each part of the images.
 
     Args:
-      profile: measures what it does not hold.
-      length: of the snapshot: what was measured later only saves evaluations, so that the same
-        snapshot gives the same results.
-      parts: how many parts the profile has.
-      search_space: what may change.
-      settings: constants.
-      seed: of all draws.
+      profile: the profile; measures missing configurations.
+      length: length of the snapshot. Later measurements only save evaluations, so that equal
+        snapshots give equal results.
+      parts: number of parts of the profile.
+      search_space: the search space.
+      settings: settings of the search.
+      seed: seed of all random draws.
     """
 
     def __init__(
@@ -87,23 +87,23 @@ class ProfileSearch:
         """The best configuration within a budget on each part.
 
         Args:
-          number: of the budget, for the draws.
+          number: index of the budget, for the random draws.
         """
         return [region.search(budget, number)[0] for region in self._regions]
 
     @property
     def measured(self) -> int:
-        """Evaluations on all parts so far, beyond the snapshot."""
+        """Number of evaluations on all parts so far, in addition to the snapshot."""
         return sum(region.measured for region in self._regions)
 
     @property
     def quality(self) -> list[Quality]:
-        """How well each part's model predicts what it was not fitted to."""
+        """Quality of each part's model by cross-validation."""
         return [region.quality for region in self._regions]
 
     @cached_property
     def pooled(self) -> TrustRegionSearch:
-        """The model of all parts together, of what the snapshot measured on each of them."""
+        """The model of all parts together, fitted to configurations measured on every part."""
         configurations, means = self._everywhere
         return self._region(
             np.stack([configurations[key] for key in means]),
@@ -113,13 +113,13 @@ class ProfileSearch:
         )
 
     def divergences(self, configurations: Sequence[np.ndarray]) -> np.ndarray:
-        """Means over the parts, float64[N]; NaN for what the snapshot does not have everywhere."""
+        """Means over parts, float64[N]; NaN unless measured on every part in the snapshot."""
         _, means = self._everywhere
         return np.asarray([means.get(c.tobytes(), np.nan) for c in configurations])
 
     @cached_property
     def _everywhere(self) -> tuple[dict[bytes, np.ndarray], dict[bytes, float]]:
-        """Configurations that the snapshot has on every part, and their mean divergences."""
+        """Configurations measured on every part in the snapshot, and their mean divergences."""
         values: dict[bytes, list[float]] = {}
         configurations = {}
         for found, measured in self._snapshots:
@@ -145,7 +145,7 @@ class ProfileSearch:
 def _held(
     search_space: SearchSpace, configurations: np.ndarray, divergences: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those that the search may return: a profile may be of a search with fewer restrictions."""
+    """The configurations in the search space; a profile may come from a less restricted search."""
     kept = np.asarray([search_space.holds(c) for c in configurations], bool)
     return configurations[kept], divergences[kept]
 

@@ -1,8 +1,8 @@
 """Integer programming on a fitted surrogate, in trust regions around the best known configuration.
 
-The surrogate's global optimum is too optimistic: the solver finds where the model errs. So every
-round solves for at most so many changed variables around the best configuration measured so far,
-measures the solutions, fits again, and widens or narrows the region. The region must reach its
+The global optimum of the surrogate is too optimistic: the solver exploits errors of the model. So
+every round limits the number of changed variables around the best measured configuration, measures
+the solutions, refits the surrogate, and widens or narrows the region. The region must reach its
 smallest size before the evaluations run out: there the model is most accurate.
 """
 
@@ -53,18 +53,18 @@ class TrustRegionSettings:
 
 
 class TrustRegionSearch:
-    """Searches one budget after the other; what was measured for one serves the next.
+    """Searches one budget after the other; later budgets reuse all measurements.
 
     Args:
-      search_space: what may change.
+      search_space: the search space.
       configurations, divergences: the profile, int32[N, L, 2] and float64[N].
-      measure: further divergences on the same images.
-      settings: constants.
-      seed: of the posterior samples.
+      measure: measures divergences on the same images.
+      settings: settings of the search.
+      seed: seed of the posterior samples.
 
     Attributes:
-      quality: of the surrogate on the profile, by cross-validation.
-      measured: configurations measured so far, beyond the profile.
+      quality: quality of the surrogate on the profile, by cross-validation.
+      measured: number of configurations measured in addition to the profile.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class TrustRegionSearch:
         self.quality: Quality = cross_validate(self._encoding, *self._fitted())
 
     def search(self, budget: Budget, number: int) -> list[np.ndarray]:
-        """Configurations within a budget, the most promising first: all that were measured.
+        """All measured configurations within a budget, the best first.
 
         Args:
-          number: of the budget, for the random draws.
+          number: index of the budget, for the random draws.
         """
         rng = np.random.default_rng([self._seed, number, 2])
         left, stall = self._settings.evaluations, 0
@@ -124,7 +124,7 @@ class TrustRegionSearch:
         return round(SMALLEST_RADIUS * (search_space / SMALLEST_RADIUS) ** share)
 
     def best(self, budget: Budget) -> int | None:
-        """Number of the best measured configuration within a budget, if there is one."""
+        """Index of the best measured configuration within a budget, if any."""
         within = self._within(budget)
         return within[0] if within else None
 
@@ -137,7 +137,7 @@ class TrustRegionSearch:
         return self._known[configuration.tobytes()]
 
     def surrogate(self, centre: int, width: float | None = None) -> Surrogate:
-        """The model around a measured configuration."""
+        """The surrogate fitted around a measured configuration."""
         configurations, values = self._fitted()
         share = self._settings.width if width is None else width
         return fit(
@@ -151,13 +151,14 @@ class TrustRegionSearch:
         )
 
     def sensitivity(self, base: np.ndarray) -> tuple[dict[int, float], ...]:
-        """How much the predicted log(divergence) grows when one variable alone loses bits.
+        """Predicted growth of log(divergence) if a single variable loses bits.
 
         Args:
-          base: int32[L, 2], a measured configuration: what all other variables are at.
+          base: int32[L, 2], a measured configuration, the bits of all other variables.
 
         Returns:
-          of each variable, {bit-width: growth from its largest one}; measurements count alike.
+          for each variable, {bit-width: growth relative to its largest one}; all measurements have
+          equal weight.
         """
         model = self.surrogate(self._known[base.tobytes()], width=np.inf)
         found = []
@@ -169,14 +170,14 @@ class TrustRegionSearch:
     def solve(
         self, terms: Terms, budget: Budget, centre: np.ndarray | None = None, radius: int = 0
     ) -> np.ndarray | None:
-        """The configuration of least predicted divergence within a budget and a trust region.
+        """The configuration with the least predicted divergence within a budget and a trust region.
 
         Args:
-          terms: of the divergence, see `Surrogate.terms`.
-          centre, radius: at most so many variables differ from this configuration; None: any.
+          terms: terms of the divergence, see `Surrogate.terms`.
+          centre, radius: at most `radius` variables may differ from `centre`; None: any.
 
         Returns:
-          int32[L, 2], or None where the solver finds none.
+          int32[L, 2], or None if the solver finds none.
         """
         objective = self._of_choices(terms.variables)
         objective += [terms.pairs[c.weight_bits, c.activation_bits] for c in self._program.choices]
@@ -188,7 +189,7 @@ class TrustRegionSearch:
             ]
             limits.append(LinearConstraint(self._of_choices(changed)[None], -np.inf, radius))
         loads = [self._program.loads(limit) for limit in budget.limits]
-        # The solver keeps limits to a tolerance of its own; a budget is to be kept exactly.
+        # The solver satisfies limits up to a tolerance, but budgets must hold exactly.
         for slack in (1e-9, 1e-6):
             rows = [LinearConstraint(a[None], -np.inf, 1 - slack - start) for start, a in loads]
             found = self._program.solve(objective, [*limits, *rows])
@@ -199,7 +200,7 @@ class TrustRegionSearch:
     def _propose(
         self, budget: Budget, best: int, radius: int, count: int, rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """Up to `count` different configurations that were not measured yet."""
+        """Up to `count` distinct configurations that were not measured yet."""
         surrogate = self.surrogate(best)
         centre = self._configurations[best]
         found: dict[bytes, np.ndarray] = {}
@@ -224,23 +225,24 @@ class TrustRegionSearch:
             self._divergences.append(float(value))
 
     def _within(self, budget: Budget) -> list[int]:
-        """Numbers of the configurations within a budget, by their divergence; NaN at the end."""
+        """Indices of the configurations within a budget, sorted by divergence; NaN last."""
         values = log_divergence(np.asarray(self._divergences))
         failed = ~np.isfinite(self._divergences)
         fitting = [i for i, c in enumerate(self._configurations) if budget.fits(c)]
         return sorted(fitting, key=lambda i: (failed[i], values[i], i))
 
     def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the model is fitted to: all but what does not diverge, as the largest bit-widths.
+        """The configurations used for fitting: all except those with divergence 0, such as the
+        largest.
 
-        Its logarithm is that of `FLOOR` and of rounding.
+        Their logarithm only reflects `FLOOR` and rounding.
         """
         divergences = np.asarray(self._divergences)
-        kept = ~(divergences <= FLOOR)  # also what is not a number
+        kept = ~(divergences <= FLOOR)  # also NaN
         return np.stack(self._configurations)[kept], log_divergence(divergences)[kept]
 
     def _of_choices(self, terms: Sequence[dict[int, float]]) -> np.ndarray:
-        """Each variable's term counts once: with the first of its layers."""
+        """Each variable's term counts once, with its first layer."""
         firsts = {
             (v.layers[0], v.column): of
             for v, of in zip(self._search_space.variables, terms, strict=True)

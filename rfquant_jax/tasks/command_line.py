@@ -21,7 +21,7 @@ Without arguments it runs the quickstart and leaves everything in runs/quickstar
 again resumes it.
 
   --config=FILE            the recipe, a Python file; default: {recipe}
-  --workdir=DIR            where results go; default: runs/<name of the recipe>
+  --workdir=DIR            folder for results; default: runs/<name of the recipe>
   --config.<field>=VALUE   overrides a field of the recipe; all fields are listed below
 
 Examples:
@@ -32,8 +32,8 @@ Examples:
   {program} --config.tasks=export --config.configuration=w4a4
   {program} --config.tasks=cost --config.configuration=w4a4
 
-Exit codes: 0 done; 1 failed on the way, said in one line; 2 a mistake in the call, said in one
-line; 75 stopped by SIGTERM or Ctrl-C after saving, start again to go on.
+Exit codes: 0 success; 1 failure during the run, with a one-line message; 2 invalid input, with a
+one-line message; 75 stopped by SIGTERM or Ctrl-C after saving; run the same command to resume.
 """
 
 
@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def main(_: list[str]) -> int:
-    logging.set_verbosity(logging.FATAL)  # the libraries' own messages are not for the user
+    logging.set_verbosity(logging.FATAL)  # hides messages of libraries
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:
@@ -62,7 +62,7 @@ def main(_: list[str]) -> int:
         except RunFailure as error:
             code = complain(error, 1)
         except Interrupted:
-            print(f"stopped, saved in {workdir}: the same command goes on", file=sys.stderr)
+            print(f"stopped, saved in {workdir}: run the same command to resume", file=sys.stderr)
             code = EXIT_CODE
         finally:
             if run is not None:
@@ -72,7 +72,7 @@ def main(_: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> list[str]:
-    """The command line as a user types it, wherever the program was called from."""
+    """The command line as a user would type it, independent of the current folder."""
     return [Path(arguments[0]).name, *arguments[1:]]
 
 
@@ -86,12 +86,12 @@ def _help(program: str) -> str:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Defines and parses the flags; ends the program on a mistake or a call for help."""
+    """Defines and parses the flags; exits on invalid flags or --help."""
     recipe = recipe_path(arguments)
     try:
         config = recipes.load(recipe)
         if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(arguments):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close before the end
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close the pipe early
             print(_help(arguments[0]) + "\n" + recipes.describe(config, recipe))
             raise SystemExit(0)
         recipes.check_overrides(config, arguments)
@@ -99,7 +99,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         flags.DEFINE_string("workdir", None, "folder for results; default: runs/<recipe>")
         rest = flags.FLAGS(arguments)
         if rest[1:]:
-            raise UserError(f"unknown argument {rest[1]!r}; --help shows what there is")
+            raise UserError(f"unknown argument {rest[1]!r}; see --help")
     except (UserError, flags.Error) as error:
         raise SystemExit(complain(error)) from None
     return rest
@@ -116,6 +116,6 @@ def recipe_path(arguments: list[str]) -> Path:
 
 
 def complain(error: Exception, code: int = 2) -> int:
-    """Says what is wrong in one line; returns the exit code."""
+    """Prints a one-line error; returns the exit code."""
     print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code

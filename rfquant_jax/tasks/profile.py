@@ -1,4 +1,4 @@
-"""The profile of the task `search`: its images, its file, and what it proposes for each budget."""
+"""The profile of the task `search`: its images, its file, and its proposals for each budget."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from rfquant_jax.tasks.workdir import (
     write_json,
 )
 
-CHUNK = 32  # configurations between two looks at the signals
+CHUNK = 32  # configurations between checks of stop signals
 
 
 def profile_images(run: Run, images: SearchImages) -> ImageSets:
-    """The images that the profile measures divergences on."""
+    """The images of the profile."""
     search, seed = run.config.search, settings.derived_seed(run.config, "profile")
 
     def joined(number: int) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def profile_images(run: Run, images: SearchImages) -> ImageSets:
 
 
 def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> Profile:
-    """The run's profile; where it has none, it starts from a copy of `config.checkpoint`'s."""
+    """The run's profile; a new one starts from a copy of that of `config.checkpoint`."""
     sets = profile_images(run, images)
     path = run.workdir / SEARCH_FOLDER / PROFILE_FILE
     header = profile_header(run, trained, sets)
@@ -95,17 +95,17 @@ def _compare(run: Run, path: Path, header: dict, otherwise: str) -> bool:
 def propose_from_profile(
     run: Run, trained: networks.Trained, images: SearchImages
 ) -> tuple[Proposals, ProfileSearch]:
-    """Measures what the profile lacks, then searches every budget in trust regions.
+    """Measures missing configurations of the profile, then searches every budget in trust regions.
 
     Raises:
-      Interrupted: a signal came; what was measured is kept.
+      Interrupted: a signal was received; measurements are kept.
     """
     chosen = settings.profile_settings(run.config)
     profile = open_profile(run, trained, images)
     parts = len(images.proposing)
     run.log.info(
         f"search: a profile of {chosen.configurations} configurations on {parts} "
-        f"set{'s' * (parts > 1)} of images; {len(profile)} evaluations are there"
+        f"set{'s' * (parts > 1)} of images; {len(profile)} evaluations available"
     )
     design = run.search_space, parts, chosen.configurations, run.config.seed
     with run.log.progress("profile", unmeasured(profile, *design)) as progress:
@@ -136,7 +136,7 @@ def _name(part: int, parts: int) -> str:
 
 
 def _snapshot(run: Run, trained: networks.Trained, profile: Profile) -> int:
-    """How many evaluations this search starts from; a resumed search keeps those it began with."""
+    """Number of evaluations this search starts from; a resumed search keeps its initial number."""
     path = run.workdir / SEARCH_FOLDER / SNAPSHOT_FILE
     request = snapshot_request(run, trained)
     known = read_json(path) if path.exists() else None

@@ -58,7 +58,7 @@ def workdir(environment, launch, tmp_path_factory):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=400)
     assert process.returncode == 75, errors
-    assert "the same command goes on" in errors
+    assert "run the same command to resume" in errors
     assert not any((workdir / "checkpoints").glob("train/[0-9]*"))
     done = launch(*arguments)
     assert done.returncode == 0, done.stderr

@@ -138,7 +138,7 @@ def test_searching_in_the_checkpoint_of_another_run(launch, finished, tmp_path):
     evaluations = before.count("\n") - 1
     assert (tmp_path / "search" / "profile.jsonl").read_text().startswith(before)
     assert found["profile"]["length"] == evaluations
-    assert f"; {evaluations} evaluations are there" in done.stdout
+    assert f"; {evaluations} evaluations available" in done.stdout
 
 
 def test_two_devices_micro_batches_and_a_teacher(launch, finished, tmp_path):

@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     process.send_signal(number)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
-    assert "the same command goes on" in errors
+    assert "run the same command to resume" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "results.json").exists()
 
@@ -65,7 +65,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     if task == "train":
         assert re.search(r"train: resumes after step \d+", done.stdout)
     else:
-        assert re.search(r"search: .*; [1-9]\d* evaluations are there", done.stdout)
+        assert re.search(r"search: .*; [1-9]\d* evaluations available", done.stdout)
     assert_equals_undisturbed(tmp_path, finished[0])
     assert steps_of_training(tmp_path) == list(range(5, 61, 5)), (
         "no line is missing and none stands twice"
@@ -135,7 +135,7 @@ def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(
     done = launch(*arguments)
     assert done.returncode == 0, done.stderr
     evaluations = whole["profile.jsonl"].count("\n") - 1
-    assert f"; {evaluations} evaluations are there" in done.stdout
+    assert f"; {evaluations} evaluations available" in done.stdout
     assert record.read_text().startswith(kept[: kept.rindex("\n")])
     for name, content in whole.items():
         assert (workdir / "search" / name).read_text() == content, name

@@ -22,7 +22,7 @@ def training(run: RunFiles) -> Markup:
     """The section's content.
 
     Raises:
-      Unavailable: `metrics.jsonl` is missing or holds no curve.
+      Unavailable: `metrics.jsonl` is missing or has no curves.
     """
     parts = []
     for stage, title in _STAGES.items():
@@ -68,7 +68,7 @@ def _scores(lines: Iterable[Mapping]) -> dict[str, str]:
 
 
 def series(lines: Iterable[Mapping], names: Mapping[str, str]) -> dict[str, list]:
-    """Finite values over steps by name; names without any are left out."""
+    """Finite values over steps by name; names without values are dropped."""
     found: dict[str, list] = {name: [] for name in names.values()}
     for line in lines:
         for key, name in names.items():
