@@ -141,6 +141,7 @@ def test_one_device_finds_and_counts_the_same_in_the_same_network(
         assert mine["1.05xw2a2.json"][of] == theirs["1.05xw2a2.json"][of]
 
 
+@pytest.mark.slow
 def test_a_training_that_explodes_ends_in_all_processes(environment, undisturbed, tmp_path):
     exploding = [
         "--config.tasks=train",

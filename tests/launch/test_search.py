@@ -33,7 +33,10 @@ def assert_pictures(workdir, *names):
         assert width > 600, name
 
 
-@pytest.mark.parametrize("algorithm", ["greedy", "paper", "evolution", "random"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("paper", "evolution")]
+
+
+@pytest.mark.parametrize("algorithm", ["greedy", "random", *SLOW])
 def test_every_algorithm_searches_a_network(launch, finished, tmp_path, algorithm):
     arguments = [
         *SMALL,
