@@ -11,7 +11,7 @@ from rfquant_jax.runtime import host_memory
 PROGRAM = """
 import sys
 import numpy as np
-from rfquant_jax import memory
+from rfquant_jax.runtime import host_memory
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -31,7 +31,7 @@ print(before, during, resident())
 CALLS = """
 import resource
 import sys
-from rfquant_jax import memory
+from rfquant_jax.runtime import host_memory
 
 if "keep" in sys.argv:
     assert host_memory.keep_freed_memory()
