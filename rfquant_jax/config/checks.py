@@ -8,7 +8,7 @@ from rfquant_jax.config import search_bits
 from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.quant.quant_config import CANDIDATES_RULE, MAX_BITS, QuantConfig
 from rfquant_jax.search.budget import check_budget
 from rfquant_jax.search.variables import COLUMNS
 
@@ -25,7 +25,6 @@ EXPORT_FORMATS = (
     "bundle",
 )
 EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-MAX_BITS = 8  # codes with more bits do not fit the integer operands of exported models
 
 
 def tasks(config: ConfigDict) -> tuple[str, ...]:
@@ -127,36 +126,20 @@ def _check_tasks(config: ConfigDict) -> None:
 
 def _check_bits(config: ConfigDict) -> None:
     quant = config.quant
-    known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in quant.candidates)
-    falling = all(a > b for a, b in zip(quant.candidates, quant.candidates[1:], strict=False))
-    if not known or not falling or quant.candidates[-1] > MAX_BITS:
-        rule = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
-        raise ConfigError("quant.candidates", quant.candidates, rule)
-    if quant.depthwise_min_bits > quant.candidates[0]:
-        rule = f"leaves depthwise layers none of quant.candidates {quant.candidates}"
-        raise ConfigError("quant.depthwise_min_bits", quant.depthwise_min_bits, rule)
-    if not 2 <= quant.fixed_bits <= MAX_BITS and quant.fixed_bits != FULL_PRECISION:
-        rule = f"must be a bit-width from 2 to {MAX_BITS}, or {FULL_PRECISION}"
-        raise ConfigError("quant.fixed_bits", quant.fixed_bits, rule)
-    for rule in quant.rules:
-        _check_rule(rule)
+    with in_field_names():
+        QuantConfig(
+            candidates=tuple(quant.candidates),
+            depthwise_min_bits=quant.depthwise_min_bits,
+            fixed_bits=quant.fixed_bits,
+            rules=tuple(quant.rules),
+        )
+    if quant.candidates[-1] > MAX_BITS:  # 32 alone leaves nothing to search
+        raise ConfigError("quant.candidates", quant.candidates, CANDIDATES_RULE)
     search_bits.check(config)
     for pin in config.search.pins:
         _check_pin(pin)
     for group in config.search.groups:
         _check_group(group)
-
-
-def _check_rule(rule: object) -> None:
-    pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
-    bits = rule[1] if pair and isinstance(rule[1], tuple | list) else ()
-    valid = [b for b in bits if b == FULL_PRECISION or (isinstance(b, int) and 2 <= b <= MAX_BITS)]
-    if not bits or len(valid) != len(bits) or len(set(bits)) != len(bits):
-        text = (
-            f"must be a layer pattern and a tuple of different bit-widths from 2 to {MAX_BITS} "
-            f"(or {FULL_PRECISION})"
-        )
-        raise ConfigError("quant.rules", rule, text)
 
 
 def _check_pin(pin: object) -> None:

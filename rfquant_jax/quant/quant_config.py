@@ -9,7 +9,8 @@ from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.convert import CANDIDATES, Rules
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
-MAX_BITS = 8  # codes of more bits than these no longer fit the integer operands they stand for
+MAX_BITS = 8  # codes with more bits do not fit the integer operands of exported models
+CANDIDATES_RULE = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class QuantConfig:
         known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in bits)
         falling = all(a > b for a, b in itertools.pairwise(bits))
         if not bits or not known or not falling:
-            rule = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
-            raise ArgumentError("candidates", bits, rule)
+            raise ArgumentError("candidates", bits, CANDIDATES_RULE)
         if self.depthwise_min_bits > bits[0]:
             rule = f"leaves depthwise layers none of `candidates` {bits}"
             raise ArgumentError("depthwise_min_bits", self.depthwise_min_bits, rule)
