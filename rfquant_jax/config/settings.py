@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantConfig
-from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.search.greedy import GreedySettings, Move
 from rfquant_jax.search.problem import Algorithm, greedy_search
 from rfquant_jax.search.profile_search import ProfileSettings
@@ -22,7 +20,8 @@ from rfquant_jax.train.loop import Plan
 from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.scheduler import Timing
-from rfquant_jax.train.step import StepSettings, default_strategy
+from rfquant_jax.train.step import StepSettings
+from rfquant_jax.train.step_config import StepConfig
 
 
 def derived_seed(config: ConfigDict, purpose: str) -> int:
@@ -98,32 +97,26 @@ def pretrain_plan(config: ConfigDict) -> Plan:
 
 def coupled_step(config: ConfigDict) -> StepSettings:
     """Settings of a coupled step."""
-    losses, optimizer = config.losses, config.optimizer
-    mitigate = losses.information_distortion_mitigation
-    strategy = config.train.strategy
-    return StepSettings(
-        candidates=tuple(config.quant.candidates),
-        random_passes=config.train.random_passes,
-        strategy=default_strategy(jax.default_backend()) if strategy == "auto" else strategy,
-        ema_decay=config.train.ema_decay,
-        loss=LossWeights(
-            label_smoothing=config.train.label_smoothing,
-            distillation=losses.distillation,
-            idm=losses.lambda_idm if mitigate else 0.0,
-            region=losses.wd_region - optimizer.weight_decay,
-        ),
-        optimizer=OptimizerSettings(
-            clip=optimizer.clip,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            adam_b1=optimizer.adam_b1,
-            adam_b2=optimizer.adam_b2,
-            adam_epsilon=optimizer.adam_epsilon,
-        ),
-        sampling=Sampling(
-            config.train.sampling, config.train.level_spread, config.train.smallest_pass
-        ),
+    train, losses, optimizer = config.train, config.losses, config.optimizer
+    step = StepConfig(
+        random_passes=train.random_passes,
+        strategy=train.strategy,
+        sampling=train.sampling,
+        level_spread=train.level_spread,
+        smallest_pass=train.smallest_pass,
+        label_smoothing=train.label_smoothing,
+        distillation=losses.distillation,
+        idm=losses.lambda_idm if losses.information_distortion_mitigation else 0.0,
+        wd_region=losses.wd_region,
+        clip=optimizer.clip,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+        adam_b1=optimizer.adam_b1,
+        adam_b2=optimizer.adam_b2,
+        adam_epsilon=optimizer.adam_epsilon,
+        ema_decay=train.ema_decay,
     )
+    return step.settings(tuple(config.quant.candidates))
 
 
 def coupled_plan(config: ConfigDict) -> Plan:
