@@ -74,5 +74,5 @@ def statistics(
     if images is False:
         stats = devices.replicate(arrays_of(coupled.network)[1], coupled.mesh)
         return evaluator.running_statistics(params, stats, configuration)
-    batches = coupled.shared.calibration if images is None else image_batches(images, batch_size)
-    return evaluator.recalibrate(params, configuration, image_batches(batches))
+    given = coupled.shared.calibration if images is None else images
+    return evaluator.recalibrate(params, configuration, image_batches(given, batch_size))

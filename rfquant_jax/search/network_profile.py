@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -114,37 +114,27 @@ class NetworkProfile:
             measure with.
         """
         search_space = search_space or make_search_space(self.plan.space)
+        chosen = None
         if self.measured:
             design = measure_profile(self.record, search_space, self.parts, self.count, self.seed)
-            chosen = {configuration.tobytes() for configuration in design}
-            record = Restricted(self.record, lambda c: c.tobytes() in chosen)
+            keys = {configuration.tobytes() for configuration in design}
+            chosen = lambda configuration: configuration.tobytes() in keys  # noqa: E731
         else:
-            record = Restricted(self.record, search_space.holds)
-            if len(record.snapshot(0, len(self.record))[0]) < FEWEST:
-                raise UserError(
-                    f"the profile holds fewer than {FEWEST} configurations within these limits, "
-                    "pins and groups, and has no network to measure others with"
-                )
-        settings = settings or ProfileSettings()
+            self._check_enough(search_space)
         return ProfileSearch(
-            record, len(self.record), self.parts, search_space, settings, self.seed
+            self.record,
+            len(self.record),
+            self.parts,
+            search_space,
+            settings or ProfileSettings(),
+            self.seed,
+            chosen=chosen,
         )
 
-
-class Restricted:
-    """Some configurations of a profile; all others are measured through it.
-
-    Args:
-      record: the profile.
-      chosen: whether a configuration int32[L, 2] is one of them.
-    """
-
-    def __init__(self, record: Profile, chosen: Callable[[np.ndarray], bool]):
-        self._record, self._chosen = record, chosen
-        self.measure = record.measure
-
-    def snapshot(self, part: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """As that of `Profile`, of the chosen configurations."""
-        configurations, divergences = self._record.snapshot(part, length)
-        kept = np.asarray([self._chosen(c) for c in configurations], bool)
-        return configurations[kept], divergences[kept]
+    def _check_enough(self, search_space: SearchSpace) -> None:
+        measured, _ = self.record.snapshot(0, len(self.record))
+        if sum(map(search_space.holds, measured)) < FEWEST:
+            raise UserError(
+                f"the profile holds fewer than {FEWEST} configurations within these limits, "
+                "pins and groups, and has no network to measure others with"
+            )

@@ -62,6 +62,8 @@ class ProfileSearch:
       search_space: the search space.
       settings: settings of the search.
       seed: seed of all random draws.
+      chosen: whether a measured configuration int32[L, 2] is used. None: all in the search space; a
+        profile may come from a less restricted search.
     """
 
     def __init__(
@@ -72,10 +74,13 @@ class ProfileSearch:
         search_space: SearchSpace,
         settings: ProfileSettings,
         seed: int,
+        *,
+        chosen: Callable[[np.ndarray], bool] | None = None,
     ):
         self._search_space, self._settings, self._seed = search_space, settings, seed
         self._snapshots = [
-            _held(search_space, *profile.snapshot(part, length)) for part in range(parts)
+            _kept(chosen or search_space.holds, *profile.snapshot(part, length))
+            for part in range(parts)
         ]
         region = replace(settings.region, evaluations=settings.region.evaluations // parts)
         self._regions = [
@@ -142,11 +147,10 @@ class ProfileSearch:
         )
 
 
-def _held(
-    search_space: SearchSpace, configurations: np.ndarray, divergences: np.ndarray
+def _kept(
+    chosen: Callable[[np.ndarray], bool], configurations: np.ndarray, divergences: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The configurations in the search space; a profile may come from a less restricted search."""
-    kept = np.asarray([search_space.holds(c) for c in configurations], bool)
+    kept = np.asarray([chosen(c) for c in configurations], bool)
     return configurations[kept], divergences[kept]
 
 
