@@ -39,7 +39,7 @@ def share_compilation(root: Path) -> None:
 def launched(
     arguments: list[str], workdir: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen:
-    """Starts a run; its output goes to a file, because nobody reads a pipe meanwhile."""
+    """Starts a run. Output goes to a file, because an unread pipe would fill up and block it."""
     command = [*LAUNCH, *arguments, f"--workdir={workdir}"]
     with printed(workdir).open("w") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -84,7 +84,7 @@ class CoupledNetwork(nnx.Module):
     @property
     def functional(self) -> FunctionalNetwork:
         """Its structure, for compiled functions that take its arrays as arguments."""
-        return self.shared.once("pure", lambda: FunctionalNetwork(self.network))
+        return self.shared.once("functional", lambda: FunctionalNetwork(self.network))
 
 
 def identity(images: jax.Array) -> jax.Array:

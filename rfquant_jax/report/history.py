@@ -1,4 +1,4 @@
-"""A log in memory: what a training in a program or a notebook tells."""
+"""A log in memory, for training in a program or a notebook."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rfquant_jax.report.log import Progress, RunLog
 
 
 class History(RunLog):
-    """Hands messages to a function and keeps metrics in a list.
+    """Passes messages to a function and stores metrics in a list.
 
     Args:
-      log: takes a message of one line; None: nobody does.
+      log: called with each one-line message; None: messages are dropped.
 
     Attributes:
       records: {"step", name: value} of each record of metrics, in order.
@@ -23,13 +23,13 @@ class History(RunLog):
 
     def __init__(self, log: Callable[[str], object] | None):
         super().__init__(None, silent=True)
-        self._tell = log
+        self._log = log
         self.records: list[dict] = []
         self.events: list[dict] = []
 
     def info(self, message: str) -> None:
-        if self._tell is not None:
-            self._tell(message)
+        if self._log is not None:
+            self._log(message)
 
     def metrics(self, task: str, step: int, values: Mapping[str, float]) -> None:
         self.records.append({"step": step, **values})

@@ -54,7 +54,7 @@ class CandidateEvaluator:
         metric: str,
         starts: Sequence[int] = (0,),
     ):
-        self._pure, self._params, self._mesh = functional, params, mesh
+        self._functional, self._params, self._mesh = functional, params, mesh
         self._preprocess, self._largest = preprocess, largest
         self._batches = _Upcoming(batches)
         self._column = METRICS.index(metric)
@@ -192,7 +192,9 @@ class CandidateEvaluator:
         return jnp.stack([error, entropy, losses.distillation(reference, logits)])
 
     def _logits(self, params, images, rows) -> jax.Array:
-        network = with_batch_statistics(self._pure, params, zeros_like(self._pure.stats))
+        network = with_batch_statistics(
+            self._functional, params, zeros_like(self._functional.stats)
+        )
         evaluate_on_codes(network)
         assign(network, rows)
         return network(self._preprocess(images)).astype(jnp.float32)

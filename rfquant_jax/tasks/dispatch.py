@@ -1,4 +1,4 @@
-"""Which function does which task; the tasks of a run in their order."""
+"""Maps task names to functions and runs the tasks of a run in order."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rfquant_jax.tasks.failures import explained
 
 
 def _function(module: str, name: str) -> Callable[[Run], object]:
-    """A function of a task's module, which is imported when it is first called.
+    """A function of a task's module, which is imported on the first call.
 
-    Tasks need libraries that others do not: `cost` neither matplotlib nor onnxruntime.
+    Not every task needs every library: `cost` needs neither matplotlib nor onnxruntime.
     """
 
     def call(run: Run) -> object:
@@ -36,12 +36,12 @@ TASKS: dict[str, Callable[[Run], object]] = {
 
 
 def perform(run: Run) -> None:
-    """Does the tasks of the run's config, in order.
+    """Runs the tasks of the config, in order.
 
     Raises:
-      UserError: something is wrong; found out, wherever possible, before any work starts.
-      RunFailure: the machine failed: a full disk, too small a memory.
-      Interrupted: a signal came; what was done is saved.
+      UserError: invalid input; detected before work starts wherever possible.
+      RunFailure: a failure of the machine, such as a full disk or exhausted memory.
+      Interrupted: a signal was received; progress is saved.
     """
     asked = checks.tasks(run.config)
     with explained(run, asked[0]):
@@ -49,17 +49,17 @@ def perform(run: Run) -> None:
     for name in asked:
         with explained(run, name), in_field_names():
             TASKS[name](run)
-        devices.barrier(name)  # what the first process wrote is there for the others
+        devices.barrier(name)  # makes the files of process 0 visible to the others
 
 
 @in_field_names()
 def check(run: Run) -> None:
-    """Looks at everything the asked tasks need, before they start.
+    """Checks the preconditions of the requested tasks.
 
     Raises:
-      UserError: what is wrong, and the rule.
+      UserError: names the problem and the rule.
     """
-    # Reading these properties builds and checks them.
+    # Reading these properties builds and validates them.
     _ = run.abstract_network
     _ = run.configuration
     if checks.tasks(run.config) == ("cost",):

@@ -14,23 +14,23 @@ from rfquant_jax.tasks.workdir import CONFIG_FILE
 
 
 def check(run: Run) -> None:
-    """Looks at what all tasks but `cost` need.
+    """Checks the preconditions of all tasks except `cost`.
 
     Raises:
-      UserError: what is wrong, and the rule.
+      UserError: names the problem and the rule.
     """
     asked = checks.tasks(run.config)
-    # Reading a property of the run builds and checks what it stands for.
+    # Reading these properties builds and validates them.
     _ = run.mesh
     if os.path.exists(run.workdir / CONFIG_FILE):
-        run.claim()  # before anything is read there that another process may be writing
+        run.claim()  # before reading files that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.plan.check(run.network)
     if "pretrain" in asked and not train.check(run, PRETRAIN):
         _ = run.initial_network
     if "train" in asked and not train.check(run, TRAIN):
         teacher_run(run)
-        # A run that has begun goes on from its own checkpoint.
+        # A started run resumes from its own checkpoint.
         if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
             networks.check(run, PRETRAIN)
     if "search" in asked:

@@ -115,7 +115,7 @@ class CoupledPass:
         accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
         gradients = jax.tree.map(jnp.add, carry.gradients, pass_gradients)
         # float32, because these are summed over passes: bfloat16 would round after every pass.
-        of_start = jax.tree.map(lambda slope: slope.astype(jnp.float32), of_start)
+        of_start = jax.tree.map(lambda cotangent: cotangent.astype(jnp.float32), of_start)
         if carry.start:
             of_start = jax.tree.map(jnp.add, carry.start, of_start)
         carry = Carry(stats, gradients, of_start)

@@ -291,7 +291,7 @@ class TrainStep:
         """Adds the gradients of the stem parameters."""
         stats, gradients, cotangents = devices.drop_axis((stats, gradients, cotangents))
         own = self._pass.stem.backward(params, stats, batch["image"], cotangents)
-        gradients |= {name: gradients[name] + slope for name, slope in own.items()}
+        gradients |= {name: gradients[name] + gradient for name, gradient in own.items()}
         return devices.add_axis(gradients)
 
     def _blank_targets(self):

@@ -80,7 +80,7 @@ class Trainer:
         else:
             self._of_plain(network, config, preprocess, devices, checkpoints)
         settings = self.config.step.settings(self._space.candidates)
-        self._step = TrainStep(self._pure, self._mesh, self._preprocess, settings)
+        self._step = TrainStep(self._functional, self._mesh, self._preprocess, settings)
         self._folder = None if checkpoints is None else Path(checkpoints)
 
     def _of_coupled(self, coupled, config, preprocess, devices) -> None:
@@ -88,7 +88,7 @@ class Trainer:
             if given is not None:
                 raise ArgumentError(name, given, "a coupled network has its own; see `couple`")
         self.config = config or TrainConfig()
-        self._pure, self._mesh, self._preprocess = (
+        self._functional, self._mesh, self._preprocess = (
             coupled.functional,
             coupled.mesh,
             coupled.preprocess,
@@ -102,7 +102,7 @@ class Trainer:
             raise ArgumentError("config", "this config", rule)
         if checkpoints is not None:
             raise ArgumentError("checkpoints", checkpoints, "are kept of coupled networks alone")
-        self._pure, self._mesh = FunctionalNetwork(network), devices.make_mesh(count or 0)
+        self._functional, self._mesh = FunctionalNetwork(network), devices.make_mesh(count or 0)
         self._preprocess, self._trained = preprocess or identity, network
         self._space = Space((), (8,), np.zeros((0, 1), bool))
 
@@ -173,7 +173,7 @@ class Trainer:
 
     def _meter(self, plan: Plan) -> InstabilityMeter | None:
         scheduler = self.config.scheduler
-        return None if scheduler is None else InstabilityMeter(self._pure, scheduler.boundary)
+        return None if scheduler is None else InstabilityMeter(self._functional, scheduler.boundary)
 
     def _checkpoints(self, images: int) -> AbstractContextManager[Any]:
         if self._folder is None or self._coupled is None:

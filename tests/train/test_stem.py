@@ -86,11 +86,11 @@ def test_gradients_of_the_stem_are_the_sums_over_whole_passes(whole, shared):
     _, _, _, own, carry = shared
     assert set(own) >= {"stem.kernel", "stem_bn.scale", "stem_bn.bias"}
     assert not any(name.startswith(SEARCHED) for name in own)
-    for name, slope in own.items():
+    for name, gradient in own.items():
         assert not np.any(carry.gradients[name])
         largest = np.abs(whole.gradients[name]).max()
         np.testing.assert_allclose(
-            slope, whole.gradients[name], rtol=1e-4, atol=1e-5 * largest, err_msg=name
+            gradient, whole.gradients[name], rtol=1e-4, atol=1e-5 * largest, err_msg=name
         )
 
 
@@ -112,10 +112,10 @@ def test_sums_over_passes_are_not_rounded_to_the_compute_type(plain, inputs, dat
     carry = Carry(functional.stats | moved, zeros_like(functional.params))
     given = (functional.params, carry, data, None, inputs, 0)
     carry, _, _ = jax.eval_shape(lambda *args: one(*args, is_max=True, start=start), *given)
-    assert [slope.dtype for slope in carry.start] == [jnp.float32]
-    cotangents = tuple(jnp.ones(slope.shape) for slope in carry.start)
+    assert [cotangent.dtype for cotangent in carry.start] == [jnp.float32]
+    cotangents = tuple(jnp.ones(cotangent.shape) for cotangent in carry.start)
     own = one.stem.backward(functional.params, functional.stats, data["image"], cotangents)
-    assert {slope.dtype for slope in own.values()} == {jnp.dtype(jnp.float32)}
+    assert {gradient.dtype for gradient in own.values()} == {jnp.dtype(jnp.float32)}
 
 
 def test_statistics_are_moved_as_often_as_there_are_passes(whole, shared, functional, data):

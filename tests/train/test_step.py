@@ -99,7 +99,7 @@ def by_hand(functional, data, masks, space):
             own = own or found
         stem_gradients = backward(functional.params, functional.stats, shard["image"], carry.start)
         carry.gradients.update(
-            {n: carry.gradients[n] + slope for n, slope in stem_gradients.items()}
+            {n: carry.gradients[n] + gradient for n, gradient in stem_gradients.items()}
         )
         shards.append(jax.device_get(carry))
     return shards
