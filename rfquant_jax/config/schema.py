@@ -144,7 +144,7 @@ def default_config() -> ConfigDict:
     config.search.images = 2000  # trust_region: maximum number of images of a profile
     config.search.views = 5  # trust_region: maximum number of augmented views of few images
     config.search.batch_size = 256  # held-out images per batch of an evaluation
-    config.search.starts = 16  # cuts where evaluations may start; fewer: less memory, slower
+    config.search.starts = 16  # cuts of evaluations (not trust_region); fewer: less memory, slower
     config.search.confirm_fraction = 0.5  # fraction of held-out images reserved for confirmation
     #   trust_region with fewer than 2,000: each half proposes, and the other half confirms
     config.search.start_bits = 0  # initial uniform bit-width; 0: 5, else the middle candidate

@@ -32,9 +32,8 @@ class FunctionalNetwork:
             network, nnx.Param, nnx.BatchStat, ...
         )
         self._types = {dotted(p): (p, type(v)) for s in (params, stats) for p, v in _flat(s)}
-        # Copies, because callers may donate them while the network keeps its own arrays.
-        self.params: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(params)}
-        self.stats: Arrays = {dotted(p): jnp.array(v[...]) for p, v in _flat(stats)}
+        self.params: Arrays = _copies(params)
+        self.stats: Arrays = _copies(stats)
 
     def names_of(self, kind: type[nnx.Variable]) -> frozenset[str]:
         """Names of the arrays held in variables of this type."""
@@ -69,6 +68,14 @@ def write_arrays(network: nnx.Module, arrays: Arrays) -> None:
 def zeros_like(arrays: Arrays) -> Arrays:
     """Zeros with the same names, shapes and dtypes."""
     return {name: jnp.zeros_like(value) for name, value in arrays.items()}
+
+
+def _copies(state: nnx.State) -> Arrays:
+    """Copies, because callers may donate them while the network keeps its own arrays.
+
+    `jnp.array(copy=True)` would compile a program for every shape.
+    """
+    return {dotted(p): jax.device_put(v[...], may_alias=False) for p, v in _flat(state)}
 
 
 def _flat(state: nnx.State) -> list[tuple[tuple, nnx.Variable]]:

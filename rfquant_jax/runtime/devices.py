@@ -96,7 +96,8 @@ def spread(tree: Any, mesh: Mesh) -> Any:
 
 def per_device(tree: Any, mesh: Mesh) -> Any:
     """One copy per device: adds a leading device axis to every array."""
-    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.size, *jnp.shape(x))), tree)
+    # NumPy arrays: `jnp.broadcast_to` compiles a program for every shape.
+    copies = jax.tree.map(lambda x: np.broadcast_to(x, (mesh.size, *np.shape(x))), tree)
     return spread(copies, mesh)
 
 
@@ -186,7 +187,7 @@ def _maximum(wishes: jax.Array) -> jax.Array:
 
 def first_copy(tree: Any) -> Any:
     """The first device's copy of arrays with a leading device axis, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data[0]), tree)
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
 
 def local_copy(x: jax.Array | np.ndarray) -> jax.Array:

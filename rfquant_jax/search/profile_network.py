@@ -19,12 +19,9 @@ from rfquant_jax.runtime.files import parse_json
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.image_sets import ImageSets, image_sets
 from rfquant_jax.search.network_profile import NetworkProfile
-from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import measure_profile
 from rfquant_jax.search.variables import make_search_space
-
-STARTS = 16  # layers that an evaluation may start at, see `prefix.choose_starts`
 
 
 def profile(
@@ -85,7 +82,6 @@ def profile(
         sets,
         plan.space.largest,
         "divergence",
-        choose_starts(plan.cost_model.macs, STARTS),
     )
     record = Profile(
         plan.space,

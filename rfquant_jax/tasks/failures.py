@@ -103,7 +103,7 @@ def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple
     size = config[section].batch_size
     now = f"config.{section}.batch_size={size}"
     smaller = [(f"{section}.batch_size", size // 2, "")] if size > 1 else []
-    if task == "search":
+    if task == "search" and config.search.algorithm != "trust_region":
         starts = config.search.starts
         now += f" and config.search.starts={starts}"
         fewer = [("search.starts", starts // 2, " (slower, with the same result)")]

@@ -61,6 +61,8 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
     _copy_profile(run, path, header)
     if path.exists():
         _compare(run, path, header, "its evaluations are forgotten")
+    # Whole passes: the configurations of a profile share no prefix, and those of a trust region are
+    # few, so that a program with cuts takes longer to compile than it saves.
     evaluate = candidate_evaluator(run, trained, sets, "divergence")
 
     def measure(configurations: np.ndarray, part: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,17 @@ def fresh_batches(run: Run, part: Subset) -> TrainingBatches:
 
 
 def candidate_evaluator(
-    run: Run, trained: networks.Trained, batches: object, metric: str
+    run: Run,
+    trained: networks.Trained,
+    batches: object,
+    metric: str,
+    starts: Sequence[int] = (0,),
 ) -> CandidateEvaluator:
-    """Evaluates candidates on batches by index."""
+    """Evaluates candidates on batches by index.
+
+    Args:
+      starts: layers before which an evaluation may start, see `prefix.choose_starts`.
+    """
     return CandidateEvaluator(
         trained.functional,
         trained.params,
@@ -72,7 +80,7 @@ def candidate_evaluator(
         batches,
         run.plan.space.largest,
         metric,
-        choose_starts(run.costs.macs, run.config.search.starts),
+        starts,
     )
 
 
@@ -96,7 +104,8 @@ def propose(run: Run, trained: networks.Trained, part: Subset) -> Proposals:
       Interrupted: a signal was received; evaluations are kept.
     """
     config, metric = run.config, settings.search_metric(run.config)
-    evaluate = candidate_evaluator(run, trained, fresh_batches(run, part), metric)
+    starts = choose_starts(run.costs.macs, config.search.starts)
+    evaluate = candidate_evaluator(run, trained, fresh_batches(run, part), metric, starts)
     header = {"checkpoint": trained.origin, "metric": metric, "seed": config.seed}
     path = run.workdir / SEARCH_FOLDER / TRACE_FILE
     recorder = Recorder(interruptible(run, evaluate), run.plan.space, path, header)

@@ -116,15 +116,14 @@ class TrainStep:
         """
         start = self.functional.stats if stats is None else stats
         # A step donates every field, so none may share memory with another or with the caller.
-        copies = [{n: jnp.array(v, copy=True) for n, v in params.items()} for _ in range(2)]
-        stats = [{n: jnp.array(v, copy=True) for n, v in start.items()} for _ in range(2)]
+        copies = [jax.device_put(dict(params), may_alias=False) for _ in range(2)]
         replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
             params=replicate(copies[0]),
-            stats=devices.per_device(stats[0], self.mesh),
+            stats=devices.per_device(start, self.mesh),
             optimizer=replicate(self._step_update.init(params)),
             ema_params=replicate(copies[1]),
-            ema_stats=replicate(stats[1]),
+            ema_stats=replicate(jax.device_put(dict(start), may_alias=False)),
         )
 
     def __call__(
@@ -222,7 +221,8 @@ class TrainStep:
     def _host_loop(self, state, batches, batch_targets, inputs, rates):
         gradients, self._gradients = self._gradients, None
         if gradients is None:
-            gradients = devices.per_device(zeros_like(self.functional.params), self.mesh)
+            zeros = jax.tree.map(np.zeros_like, self.functional.params)
+            gradients = devices.per_device(zeros, self.mesh)
         carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, targets in zip(batches, batch_targets, strict=True):
             if self._pass.stem:

@@ -35,7 +35,7 @@ class Update:
 
     def init(self, params: Arrays) -> Any:
         """The initial state of the optimizer."""
-        return self._optimizer.init(params)
+        return jax.jit(self._optimizer.init)(params)  # one program instead of one for each shape
 
     def __call__(
         self,

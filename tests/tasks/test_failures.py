@@ -92,11 +92,22 @@ TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
         (
             "search",
             1,
-            {"search.batch_size": 50, "search.starts": 8},
+            {"search.algorithm": "greedy", "search.batch_size": 50, "search.starts": 8},
             "try --config.search.starts=4 (slower, with the same result) or "
             f"--config.search.batch_size=25, {OWN}",
         ),
-        ("search", 1, {"search.batch_size": 1, "search.starts": 8}, "(slower, with the same"),
+        (
+            "search",
+            1,
+            {"search.algorithm": "random", "search.batch_size": 1, "search.starts": 8},
+            "(slower, with the same",
+        ),
+        (  # it evaluates whole passes
+            "search",
+            1,
+            {"search.algorithm": "trust_region", "search.batch_size": 50, "search.starts": 8},
+            f"config.search.batch_size=50 and 1 device; {INTACT}: try --config.search.batch_size=25",
+        ),
     ],
 )
 def test_memory_that_is_too_small_leads_to_a_proposal(tmp_path, task, devices, fields, said):
