@@ -1,4 +1,7 @@
-"""The update after the passes: clipping, SGD-Nesterov and Adam groups, EMA (method, section 4)."""
+"""The optimizer: clipping, then SGD with Nesterov momentum for weights and Adam for step sizes.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
-"""One pass: forward and backward of the network under one configuration (method, section 4).
+"""One pass: forward and backward pass of the network at one configuration.
 
-Runs per device. Gradients are added to accumulators; there is no communication between devices.
+`CoupledPass.__call__` has the whole loss: the terms on outputs are in `losses.py`, those on weights
+in `damping.py`. A pass runs on one device and adds its gradients to accumulators; there is no
+communication between devices.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 """
 
 from __future__ import annotations
