@@ -10,6 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax.config import recipes
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.runtime import host_memory
 from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
@@ -56,7 +57,7 @@ def main(_: list[str]) -> int:
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop, _command(sys.argv))
-            with distributed.processes(run.config.distributed):
+            with in_field_names(), distributed.processes(run.config.distributed):
                 dispatch.perform(run)
         except UserError as error:
             code = complain(error)

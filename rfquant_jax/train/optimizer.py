@@ -21,7 +21,7 @@ WEIGHT_GROUP, STEP_GROUP = "weights", "step_sizes"
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Constants of the update; see `config/schema.py` for their meaning and units."""
+    """Constants of the update; `StepConfig` has their meanings."""
 
     clip: float = 1.0
     momentum: float = 0.9

@@ -30,7 +30,7 @@ COUPLING = ("damping", "idm")  # loss terms of random passes only
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; see `config/schema.py` for their meaning."""
+    """Weights of the loss terms; `StepConfig` has their meanings."""
 
     label_smoothing: float = 0.0
     distillation: float = 0.5  # the cross-entropy has weight 1 - distillation
