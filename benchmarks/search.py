@@ -8,7 +8,7 @@ run: the forward pass of the same batch (float32, running statistics), and the t
 divided by the number of candidates, with and without shared prefixes. Trace counts are of the whole
 run; compile time is that of the first iteration.
 
-`--whole` also runs a complete search (the default algorithm, or `--algorithm`) from `--bits` to the
+`--whole` also runs a complete search (greedy, or `--algorithm`) from `--bits` to the
 budget of the uniform configuration with one bit less, and reports its evaluations and its time in
 forward passes. The network is untrained, so the number of moves is not that of a trained network.
 """
@@ -26,6 +26,7 @@ from benchmarks.timing import machine, medians, timed
 from configs import default
 from rfquant_jax import models
 from rfquant_jax.config import settings
+from rfquant_jax.config.search_algorithms import ALGORITHMS, search_algorithm
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.data.transforms import Centre, normalizer
@@ -50,7 +51,7 @@ _BITS = flags.DEFINE_integer("bits", 5, "uniform bit-width of the iteration's st
 _STARTS = flags.DEFINE_list("starts", ["16", "1"], "largest numbers of starting points to compare")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed iterations of each kind")
 _WHOLE = flags.DEFINE_bool("whole", False, "also a whole search, at the first number of starts")
-_ALGORITHM = flags.DEFINE_string("algorithm", "", "of the whole search; empty: the default")
+_ALGORITHM = flags.DEFINE_enum("algorithm", "greedy", list(ALGORITHMS), "of the whole search")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
 
@@ -94,7 +95,7 @@ def main(_: list[str]) -> None:
 def whole_search(plan: QuantizationPlan, evaluator: CandidateEvaluator) -> dict:
     """Evaluations and seconds of a search for one bit less."""
     config = default.get_config()
-    config.search.algorithm = _ALGORITHM.value or config.search.algorithm
+    config.search.algorithm = _ALGORITHM.value
     config.search.start_bits = _BITS.value
     evaluate = evaluator.by(settings.search_metric(config))
     costs, search_space = CostModel.of(plan.layers), make_search_space(plan.space)
@@ -106,7 +107,7 @@ def whole_search(plan: QuantizationPlan, evaluator: CandidateEvaluator) -> dict:
         spent.append(len(configurations))
         return evaluate(configurations, iteration)
 
-    algorithm = settings.search_algorithm(config, len(plan.space), lambda move, after: None)
+    algorithm = search_algorithm(config, len(plan.space), lambda move, after: None)
     evaluate(one_iteration(plan.space), 0)  # compiles
     lasted = timed(lambda: algorithm(Problem(search_space, (budget,), counted)))
     name = f"a whole search, {config.search.algorithm}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.config import settings
+from rfquant_jax.config.search_algorithms import search_algorithm
 from rfquant_jax.search.greedy import cheapest
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.profile import Profile
@@ -44,7 +44,7 @@ def _by_config(**fields) -> Callable[[Run, object, int], list[np.ndarray]]:
         config, each = run.config.copy_and_resolve_references(), evaluations // len(run.budgets)
         for name, value in fields.items():
             config.search[name] = value(each) if callable(value) else value
-        algorithm = settings.search_algorithm(config, len(run.search_space.space), lambda *_: None)
+        algorithm = search_algorithm(config, len(run.search_space.space), lambda *_: None)
         found = algorithm(Problem(run.search_space, tuple(run.budgets), counted, config.seed))
         best = [counted.best(budget, run.search_space.space) for budget in run.budgets]
         # A search without remaining evaluations ends blindly, so its measured configurations count

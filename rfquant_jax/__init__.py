@@ -4,13 +4,13 @@
 
     plan = rfq.plan(net, image_shape)                # layers and costs; nothing is computed
     coupled = rfq.couple(net, plan, images)          # one network for all configurations
-    rfq.Trainer(coupled).run((images, labels))       # or a loop of one's own over `CoupledStep`
-    profile = rfq.profile(coupled, images)           # divergences of configurations, and a model
+    rfq.Trainer(coupled).run((images, labels))       # or your own loop over `CoupledStep`
+    profile = rfq.profile(coupled, images)           # measures configurations and fits a model
     found = rfq.search(profile, ["0.8*w4a4", "60KB"])
     rfq.evaluate(coupled, found[0], (images, labels))
     rfq.export(coupled, found[0], "model.onnx")
 
-Importing the package loads neither JAX nor anything else: names are loaded when they are used.
+Importing the package is cheap: each name imports its module, and with it JAX, on first use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rfquant_jax.evaluate.evaluate import evaluate
     from rfquant_jax.evaluate.evaluator import Accuracy
     from rfquant_jax.evaluate.recalibrate import recalibrate
-    from rfquant_jax.export.export import export
+    from rfquant_jax.export.export import ExportedFile, export
     from rfquant_jax.nn.features import Feature
     from rfquant_jax.quant.configuration import Configuration
     from rfquant_jax.quant.coupled_network import CoupledNetwork, couple, set_bits
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from rfquant_jax.train.train_config import SchedulerConfig, TrainConfig
     from rfquant_jax.train.trainer import Trainer
 
-# Where each public name is defined. The rooms search, evaluate and export are callable themselves.
+# Where each public name is defined. The packages search, evaluate and export are callable.
 _ORIGINS = {
     "Accuracy": "evaluate.evaluator:Accuracy",
     "ArgumentError": "errors:ArgumentError",
     "Configuration": "quant.configuration:Configuration",
     "CoupledNetwork": "quant.coupled_network:CoupledNetwork",
     "CoupledStep": "train.coupled_step:CoupledStep",
+    "ExportedFile": "export.export:ExportedFile",
     "Found": "search.search:Found",
     "Images": "data.arrays:Images",
     "LabelledImages": "data.arrays:LabelledImages",
@@ -83,6 +84,7 @@ __all__ = [
     "Configuration",
     "CoupledNetwork",
     "CoupledStep",
+    "ExportedFile",
     "Feature",
     "Found",
     "Images",

@@ -1,4 +1,4 @@
-"""The errors that end a run with one clear line instead of a traceback."""
+"""Errors with a one-line message for users, and helpers for the text of messages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 
 def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
-    """Names for an error's text: so many of them, and how many more there are."""
+    """The first `most` names, and the number of further ones, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 
 def one_line(text: object, most: int = 400) -> str:
-    """What a foreign file made of an error's text, in one line and not longer than that.
+    """Text that may come from an untrusted file, as one printable line of limited length.
 
-    What cannot be printed, line ends among it, is written as in a Python string.
+    Characters that cannot be printed, including line ends, are escaped as in a Python string.
     """
     text = str(text)
     if len(text) > most:
@@ -23,10 +23,10 @@ def one_line(text: object, most: int = 400) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with everything that a terminal would obey written as in a Python string.
+    """The text with control characters escaped as in a Python string, safe for a terminal.
 
     Args:
-      keep: characters to leave as they are.
+      keep: characters that are not escaped.
     """
     if text.isprintable():
         return text
@@ -34,19 +34,19 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class UserError(Exception):
-    """Something the user can mend; `launch.py` prints it as one line and exits with code 2."""
+    """A mistake that the user can correct; the command line prints it and exits with code 2."""
 
 
 class ArgumentError(UserError, ValueError):
     """An argument of a library function breaks a rule.
 
-    Names of arguments stand in backquotes, so that the command line can put the names of config
-    fields in their place.
+    The message has names of arguments in backquotes. The command line replaces them by names of
+    config fields, see `config/field_names.py`.
 
     Args:
-      argument: its name.
-      value: what was given.
-      rule: what it must satisfy, as the end of a sentence ("must be positive").
+      argument: name of the argument.
+      value: its value.
+      rule: the rule, as the end of a sentence ("must be positive").
     """
 
     def __init__(self, argument: str, value: object, rule: str):
@@ -59,8 +59,8 @@ class ConfigError(UserError):
 
     Args:
       field: dotted name of the field, without the leading "config.".
-      value: what it holds.
-      rule: what it must satisfy, as the end of a sentence ("must be positive").
+      value: its value.
+      rule: the rule, as the end of a sentence ("must be positive").
     """
 
     def __init__(self, field: str, value: object, rule: str):
@@ -72,12 +72,12 @@ class CheckpointError(UserError):
     """A checkpoint is missing, broken, or belongs to another network."""
 
 
-class RunFailure(Exception):  # noqa: N818 - what it tells of is the run, not the call
-    """Something failed while the run was going on, not by a mistake in the call.
+class RunFailure(Exception):  # noqa: N818 - the run failed, not the call
+    """A failure during a run that is not a mistake of the user, such as a full disk.
 
-    `launch.py` prints it as one line and exits with code 1.
+    The command line prints it as one line and exits with code 1.
     """
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: everything done so far is saved
-    """A signal asked the run to stop; the state is saved, and the same command resumes."""
+    """A run was stopped by a signal after saving its state; the same command resumes it."""

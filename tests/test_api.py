@@ -371,7 +371,8 @@ def test_a_profile_answers_from_its_file_alone(plan, profile, profile_file):
 def test_an_exported_file_predicts_the_evaluations_classes(coupled, profile, tmp_path):
     found = rfq.search(profile, ["1*w4a4", "0.9*w3a3"], evaluations=0)
     files = rfq.export(coupled, found, tmp_path / "models" / "net.onnx", recalibrate=IMAGES)
-    assert [file.name for file in files] == ["net_1xw4a4.onnx", "net_0.9xw3a3.onnx"]
+    assert [file.path.name for file in files] == ["net_1xw4a4.onnx", "net_0.9xw3a3.onnx"]
+    assert [file.note for file in files] == ["verified", "verified"]
     for file, result in zip(files, found, strict=True):
         session = onnxruntime.InferenceSession(file)
         [given] = session.get_inputs()
@@ -381,7 +382,7 @@ def test_an_exported_file_predicts_the_evaluations_classes(coupled, profile, tmp
         assert (logits.argmax(1) == LABELS).sum() == accuracy.top1
         np.testing.assert_allclose(cross_entropies(logits, LABELS).sum(), accuracy.loss, rtol=1e-4)
     [bundle] = rfq.export(coupled, found, tmp_path / "net.safetensors")
-    assert bundle == tmp_path / "net.safetensors"
+    assert (bundle.path, bundle.verified) == (tmp_path / "net.safetensors", True)
     with pytest.raises(rfq.ArgumentError, match=r"`path` = .*must end in one of .*\.onnx"):
         rfq.export(coupled, "w4a4", tmp_path / "net.pb")
 

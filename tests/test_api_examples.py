@@ -16,6 +16,7 @@ WITHOUT = {
     "ArgumentError",
     "Configuration",
     "CoupledNetwork",
+    "ExportedFile",
     "Found",
     "Images",
     "LabelledImages",

@@ -58,13 +58,31 @@ def test_the_version_is_that_of_the_changelog_and_the_citation():
     assert rfquant_jax.__version__ == newest == cited
 
 
+def imported(path):
+    """The modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
 def test_the_package_does_not_import_recipes_tests_or_benchmarks():
     for path in (ROOT / "rfquant_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [name.name for name in node.names] if isinstance(node, ast.Import) else []
-            tops = {module.partition(".")[0] for module in modules}
-            assert not tops & {"configs", "tests", "benchmarks"}, path
+        tops = {module.partition(".")[0] for module in imported(path)}
+        assert not tops & {"configs", "tests", "benchmarks"}, path
+
+
+def test_only_tasks_and_config_know_configs():
+    """The library proper runs without recipes, workdirs and the command line."""
+    own = {"config", "tasks"}
+    for path in (ROOT / "rfquant_jax").glob("*/**/*.py"):
+        if path.relative_to(ROOT / "rfquant_jax").parts[0] not in own:
+            modules = set(imported(path))
+            assert "ml_collections" not in {m.partition(".")[0] for m in modules}, path
+            used = {m.split(".")[1] for m in modules if m.startswith("rfquant_jax.")}
+            assert not used & own, path
 
 
 def test_the_top_level_holds_three_files():

@@ -377,3 +377,13 @@ def test_the_fields_that_a_page_names_exist(page):
     for name in quoted:
         if name.partition(".")[0] in sections and not name.endswith(files):
             assert name in known
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/structure.md"])
+def test_the_files_that_a_page_names_exist(page):
+    """Paths in code quotes, from the repository's root or from the package."""
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:rfquant_jax|tests|benchmarks|docs|[a-z]+)/[\w./]+)`", text)
+    assert len(named) > 15
+    for name in named:
+        assert any((start / name).exists() for start in (ROOT, ROOT / "rfquant_jax")), name

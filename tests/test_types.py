@@ -33,7 +33,8 @@ def chain(net: nnx.Module, images: np.ndarray, labels: np.ndarray) -> float:
     profile = rfq.profile(coupled, images, configurations=len(records))
     found: list[rfq.Found] = rfq.search(profile, ["0.8*w4a4", "60KB"], evaluations=6)
     accuracy: rfq.Accuracy = rfq.evaluate(coupled, found[0], (images, labels))
-    rfq.export(coupled, found, "model.onnx")
+    files: list[rfq.ExportedFile] = rfq.export(coupled, found, "model.onnx")
+    open(files[0], "rb").close()
     model = rfq.load("runs/mine", found[0].configuration)
     model(images)
     limits: budget.Budget | None = None

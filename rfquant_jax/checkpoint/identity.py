@@ -17,7 +17,7 @@ def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
             # One entry is enough; there may be a thousand class names.
             for place, (was, wanted) in enumerate(zip(old, new, strict=True)):
                 if was != wanted:
-                    return f"{name}[{place}] is {was!r}, the config's is {wanted!r}"
+                    return f"{name}[{place}] is {was!r}, this run's is {wanted!r}"
         elif old != new:
-            return f"{name} is {old!r}, the config's is {new!r}"
+            return f"{name} is {old!r}, this run's is {new!r}"
     return ""

@@ -8,23 +8,12 @@ from rfquant_jax.config import search_bits
 from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.config.fields import check_fields
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.export import format_names
 from rfquant_jax.quant.quant_config import CANDIDATES_RULE, MAX_BITS, QuantConfig
 from rfquant_jax.search.budget import check_budget
 from rfquant_jax.search.variables import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
-EXPORT_FORMATS = (
-    "integer",
-    "onnx",
-    "onnx_small",
-    "onnx_fast",
-    "stablehlo",
-    "c",
-    "tflite",
-    "qonnx",
-    "bundle",
-)
-EXPORT_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def tasks(config: ConfigDict) -> tuple[str, ...]:
@@ -106,7 +95,7 @@ def _check_images(config: ConfigDict) -> None:
 
 
 def _check_export(config: ConfigDict) -> None:
-    for field, known in (("formats", EXPORT_FORMATS), ("platforms", EXPORT_PLATFORMS)):
+    for field, known in (("formats", format_names.FORMATS), ("platforms", format_names.PLATFORMS)):
         given = config.export[field]
         if not set(given) <= set(known):
             raise ConfigError(f"export.{field}", given, f"must be among {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""Names of config fields in place of the library's argument names.
+"""Translates argument names in the library's errors to names of config fields.
 
-The library's errors name arguments, in backquotes: "`candidates` = (2, 4): must be ...". A user of
-the command line sets fields: "config.quant.candidates = (2, 4): must be ...".
+The library names its arguments, in backquotes: "`candidates` = (2, 4): must be ...". Users of the
+command line set fields: "config.quant.candidates = (2, 4): must be ...".
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from rfquant_jax.errors import ArgumentError, ConfigError, RunFailure, UserError
 FIELDS = {
     "budgets": "search.budgets",
     "candidates": "quant.candidates",
+    "confirm_fraction": "search.confirm_fraction",
+    "coordinator": "distributed.coordinator",
+    "data_set": "data.name",
     "depthwise_min_bits": "quant.depthwise_min_bits",
     "devices": "devices",
     "fixed_bits": "quant.fixed_bits",
@@ -23,25 +26,29 @@ FIELDS = {
     "latency_table": "search.latency_table",
     "max_bad_fraction": "data.max_bad_fraction",
     "max_bad_steps": "train.max_bad_steps",
+    "max_unequal": "export.max_unequal",
+    "max_unequal_float": "export.max_unequal_float",
     "name": "model.name",
+    "path": "data.path",
     "pins": "search.pins",
     "rules": "quant.rules",
+    "search_fraction": "data.search_fraction",
     "signed": "quant.signed",
     "std": "data.std",
     "unsigned": "quant.unsigned",
     "use_frozen": "search.use_frozen",
     "weights": "pretrained",
 }
-# Of a network's constructor, which a config has as `model.options`.
+# Arguments of a network's constructor, which are `model.options` in a config.
 _OPTIONS, _CHECKED_OPTIONS = "options.", ("padding", "width")
 
 
 @contextmanager
 def in_field_names() -> Iterator[None]:
-    """Rewrites what the library raises inside; also a decorator.
+    """Translates errors raised inside the context; also usable as a decorator.
 
     Raises:
-      ConfigError: in place of an ArgumentError whose argument is a field's.
+      ConfigError: instead of an ArgumentError whose argument is a config field.
     """
     try:
         yield
@@ -64,7 +71,7 @@ def _field(argument: str) -> str | None:
 
 
 def _renamed(text: str, prefix: str) -> str:
-    """The text with fields in place of arguments in backquotes; a rule's have no prefix."""
+    """The text with field names, preceded by `prefix`, instead of arguments in backquotes."""
 
     def rename(match: re.Match) -> str:
         if match[1] == "workdir":

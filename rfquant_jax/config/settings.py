@@ -1,20 +1,16 @@
-"""Converts the configuration to the settings classes of the library."""
+"""Converts the config to the settings classes of the library.
+
+The search algorithms are in `search_algorithms`.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfquant_jax.config import search_bits
 from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, Transform
 from rfquant_jax.quant.plan import QuantConfig
-from rfquant_jax.search.greedy import GreedySettings, Move
-from rfquant_jax.search.problem import Algorithm, greedy_search
 from rfquant_jax.search.profile_search import ProfileSettings
-from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from rfquant_jax.search.trust_region import TrustRegionSettings
 from rfquant_jax.train.loop import Plan
 from rfquant_jax.train.optimizer import OptimizerSettings
@@ -180,48 +176,3 @@ def search_iterations(config: ConfigDict, budgets: int) -> int | None:
         "random": budgets,
         "evolution": budgets * search.generations,
     }.get(search.algorithm)
-
-
-def search_algorithm(
-    config: ConfigDict, layers: int, on_move: Callable[[Move, np.ndarray], None]
-) -> Algorithm:
-    """The search algorithm for a number of layers.
-
-    Args:
-      on_move: called by greedy searches after every move, with the new configuration.
-    """
-    search = config.search
-    scoring = greedy_settings(config, layers)
-    if search.algorithm == "random":
-        evaluations, keep = search.evaluations, search.keep
-        return partial(random_search, evaluations=evaluations, keep=keep, least=search.min_load)
-    if search.algorithm == "evolution":
-        chosen = EvolutionSettings(
-            population=search.population,
-            generations=search.generations,
-            parents=search.keep,
-            mutations=search.population // 2,
-            crossovers=search.population // 2,
-            probability=search.mutation_probability,
-            least=search.min_load,
-        )
-        return partial(evolution, settings=chosen, scoring=scoring)
-    return partial(greedy_search, settings=scoring, on_move=on_move)
-
-
-def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
-    """Settings of the greedy search; "paper" normalizes as published.
-
-    It differs from the published program in three ways: up moves from the smallest bit-width are
-    made, no state is entered twice, and weights move until activations alone can reach the budget.
-    The limit on iterations also applies; without it, the search can run for very long.
-    """
-    search = config.search
-    paper = search.algorithm == "paper"
-    return GreedySettings(
-        alpha=search.alpha,
-        start_bits=search_bits.start(config),
-        normalize="max" if paper else search.normalize,
-        max_iterations=search.max_iterations_per_layer * layers,
-        joint=search.joint and not paper,
-    )

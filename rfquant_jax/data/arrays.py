@@ -1,4 +1,4 @@
-"""Images and labels that callers hold in memory or produce batch by batch."""
+"""Images and labels given as arrays or as batches."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from rfquant_jax.data.loader import fill_up
 from rfquant_jax.errors import ArgumentError
 
-# An array [N, H, W, C], or batches of one: arrays, or {"image": array} mappings.
+# An array [N, H, W, C], or batches: arrays [N, H, W, C] or mappings {"image": array}.
 Images = Any
-# A pair (images [N, H, W, C], labels int[N]), or batches {"image", "label"}, or pairs of them.
+# A pair (images [N, H, W, C], labels int[N]), or batches: mappings {"image", "label"} or pairs.
 LabelledImages = Any
 
 
 def image_batches(images: Images, batch_size: int | None = None) -> list[np.ndarray]:
-    """Batches of images, all of one size, in the order they came.
+    """Batches of images, all of one size, in the given order.
 
     Args:
       images: an array [N, H, W, C], or batches of images.
-      batch_size: an array is cut into batches of so many images at most; its last batch is
-        completed with images from its beginning. None: the array is one batch.
+      batch_size: maximum batch size for an array; its last batch is filled up with images from the
+        beginning of the array. None: the array is one batch.
 
     Raises:
       ArgumentError: there are no images, or batches of several sizes.
@@ -37,19 +37,18 @@ def image_batches(images: Images, batch_size: int | None = None) -> list[np.ndar
 
 
 def labelled_batches(data: LabelledImages, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every image once, in order, in batches of one size.
+    """All images once, in order, in batches of one size.
 
     Args:
       data: a pair (images [N, H, W, C], labels int[N]), or batches {"image", "label"}.
-      batch_size: a pair is cut into batches of so many images.
+      batch_size: batch size for a pair.
 
     Yields:
-      {"image", "label"}; a last, smaller batch is filled up with images labelled -1, which count
-      for nothing.
+      {"image", "label"}; a smaller batch is filled up with images of label -1, which are ignored.
 
     Raises:
-      ArgumentError: there are no images, or more labels than images, or a batch that is larger than
-        the one before.
+      ArgumentError: there are no images, the numbers of images and labels differ, or a batch is
+        larger than the first one.
     """
     size = None
     for batch in _cut(data, batch_size) if is_pair(data) else data:
@@ -64,10 +63,10 @@ def labelled_batches(data: LabelledImages, batch_size: int) -> Iterator[dict[str
 
 
 def as_batch(batch: Any) -> dict[str, np.ndarray]:
-    """{"image", "label": int32[N]} of a mapping or a pair of images and labels.
+    """Converts a mapping or a pair of images and labels to {"image", "label": int32[N]}.
 
     Raises:
-      ArgumentError: it is neither, or there are not as many labels as images.
+      ArgumentError: it is neither, or the numbers of images and labels differ.
     """
     if isinstance(batch, Mapping) and {"image", "label"} <= batch.keys():
         images, labels = batch["image"], batch["label"]
@@ -84,7 +83,7 @@ def as_batch(batch: Any) -> dict[str, np.ndarray]:
 
 
 def is_pair(data: Any) -> bool:
-    """Whether it is (images, labels), and not two batches."""
+    """Whether the data are a pair (images, labels), not a list of two batches."""
     return (
         isinstance(data, tuple | list)
         and len(data) == 2

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from rfquant_jax.data.sources import ArraySource, DataSet, Subset, split
+from rfquant_jax.data.sources import ArraySource, DataSet, DataSettings, Subset, split
 
 TEST_IMAGES = 500
 IMAGE_SHAPE, CLASSES = (8, 8, 1), 10
 
 
-def digits(config: ConfigDict) -> DataSet:
+def digits(settings: DataSettings) -> DataSet:
     """The 1,797 handwritten digits of scikit-learn, 8x8, 500 of them for testing.
 
-    The test part does not depend on the config.
+    The test part does not depend on the settings.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -23,7 +22,7 @@ def digits(config: ConfigDict) -> DataSet:
     order = np.random.default_rng(0).permutation(len(images))
     everything = ArraySource(images, raw.target)
     train, held_out = split(
-        Subset(everything, order[TEST_IMAGES:]), config.search_fraction, config.split_seed
+        Subset(everything, order[TEST_IMAGES:]), settings.search_fraction, settings.split_seed
     )
     return DataSet(
         train=train,

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
-from rfquant_jax.data.sources import DataSet, Subset, split
-from rfquant_jax.errors import ConfigError, listed
+from rfquant_jax.data.sources import DataSet, DataSettings, Subset, split
+from rfquant_jax.errors import ArgumentError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
 MOST_BYTES = 2**29  # maximum size of an image file
@@ -52,28 +51,25 @@ class FolderSource:
         return {"image": content, "label": self._labels[index], "name": str(path)}
 
 
-def image_folder(config: ConfigDict) -> DataSet:
-    """The images below `config.path`.
+def image_folder(settings: DataSettings) -> DataSet:
+    """The images below `settings.path`.
 
     If there is a folder `subImageNet` next to `train`, it is the held-out part for the search, and
     its images are excluded from training. Otherwise a fraction of the training images is held out.
 
-    Args:
-      config: the config section `data`.
-
     Raises:
-      ConfigError: a folder is missing or empty, or the classes of two folders differ.
+      ArgumentError: a folder is missing or empty, or the classes of two folders differ.
     """
-    root = Path(config.path).expanduser()
-    if not config.path or not os.path.isdir(root):
-        raise ConfigError("data.path", config.path, "must be a folder that holds train and val")
+    root = Path(settings.path).expanduser()
+    if not settings.path or not os.path.isdir(root):
+        raise ArgumentError("path", settings.path, "must be a folder that holds train and val")
     train, test = _index(root / TRAIN), _index(root / TEST)
     _same_classes(root, train, test)
     source = FolderSource(root / TRAIN, train.files, train.labels)
     if os.path.isdir(root / SEARCH):
         parts, remark, searched = *_named_parts(root, train, source), [_index(root / SEARCH)]
     else:
-        parts, remark = split(source, config.search_fraction, config.split_seed), ""
+        parts, remark = split(source, settings.search_fraction, settings.split_seed), ""
         searched = []
     return DataSet(
         *parts,
@@ -88,17 +84,17 @@ def image_folder(config: ConfigDict) -> DataSet:
 
 def _index(folder: Path) -> FolderIndex:
     if not os.path.isdir(folder):  # unlike Path.is_dir, does not fail on permissions
-        raise ConfigError("data.path", str(folder.parent), f"must hold a folder {folder.name}")
+        raise ArgumentError("path", str(folder.parent), f"must hold a folder {folder.name}")
     try:
         index = index_folder(folder, default_cache(folder))
     except OSError as error:
-        raise ConfigError("data.path", str(folder), f"cannot be read: {error}") from error
+        raise ArgumentError("path", str(folder), f"cannot be read: {error}") from error
     if not index.classes:
-        raise ConfigError("data.path", str(folder), "must hold a folder for each class")
+        raise ArgumentError("path", str(folder), "must hold a folder for each class")
     counts = np.bincount(index.labels, minlength=len(index.classes))
     empty = [name for name, count in zip(index.classes, counts, strict=True) if count == 0]
     if empty:
-        raise ConfigError("data.path", str(folder), f"holds no image of {listed(empty)}")
+        raise ArgumentError("path", str(folder), f"holds no image of {listed(empty)}")
     return index
 
 
@@ -113,7 +109,7 @@ def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
         alone = sorted(set(a.classes) - set(b.classes))
         if alone:
             rule = f"must hold the same classes in both, but only {here}, not {there}, has"
-            raise ConfigError("data.path", str(root), f"{rule} {listed(alone)}")
+            raise ArgumentError("path", str(root), f"{rule} {listed(alone)}")
 
 
 def _named_parts(
@@ -124,13 +120,13 @@ def _named_parts(
     unknown = sorted(set(index.classes) - set(train.classes))
     if unknown:
         rule = f"holds classes that {TRAIN} does not: {listed(unknown)}"
-        raise ConfigError("data.path", str(root / SEARCH), rule)
+        raise ArgumentError("path", str(root / SEARCH), rule)
     labels = np.searchsorted(train.classes, index.classes)[index.labels].astype(np.int32)
     held_out = set(index.files)
     kept = np.asarray([i for i, name in enumerate(train.files) if name not in held_out])
     if not len(kept):
         rule = f"holds all images of {TRAIN}: none would be left to train on"
-        raise ConfigError("data.path", str(root / SEARCH), rule)
+        raise ArgumentError("path", str(root / SEARCH), rule)
     remark = (
         f"data: {SEARCH} is the search set; {len(train.files) - len(kept)} of its "
         f"{len(index.files)} images are in {TRAIN}, too, and not trained on"

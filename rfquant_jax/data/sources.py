@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 
 
 class Source(Protocol):
@@ -82,22 +82,42 @@ class DataSet:
         return len(self.class_names)
 
 
+class DataSettings(Protocol):
+    """What a reader is told about its data set; the section `data` of a config has this form.
+
+    Attributes:
+      name: name of the data set.
+      path: its folder, or "".
+      num_classes: expected number of classes; 0: any.
+      image_size: height and width of the network's input; 0: that of the images.
+      search_fraction: fraction of the training images to hold out for the search.
+      split_seed: seed of this split.
+    """
+
+    name: str
+    path: str
+    num_classes: int
+    image_size: int
+    search_fraction: float
+    split_seed: int
+
+
 def split(
-    source: Source, fraction: float, seed: int, *, field: str = "data.search_fraction"
+    source: Source, fraction: float, seed: int, *, argument: str = "search_fraction"
 ) -> tuple[Subset, Subset]:
     """Splits a source at random into two subsets.
 
     Args:
       fraction: fraction of images in the second subset.
       seed: seed of the split; equal seeds give equal subsets.
-      field: name of the config field for errors.
+      argument: name of the fraction in errors.
 
     Raises:
-      ConfigError: one subset would be empty.
+      ArgumentError: one subset would be empty.
     """
     order = np.random.default_rng(seed).permutation(len(source))
     count = round(fraction * len(source))
     if not 0 < count < len(source):
         rule = f"must leave images on both sides of the split of {len(source)}"
-        raise ConfigError(field, fraction, rule)
+        raise ArgumentError(argument, fraction, rule)
     return Subset(source, np.sort(order[count:])), Subset(source, np.sort(order[:count]))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from rfquant_jax.data.decode import BadImageError
-from rfquant_jax.data.sources import DataSet, split
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.data.sources import DataSet, DataSettings, split
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.runtime.extras import missing
 
 PREFIX = "tfds:"
@@ -46,28 +44,28 @@ class TfdsSource:
         return {"image": record["image"], "label": record["label"], "name": name}
 
 
-def tfds_data_set(config: ConfigDict) -> DataSet:
-    """The prepared data set that `config.name` names, below `config.path`.
+def tfds_data_set(settings: DataSettings) -> DataSet:
+    """A prepared TFDS data set.
 
     Args:
-      config: the config section `data`; `name` is "tfds:NAME" or "tfds:NAME/CONFIG", optionally
-        with ":VERSION"; `path` is TFDS's data_dir, or "" for its default.
+      settings: `name` is "tfds:NAME" or "tfds:NAME/CONFIG", optionally with ":VERSION"; `path` is
+        TFDS's data_dir, or "" for its default.
 
     Raises:
-      ConfigError: the data set is missing, not in array_record format, damaged, or has no labelled
-        images.
+      ArgumentError: the data set is missing, not in array_record format, damaged, or has no
+        labelled images.
     """
-    name = config.name.removeprefix(PREFIX)
-    builder = _builder(name, str(Path(config.path).expanduser()) if config.path else None)
+    name = settings.name.removeprefix(PREFIX)
+    builder = _builder(name, str(Path(settings.path).expanduser()) if settings.path else None)
     features, splits = builder.info.features, builder.info.splits
-    _check_features(config.name, features)
+    _check_features(settings.name, features)
     test = next((part for part in _TEST_SPLITS if part in splits), None)
     if "train" not in splits or test is None:
         there = ", ".join(sorted(splits))
         rule = f"must have the splits train and validation or test; it has {there}"
-        raise ConfigError("data.name", config.name, rule)
-    source, test_source = (_source(builder, part, config.name) for part in ("train", test))
-    train, held_out = split(source, config.search_fraction, config.split_seed)
+        raise ArgumentError("data_set", settings.name, rule)
+    source, test_source = (_source(builder, part, settings.name) for part in ("train", test))
+    train, held_out = split(source, settings.search_fraction, settings.split_seed)
     return DataSet(
         train,
         held_out,
@@ -82,7 +80,7 @@ def tfds_data_set(config: ConfigDict) -> DataSet:
 def _builder(name: str, folder: str | None):
     """The reader of what is on disk; the data set's own code is not needed."""
     if lack := missing("tensorflow_datasets"):
-        raise ConfigError("data.name", PREFIX + name, lack)
+        raise ArgumentError("data_set", PREFIX + name, lack)
     # Takes a second to import, and only this needs it.
     from tensorflow_datasets.core import file_adapters, read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
@@ -95,13 +93,13 @@ def _builder(name: str, folder: str | None):
             f"is not prepared in {folder or 'the default folder of TFDS'}; prepare it once with "
             f"TensorFlow at hand: tfds build {name.split(':')[0]} --file_format=array_record"
         )
-        raise ConfigError("data.name", PREFIX + name, rule) from error
+        raise ArgumentError("data_set", PREFIX + name, rule) from error
     except Exception as error:  # protobuf's exceptions for damaged descriptions
         rule = f"cannot be read from {folder}: {str(error).splitlines()[0]}"
-        raise ConfigError("data.name", PREFIX + name, rule) from error
+        raise ArgumentError("data_set", PREFIX + name, rule) from error
     if found is not file_adapters.FileFormat.ARRAY_RECORD:
         rule = f"is prepared as {found.value}; only array_record can be read at random"
-        raise ConfigError("data.name", PREFIX + name, rule)
+        raise ArgumentError("data_set", PREFIX + name, rule)
     return builder
 
 
@@ -110,12 +108,12 @@ def _check_features(name: str, features) -> None:
 
     if not {"image", "label"} <= features.keys():
         rule = f"must have the features image and label; it has {', '.join(sorted(features))}"
-        raise ConfigError("data.name", name, rule)
+        raise ArgumentError("data_set", name, rule)
     image, label = features["image"], features["label"]
     if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3):
-        raise ConfigError("data.name", name, "must have images of 1 or 3 channels as its image")
+        raise ArgumentError("data_set", name, "must have images of 1 or 3 channels as its image")
     if not isinstance(label, tfds.features.ClassLabel):
-        raise ConfigError("data.name", name, "must have one class as its label")
+        raise ArgumentError("data_set", name, "must have one class as its label")
 
 
 def _source(builder, part: str, name: str) -> TfdsSource:
@@ -140,7 +138,7 @@ def _source(builder, part: str, name: str) -> TfdsSource:
         try:
             label = source[index]["label"]
         except BadImageError as error:
-            raise ConfigError("data.name", name, f"is damaged: {error.name} {error}") from error
+            raise ArgumentError("data_set", name, f"is damaged: {error.name} {error}") from error
         if label < 0:
-            raise ConfigError("data.name", name, f"has no labels in its split {part}")
+            raise ArgumentError("data_set", name, f"has no labels in its split {part}")
     return source

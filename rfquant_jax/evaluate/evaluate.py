@@ -19,28 +19,30 @@ def evaluate(
     recalibrate: Recalibrate = None,
     batch_size: int = BATCH_SIZE,
 ) -> Accuracy:
-    """Counts what a coupled network gets right at a configuration; every image counts once.
+    """The exact accuracy of a coupled network at a configuration; every image counts once.
 
-    The network itself is not changed, its bit-widths included. All configurations share one
-    compiled program, and the result does not depend on the number of devices.
+    The network is not modified, including its bit-widths. All configurations share one compiled
+    program. The result does not depend on the number of devices.
 
     Args:
       coupled: the coupled network.
-      configuration: see `set_bits`.
-      data: a pair (images [N, H, W, C], labels int[N]) or batches {"image", "label"}; images as
-        `coupled.preprocess` takes them. Images labelled -1 do not count.
-      recalibrate: images to take the BatchNorm statistics from, see `recalibrate`. None: the
-        calibration images that `couple` was given; False: the running averages of the training.
-      batch_size: arrays are cut into batches of so many images, a whole batch for each device.
+      configuration: in any form that `set_bits` takes.
+      data: a pair (images [N, H, W, C], labels int[N]) or batches {"image", "label"}, with images
+        in the form that `coupled.preprocess` takes. Images with the label -1 are ignored.
+      recalibrate: images for the BatchNorm statistics of the configuration, see `recalibrate`.
+        None: the calibration images of `couple`; False: the running averages of training.
+      batch_size: images per batch and device, for arrays.
 
     Returns:
-      counts `top1` and `top5` of `images`, the sum `loss` of the cross-entropies, and as properties
-      `top1_percent`, `top5_percent`, `mean_loss` and the 95 % interval `top1_interval` in percent.
-      An image with logits that are not finite counts as wrong.
+      the counts `top1`, `top5` and `images`, the sum of cross-entropies `loss`, and the properties
+      `top1_percent`, `top5_percent`, `mean_loss` and `top1_interval` (95 %, in percent). An image
+      with a logit that is not finite counts as wrong.
 
     Raises:
-      UserError: it is not a configuration of this network.
+      UserError: not a configuration of this network.
       ArgumentError: there are no images, or their shapes do not fit.
+
+    Source: RFQuant (Tang et al., CVPR 2024): evaluation with recalibrated BatchNorm.
 
     Example:
       >>> accuracy = rfq.evaluate(coupled, "w4a4", (images, labels), recalibrate=images)

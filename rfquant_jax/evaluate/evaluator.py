@@ -1,4 +1,4 @@
-"""Recalibrated, exact evaluation of a configuration (method, section 6)."""
+"""Exact evaluation of a configuration with recalibrated BatchNorm statistics."""
 
 from __future__ import annotations
 

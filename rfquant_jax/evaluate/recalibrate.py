@@ -14,29 +14,29 @@ from rfquant_jax.quant.coupled_network import CoupledNetwork, check_coupled
 from rfquant_jax.quant.statistics import install_statistics
 from rfquant_jax.runtime import devices
 
-# Images to take statistics from; None: the calibration images; False: the running averages.
+# Images for the statistics; None: the calibration images; False: the running averages.
 Recalibrate = Images | Literal[False] | None
-BATCH_SIZE = 128  # images a device works on at a time
+BATCH_SIZE = 128  # images per batch and device
 
 
 def recalibrate(
     coupled: CoupledNetwork, images: Images = None, *, batch_size: int = BATCH_SIZE
 ) -> None:
-    """Sets the BatchNorm statistics of the configuration that a coupled network runs at.
+    """Measures the BatchNorm statistics for the current configuration of a coupled network.
 
-    Training moves the statistics of sampled configurations only. Here they are measured: the plain
-    average over batches of means and unbiased variances.
+    The running averages of training mix statistics of many configurations. Recalibration replaces
+    them by the average over batches of the means and unbiased variances at this configuration.
 
     Args:
-      coupled: changed in place: the statistics of its configuration, see `set_bits`.
-      images: [N, H, W, C], or batches of one shape, as `coupled.preprocess` takes them. None: the
-        calibration images that `couple` was given.
-      batch_size: an array is cut into batches of so many images.
+      coupled: modified in place: only the statistics of its current configuration, see `set_bits`.
+      images: [N, H, W, C] or batches of one shape, in the form that `coupled.preprocess` takes.
+        None: the calibration images of `couple`.
+      batch_size: images per batch, for an array.
 
     Raises:
       ArgumentError: there are no images, or batches of several shapes.
 
-    Source: RFQuant (Tang et al., CVPR 2024), section 4; as in slimmable networks (Yu et al., 2019).
+    Source: RFQuant (Tang et al., CVPR 2024), as in slimmable networks (Yu et al., ICLR 2019).
 
     Example:
       >>> rfq.set_bits(coupled, "w4a4")
@@ -50,7 +50,7 @@ def recalibrate(
 
 
 def evaluator_of(coupled: CoupledNetwork) -> Evaluator:
-    """The compiled evaluation of a coupled network, the same one for all its configurations."""
+    """The compiled evaluation of a coupled network, shared by all configurations."""
     make = lambda: Evaluator(coupled.functional, coupled.mesh, coupled.preprocess)  # noqa: E731
     return coupled.shared.once("evaluator", make)
 
@@ -65,10 +65,10 @@ def statistics(
     """BatchNorm statistics of a configuration, float32[C] each.
 
     Args:
-      params: of the network, replicated.
+      params: the parameters of the network, replicated over the devices.
       configuration: int32[L, 2].
       images: see `Recalibrate`.
-      batch_size: an array is cut into batches of so many images.
+      batch_size: images per batch, for an array.
     """
     evaluator = evaluator_of(coupled)
     if images is False:

@@ -1,29 +1,73 @@
-"""Coupled networks at their configurations as files for other runtimes."""
+"""Exports a coupled network at its configurations as files for other runtimes."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import numpy as np
+from flax import nnx
 
-from rfquant_jax.errors import ArgumentError
+from rfquant_jax.data.arrays import Images, image_batches
+from rfquant_jax.data.loader import fill_up
+from rfquant_jax.errors import ArgumentError, UserError
 from rfquant_jax.evaluate.recalibrate import Recalibrate, statistics
 from rfquant_jax.export import files
-from rfquant_jax.export.formats import integer
+from rfquant_jax.export.format_names import INTEGER, SUFFIXES
+from rfquant_jax.export.formats import integer, integer_reader
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
-from rfquant_jax.export.verify.reference import fixed_network
+from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
+from rfquant_jax.export.verify.runners import Runner, open_all, run_integer
+from rfquant_jax.export.verify.verify import (
+    LARGEST_BATCH,
+    Limits,
+    compare_files,
+    disagreements,
+)
 from rfquant_jax.nn.functional import arrays_of
 from rfquant_jax.quant.configuration import Configuration
 from rfquant_jax.quant.coupled_network import CoupledNetwork, check_coupled
 from rfquant_jax.runtime import devices
 
-# The longest first: ".onnx" ends other formats' names, too.
-_KINDS = sorted(files.SUFFIXES, key=lambda kind: -len(files.SUFFIXES[kind]))
+# Images to verify on; None: those of the BatchNorm statistics; False: files are not verified.
+Verify = Images | Literal[False] | None
+MOST_IMAGES, MOST_CODE_IMAGES = 1000, 100  # to compare predictions, and codes of every layer, on
+
+# The longest first: ".onnx" is also the end of other formats' endings.
+_KINDS = sorted(SUFFIXES, key=lambda kind: -len(SUFFIXES[kind]))
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that `export` has written; it can be passed wherever a path is accepted.
+
+    Attributes:
+      path: the file.
+      verified: whether it was run and gave the predictions of the evaluation.
+      note: "verified", or "not verified" and the reason.
+    """
+
+    path: Path
+    verified: bool
+    note: str
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An integer model and the network, in evaluation mode, that it was made from."""
+
+    model: IntegerModel
+    network: nnx.Module
 
 
 def export(
@@ -32,42 +76,59 @@ def export(
     path: str | os.PathLike[str],
     *,
     recalibrate: Recalibrate = None,
+    verify: Verify = None,
+    max_unequal: float = 0.001,
+    max_unequal_float: float = 0.005,
     platforms: Sequence[str] = ("cpu",),
-) -> list[Path]:
-    """Writes integer models of configurations, in the format that the path's ending names.
+) -> list[ExportedFile]:
+    """Writes integer models of configurations, and verifies them against the evaluation.
+
+    The ending of the path decides the format:
 
     | ending | file |
     |---|---|
-    | `.onnx` | ONNX that computes the evaluation's codes |
-    | `.small.onnx` | ONNX of least size |
+    | `.onnx` | ONNX with QuantizeLinear and DequantizeLinear around each layer |
+    | `.small.onnx` | the same, with kernels of up to 4 bits in int4: the smallest ONNX file |
     | `.fast.onnx` | ONNX for the integer kernels of onnxruntime |
     | `.qonnx.onnx` | QONNX |
-    | `.safetensors` | the integer format, packed; several configurations share one file |
+    | `.safetensors` | the packed integer format; several configurations share one file |
     | `.stablehlo` | a StableHLO artifact of `jax.export` |
     | `.c` | C99 source |
-    | `.tflite` | LiteRT, which needs ai-edge-litert |
+    | `.tflite` | LiteRT; needs the package ai-edge-litert |
 
-    A file takes what the network itself takes, the result of `coupled.preprocess`, as float32
-    [N, H, W, C] (ONNX: [N, C, H, W]) and returns logits [N, classes].
+    A file takes the network's input, that is, the output of `coupled.preprocess`, as float32
+    [N, H, W, C] (ONNX: [N, C, H, W]). It returns logits [N, classes].
+
+    Each file is read back and run in its own runtime, if this is installed. Its predictions are
+    compared with those of the evaluation, and the codes of every layer with the evaluation's codes.
 
     Args:
-      coupled: the network; it is not changed. It must compute in float32.
-      configurations: one of the forms that `set_bits` takes, or a list of them, such as the result
-        of `search`.
-      path: its folder is created. With several configurations every file has the configuration's
-        budget or number before the ending.
-      recalibrate: images to take the BatchNorm statistics from, see `evaluate`.
-      platforms: of a StableHLO artifact: cpu, cuda, rocm, tpu.
+      coupled: the network; it is not modified. It must compute in float32.
+      configurations: one configuration in any form that `set_bits` takes, or a list of them, such
+        as the result of `search`.
+      path: the file; its folder is created. With several configurations, the budget or the number
+        of the configuration is added to each name, before the ending.
+      recalibrate: images for the BatchNorm statistics, see `evaluate`.
+      verify: images to verify on, [N, H, W, C] or batches of one shape, in the form that
+        `coupled.preprocess` takes; at most 1,000 are used. None: the images of `recalibrate`,
+        or else the calibration images of `couple`. False: files are not verified.
+      max_unequal: largest fraction of predictions of a `.safetensors` file that may differ from the
+        evaluation in float64. One may always differ.
+      max_unequal_float: the same for other formats, compared with the evaluation in float32.
+      platforms: platforms of a StableHLO artifact: cpu, cuda, rocm, tpu.
 
     Returns:
-      the files, in the order of the configurations.
+      the files, in the order of the configurations. `note` says whether a file was verified.
 
     Raises:
       ArgumentError: the ending is unknown, or there are no configurations.
-      UserError: the network does what an integer model cannot express, or a file cannot be written.
+      UserError: an integer model cannot express the network; a file cannot be written or run; or
+        its predictions or codes differ from the evaluation by more than rounding.
 
     Example:
       >>> [file] = rfq.export(coupled, "w4a4", folder / "model.onnx")
+      >>> file.note
+      'verified'
       >>> import onnxruntime
       >>> session = onnxruntime.InferenceSession(file)
       >>> given = images[:8].transpose(0, 3, 1, 2)
@@ -76,25 +137,76 @@ def export(
       (8, 3)
     """
     path, rows = Path(path), _named(check_coupled(coupled), configurations)
-    kind = next((k for k in _KINDS if path.name.endswith(files.SUFFIXES[k])), None)
+    kind = next((k for k in _KINDS if path.name.endswith(SUFFIXES[k])), None)
     if kind is None:
-        known = ", ".join(files.SUFFIXES.values())
-        raise ArgumentError("path", str(path), f"must end in one of {known}")
+        raise ArgumentError("path", str(path), f"must end in one of {', '.join(SUFFIXES.values())}")
     with files.writing(path.parent, "a folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    models = {name: _folded(coupled, name, row, recalibrate) for name, row in rows.items()}
-    if kind == files.INTEGER and len(models) > 1:
-        with files.writing(path, kind):
-            integer.write(path, models)
-        return [path]
-    suffix = files.SUFFIXES[kind]
-    stem = path.name.removesuffix(suffix)
-    written = []
-    for name, model in models.items():
-        file = path if len(models) == 1 else path.with_name(f"{stem}_{name}{suffix}")
-        files.write_one(file, kind, name, model, platforms)
-        written.append(file)
+    made = {name: _made(coupled, name, row, recalibrate) for name, row in rows.items()}
+    limits = Limits(max_unequal, max_unequal_float)
+    if verify is None and recalibrate is not False:
+        verify = recalibrate
+    check = _verifier(coupled, kind, verify, limits)
+    if kind == INTEGER and len(made) > 1:
+        return [_write_bundle(path, made, check)]
+    suffix = SUFFIXES[kind]
+    stem, written = path.name.removesuffix(suffix), []
+    for name, one in made.items():
+        file = path if len(made) == 1 else path.with_name(f"{stem}_{name}{suffix}")
+        files.write_one(file, kind, name, one.model, platforms)
+        written.append(check(file, one, lambda file=file: open_all({kind: file})))
     return written
+
+
+# check(file, what it was written from, opens its runner by format) -> the file and its verification
+_Check = Callable[[Path, _Made, Callable[[], Mapping[str, Runner]]], ExportedFile]
+
+
+def _verifier(coupled: CoupledNetwork, kind: str, images: Any, limits: Limits) -> _Check:
+    """The verification of files of one format on the given images."""
+    if images is False:
+        return lambda file, *_: ExportedFile(file, False, "not verified: `verify` is False")
+    given = coupled.shared.calibration if images is None else images
+    joined = np.concatenate(image_batches(given))[:MOST_IMAGES]
+    preprocess = jax.jit(coupled.preprocess)
+
+    def batches(most: int) -> Iterator[dict[str, np.ndarray]]:
+        size = min(LARGEST_BATCH, len(joined))
+        for start in range(0, min(most, len(joined)), size):
+            part = joined[start : min(start + size, most)]
+            # Labels are not known here and not used; -1 marks what fills up the last batch.
+            batch = fill_up({"image": part, "label": np.zeros(len(part), np.int32)}, size)
+            image = np.asarray(preprocess(batch["image"]), np.float32)
+            yield {"image": image, "label": batch["label"]}
+
+    def check(file: Path, made: _Made, runners: Callable) -> ExportedFile:
+        found = compare_files(
+            [kind],
+            runners(),
+            made.model,
+            made.model.stored(),
+            (ReferenceModel(made.network), ReferenceModel(made.network, np.float64)),
+            partial(batches, MOST_IMAGES),
+            partial(batches, MOST_CODE_IMAGES),
+        )
+        for reason in disagreements(limits, found):
+            raise UserError(f"{file}: is not to be used: {reason}")
+        missing = found["formats"][kind].get("not_verified")
+        note = f"not verified: {missing}" if missing else "verified"
+        return ExportedFile(file, missing is None, note)
+
+    return check
+
+
+def _write_bundle(path: Path, made: Mapping[str, _Made], check: _Check) -> ExportedFile:
+    """Writes all configurations into one integer file and verifies each of them."""
+    with files.writing(path, INTEGER):
+        integer.write(path, {name: one.model for name, one in made.items()})
+    bundle, found = integer_reader.read(path), None
+    for name, one in made.items():
+        stored = bundle.model(name)
+        found = check(path, one, lambda stored=stored: {INTEGER: run_integer(stored)})
+    return found
 
 
 def _named(coupled: CoupledNetwork, given: Any) -> dict[str, np.ndarray]:
@@ -114,9 +226,9 @@ def _named(coupled: CoupledNetwork, given: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _folded(
+def _made(
     coupled: CoupledNetwork, name: str, configuration: np.ndarray, images: Recalibrate
-) -> IntegerModel:
+) -> _Made:
     params = devices.replicate(arrays_of(coupled.network)[0], coupled.mesh)
     measured = statistics(coupled, params, configuration, images)
     network = fixed_network(coupled.functional, params, measured, configuration)
@@ -126,4 +238,4 @@ def _folded(
         "input": "float32, what the network takes",
         **coupled.plan.costs(configuration),
     }
-    return fold(network, coupled.plan.image_shape, about)
+    return _Made(fold(network, coupled.plan.image_shape, about), network)

@@ -6,24 +6,21 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from rfquant_jax.config.checks import EXPORT_FORMATS
 from rfquant_jax.errors import UserError
+from rfquant_jax.export.format_names import (
+    INTEGER,
+    NEED_ONNX,
+    ONNX,
+    ONNX_FAST,
+    ONNX_SMALL,
+    QONNX,
+    STABLEHLO,
+    SUFFIXES,
+    TFLITE,
+    C,
+)
 from rfquant_jax.export.formats import c, integer, stablehlo, tflite
 from rfquant_jax.export.ir.model import IntegerModel
-
-INTEGER, ONNX, ONNX_SMALL, ONNX_FAST, STABLEHLO, C, TFLITE, QONNX, BUNDLE = EXPORT_FORMATS
-SUFFIXES = {
-    INTEGER: ".safetensors",
-    ONNX: ".onnx",
-    ONNX_SMALL: ".small.onnx",
-    ONNX_FAST: ".fast.onnx",
-    STABLEHLO: ".stablehlo",
-    C: ".c",
-    TFLITE: ".tflite",
-    QONNX: ".qonnx.onnx",
-}
-NEED_ONNX = (ONNX, ONNX_SMALL, ONNX_FAST, QONNX)  # formats that the package onnx writes
-BUNDLE_FILE = "bundle.safetensors"
 
 
 def write_all(

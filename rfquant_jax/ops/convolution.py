@@ -1,4 +1,9 @@
-"""The single entry point for convolutions, which selects the implementation."""
+"""The entry point for all convolutions; it selects the implementation.
+
+On CPU, XLA is slow for many shapes, each for another reason; `cpu/` has a kernel for each case, and
+its docstring says why it is faster. All compute what `jax.lax` computes, up to the order of sums
+(tests/ops/test_convolution.py). `python -m benchmarks.convolutions` measures them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from jax.typing import DTypeLike
 from rfquant_jax.ops.cpu import batch_strip
 from rfquant_jax.ops.cpu.dense import dense
 from rfquant_jax.ops.cpu.depthwise import depthwise
+from rfquant_jax.ops.cpu.pointwise import fits, pointwise
 
 
 def convolve(
@@ -35,8 +41,8 @@ def convolve(
     if jax.default_backend() == "cpu":
         if groups == x.shape[-1] == kernel.shape[-1]:
             return depthwise(x, kernel, *options)
-        if groups == 1 and kernel.shape[:2] == (1, 1) and _pads_nothing(padding):
-            return _pointwise(x, kernel, strides, accumulator)
+        if groups == 1 and fits(kernel, padding):
+            return pointwise(x, kernel, tuple(strides), accumulator)
         if groups == 1 and accumulator is None:
             return dense(x, kernel, *options)
         if groups == 1 and batch_strip.pays(x, kernel, *options):
@@ -76,22 +82,5 @@ def general_dilated(
 
 
 def _static(padding: str | Sequence[tuple[int, int]]) -> str | tuple[tuple[int, int], ...]:
-    """The padding in hashable form, for use as a static argument."""
+    """The padding in hashable form: custom_vjp functions take it as a static argument."""
     return padding if isinstance(padding, str) else tuple(map(tuple, padding))
-
-
-def _pads_nothing(padding: str | Sequence[tuple[int, int]]) -> bool:
-    """Whether a 1x1 convolution has no padding; "SAME" adds none."""
-    return isinstance(padding, str) or all(side == (0, 0) for side in map(tuple, padding))
-
-
-def _pointwise(x, kernel, strides, accumulator) -> jax.Array:
-    """A 1x1 convolution as one matrix product.
-
-    On CPU, XLA's convolution takes up to 2 times as long, its input gradient up to 10 times and its
-    kernel gradient 2 to 12 times (layers of a MobileNetV2, batch 8, 2 cores).
-    """
-    x = x[:, :: strides[0], :: strides[1]]
-    rows = x.reshape(-1, x.shape[-1])
-    y = jax.lax.dot(rows, kernel[0, 0], preferred_element_type=accumulator)
-    return y.reshape(*x.shape[:-1], y.shape[-1])

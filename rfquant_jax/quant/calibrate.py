@@ -95,7 +95,7 @@ def initialize_activation_steps(
     preprocess: Preprocess,
     mesh: Mesh,
 ) -> Arrays:
-    """Parameters with every activation step size set from data (method, section 2).
+    """Parameters with every activation step size set from data, 2 * mean|x| / sqrt(Qp) as in LSQ.
 
     There is one pass for each bit-width, from the largest to the smallest. In a pass, the step of
     each layer is set from its input, in forward order, and later layers already use it. A layer

@@ -1,4 +1,4 @@
-"""Configurations in every form that the public functions take."""
+"""The forms in which public functions accept a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rfquant_jax.quant.space import Space
 
 
 class HasConfiguration(Protocol):
-    """A result of `search`, say."""
+    """Anything with a configuration int32[L, 2], such as a result of `search`."""
 
     @property
     def configuration(self) -> np.ndarray: ...
@@ -24,15 +24,15 @@ Configuration = str | Mapping[str, Sequence[int]] | ArrayLike | HasConfiguration
 
 
 def as_configuration(space: Space, given: Configuration) -> np.ndarray:
-    """The configuration int32[L, 2] that a caller means.
+    """Converts a configuration in any accepted form to int32[L, 2].
 
     Args:
-      space: of the network.
+      space: the configurations of the network.
       given: "w4a4" or the path of a JSON file; {layer name: (weight bits, activation bits)};
-        int[L, 2]; or anything with a `configuration`.
+        int[L, 2]; or an object with an attribute `configuration`.
 
     Raises:
-      UserError: it is none of the network's.
+      UserError: it is not a configuration of this network.
     """
     if isinstance(given, str):
         return space.parse(given)

@@ -1,4 +1,8 @@
-"""Costs of configurations: bit operations and model size (method, section 7)."""
+"""Costs of configurations: bit operations and model size.
+
+BitOPs are MACs x weight bits x activation bits, summed over layers. The size is that of kernels.
+Fixed layers count with their fixed bit-widths.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,18 @@ from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
 GIGA = 1e9
 MEGABYTE_BITS = 8 * 2**20
 
-# cost(configuration int32[L, 2]) -> a number that is to stay below a limit
+# cost(configuration int32[L, 2]) -> a number that a budget limits
 Cost = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class CostKind:
-    """One way to count what a configuration costs.
+    """A kind of cost that a budget can limit.
 
     Attributes:
-      unit: as users write it behind a number.
-      describe: the unit in words.
-      cost: the cost itself.
+      unit: suffix of a number in a budget, such as "MB".
+      describe: name of the unit in messages.
+      cost: the cost of a configuration, in this unit.
       moves_activations: whether it depends on activation bit-widths.
       monotone: whether fewer bits never cost more.
     """
@@ -41,9 +45,10 @@ class CostModel:
     """Costs of all configurations of a network.
 
     Attributes:
-      macs, weights: int64[L], multiply-accumulates per image and kernel elements of searched
-        layers.
-      fixed_bitops, fixed_size_bits: costs of all other layers, in bit operations and in bits.
+      macs: int64[L], multiply-accumulates per image of each searched layer.
+      weights: int64[L], kernel elements of each searched layer.
+      fixed_bitops: bit operations of all other layers.
+      fixed_size_bits: bits of the kernels of all other layers.
     """
 
     macs: np.ndarray
@@ -53,7 +58,7 @@ class CostModel:
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> CostModel:
-        """The cost model of a planned network; fixed layers count with their fixed bits."""
+        """The cost model of a network with these layers."""
         searched = [layer for layer in layers if layer.candidates]
         fixed = [layer for layer in layers if not layer.candidates]
         return cls(
@@ -64,22 +69,22 @@ class CostModel:
         )
 
     def bitops_g(self, configuration: np.ndarray) -> float:
-        """Sum over layers of w_bits * a_bits * MACs for one image, in units of 1e9."""
+        """BitOPs of one image, in units of 1e9: sum over layers of w_bits * a_bits * MACs."""
         bits = np.asarray(configuration, np.int64)
         searched = np.sum(bits[:, WEIGHTS] * bits[:, ACTIVATIONS] * self.macs)
         return float((searched + self.fixed_bitops) / GIGA)
 
     def size_mb(self, configuration: np.ndarray) -> float:
-        """Sum over layers of w_bits * kernel elements, in units of 2^20 bytes."""
+        """Size of the kernels in units of 2^20 bytes: sum over layers of w_bits * elements."""
         bits = np.asarray(configuration, np.int64)[:, WEIGHTS]
         return float((np.sum(bits * self.weights) + self.fixed_size_bits) / MEGABYTE_BITS)
 
     def of_one(self, configuration: np.ndarray) -> dict[str, float]:
-        """Both costs by name in results."""
+        """Both costs, by their names in result files."""
         return {"bitops_g": self.bitops_g(configuration), "size_mb": self.size_mb(configuration)}
 
     def kinds(self) -> dict[str, CostKind]:
-        """The kinds of cost of every network, by unit."""
+        """The kinds of cost that every network has, by unit."""
         return {
             "G": CostKind("G", "GBitOPs", self.bitops_g, monotone=True),
             "MB": CostKind("MB", "MB", self.size_mb, moves_activations=False, monotone=True),

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Shared:
-    """What copies of a coupled network share: calibration images and compiled programs.
+    """State that all copies of a coupled network share: calibration images, compiled programs.
 
-    It is compared by identity, so that a graph definition that holds it can be hashed.
+    Compared by identity, so that the graph definition of the network stays hashable.
 
     Attributes:
-      calibration: images, in batches of one size.
+      calibration: images in batches of one size.
     """
 
     def __init__(self, calibration: Sequence[np.ndarray]):
@@ -37,25 +37,26 @@ class Shared:
         self._made: dict[str, Any] = {}
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives, made when it is first asked for."""
+        """The value stored under `name`; the first call creates it with `make`."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
 
 
 class CoupledNetwork(nnx.Module):
-    """One network for all configurations of a plan; `couple` makes it.
+    """One network with shared weights for all configurations of a plan; created by `couple`.
 
-    Calling it computes logits at the configuration that `set_bits` wrote:
-    `coupled(images) -> float32[N, classes]`. Images are what `preprocess` takes, here and in every
-    function that is given the network; without one they are the network's own input.
+    `coupled(images) -> float32[N, classes]` computes the logits at the configuration that
+    `set_bits` has set. `images` are the input of `preprocess`, here and in every function that
+    takes the network. Without `preprocess`, they are the input of the network itself.
 
     Attributes:
-      network: the caller's own network, with quantized layers and switchable BatchNorms in place.
+      network: a copy of the given network, with quantized layers and switchable BatchNorms in place
+        of its own.
       plan: its layers and configurations.
-      preprocess: turns images into the network's input; pure JAX.
-      mesh: the devices that training steps, profiles and evaluations use.
-      signed: names of the layers whose input codes are signed.
+      preprocess: maps images to the network's input; traceable by JAX.
+      mesh: the devices for training steps, profiles and evaluations.
+      signed: names of the layers with signed input codes.
     """
 
     def __init__(
@@ -78,17 +79,17 @@ class CoupledNetwork(nnx.Module):
 
     @property
     def configuration(self) -> np.ndarray:
-        """The configuration it runs at, int32[L, 2]."""
+        """The current configuration, int32[L, 2]: weight and activation bit-width by layer."""
         return np.stack([np.asarray(x.bits[...]) for x in searched_layers(self.network)])
 
     @property
     def functional(self) -> FunctionalNetwork:
-        """Its structure, for compiled functions that take its arrays as arguments."""
+        """The network as a pure function of its arrays, for compiled functions."""
         return self.shared.once("functional", lambda: FunctionalNetwork(self.network))
 
 
 def identity(images: jax.Array) -> jax.Array:
-    """The preprocessing of images that are the network's input already."""
+    """The preprocessing for images that are already the network's input."""
     return images
 
 
@@ -101,32 +102,32 @@ def couple(
     step_sizes: Literal["published", "least_squares"] = "published",
     devices: int = 0,
 ) -> CoupledNetwork:
-    """One network for all configurations of a plan, its step sizes calibrated.
+    """Converts a network to a coupled network and calibrates its step sizes.
 
     Args:
-      network: the trained full-precision network, float32[N, H, W, C] -> logits [N, classes]. It
-        stays as it is.
-      plan: of this network, see `rfquant_jax.plan`.
-      batches: calibration images: one array [N, H, W, C], or several of one shape. They decide
-        which layer inputs are signed and where the activation step sizes start. `evaluate`,
-        `export` and `recalibrate` use them where they are given no other images.
-      preprocess: turns images, for example uint8, into the network's input, on the device; it is
-        traced. None: images are the network's input.
-      step_sizes: "published" starts training as published: weights from their mean and deviation,
-        activations at 2 mean|x| / sqrt(Qp). "least_squares" searches the steps of least squared
-        error, for a network that is used without training.
-      devices: number of devices for training, profiles and evaluations; 0: all. A batch must be
-        divisible by it.
+      network: the trained full-precision network, float32[N, H, W, C] -> logits [N, classes]; it is
+        not modified.
+      plan: the plan of this network, from `rfquant_jax.plan`.
+      batches: calibration images: one array [N, H, W, C], or several of one shape. They determine
+        which layer inputs are signed and the initial activation step sizes. `evaluate`, `export`
+        and `recalibrate` use them by default.
+      preprocess: maps images, for example uint8, to the network's input; traced and run on the
+        device. None: images are the network's input.
+      step_sizes: initial step sizes. "published": for training; weights from their mean and
+        standard deviation, activations 2 mean|x| / sqrt(Qp). "least_squares": those with the
+        smallest squared quantization error, for a network that is used without training.
+      devices: number of devices for training, profiles and evaluations; 0: all. Batch sizes must
+        be divisible by it.
 
     Returns:
       the coupled network, in evaluation mode and at its largest bit-widths.
 
     Raises:
       ArgumentError: an argument breaks its rule.
-      UserError: the network is not the plan's, or a pattern matches no layer.
+      UserError: the plan is of another network, or a pattern matches no layer.
 
-    Source: LSQ (Esser et al., ICLR 2020) and LSQ+ (Bhalgat et al., 2020) for the step sizes;
-    RFQuant (Tang et al., CVPR 2024), section 4, for the coupling.
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543) for the coupling; LSQ (Esser et al.,
+    ICLR 2020) and LSQ+ (Bhalgat et al., 2020) for the step sizes.
 
     Example:
       >>> coupled = rfq.couple(net, plan, images[:32], devices=1)
@@ -152,17 +153,17 @@ def couple(
 
 
 def set_bits(coupled: CoupledNetwork, configuration: Configuration) -> None:
-    """Lets a coupled network run at a configuration.
+    """Sets the configuration at which a coupled network runs.
 
-    Bit-widths are data: a compiled function that takes the network does not recompile.
+    Bit-widths are arrays, so a compiled function that takes the network does not recompile.
 
     Args:
-      coupled: changed in place.
+      coupled: modified in place.
       configuration: "w4a4"; {layer name: (weight bits, activation bits)} for every searched layer;
         int32[L, 2] in forward order; or a result of `search`.
 
     Raises:
-      UserError: it is not a configuration of this network; names the layer.
+      UserError: not a configuration of this network; the message names the layer.
 
     Example:
       >>> rfq.set_bits(coupled, "w3a3")
@@ -184,12 +185,12 @@ def check_divisible(argument: str, images: int, mesh: Mesh, parts: int = 1) -> N
 
 
 def check_coupled(network: object) -> CoupledNetwork:
-    """The network itself.
+    """Returns the network if it is a coupled one.
 
     Raises:
-      TypeError: it is not a coupled one.
+      TypeError: it is not.
     """
     if not isinstance(network, CoupledNetwork):
         kind = type(network).__name__
-        raise TypeError(f"`coupled` must be a CoupledNetwork, which `couple` makes, not {kind}")
+        raise TypeError(f"`coupled` must be a CoupledNetwork, as `couple` returns, not {kind}")
     return network

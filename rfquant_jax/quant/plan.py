@@ -27,9 +27,10 @@ class QuantizationPlan:
     """The quantization plan of a network, which needs neither weights nor data.
 
     Attributes:
+      settings: the settings of the conversion.
       layers: all layers in forward order, with their candidates.
-      space: the configurations.
-      image_shape: (H, W, C) of the images that it was planned for.
+      space: all configurations of the searched layers.
+      image_shape: (H, W, C) of one image, which determines the costs.
     """
 
     settings: QuantConfig
@@ -59,21 +60,21 @@ class QuantizationPlan:
         return CostModel.of(self.layers)
 
     def configuration(self, given: Configuration) -> np.ndarray:
-        """The configuration int32[L, 2] of "w4a4", a mapping of layers, an array or a result.
+        """Converts a configuration in any form that `set_bits` takes to int32[L, 2].
 
         Raises:
-          UserError: it is not one of this network.
+          UserError: not a configuration of this network.
         """
         return as_configuration(self.space, given)
 
     def costs(self, configuration: Configuration) -> dict[str, float]:
-        """What a configuration costs: {"bitops_g": GBitOPs, "size_mb": MB of 2^20 bytes}.
+        """The costs of a configuration: {"bitops_g": GBitOPs, "size_mb": MB of 2^20 bytes}.
 
         BitOPs are the sum over layers of weight bits * activation bits * multiply-accumulates for
         one image. The size counts kernels only. Layers of fixed bit-width are included.
 
         Raises:
-          UserError: it is not a configuration of this network.
+          UserError: not a configuration of this network.
         """
         return self.cost_model.of_one(self.configuration(configuration))
 
@@ -179,23 +180,26 @@ class QuantizationPlan:
 def plan(
     network: nnx.Module, image_shape: Sequence[int], config: QuantConfig | None = None
 ) -> QuantizationPlan:
-    """What quantization makes of a plain network; nothing is computed.
+    """Plans the quantization of a plain network: its layers, their candidates, their costs.
 
-    The first convolution and all dense layers have fixed bit-widths. Every other convolution is
-    searched.
+    The first convolution and all dense layers have fixed bit-widths; all other convolutions are
+    searched. Nothing is computed.
 
     Args:
-      network: float32[N, H, W, C] -> logits [N, classes], of 2-D `nnx.Conv` and `nnx.Linear` layers
-        that are called once each. Its arrays may be abstract (`nnx.eval_shape`).
+      network: float32[N, H, W, C] -> logits [N, classes], made of 2-D `nnx.Conv` and `nnx.Linear`
+        layers that are called once each. Its arrays may be abstract (`nnx.eval_shape`).
       image_shape: (H, W, C) of the network's input.
       config: candidates and rules; None: the published ones.
 
     Returns:
-      the plan: `layers` in forward order, the `space` of configurations, and `costs` of them.
+      the plan, with the `layers` in forward order, the `space` of configurations and the function
+      `costs`.
 
     Raises:
-      UserError: a layer is of an unsupported kind or not called once, a rule does not fit, or no
-        layer is left to search; names the layer.
+      UserError: a layer is of an unsupported type or is not called exactly once, a rule matches no
+        layer, or there is no layer to search. The message names the layer.
+
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 
     Example:
       >>> plan = rfq.plan(net, (8, 8, 3), rfq.QuantConfig(candidates=(6, 5, 4, 3, 2)))

@@ -1,4 +1,4 @@
-"""How a plain network becomes a coupled one: candidates, fixed bit-widths, exceptions."""
+"""Settings of the conversion to a coupled network: candidates, fixed bit-widths, rules."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ CANDIDATES_RULE = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISIO
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """Bit-widths of a network's layers; the defaults are those of RFQuant (CVPR 2024).
+    """Bit-widths that the layers of a network may take; the defaults are those of RFQuant.
 
     Attributes:
-      candidates: bit-widths that layers are searched over, largest first; 2 to 8, or 32 for not
-        quantized.
-      depthwise_min_bits: depthwise convolutions never go below.
-      fixed_bits: of the first convolution's weights and of dense layers.
-      rules: (layer pattern, bit-widths) pairs over the searched layers, the later one wins: several
-        bit-widths narrow the candidates, a single one fixes the layer. Patterns are shell patterns.
-      signed, unsigned: patterns of layers whose input is signed or unsigned, whatever calibration
-        finds.
-      scale_gradient: multiply gradients of step sizes by 1 / sqrt(elements * Qp), as LSQ does.
+      candidates: bit-widths to choose from, largest first; 2 to 8, or 32 for not quantized.
+      depthwise_min_bits: smallest bit-width of depthwise convolutions.
+      fixed_bits: bit-width of the first convolution's weights, and of weights and inputs of dense
+        layers.
+      rules: (layer pattern, bit-widths) pairs for searched layers. Several bit-widths restrict the
+        candidates, a single one fixes the layer. Patterns are shell patterns; if several match a
+        layer, the last one applies.
+      signed, unsigned: patterns of layers whose input is quantized as signed or unsigned, instead
+        of by the sign that calibration finds.
+      scale_gradient: whether gradients of step sizes are multiplied by 1 / sqrt(elements * Qp), as
+        in LSQ. RFQuant does not use it on ImageNet.
 
     Raises:
       ArgumentError: a bit-width is out of range, or a rule is malformed.
+
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); LSQ (Esser et al., ICLR 2020).
 
     Example:
       >>> config = rfq.QuantConfig(candidates=(8, 4, 2), rules=(("last", (8,)),))

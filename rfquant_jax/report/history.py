@@ -1,4 +1,4 @@
-"""A log in memory, for training in a program or a notebook."""
+"""A log in memory, for training from Python or in a notebook."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class History(RunLog):
       log: called with each one-line message; None: messages are dropped.
 
     Attributes:
-      records: {"step", name: value} of each record of metrics, in order.
-      events: of the scheduler and of skipped updates.
+      records: records of metrics {"step", name: value}, in order.
+      events: events of the scheduler and of skipped updates, in order.
     """
 
     def __init__(self, log: Callable[[str], object] | None):
@@ -39,6 +39,6 @@ class History(RunLog):
 
     @contextmanager
     def progress(self, task: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-        """Lines alone: a program's own output stays whole."""
+        """Reports progress as messages only: a progress bar would mix with a program's output."""
         with tqdm(total=total, initial=done, disable=True) as bar:
             yield Progress(self, task, bar, total, done)

@@ -18,10 +18,13 @@ Charts = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 class Board:
-    """Scalars for TensorBoard and the layout of its charts, written in the calling thread.
+    """Writes scalars and the layout of charts to an event file, in the calling thread.
 
-    tensorboardX's writer uses a thread. On a full disk, this thread dies with a traceback, and its
-    full queue then blocks the run forever.
+    tensorboardX's own writer uses a thread. On a full disk that thread dies with a traceback, its
+    queue fills up, and the run blocks forever.
+
+    Args:
+      folder: created if missing; a new event file is written to it.
     """
 
     def __init__(self, folder: Path):
@@ -33,12 +36,18 @@ class Board:
             self._write(file_version="brain.Event:2")
 
     def add(self, values: Mapping[str, float], step: int) -> None:
+        """Writes scalars by name.
+
+        Raises:
+          OSError: the file cannot be written; the error names the folder.
+        """
         with naming(self._folder):
             for name, value in values.items():
                 self._write(step=step, summary=scalar(name, value))
             self._writer.flush()
 
     def arrange(self, charts: Charts) -> None:
+        """Writes the layout of the tab "Custom scalars": {category: {title: names of curves}}."""
         layout = {
             category: {title: ["Multiline", list(curves)] for title, curves in of.items()}
             for category, of in charts.items()

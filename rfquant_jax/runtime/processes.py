@@ -13,12 +13,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from rfquant_jax.errors import ConfigError, Interrupted, RunFailure, UserError
+from rfquant_jax.errors import ArgumentError, Interrupted, RunFailure, UserError
 from rfquant_jax.runtime import devices, native_errors
 
 # Environment variables of batch systems supported by JAX: number of processes, total and per host.
@@ -33,58 +33,72 @@ _LOST_SIGNS = ("Gloo", "NCCL", "heartbeat", "Barrier", "barrier", "Connection cl
 _LAST_WORDS = 5  # seconds
 
 
+class ProcessSettings(Protocol):
+    """How the processes of a run find each other; the section `distributed` of a config.
+
+    Attributes:
+      detect: whether to join the cluster that JAX detects, such as SLURM or Open MPI.
+      coordinator: HOST:PORT of process 0; "": none is given.
+      processes: number of processes, with a coordinator.
+      process: index of this process, with a coordinator.
+      start_timeout_seconds: time for all processes to connect.
+      heartbeat_timeout_seconds: time without a heartbeat after which a process counts as lost.
+    """
+
+    detect: bool
+    coordinator: str
+    processes: int
+    process: int
+    start_timeout_seconds: int
+    heartbeat_timeout_seconds: int
+
+
 @contextmanager
-def processes(config: ConfigDict) -> Iterator[None]:
+def processes(settings: ProcessSettings) -> Iterator[None]:
     """Context of a multi-process run: connects the processes, and terminates all of them on
     failure.
 
-    Args:
-      config: the config section `distributed`.
-
     Raises:
-      ConfigError: not all processes connected.
+      ArgumentError: not all processes connected.
       UserError: the connection between the processes was lost.
     """
-    start(config)
+    start(settings)
     try:
         yield
     except (UserError, Interrupted):
         raise
     except Exception as error:
         if _may_be_a_loss(error):
-            _await_verdict(error, config.heartbeat_timeout_seconds)
+            _await_verdict(error, settings.heartbeat_timeout_seconds)
         if jax.process_count() > 1 and not isinstance(error, RunFailure):
             traceback.print_exc()
             leave(1)
         raise
 
 
-def start(config: ConfigDict) -> None:
+def start(settings: ProcessSettings) -> None:
     """Connects the processes of this run, if there are several; call it before any computation.
 
-    Args:
-      config: the config section `distributed`.
-
     Raises:
-      ConfigError: the coordinator cannot be reached, or not all processes connected in time.
+      ArgumentError: the coordinator cannot be reached, or not all processes connected in time.
     """
-    if config.coordinator:
+    if settings.coordinator:
         where = {
-            "coordinator_address": config.coordinator,
-            "num_processes": config.processes,
-            "process_id": config.process,
+            "coordinator_address": settings.coordinator,
+            "num_processes": settings.processes,
+            "process_id": settings.process,
             "local_device_ids": [],  # none are hidden
         }
-        if config.processes > 1:
-            if config.process == 0:
-                _check_port(config.coordinator)
-            _join(where, config, certain=True)
-    elif config.detect and (count := _detected_count()) != 1:
+        if settings.processes > 1:
+            if settings.process == 0:
+                _check_port(settings.coordinator)
+            _join(where, settings, certain=True)
+    elif settings.detect and (count := _detected_count()) != 1:
         where = {"local_device_ids": [] if _has_host_to_itself() else None}
-        _join(where, config, certain=count is not None)
+        _join(where, settings, certain=count is not None)
 
 
-def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
+def _join(where: dict, settings: ProcessSettings, *, certain: bool) -> None:
     """Starts `jax.distributed`, and the filter of its output.
 
     Args:
@@ -93,24 +107,24 @@ def _join(where: dict, config: ConfigDict, *, certain: bool) -> None:
     """
     # JAX's signal handler would replace ours, which stops all processes after the same step.
     jax.config.update("jax_enable_preemption_service", False)
-    timeout = config.heartbeat_timeout_seconds
+    timeout = settings.heartbeat_timeout_seconds
     filtered = native_errors.Filter(timeout) if certain else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about missing clusters
             jax.distributed.initialize(
                 **where,
-                initialization_timeout=config.start_timeout_seconds,
+                initialization_timeout=settings.start_timeout_seconds,
                 heartbeat_timeout_seconds=timeout,
             )
     except (ValueError, RuntimeError) as error:
         if filtered is not None:
             filtered.stop()
-        if not config.coordinator and isinstance(error, ValueError):
+        if not settings.coordinator and isinstance(error, ValueError):
             return  # no cluster or job step: a single process
         reason = (str(error).splitlines() or [""])[0]
         rule = f"the processes of this run did not connect ({reason})"
-        raise ConfigError("distributed.coordinator", config.coordinator, rule) from error
+        raise ArgumentError("coordinator", settings.coordinator, rule) from error
     filtered = filtered or native_errors.Filter(timeout)
     filtered.name_peers(_host_names())
 
@@ -119,7 +133,7 @@ def _check_port(coordinator: str) -> None:
     """Checks that the coordinator's port is free.
 
     Raises:
-      ConfigError: the port is in use, which would crash JAX.
+      ArgumentError: the port is in use, which would crash JAX.
     """
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -127,7 +141,7 @@ def _check_port(coordinator: str) -> None:
             listener.bind(("", int(coordinator.rpartition(":")[2])))
         except OSError as error:
             rule = f"its port cannot be used here ({error.strerror}): is another run using it?"
-            raise ConfigError("distributed.coordinator", coordinator, rule) from error
+            raise ArgumentError("coordinator", coordinator, rule) from error
 
 
 def _detected_count() -> int | None:

@@ -16,13 +16,10 @@ from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
 from rfquant_jax.quant.layers import assign, evaluate_on_codes
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
+from rfquant_jax.search.metrics import METRICS
 from rfquant_jax.search.prefix import CutProgram
-from rfquant_jax.train import losses
 
-# Metrics of one configuration, in the order of the evaluation's columns: top-1 error, mean
-# cross-entropy, and mean Kullback-Leibler divergence of its probabilities from those of the largest
-# configuration. The divergence needs no labels and has no label noise.
-METRICS = ("error", "cross_entropy", "divergence")
+_COLUMNS = tuple(METRICS)
 
 
 class CandidateEvaluator:
@@ -38,7 +35,7 @@ class CandidateEvaluator:
       params: its parameters, replicated over the mesh.
       batches: batch `i` is used in iteration `i`.
       largest: int32[L, 2], the reference configuration of "divergence".
-      metric: one of `METRICS`.
+      metric: a name in `metrics.METRICS`.
       starts: layers before which an evaluation may start, see `prefix.choose_starts`; (0,) means
         that every evaluation is a full forward pass.
     """
@@ -57,7 +54,7 @@ class CandidateEvaluator:
         self._functional, self._params, self._mesh = functional, params, mesh
         self._preprocess, self._largest = preprocess, largest
         self._batches = _Upcoming(batches)
-        self._column = METRICS.index(metric)
+        self._column = _COLUMNS.index(metric)
         self._starts = tuple(starts)
         self._refer = Compiled(self._refer_one, mesh, (REPLICATED,) * 3, SHARDED)
         self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
@@ -91,7 +88,7 @@ class CandidateEvaluator:
 
     def by(self, metric: str) -> Callable[[np.ndarray, int], np.ndarray]:
         """The same evaluator with another metric, without recompilation."""
-        column = METRICS.index(metric)
+        column = _COLUMNS.index(metric)
         return lambda configurations, iteration: self._all(configurations, iteration, column)
 
     def mean(self, configurations: np.ndarray, numbers: Iterable[int]) -> np.ndarray:
@@ -123,7 +120,7 @@ class CandidateEvaluator:
         if self._program is None:
             self._prepare(batch)
         reference = self._no_reference
-        if METRICS[column] == "divergence":
+        if _COLUMNS[column] == "divergence":
             reference = self._reference(batch, iteration, fixed)
         base = common_base(configurations)
         different = np.any(configurations != base, axis=2)
@@ -180,16 +177,11 @@ class CandidateEvaluator:
         return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
 
     def _metrics(self, shared, rows) -> jax.Array:
-        """`METRICS` of one configuration, float32[3]."""
+        """All `METRICS` of one configuration, float32[3]."""
         self._network_traces += 1
         params, batch, reference = shared
         logits, labels = self._logits(params, batch["image"], rows), batch["label"]
-        # argmax alone would return class 0 for NaN.
-        error = jnp.where(
-            jnp.all(jnp.isfinite(logits)), jnp.mean(jnp.argmax(logits, -1) != labels), jnp.nan
-        )
-        entropy = losses.cross_entropy(logits, labels)
-        return jnp.stack([error, entropy, losses.distillation(reference, logits)])
+        return jnp.stack([metric(logits, labels, reference) for metric in METRICS.values()])
 
     def _logits(self, params, images, rows) -> jax.Array:
         network = with_batch_statistics(

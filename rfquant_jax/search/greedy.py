@@ -1,4 +1,4 @@
-"""Bidirectional greedy search (method, section 8).
+"""The bidirectional greedy search of RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 
 Independent of networks and JAX: it only calls `evaluate` and the cost functions of the budgets.
 """

@@ -1,4 +1,4 @@
-"""The profile of a coupled network: divergences of configurations, and a model of all others."""
+"""The profile of a coupled network: measured divergences, and a surrogate fitted to them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, me
 from rfquant_jax.search.surrogate import Quality
 from rfquant_jax.search.variables import SearchSpace, make_search_space
 
-FEWEST = 10  # configurations that a model from a file is fitted to
+FEWEST = 10  # configurations that fitting a surrogate requires
 
 
 class NetworkProfile:
-    """How far configurations diverge from the largest bit-widths; `profile` makes it.
+    """Divergences of configurations, and a surrogate that predicts others; made by `profile`.
 
-    A divergence is the mean Kullback-Leibler divergence, in nats, of a configuration's class
-    probabilities from those of the largest bit-widths on the same images. It needs no labels.
+    The divergence of a configuration is the mean over images of the Kullback-Leibler divergence of
+    its class probabilities from those of the largest bit-widths, in nats. It needs no labels.
 
     Attributes:
-      plan: of the network.
-      evaluator: measures configurations; None where the profile came from a file alone.
-      record: every divergence that was measured.
-      parts: disjoint sets of images that were measured apart.
-      count: configurations that its design has.
-      seed: of the draws.
+      plan: the plan of the network.
+      evaluator: measures configurations; None if the profile was read from a file without a
+        network.
+      record: all measured divergences.
+      parts: number of disjoint sets of images on which divergences are measured separately.
+      count: number of configurations that are measured before a search.
+      seed: seed of their random choice.
     """
 
     def __init__(
@@ -48,45 +49,48 @@ class NetworkProfile:
         self.parts, self.count, self.seed = parts, count, seed
 
     def __len__(self) -> int:
-        """Divergences in the profile."""
+        """Number of divergences in the profile."""
         return len(self.record)
 
     @property
     def measured(self) -> bool:
-        """Whether further configurations can be measured."""
+        """Whether the profile has an evaluator, so that further configurations can be measured."""
         return self.evaluator is not None
 
     @property
     def quality(self) -> Quality:
-        """How well the model predicts configurations that it was not fitted to (5-fold): `r2` of
-        log(divergence), `rank_correlation`, and the pairs `measured` and `predicted`."""
+        """Quality of the surrogate on configurations that it was not fitted on (5-fold): `r2` of
+        log(divergence), `rank_correlation`, and the pairs `measured` and `predicted`.
+        """
         return self._unrestricted.pooled.quality
 
     def divergences(self, configurations: Sequence[Configuration]) -> np.ndarray:
-        """Measured divergences, float64[N], a mean over the parts.
+        """Divergences of configurations, float64[N], mean over the parts.
+
+        Configurations that are not in the profile are measured and added.
 
         Raises:
-          UserError: it is not a configuration of the network.
-          LookupError: one was not measured, and there is no network to measure it with.
+          UserError: one is not a configuration of the network.
+          LookupError: one is not in the profile, and there is no evaluator to measure it.
         """
         rows = np.stack([self.plan.configuration(given) for given in configurations])
         return np.mean([self.record.measure(rows, part) for part in range(self.parts)], axis=0)
 
     def known(self, configuration: Configuration) -> float | None:
-        """The measured divergence of a configuration; None if it was not measured.
+        """The divergence of a configuration in the profile; None if it was not measured.
 
         Raises:
-          UserError: it is not a configuration of the network.
+          UserError: not a configuration of the network.
         """
         rows = self.plan.configuration(configuration)
         found = [self.record.known(rows, part) for part in range(self.parts)]
         return None if None in found else float(np.mean(found))
 
     def predict(self, configurations: Sequence[Configuration]) -> np.ndarray:
-        """Divergences by the model fitted to the profile, float64[N]; nothing is evaluated.
+        """Divergences predicted by the surrogate, float64[N]; nothing is measured.
 
         Raises:
-          UserError: it is not a configuration of the network.
+          UserError: one is not a configuration of the network.
         """
         rows = [self.plan.configuration(given) for given in configurations]
         pooled = self._unrestricted.pooled
@@ -96,22 +100,26 @@ class NetworkProfile:
 
     @cached_property
     def _unrestricted(self) -> ProfileSearch:
-        """The model of all configurations."""
+        """The search without limits on bit-widths, whose surrogate covers all configurations."""
         return self.model()
 
     def model(
         self, search_space: SearchSpace | None = None, settings: ProfileSettings | None = None
     ) -> ProfileSearch:
-        """A search on the profile's design: what searches measured besides only saves evaluations.
+        """A search with a surrogate fitted to the configurations that are measured in advance.
+
+        Configurations that earlier searches measured are not used for the fit, so that results do
+        not depend on earlier searches. They only save evaluations.
 
         Args:
-          search_space: what may change; None: every bit-width that the plan allows. Restricted ones
-            have a design of their own, which is measured where the profile lacks it.
-          settings: constants; None: the published ones.
+          search_space: the variables of the search; None: every bit-width that the plan allows.
+            With limits, other configurations are measured in advance, unless they are in the
+            profile already.
+          settings: constants of the search; None: the defaults.
 
         Raises:
-          UserError: too little was measured within the restrictions, and there is no network to
-            measure with.
+          UserError: there is no evaluator, and the profile holds too few configurations within the
+            limits.
         """
         search_space = search_space or make_search_space(self.plan.space)
         chosen = None

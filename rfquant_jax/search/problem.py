@@ -1,4 +1,4 @@
-"""The interface of search algorithms."""
+"""The interface of search algorithms; their names are in `config/search_algorithms.py`."""
 
 from __future__ import annotations
 

@@ -33,29 +33,33 @@ def profile(
     batch_size: int = 256,
     seed: int = 0,
 ) -> NetworkProfile:
-    """Measures how far configurations diverge from the largest one, and fits a model to it.
+    """Measures divergences of configurations from the largest one and fits a surrogate to them.
 
-    Every budget can be searched on one profile. What was measured is kept in `path`, line by line:
-    an interrupted call continues there, and the same call later measures nothing.
+    One profile serves all budgets. Each measurement is appended to the file `path`: an interrupted
+    call resumes from it, and a repeated call measures nothing.
 
     Args:
-      network: a coupled network; or a plan, which answers from the file at `path` alone.
-      images: that no accuracy is reported on later, [N, H, W, C] or batches of one shape, as
-        `coupled.preprocess` takes them. The paper's searches need no more than 2,000.
-      path: of a file of JSON lines, created with its folder. One of another network, other images
-        or another number of bit-widths is replaced. None: the profile is kept in memory.
-      configurations: how many to measure; less than the pairs wXaY is raised to their number.
-      batch_size: an array is cut into batches of so many images; a few images are left out where it
-        cannot be divided. Statistics are those of each batch.
-      seed: of the choice of configurations.
+      network: a coupled network; or a plan, to read a profile from `path` without a network.
+      images: images for measuring, [N, H, W, C] or batches of one shape, in the form that
+        `coupled.preprocess` takes. Do not use images on which you report accuracies later. 2,000
+        are enough.
+      path: a file of JSON lines; it and its folder are created if missing. A file of another
+        network, other images or other candidates is replaced. None: the profile is only in memory.
+      configurations: number of configurations to measure; values below the number of uniform pairs
+        wXaY are raised to it.
+      batch_size: images per batch, for an array; images that do not fill a batch may be left out.
+        BatchNorm uses the statistics of each batch.
+      seed: seed of the choice of configurations.
 
     Returns:
-      the profile, with the evaluator that measures further configurations while budgets are
-      searched; without one where `network` is a plan.
+      the profile. Given a coupled network, it has an evaluator, with which searches measure further
+      configurations.
 
     Raises:
       ArgumentError: an argument breaks its rule.
-      UserError: the file is missing or of another network, where `network` is a plan.
+      UserError: `network` is a plan, and the file is missing or of another network.
+
+    Source: this project.
 
     Example:
       >>> profile = rfq.profile(coupled, images, configurations=40)
@@ -94,7 +98,7 @@ def profile(
 
 
 def _image_sets(images: Images, batch_size: int) -> ImageSets:
-    """Batches; their labels are not used."""
+    """Batches of the images; labels are required but not used."""
     joined = np.concatenate(image_batches(images))
     if batch_size < 1:
         raise ArgumentError("batch_size", batch_size, "must be at least 1")
@@ -102,7 +106,7 @@ def _image_sets(images: Images, batch_size: int) -> ImageSets:
 
 
 def _header(plan: QuantizationPlan, params: Arrays, sets: ImageSets) -> dict:
-    """What divergences depend on."""
+    """Everything that measured divergences depend on."""
     batches = (batch["image"] for batch in sets.batches)
     return {
         "parameters": _digest(np.asarray(params[name]) for name in sorted(params)),

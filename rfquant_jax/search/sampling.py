@@ -1,4 +1,4 @@
-"""Sampling baselines: random search and evolution (method, section 8)."""
+"""Baselines that sample configurations: random search and evolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations for budgets, from a profile."""
+"""Searches configurations for budgets on a profile."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from rfquant_jax.search.variables import SearchSpace, make_search_space
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The configuration that a search found for a budget. Every public function takes it as one.
+    """The result of a search for one budget; public functions accept it as a configuration.
 
     Attributes:
-      budget: as it was asked for.
-      configuration: int32[L, 2], weight and activation bit-widths in forward order.
+      budget: the budget as it was given.
+      configuration: int32[L, 2], weight and activation bit-widths of the layers in forward order.
       layers: the same as {layer name: (weight bits, activation bits)}.
-      costs: {"bitops_g", "size_mb"}, and "latency_ms" where latencies are known.
-      predicted: its divergence by the model, in nats.
-      divergence: its measured divergence, in nats; None where it was not measured.
+      costs: {"bitops_g", "size_mb"}, and "latency_ms" if a latency table was given.
+      predicted: divergence predicted by the surrogate, in nats.
+      divergence: measured divergence in nats; None if it was not measured.
     """
 
     budget: str
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def measured(self) -> bool:
-        """Whether it was measured, not only predicted by the model."""
+        """Whether the divergence was measured, not only predicted."""
         return self.divergence is not None
 
 
@@ -59,29 +59,34 @@ def search(
     groups: Sequence[Sequence[str]] = (),
     latency_table: str | os.PathLike[str] | None = None,
 ) -> list[Found]:
-    """The configuration that diverges least within each budget.
+    """Finds the configuration with the smallest divergence within each budget.
 
-    Integer programs on a model fitted to the profile, in trust regions around the best measured
-    configuration. Limits are kept exactly. The same profile and arguments give the same results,
-    in whatever order budgets are given.
+    A surrogate fitted to the profile is minimised by integer programming, in trust regions around
+    the best measured configuration. No result exceeds its budget. The same profile and arguments
+    give the same results, independent of the order of the budgets.
 
     Args:
-      profile: from `rfquant_jax.profile`. One without an evaluator is searched by its model alone.
-      budgets: one or several: GBitOPs ("33.9G"), a size of the kernels ("2.3MB", "60KB"), a latency
-        ("5ms"), several limits at once ("30G+2MB"), or a multiple of the cost of a uniform
+      profile: from `rfquant_jax.profile`. If it has no evaluator, only the surrogate is used.
+      budgets: one budget or several: GBitOPs ("33.9G"), size of the kernels ("2.3MB", "60KB"),
+        latency ("5ms"), several limits at once ("30G+2MB"), or a multiple of the cost of a uniform
         configuration ("0.8*w4a4", "0.9*w4a4:MB").
-      evaluations: configurations measured for each budget, at most. 0: the model alone answers.
-      min_bits, max_bits: limits of all bit-widths.
-      pins: (layer pattern, (weight bits, activation bits)) pairs that stay as they are.
+      evaluations: maximum number of configurations to measure for each budget; 0: only the
+        surrogate is used.
+      min_bits: smallest bit-width of all layers.
+      max_bits: largest bit-width of all layers.
+      pins: (layer pattern, (weight bits, activation bits)) pairs: layers with fixed bit-widths.
       groups: ("weights", "activations" or "both", layer pattern, ...): layers with equal bits.
-      latency_table: JSON or CSV file of layer, w_bits, a_bits, milliseconds; allows "5ms".
+      latency_table: JSON or CSV file with layer, w_bits, a_bits and milliseconds, required for
+        latency budgets.
 
     Returns:
       a result for each budget, in the order of `budgets`.
 
     Raises:
       ArgumentError: a budget is malformed, or a pattern matches no layer.
-      UserError: a budget is below the cheapest configuration; names the costs within reach.
+      UserError: no configuration is within a budget; the message names the possible costs.
+
+    Source: this project; RFQuant (Tang et al., CVPR 2024) searches greedily.
 
     Example:
       >>> found = rfq.search(profile, ["0.8*w4a4", "200KB"], evaluations=8)
@@ -109,7 +114,7 @@ def search(
     evaluations = evaluations if profile.measured else 0
     region = TrustRegionSettings(evaluations=evaluations)
     model = profile.model(search_space, ProfileSettings(region=region))
-    # The loosest first: what is measured for one budget serves the next.
+    # The largest budget first: the configurations measured for it are reused for the next ones.
     order = sorted(parsed.values(), key=lambda b: (b.load(plan.space.largest), b.text))
     found = {
         budget.text: _best(profile, model, search_space, budget, number, evaluations)
@@ -133,7 +138,7 @@ def _best(
     number: int,
     evaluations: int,
 ) -> np.ndarray:
-    """The best configuration: measured where there is something to measure with."""
+    """The best measured configuration; without evaluations, the best one by the surrogate."""
     if not evaluations:
         return solved(model.pooled, search_space, budget).configuration
     proposed = model(budget, number)

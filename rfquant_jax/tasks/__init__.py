@@ -1,7 +1,7 @@
-"""The tasks of a run, each in a file of its own.
+"""The tasks of a run, one file each.
 
-`perform` does the tasks that a run's config asks for, `check` looks at what they need before they
-start, and `TASKS` has the function of each. Importing this package imports none of them.
+`TASKS` maps names to functions, `check` verifies the preconditions of the tasks in a config, and
+`perform` runs them. Importing this package does not import the tasks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: `python launch.py` in a checkout, `rfquant` where the package is installed."""
+"""The command line: `python launch.py` in a checkout, `rfquant` if the package is installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rfquant_jax.config import recipes
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.runtime import host_memory
 from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
@@ -17,8 +18,8 @@ from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
 HELP = """\
 Trains a network for all bit-widths at once, searches configurations for budgets, evaluates them.
 
-Without arguments it runs the quickstart and leaves everything in runs/quickstart; the same command
-again resumes it.
+Without arguments it runs the quickstart and writes all results to runs/quickstart. The same command
+resumes a stopped run.
 
   --config=FILE            the recipe, a Python file; default: {recipe}
   --workdir=DIR            folder for results; default: runs/<name of the recipe>
@@ -38,24 +39,25 @@ one-line message; 75 stopped by SIGTERM or Ctrl-C after saving; run the same com
 
 
 def run() -> None:
-    """Does what the arguments of the process ask for, and exits with the code listed above."""
+    """Runs the command line of this process and exits with one of the codes in `HELP`."""
     app.run(main, flags_parser=parse_flags)
 
 
 def main(_: list[str]) -> int:
+    """Performs the tasks of the config; returns the exit code."""
     logging.set_verbosity(logging.FATAL)  # hides messages of libraries
     workdir = flags.FLAGS.workdir or recipes.default_workdir(recipe_path(sys.argv))
     run, code = None, 0
     with StopSignal() as stop:
         host_memory.keep_freed_memory()
-        # Importing these takes seconds, in which a signal may come.
+        # Imported here, because the imports take seconds and a signal may already arrive then.
         from rfquant_jax.runtime import processes as distributed
         from rfquant_jax.tasks import dispatch
         from rfquant_jax.tasks.context import Run
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop, _command(sys.argv))
-            with distributed.processes(run.config.distributed):
+            with in_field_names(), distributed.processes(run.config.distributed):
                 dispatch.perform(run)
         except UserError as error:
             code = complain(error)
@@ -77,7 +79,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def _help(program: str) -> str:
-    """The text above the fields, in the words of how the program was called."""
+    """The help text above the fields; its examples use the command that the user typed."""
     in_checkout = program.endswith(".py")
     return HELP.format(
         program="python launch.py" if in_checkout else Path(program).name,
@@ -91,7 +93,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     try:
         config = recipes.load(recipe)
         if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(arguments):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close the pipe early
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close the pipe
             print(_help(arguments[0]) + "\n" + recipes.describe(config, recipe))
             raise SystemExit(0)
         recipes.check_overrides(config, arguments)
@@ -106,7 +108,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def recipe_path(arguments: list[str]) -> Path:
-    """The recipe that `--config=FILE` or `--config FILE` names, or the quickstart."""
+    """The file given as `--config=FILE` or `--config FILE`; the quickstart if there is none."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.lstrip("-") == "config" and argument.startswith("-"):
             return Path(following)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.data.sources import Source, Subset, split
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
@@ -38,6 +39,7 @@ class SearchImages:
     unseen: tuple[np.ndarray, ...]
 
 
+@in_field_names()
 def search_images(run: Run) -> SearchImages:
     """The images of the run's search.
 
@@ -50,7 +52,7 @@ def search_images(run: Run) -> SearchImages:
         rule = f"must hold out two images or more for the search; it holds out {len(held_out)}"
         raise ConfigError("data.search_fraction", data.search_fraction, rule)
     fraction = 0.5 if crossed else run.config.search.confirm_fraction
-    first, second = split(held_out, fraction, data.split_seed + 1, field="search.confirm_fraction")
+    first, second = split(held_out, fraction, data.split_seed + 1, argument="confirm_fraction")
     if not crossed:
         return SearchImages((first,), second, (np.ones(len(second), bool),))
     everything = np.arange(len(held_out))

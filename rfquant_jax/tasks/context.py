@@ -107,6 +107,7 @@ class Run:
         return devices.make_mesh(self.config.devices)
 
     @cached_property
+    @in_field_names()
     def data(self) -> DataSet:
         """The images.
 

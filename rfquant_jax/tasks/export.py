@@ -15,26 +15,25 @@ from rfquant_jax.config import checks
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.sources import Subset
 from rfquant_jax.errors import ConfigError, UserError, listed
-from rfquant_jax.export import files
+from rfquant_jax.export import files, format_names
 from rfquant_jax.export.formats import integer, integer_reader, tflite_graph
 from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.trace.capture import capture
-from rfquant_jax.export.verify.compare import (
-    Agreement,
-    CodeComparison,
-    CodesOf,
-    compare_codes,
-    compare_predictions,
-)
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
-from rfquant_jax.export.verify.runners import Runner, missing_runtime, open_all
+from rfquant_jax.export.verify.runners import open_all
+from rfquant_jax.export.verify.verify import (
+    LARGEST_BATCH,
+    Limits,
+    compare_files,
+    disagreements,
+)
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
-from rfquant_jax.tasks.export_report import disagreements, export_table
+from rfquant_jax.tasks.export_report import export_table
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.workdir import (
     EXPORT_FILE,
@@ -43,9 +42,6 @@ from rfquant_jax.tasks.workdir import (
     read_json,
     write_json,
 )
-
-# Batch size: all activations in float64 and the codes of all layers are kept.
-LARGEST_BATCH = 16
 
 
 def export(run: Run) -> dict:
@@ -71,13 +67,12 @@ def export(run: Run) -> dict:
         run.stop.check()
         statistics = measure.recalibrated(trained.params, configuration)
         network = fixed_network(trained.functional, trained.params, statistics, configuration)
-        reference = ReferenceModel(network)
+        references = ReferenceModel(network), ReferenceModel(network, np.float64)
         about = _about(run, name, trained.origin, configuration)
-        about["accuracy"] = _accuracy(run, reference)
+        about["accuracy"] = _accuracy(run, references[0])
         models[name] = fold(network, run.image_shape, about)
-        exact = ReferenceModel(network, np.float64)
-        results[name] = _export_one(run, name, reference, exact, models[name], configuration)
-        found = list(disagreements(run.config.export, results[name]))
+        results[name] = _export_one(run, name, references, models[name], configuration)
+        found = list(disagreements(_limits(run), results[name]))
         results[name]["verified"] = not found
         wrong |= {name: found} if found else {}
     content = {
@@ -85,7 +80,7 @@ def export(run: Run) -> dict:
         "float32_bytes": float32_bytes(run.abstract_network),
         "configurations": results,
     }
-    if files.BUNDLE in run.config.export.formats:
+    if format_names.BUNDLE in run.config.export.formats:
         content["bundle"] = _bundle(run, models) | {"verified": not wrong}
     write_json(run.workdir / EXPORT_FILE, content)
     run.log.info("\n" + export_table(content))
@@ -129,9 +124,9 @@ def check(run: Run, before: Container[str]) -> None:
         rule = "the task export needs a single process: run it separately"
         raise ConfigError("tasks", checks.tasks(run.config), rule)
     formats = run.config.export.formats
-    if set(files.NEED_ONNX) & set(formats) and (lack := missing("onnx")):
+    if set(format_names.NEED_ONNX) & set(formats) and (lack := missing("onnx")):
         raise ConfigError("export.formats", formats, lack)
-    if files.TFLITE in formats:
+    if format_names.TFLITE in formats:
         tflite_graph.schema()
     network = run.plan.convert(run.network)
     network.eval()
@@ -152,7 +147,7 @@ def _name(configuration: str) -> str:
       UserError: the name is invalid.
     """
     name = re.sub(r"[^\w.-]+", "_", Path(configuration.removesuffix(".json")).name).strip("_.")
-    if name in ("", files.BUNDLE):
+    if name in ("", format_names.BUNDLE):
         raise UserError(
             f"config.configuration={configuration}: its file name is used for exported "
             f"files and must not be {name or 'empty'!r}"
@@ -226,8 +221,7 @@ def _accuracy(run: Run, reference: ReferenceModel) -> dict:
 def _export_one(
     run: Run,
     name: str,
-    reference: ReferenceModel,
-    exact: ReferenceModel,
+    references: tuple[ReferenceModel, ReferenceModel],
     model: IntegerModel,
     configuration: np.ndarray,
 ) -> dict:
@@ -235,47 +229,29 @@ def _export_one(
     wanted = run.config.export
     folder = run.workdir / EXPORT_FOLDER
     paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
-    stored = integer_reader.read(paths[files.INTEGER]).model()
-    codes = {
-        "float32": _compare_codes(run, stored, reference),
-        "float64": _compare_codes(run, model, exact),
-    }
-    runners = open_all(paths)
-    predictors = {kind: runner.predict for kind, runner in runners.items()}
-    batches = _normalized(run, wanted.images)
-    found = compare_predictions(reference, exact, predictors, batches)
+    compared = compare_files(
+        paths,
+        open_all(paths),
+        model,
+        integer_reader.read(paths[format_names.INTEGER]).model(),
+        references,
+        lambda: _normalized(run, wanted.images),
+        lambda: _normalized(run, wanted.code_images),
+    )
+    formats = {kind: _file(run, path) | compared["formats"][kind] for kind, path in paths.items()}
     return {
         "layers": run.plan.space.to_json(configuration),
         **run.costs_of(configuration),
         "kernel_bytes": model.kernel_bytes,
         "activation_bytes": memory_of(model).size,
-        "evaluation": found.evaluation.as_dict(),
-        "formats": {
-            kind: _file(run, path)
-            | _verified(run, kind, stored, runners.get(kind), found.formats.get(kind))
-            for kind, path in paths.items()
-        },
-        "differing_codes": {
-            precision: {layer: vars(count) for layer, count in compared.layers.items()}
-            for precision, compared in codes.items()
-        },
-        "float64_difference": codes["float64"].logits,
+        **compared,
+        "formats": formats,
     }
 
 
-def _verified(
-    run: Run, kind: str, model: IntegerModel, runner: Runner | None, found: Agreement | None
-) -> dict:
-    """Compares a format's own runtime with the evaluation and the integer runtime."""
-    if runner is None:
-        return {"not_verified": f"{missing_runtime(kind)} is not installed"}
-    if runner.codes is None:
-        return found.as_dict()
-    return found.as_dict() | {"differing_codes": _compare_codes(run, model, runner).total}
-
-
-def _compare_codes(run: Run, model: IntegerModel, reference: CodesOf) -> CodeComparison:
-    return compare_codes(model, reference, _normalized(run, run.config.export.code_images))
+def _limits(run: Run) -> Limits:
+    wanted = run.config.export
+    return Limits(wanted.max_unequal, wanted.max_unequal_float, wanted.max_differing_codes)
 
 
 def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
@@ -294,8 +270,8 @@ def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
     """Writes all configurations into one file and verifies its content against the single files."""
-    path = run.workdir / EXPORT_FOLDER / files.BUNDLE_FILE
-    with files.writing(path, files.BUNDLE):
+    path = run.workdir / EXPORT_FOLDER / format_names.BUNDLE_FILE
+    with files.writing(path, format_names.BUNDLE):
         integer.write(path, models)
     bundle = integer_reader.read(path)
     for name, model in models.items():

@@ -1,4 +1,4 @@
-"""A trained network from the files of a run."""
+"""Loads a trained network from the files of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
 
 
 class _Origin(NamedTuple):
-    """What a checkpoint belongs to."""
+    """The network that a checkpoint belongs to, and how it was converted."""
 
     network: nnx.Module
     config: QuantConfig
@@ -52,28 +52,30 @@ def load(
     preprocess: Preprocess | None = None,
     devices: int = 0,
 ) -> CoupledNetwork:
-    """The trained network of a run at one configuration, ready to predict.
+    """Loads the trained network of a run at one configuration, ready to predict.
 
-    Its logits are those of the evaluation: averaged parameters, of the best checkpoint that was
-    evaluated or else the newest, and BatchNorm statistics recalibrated for the configuration.
+    It predicts like the evaluation: with the averaged parameters of the checkpoint with the best
+    held-out accuracy (the newest one if none was evaluated), and with BatchNorm statistics
+    recalibrated for the configuration.
 
     Args:
-      workdir: of a run of the command line, or the folder that a `Trainer` kept checkpoints in.
-      configuration: one of the forms that `set_bits` takes.
-      recalibrate: images for the BatchNorm statistics, as the training took them: uint8 of a run of
-        the command line. None: the held-out images of that run, as its evaluation uses them.
-      network: a plain network of the same structure, whatever its weights; needed for a `Trainer`'s
-        folder. A run of the command line names its network.
-      preprocess: of a `Trainer`'s network, as `couple` was given it.
+      workdir: the workdir of a command-line run, or the folder `checkpoints` of a `Trainer`.
+      configuration: in any form that `set_bits` takes.
+      recalibrate: images for the BatchNorm statistics, in the form used for training (uint8 for a
+        command-line run). None: the held-out images of the run, as in its evaluation; not possible
+        for the folder of a `Trainer`.
+      network: a plain network of the same structure, with any weights; required for the folder of a
+        `Trainer`. A command-line run has its network in its config.
+      preprocess: the `preprocess` given to `couple`, for the folder of a `Trainer`.
       devices: see `couple`.
 
     Returns:
-      a coupled network in evaluation mode, which takes images as `recalibrate` does. It computes on
-      integer codes; no gradients pass.
+      a coupled network in evaluation mode. It takes images in the same form as `recalibrate`. It
+      computes on integer codes and has no gradients.
 
     Raises:
       CheckpointError: there is no checkpoint, it is damaged, or it is of another network.
-      UserError: it is not a configuration of the network, or there are no images to recalibrate on.
+      UserError: not a configuration of the network, or no images to recalibrate on.
 
     Example:
       >>> config = rfq.TrainConfig(epochs=1, warmup_epochs=0, batch_size=32, scheduler=None)
@@ -112,10 +114,12 @@ def load(
 
 
 def _newest(folder: Path, reader: Reader) -> dict[str, Any]:
-    """The JSON part of the newest readable checkpoint: all of a run's say the same of its network.
+    """The JSON content of the newest readable checkpoint.
+
+    Its description of the network is the same in all checkpoints of a run.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is no readable checkpoint.
     """
     readable = reader.readable(reader.steps)
     if not readable:
@@ -125,12 +129,12 @@ def _newest(folder: Path, reader: Reader) -> dict[str, Any]:
 
 def _config(folder: Path, content: object) -> ConfigDict:
     if not isinstance(content, dict):
-        raise UserError(f"{folder / CONFIG_FILE}: is not a run's")
+        raise UserError(f"{folder / CONFIG_FILE}: is not the config of a run")
     return ConfigDict(content)
 
 
 def _of_run(config: ConfigDict, found: dict[str, Any]) -> _Origin:
-    """What the command line trained; neither its data nor its recipe need be there."""
+    """The network of a command-line run; neither its data nor its recipe has to exist."""
     shape = tuple(found["image_shape"])
     dtype = precision.compute_type(config.precision)
     network = models.create(
@@ -152,7 +156,7 @@ def _of_trainer(
     folder: Path, about: dict[str, Any], network: nnx.Module | None, preprocess: Preprocess | None
 ) -> _Origin:
     if network is None:
-        rule = f"must be given: {folder} is that of a Trainer, which keeps arrays alone"
+        rule = f"must be given: {folder} was written by a Trainer, which stores only arrays"
         raise ArgumentError("network", None, rule)
     config = QuantConfig(**about["quant"])
     return _Origin(network, config, tuple(about["image_shape"]), preprocess or identity)
@@ -166,9 +170,9 @@ def _averages(folder: Path, identity: dict[str, Any], functional: FunctionalNetw
 
 
 def _as_evaluated(folder: Path, coupled: CoupledNetwork, rows: np.ndarray) -> Arrays:
-    """The statistics that the run's own evaluation uses."""
+    """The statistics that the evaluation of the run uses."""
     if not (folder / CONFIG_FILE).exists():
-        rule = "must be given: the folder of a Trainer names no images"
+        rule = "must be given: the folder was written by a Trainer, which stores no images"
         raise ArgumentError("recalibrate", None, rule)
     run = Run(_config(folder, read_json(folder / CONFIG_FILE)), folder)
     run.config.devices = coupled.mesh.size

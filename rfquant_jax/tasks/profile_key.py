@@ -1,4 +1,8 @@
-"""What measured divergences and the search on them depend on: the keys of profile and snapshot."""
+"""Keys that say when stored results may be reused.
+
+`profile_header` lists everything that measured divergences depend on, `snapshot_request` everything
+that the result of a search depends on.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,11 @@ from rfquant_jax.tasks.context import Run
 
 
 def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
-    """The first line of a profile: two profiles with equal headers hold the same divergences.
+    """The first line of a profile; profiles with equal headers hold the same divergences.
 
-    The fields under "images" say where the images come from. Their checksum also covers what no
-    field says, such as other files under the same path, or another decoder.
+    The entries of "images" describe the images, so that a log can name what differs. The checksum
+    of the pixels also detects changes that no config field shows, such as replaced files or another
+    image decoder.
     """
     config = run.config
     header = {
@@ -48,18 +53,18 @@ def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict
         "candidates": list(run.plan.space.candidates),
         "layers": list(run.plan.space.names),
     }
-    return json.loads(json.dumps(header))  # as it is read back: lists, no tuples
+    return json.loads(json.dumps(header))  # lists, as in a stored header
 
 
 def snapshot_request(run: Run, trained: networks.Trained) -> dict:
-    """What the answer of a search depends on, beside the evaluations of its snapshot."""
+    """Everything that the result of a search depends on, except the measured divergences."""
     request = {
         "checkpoint": trained.origin,
         "budgets": [budget.text for budget in run.budgets],
         "profile": run.config.search.profile,
         "evaluations": run.config.search.evaluations,
         "seed": run.config.seed,
-        # Pins, groups, limits and frozen bit-widths, as what they leave to the search.
+        # The remaining choices, after pins, groups, limits and frozen bit-widths.
         "variables": [
             [
                 COLUMN_NAMES[v.column],
@@ -76,7 +81,7 @@ def snapshot_request(run: Run, trained: networks.Trained) -> dict:
 
 
 def stored_header(path: Path) -> dict | None:
-    """The header of a profile on disk, or None where no header can be read."""
+    """The header of a profile on disk; None if there is no readable header."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = json.loads(file.readline())
@@ -86,7 +91,7 @@ def stored_header(path: Path) -> dict | None:
 
 
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
-    """Names of the entries that differ, nested ones joined with dots."""
+    """Names of the entries that differ; names of nested entries are joined with dots."""
     names = []
     for key in sorted(found.keys() | wanted.keys()):
         old, new = found.get(key), wanted.get(key)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfquant_jax.config import settings
+from rfquant_jax.config.search_algorithms import search_algorithm
 from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.data.sources import Subset
 from rfquant_jax.report.log import Progress
@@ -116,7 +117,7 @@ def propose(run: Run, trained: networks.Trained, part: Subset) -> Proposals:
     total = settings.search_iterations(config, len(run.budgets))
     with run.log.progress("search", total) as progress:
         told = _Told(run, progress, recorder, moves)
-        algorithm = settings.search_algorithm(config, len(run.search_space.space), told.on_move)
+        algorithm = search_algorithm(config, len(run.search_space.space), told.on_move)
         found = algorithm(Problem(run.search_space, tuple(run.budgets), told, config.seed))
     named = [_named(run, found, index) for index in range(len(found))]
     return Proposals(named, moves, [{} for _ in found])

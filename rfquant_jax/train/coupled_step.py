@@ -1,4 +1,4 @@
-"""The coupled step for a training loop of one's own."""
+"""The coupled training step, for training loops written by users."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from rfquant_jax.train.step_config import StepConfig
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What the passes of one step computed; reading a property waits for the devices.
+    """Results of one step; reading a property waits for the devices.
 
     Attributes:
-      passes: of each pass, {name: float32[devices]}; with micro-batches pass by pass of each.
-      report: what became of the update.
+      passes: the metrics of each pass, {name: float32[devices]}; with micro-batches, all passes of
+        the first one, then all passes of the next.
+      report: whether the update was applied, and the configurations of the passes.
     """
 
     passes: list[Arrays]
@@ -36,48 +37,52 @@ class StepMetrics:
 
     @property
     def configurations(self) -> np.ndarray:
-        """What the passes ran, int32[1 + K, L, 2]; the first is the largest one allowed."""
+        """Configurations of the passes, int32[1 + K, L, 2]; the first is the largest allowed."""
         return np.asarray(self.report.configurations)
 
     @property
     def losses(self) -> np.ndarray:
-        """Loss of each pass, all terms together, float64[1 + K]."""
+        """Loss of each pass, the sum of all terms, float64[1 + K]."""
         return self.term("loss")
 
     @property
     def accuracies(self) -> np.ndarray:
-        """Share of the batch that each pass classifies right, float64[1 + K]."""
+        """Fraction of the batch that each pass classifies correctly, float64[1 + K]."""
         return self.term("accuracy")
 
     def term(self, name: str) -> np.ndarray:
-        """One loss term of each pass, float64[1 + K], a mean over devices and micro-batches.
+        """A metric of each pass, float64[1 + K], mean over devices and micro-batches.
 
         Args:
-          name: "cross_entropy", "distillation", "damping", "idm", "region", "loss" or "accuracy".
-            NaN where a pass does not have the term: the max pass is not distilled.
+          name: a weighted loss term ("cross_entropy", "distillation", "damping", "idm", "region"),
+            "loss" or "accuracy".
+
+        Returns:
+          NaN for passes without the term; for example, the max pass is not distilled.
         """
         found = [np.mean(devices.fetch(m[name])) if name in m else np.nan for m in self.passes]
         return np.reshape(found, (-1, len(self.report.configurations))).mean(0, dtype=np.float64)
 
     @property
     def skipped(self) -> bool:
-        """Whether a number was not finite, so that the update was left out."""
+        """Whether the update was skipped because a value was not finite."""
         return bool(np.any(np.asarray(self.report.failed)))
 
 
 class CoupledStep:
     """The training step of a coupled network: a max pass, K random passes, one update.
 
-    Every pass runs the same batch. The random passes are distilled from the max pass. Gradients are
-    summed over the passes; weights take SGD with Nesterov momentum, step sizes take Adam.
+    All passes run the same batch. The max pass runs every layer at its largest bit-widths and
+    provides the distillation targets of the random passes. Gradients are summed over the passes.
+    SGD with Nesterov momentum updates the weights, Adam the step sizes.
 
-    Configurations, masks and rates are data: nothing recompiles when they change, see `traces`.
+    Configurations, masks and rates are arrays: nothing recompiles when they change, see `traces`.
 
     Args:
-      coupled: the network; it keeps its values until `update_network`.
+      coupled: the network; its values do not change until `update_network`.
       config: constants; None: the published ones.
 
-    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 3.
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 
     Example:
       >>> step = rfq.CoupledStep(coupled, rfq.StepConfig(random_passes=2))
@@ -101,11 +106,11 @@ class CoupledStep:
 
     @property
     def traces(self) -> dict[str, int]:
-        """How often each compiled function was traced; more than once for one shape is a bug."""
+        """Trace count of each compiled function; more than one for one batch shape is a bug."""
         return self._step.traces
 
     def init(self) -> TrainState:
-        """The state that training starts from: copies of the network's values."""
+        """The initial training state, with copies of the network's values."""
         params, stats = arrays_of(self._coupled.network)
         return self._step.init(params, stats)
 
@@ -122,28 +127,29 @@ class CoupledStep:
         configurations: ArrayLike | None = None,
         teacher_logits: ArrayLike | None = None,
     ) -> tuple[TrainState, StepMetrics]:
-        """One update.
+        """Runs all passes on a batch and applies one update.
 
         Args:
-          state: donated: use the returned one from now on.
-          batch: {"image": [N, H, W, C], "label": int[N]} or a pair; N is divisible by the number of
-            devices times `accumulate`.
-          key: decides the random configurations and dropout. It may be left out where
-            `configurations` are given and the network has no dropout.
-          lr: learning rate of all parameters but step sizes.
+          state: donated; use the returned state afterwards.
+          batch: {"image": [N, H, W, C], "label": int[N]} or a pair (images, labels); N must be
+            divisible by the number of devices times `accumulate`.
+          key: for the random configurations and dropout. Optional if `configurations` are given
+            and the network has no dropout.
+          lr: learning rate of all parameters except step sizes.
           step_size_lr: learning rate of step sizes (Adam).
           damping: weight of oscillation damping, eta.
-          masks: bit-widths that may be sampled, bool[L, |B|] for weights and activations alike or
-            bool[2, L, |B|]; None: all that the plan allows.
-          configurations: of the random passes, int32[K, L, 2]; None: sampled.
-          teacher_logits: of an external teacher for the max pass, float32[N, classes].
+          masks: bit-widths that may be sampled, bool[2, L, |B|] for weights and activations, or
+            bool[L, |B|] for both; None: all that the plan allows.
+          configurations: configurations of the random passes, int32[K, L, 2]; None: sampled.
+          teacher_logits: logits of an external teacher, from which the max pass is distilled,
+            float32[N, classes].
 
         Returns:
-          the new state, equal to the old one where a number was not finite; the losses and
-          configurations of the passes.
+          the new state, and the losses and configurations of the passes. If a value was not finite,
+          the update is skipped and the state has the old values.
 
         Raises:
-          ArgumentError: an argument has the wrong shape, or a mask leaves a layer no bit-width.
+          ArgumentError: an argument has the wrong shape, or a mask allows no bit-width in a layer.
         """
         parts = split_batch(self._checked(batch), self.config.accumulate)
         mesh = self._coupled.mesh
@@ -164,14 +170,15 @@ class CoupledStep:
         return state, StepMetrics(passes, report)
 
     def update_network(self, state: TrainState, *, average: bool = True) -> CoupledNetwork:
-        """Writes what was trained into the coupled network.
+        """Writes trained values into the coupled network.
 
         Args:
-          state: the newest; it stays usable.
-          average: the moving averages, which evaluation and search use; False: the last values.
+          state: the newest state; it stays usable.
+          average: whether to write the moving averages, as evaluation and search should use;
+            False: the values of the last step.
 
         Returns:
-          the coupled network, which is changed in place.
+          the coupled network, modified in place.
         """
         if average:
             arrays = state.ema_params | state.ema_stats
@@ -203,6 +210,8 @@ class CoupledStep:
         given, space = np.asarray(configurations), self._space
         shape = (self.config.random_passes, len(space), 2)
         if given.shape != shape:
-            rule = f"must be int32 of shape {shape}: `random_passes`, layers, weights and inputs"
+            rule = (
+                f"must be int32 of shape {shape}: `random_passes`, layers, weights and activations"
+            )
             raise ArgumentError("configurations", given.shape, rule)
         return np.stack([self._coupled.plan.configuration(rows) for rows in given])

@@ -1,6 +1,6 @@
-"""The terms of the coupled loss that read the weights alone (method, section 4).
+"""Terms of the coupled loss on weights; `passes.py` weights them and adds them up.
 
-Step sizes and bounds receive no gradient. A weight exactly at a bound does.
+Step sizes and quantizer bounds receive no gradient. A weight exactly at a bound does.
 """
 
 from __future__ import annotations

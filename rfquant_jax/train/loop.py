@@ -32,7 +32,7 @@ Teacher = Callable[[jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule of a training stage; see `config/schema.py` for units and meaning."""
+    """The schedule of a training stage; `TrainConfig` has units and meanings."""
 
     task: str
     epochs: int

@@ -1,4 +1,7 @@
-"""Terms of the coupled loss on network outputs (method, section 4)."""
+"""Terms of the coupled loss on logits and features; `passes.py` weights them and adds them up.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543). Terms on weights are in `damping.py`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
 
 def distillation(teacher_logits: jax.Array, logits: jax.Array) -> jax.Array:
-    """Batch mean of KL(softmax(teacher) || softmax(student)), float32[]; both logits are [N, C]."""
+    """Batch mean of KL(softmax(teacher) || softmax(student)), float32[]; both logits are [N, C].
+
+    The search has a divergence of its own, `search.metrics.divergence`.
+    """
     student = jax.nn.log_softmax(logits.astype(jnp.float32))
     teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32))
     return jnp.mean(jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1))
@@ -34,12 +40,16 @@ def information_distortion(
     names: Sequence[str],
     at_smallest: jax.Array,
 ) -> jax.Array:
-    """Sum over layers at their smallest weight bit-width of MSE(F, F_max), float32[].
+    """Information distortion mitigation, float32[].
+
+    The sum of MSE(F, F_max) over the layers that run at their smallest allowed weight bit-width. F
+    are the features of a layer in this pass, F_max those in the max pass, without gradient.
 
     Args:
-      features, features_max: by layer name, of this pass and of the max pass, in any float type.
-      names: the searched layers in the order of `at_smallest`.
-      at_smallest: bool[L], traced.
+      features: F by layer name, in any float dtype.
+      features_max: F_max by layer name.
+      names: names of the searched layers, in the order of `at_smallest`.
+      at_smallest: bool[L], whether a layer runs at its smallest allowed weight bit-width; traced.
     """
     errors = (
         _mean_square(features[name], features_max[name], at_smallest[index])
@@ -50,10 +60,10 @@ def information_distortion(
 
 @jax.custom_vjp
 def _mean_square(own: jax.Array, of_max: jax.Array, counts: jax.Array) -> jax.Array:
-    """Mean of (F - F_max)^2, float32[], if `counts` (bool[]), else 0; F_max is a constant.
+    """Mean of (F - F_max)^2, float32[], if `counts` (bool[]), else 0; no gradient for F_max.
 
-    The backward pass recomputes the difference from both features, which are alive anyway. Autodiff
-    would save the difference as a residual: one more copy of every feature.
+    The backward pass recomputes the difference from F and F_max, which are in memory anyway.
+    Autodiff would save the difference as a residual: one more copy of every feature.
     """
 
     def made():
@@ -68,8 +78,10 @@ def _mean_square_forward(*arguments):
 
 def _mean_square_backward(arguments, g):
     (own, of_max), counts = (a.astype(jnp.float32) for a in arguments[:2]), arguments[2]
+    # `after` makes F_max depend on the cotangent. Otherwise XLA would compute the difference once,
+    # in the forward pass, and keep it.
     slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
-    # Selected, not multiplied: the features may be NaN if `counts` is False.
+    # `where` instead of a product: if `counts` is False, features may be NaN, and 0 * NaN is NaN.
     slope = jnp.where(counts, slope, 0)
     return slope.astype(arguments[0].dtype), jnp.zeros_like(arguments[1]), None
 

@@ -1,4 +1,4 @@
-"""Stands for `Checkpoints` where a training keeps none."""
+"""A replacement of `Checkpoints` for training without checkpoints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 class NoCheckpoints:
-    """Nothing is there, nothing is kept."""
+    """Has the interface of `Checkpoints`, but neither reads nor writes anything."""
 
     latest = None
 
     def save(self, step: int, **content: Any) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def wait(self) -> None:
-        """There is nothing to wait for."""
+        """Does nothing."""
 
     def __enter__(self) -> NoCheckpoints:
         return self

@@ -1,4 +1,7 @@
-"""The update after the passes: clipping, SGD-Nesterov and Adam groups, EMA (method, section 4)."""
+"""The optimizer: clipping, then SGD with Nesterov momentum for weights and Adam for step sizes.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ WEIGHT_GROUP, STEP_GROUP = "weights", "step_sizes"
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Constants of the update; see `config/schema.py` for their meaning and units."""
+    """Constants of the update; `StepConfig` has their meanings."""
 
     clip: float = 1.0
     momentum: float = 0.9

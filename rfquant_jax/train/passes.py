@@ -1,6 +1,10 @@
-"""One pass: forward and backward of the network under one configuration (method, section 4).
+"""One pass: forward and backward pass of the network at one configuration.
 
-Runs per device. Gradients are added to accumulators; there is no communication between devices.
+`CoupledPass.__call__` has the whole loss: the terms on outputs are in `losses.py`, those on weights
+in `damping.py`. A pass runs on one device and adds its gradients to accumulators; there is no
+communication between devices.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ COUPLING = ("damping", "idm")  # loss terms of random passes only
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; see `config/schema.py` for their meaning."""
+    """Weights of the loss terms; `StepConfig` has their meanings."""
 
     label_smoothing: float = 0.0
     distillation: float = 0.5  # the cross-entropy has weight 1 - distillation

@@ -1,6 +1,9 @@
 """The bit-width scheduler: freezes the smallest bit-width of the most unstable layers.
 
-A pure function of weights, step sizes, masks and epoch (method, section 5).
+`Timing` decides when it fires and how many layers it freezes, `instability` ranks the layers, and
+`freeze` returns the new masks. The result depends on weights, step sizes, masks and epoch only.
+
+Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), the dynamic bit-width schedule.
 """
 
 from __future__ import annotations

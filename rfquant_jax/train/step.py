@@ -1,7 +1,9 @@
-"""One training step: a max pass, K random passes, one update (method, section 4).
+"""One training step: a max pass, K random passes, one update.
 
-Passes run in a host loop, unrolled in one program, or in a scan: which is fastest depends on the
-backend, see `default_strategy`. All strategies compute the same numbers up to rounding.
+The coupled training step of RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543). Read `TrainStep`
+from `__call__`: passes -> gradients -> update -> EMA. There are three strategies with the same
+result up to rounding: a host loop that calls one compiled pass (`_host_loop`), and one program with
+all passes, unrolled or in a scan (`_whole_step`). See `default_strategy` for which one is faster.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ STRATEGIES = ("loop", "unroll", "scan")
 
 
 def default_strategy(backend: str) -> str:
-    """The strategy for running passes on a backend ("cpu", "gpu", ...).
+    """The default strategy for running passes on a backend ("cpu", "gpu", ...).
 
-    On CPU, the backward convolution inside a scan misses XLA's fast path. A single program of all
-    passes is hardly faster than a host loop, compiles twice as long and needs more memory (see
-    benchmarks/train_step.py). On GPU, a scan should keep program and memory small; not measured.
+    "loop" on CPU: XLA does not use its fast convolutions inside a scan, and an unrolled program
+    compiles twice as long and needs more memory for the same speed (benchmarks/train_step.py).
+    "scan" elsewhere: it keeps the program and its memory small. This was not measured.
     """
     return "loop" if backend == "cpu" else "scan"
 
@@ -56,9 +58,11 @@ class StepSettings:
 
     Attributes:
       candidates: bit-widths, largest first.
-      random_passes: K.
+      random_passes: K, number of random passes per micro-batch; 0: full-precision training.
       strategy: one of `STRATEGIES`.
-      ema_decay: decay of the moving average of all parameters and statistics.
+      ema_decay: decay per step of the average of all parameters and statistics.
+      loss: weights of the loss terms.
+      optimizer: constants of the update.
       sampling: how the configurations of the random passes are drawn.
     """
 
@@ -87,17 +91,20 @@ class TrainStep:
         self.functional, self.mesh, self.settings = functional, mesh, settings
         self._pass = CoupledPass(functional, preprocess, settings.loss)
         self._step_update = Update(functional, settings.optimizer, settings.ema_decay)
-        # Buffers reused by the next step: zeroed gradient accumulators and distillation targets.
-        # Both are donated to the compiled passes.
+        # Zeroed gradient accumulators and the targets of the last max pass. A step donates these
+        # buffers to its passes and gets buffers of the same shape back for the next step, so that
+        # it does not allocate them anew.
         self._gradients: Arrays | None = None
         self._targets: DistillationTargets | None = None
 
+        # Placement of arguments: `rep` is equal on all devices, `shard` has a leading device axis.
         rep, shard = REPLICATED, SHARDED
         state = TrainState(rep, shard, rep, rep, rep)
         self._sample = Compiled(self._sample_configurations, mesh, (rep, rep, rep), rep)
         self._stem = Compiled(self._stem_forward, mesh, (rep, shard, shard), shard)
-        # One program runs every pass, because it dominates compile time; `PassInfo` is data. The
-        # statistics are not donated: a skipped update returns the old ones.
+        # Max and random passes share one program, because compiling a pass takes most of the
+        # compile time. `PassInfo` tells it which pass to run. Statistics are not donated, because a
+        # skipped update returns the old ones.
         of_pass = (rep, *(shard,) * 5, rep, rep)
         self._one_pass = Compiled(self._run, mesh, of_pass, shard, donate=(2,))
         self._blank = Compiled(self._blank_targets, mesh, (), shard)
@@ -109,13 +116,14 @@ class TrainStep:
         self._whole = Compiled(self._whole_step, mesh, of_whole, updated, donate=(0,))
 
     def init(self, params: Arrays, stats: Arrays | None = None) -> TrainState:
-        """The state to start from; the EMA starts as a copy.
+        """The initial state; the EMA starts as a copy of the parameters and statistics.
 
         Args:
-          stats: BatchNorm statistics; None: those that the network came with.
+          params: initial parameters.
+          stats: initial BatchNorm statistics; None: those of the network.
         """
         start = self.functional.stats if stats is None else stats
-        # A step donates every field, so none may share memory with another or with the caller.
+        # A step donates every field, so no field may share memory with another or with the caller.
         copies = [jax.device_put(dict(params), may_alias=False) for _ in range(2)]
         replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
@@ -142,13 +150,14 @@ class TrainStep:
           state: donated.
           batches: micro-batches {"image": [N, H, W, C], "label": int32[N]}, sharded over devices.
           masks: the bit-widths that may be sampled.
-          rates: of this epoch.
+          rates: learning rates and damping weight of this epoch.
           key: for sampling configurations (equal on all devices) and dropout (different on each).
-          teachers: an external teacher's logits for each micro-batch.
-          configurations: of the random passes, int32[K, L, 2]; None: drawn with the key.
+          teachers: logits of an external teacher for each micro-batch, float32[N, classes].
+          configurations: configurations of the random passes, int32[K, L, 2]; None: drawn with the
+            key.
 
         Returns:
-          the new state, or the old one if something was not finite; the metrics of each pass in
+          the new state, or the old one if a value was not finite; the metrics of each pass in
           order, {name: float32[devices]}; the report of the update.
         """
         inputs = self.inputs(masks, rates, key, configurations)
@@ -168,7 +177,11 @@ class TrainStep:
         return result
 
     def _prepare(self, images: jax.Array, inputs: StepInputs) -> None:
-        """Traces the shared stem before the first step; a single pass shares nothing."""
+        """Before the first step, finds the part of the network that all passes share (the stem).
+
+        Passes differ in bit-widths only, so layers before the first searched one compute the same
+        in all of them. With a single pass there is nothing to share.
+        """
         if self.settings.random_passes and self._pass.stem is None:
             shape = (images.shape[0] // self.mesh.size, *images.shape[1:])
             _, layers, _ = inputs.configurations.shape
@@ -185,7 +198,7 @@ class TrainStep:
         key: jax.Array,
         configurations: np.ndarray | None = None,
     ) -> StepInputs:
-        """What the passes of a step with these arguments share."""
+        """The inputs that all passes of a step with these arguments share."""
         sample_key, dropout_key = jax.random.split(key)
         if configurations is None:
             configurations = self._sample(sample_key, masks.weights, masks.activations)
@@ -199,26 +212,30 @@ class TrainStep:
         )
 
     def _with_max(self, configurations: np.ndarray, masks: Masks) -> np.ndarray:
-        """Given configurations behind that of the max pass, int32[1 + K, L, 2]."""
+        """The configuration of the max pass, followed by the given ones, int32[1 + K, L, 2]."""
         columns = [largest_bits(mask, self.settings.candidates) for mask in masks]
         return np.concatenate([np.stack(columns, axis=-1)[None], configurations]).astype(np.int32)
 
     def diagnose(self, state: TrainState, taken: Taken) -> Finding:
-        """Locates the failure of a step.
+        """Locates the first non-finite value of a failed step.
 
         Args:
-          state: the state before the step; a failed step leaves it unchanged.
+          state: the state before the step, which is also the state after a failed step.
+          taken: the arguments and results of the step.
         """
-        inputs = self.inputs(taken.masks, taken.rates, taken.key)
+        # The recorded configurations: drawing them from the key again would miss explicit ones.
+        random = np.asarray(taken.report.configurations)[1:]
+        inputs = self.inputs(taken.masks, taken.rates, taken.key, random)
         return diagnose(self._pass, state, taken, inputs)
 
     @property
     def traces(self) -> dict[str, int]:
-        """How often each compiled function was traced."""
+        """Trace count of each compiled function."""
         names = ("sample", "stem", "blank", "one_pass", "stem_back", "update", "whole")
         return {name: getattr(self, f"_{name}").traces for name in names}
 
     def _host_loop(self, state, batches, batch_targets, inputs, rates):
+        """All micro-batches and the update; every pass is a call of one compiled program."""
         gradients, self._gradients = self._gradients, None
         if gradients is None:
             zeros = jax.tree.map(np.zeros_like, self.functional.params)
@@ -239,9 +256,15 @@ class TrainStep:
         return state, metrics, report
 
     def _passes(self, params, carry, start, batch, teacher, inputs, first):
-        """Runs the passes of one micro-batch; the first of them has index `first` in the step."""
-        # The compiled pass always takes features. The max pass ignores and overwrites them, so any
-        # buffers of the right shape do: those of the last micro-batch, or zeros.
+        """Runs the passes of one micro-batch.
+
+        Args:
+          teacher: targets of the max pass from an external teacher, or None.
+          first: index in the step of the max pass of this micro-batch.
+        """
+        # The program of a pass takes features of the max pass. The max pass itself overwrites them
+        # without reading them, so it gets any buffers of the right shape: those of the previous
+        # micro-batch, or zeros.
         targets, self._targets = self._targets, None
         if self._pass.stem is None:
             targets = DistillationTargets(None, {})
@@ -266,15 +289,17 @@ class TrainStep:
     def _finished(self, measured: Arrays) -> Arrays:
         """The metrics of a pass; on a single CPU device, waits until the pass is done.
 
-        On one CPU device, a queued pass already holds its temporary memory, so dispatching ahead
-        would raise peak memory. With several devices the wait is skipped: it would make all of them
-        enter the update at once, and an all-reduce cut off by a lost process then overlapped the
-        next one, where Gloo aborts the process.
+        JAX allocates the temporary memory of a pass when the pass is queued. On one CPU device,
+        waiting keeps a second pass from being queued and so limits peak memory. With several
+        devices there is no wait: it would make all devices enter the update at the same time. If a
+        process is then lost, its unfinished all-reduce overlaps the next one, and Gloo aborts the
+        remaining processes.
         """
         alone = self.mesh.size == 1 and jax.default_backend() == "cpu"
         return jax.block_until_ready(measured) if alone else measured
 
-    # The functions below run per device, inside shard_map.
+    # The functions below run per device, inside shard_map. `devices.drop_axis` removes the leading
+    # device axis of sharded arguments, `devices.add_axis` adds it to results.
 
     def _sample_configurations(self, key, weight_mask, activation_mask):
         constants = self.settings
@@ -282,29 +307,34 @@ class TrainStep:
         return sample_step(key, weight_mask, activation_mask, *shared)
 
     def _stem_forward(self, params, stats, batch):
-        """Activations of the stem, its updated statistics, and zeroed accumulators for it."""
+        """The stem's activations and updated statistics, and zeros to add its cotangents to."""
         start, moved = self._pass.stem.start(params, devices.drop_axis(stats), batch["image"])
         sums = tuple(jnp.zeros(value.shape, jnp.float32) for value in start.learned)
         return devices.add_axis((start, moved, sums))
 
     def _stem_backward(self, params, stats, gradients, cotangents, batch):
-        """Adds the gradients of the stem parameters."""
+        """Adds the stem's gradients, from cotangents summed over the passes of a micro-batch."""
         stats, gradients, cotangents = devices.drop_axis((stats, gradients, cotangents))
         own = self._pass.stem.backward(params, stats, batch["image"], cotangents)
         gradients |= {name: gradients[name] + gradient for name, gradient in own.items()}
         return devices.add_axis(gradients)
 
     def _blank_targets(self):
-        """Zeros, the initial targets."""
+        """Zeros in the shapes of the targets, for the first step."""
         return DistillationTargets(*self._pass.stem.zeros())
 
     def _run(self, params, stats, donated, start, batch, logits, inputs, info):
-        """One pass; `donated`: accumulators of the carry, and features of the max pass."""
+        """One pass of the host loop or of the whole step.
+
+        Args:
+          donated: the gradient accumulators of the carry, then the features of the max pass.
+          logits: logits to distil from; None: there are none.
+        """
         *sums, features = donated
         targets = None if logits is None else DistillationTargets(logits, features)
         if self._pass.stem is None:
-            # Without a stem there are no random passes. Static flags drop their terms at trace
-            # time.
+            # Without a stem the step is a single max pass. As Python constants, the flags remove
+            # the terms of random passes when the program is traced.
             info = info._replace(is_max=True, taught=True)
         inputs = inputs._replace(key=jax.random.fold_in(inputs.key, jax.lax.axis_index(AXIS)))
         carry, start = devices.drop_axis((Carry(stats, *sums), start))
@@ -314,6 +344,7 @@ class TrainStep:
         return devices.add_axis(carry), own, devices.add_axis(metrics)
 
     def _whole_step(self, state, batches, batch_targets, inputs, rates):
+        """All micro-batches and the update in one program."""
         gradients = devices.add_axis(zeros_like(state.params))
         carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, targets in zip(batches, batch_targets, strict=True):
@@ -351,7 +382,7 @@ class TrainStep:
 
 
 def _with_meaning(measured: Arrays, info: PassInfo) -> Arrays:
-    """The metrics of a pass without the loss terms that do not apply to it."""
+    """The metrics of a pass without the loss terms that it does not have (computed as zeros)."""
     without = () if info.taught else ("distillation",)
     without += COUPLING if info.is_max else ()
     return {name: value for name, value in measured.items() if name not in without}

@@ -1,4 +1,4 @@
-"""Constants of a coupled training step, as users give them."""
+"""Constants of a coupled training step: the public settings class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfquant_jax.train.optimizer import OptimizerSettings
 from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.step import StepSettings, default_strategy
 
-# rule -> (its test, the fields that it holds for)
+# rule -> (test, fields)
 Ranges = Mapping[str, tuple[Callable[[Any], bool], tuple[str, ...]]]
 _RANGES: Ranges = {
     "must be at least 1": (lambda v: v >= 1, ("accumulate",)),
@@ -38,29 +38,33 @@ _RANGES: Ranges = {
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Constants of a coupled step; the defaults are those of RFQuant (CVPR 2024) for ResNet18.
+    """Constants of a coupled step; the defaults are those of RFQuant for ResNet18 on ImageNet.
 
     Attributes:
-      random_passes: K, sampled configurations per step beside the largest one.
-      accumulate: micro-batches that a step's batch is cut into.
-      strategy: how passes are compiled: "loop" (a host loop over one program), "unroll" or "scan"
-        (one program); "auto": loop on processors, scan elsewhere.
-      sampling: "independent" draws each bit-width evenly; "levels" draws one level for all layers
-        of a pass.
-      level_spread: of "levels": standard deviation of the layers' bits around the level.
-      smallest_pass: probability that a step has a pass at the smallest bit-widths.
-      label_smoothing: share of the target spread over all classes.
-      distillation: share of the loss that distillation from the max pass takes from cross-entropy.
-      idm: weight of information distortion mitigation; 0: off, which saves the features' memory.
-      wd_region: weight decay inside the 2-bit clipping range.
-      clip: largest size of a gradient element.
-      momentum: Nesterov momentum of SGD, for all parameters but step sizes.
+      random_passes: K, number of random configurations per step, in addition to the largest.
+      accumulate: number of micro-batches per update.
+      strategy: how the passes are compiled. "loop": one program per pass in a host loop; "unroll",
+        "scan": one program for all passes; "auto": "loop" on CPU, "scan" elsewhere.
+      sampling: how random configurations are drawn. "independent": every bit-width uniformly;
+        "levels": bit-widths around one level for all layers of a pass.
+      level_spread: standard deviation of the bits around the level, for "levels".
+      smallest_pass: probability that one of the random passes runs the smallest bit-widths.
+      label_smoothing: fraction of the target that is spread evenly over all classes.
+      distillation: weight of distillation in the loss; cross-entropy has 1 - distillation.
+      idm: weight of information distortion mitigation; 0: off, which saves the memory for features.
+      wd_region: weight decay of weights inside the 2-bit clipping range, in layers that run at 2
+        bits.
+      clip: maximum magnitude of a gradient element.
+      momentum: Nesterov momentum of SGD, for all parameters except step sizes.
       weight_decay: L2, on convolution kernels.
-      adam_b1, adam_b2, adam_epsilon: of Adam, for step sizes.
-      ema_decay: of the average of parameters and statistics, per step.
+      adam_b1, adam_b2, adam_epsilon: constants of Adam, for step sizes.
+      ema_decay: decay per step of the average of parameters, step sizes and statistics.
 
     Raises:
       ArgumentError: a value is out of range.
+
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543). "levels" and `smallest_pass` are
+    additions of this project, off by default.
 
     Example:
       >>> config = rfq.StepConfig(random_passes=2, ema_decay=0.98)
@@ -90,7 +94,7 @@ class StepConfig:
         check_ranges(self, _RANGES)
 
     def settings(self, candidates: tuple[int, ...]) -> StepSettings:
-        """The same for the compiled step of a network with these candidates."""
+        """These constants in the form that the compiled step takes."""
         strategy = self.strategy
         return StepSettings(
             candidates=candidates,
@@ -116,7 +120,7 @@ class StepConfig:
 
 
 def check_ranges(config: object, ranges: Ranges) -> None:
-    """Raises an ArgumentError for the first field of a config that breaks its rule."""
+    """Raises an ArgumentError for the first field that breaks its rule."""
     for rule, (holds, names) in ranges.items():
         for name in names:
             if not holds(getattr(config, name)):

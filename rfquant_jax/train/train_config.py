@@ -1,4 +1,4 @@
-"""What a training does when, as users give it."""
+"""Schedule of a training and of the bit-width scheduler: the public settings classes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ _RANGES: Ranges = {
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """When the scheduler freezes the smallest bit-width of unstable layers, and of how many.
+    """When the scheduler freezes the smallest bit-width of unstable layers, and in how many.
 
     Attributes:
-      start_epoch: it fires in epochs after this one; epochs count from 0.
+      start_epoch: the scheduler fires only in later epochs; epochs are counted from 0.
       period: epochs between firings.
-      late_period: the same once `late_from` of all epochs are over.
-      late_from: share of the epochs.
-      ratio_min: share of the layers that are frozen at the end.
-      ratio_amplitude: the share starts at `ratio_min + 2 * ratio_amplitude`, falling on a cosine.
-      release_from: share of the epochs after which nothing is frozen; 1: never.
-      boundary: width of the unstable zone around a rounding boundary, as a share of half a bin.
-      split_candidates: freezing weight bits leaves activation bits alone.
+      late_period: epochs between firings after the fraction `late_from` of all epochs.
+      late_from: fraction of all epochs.
+      ratio_min: fraction of the layers that are frozen at the end.
+      ratio_amplitude: the fraction starts at `ratio_min + 2 * ratio_amplitude` and falls on a
+        cosine.
+      release_from: fraction of all epochs after which nothing is frozen; 1: never.
+      boundary: width of the unstable zone at a rounding boundary, as a fraction of half a bin.
+      split_candidates: whether only weight bit-widths are frozen; False: activation bit-widths as
+        well.
 
-    Source: RFQuant (Tang et al., CVPR 2024), section 3.3.
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), the dynamic bit-width schedule.
+    `release_from` is an addition of this project.
     """
 
     start_epoch: int = 5
@@ -64,11 +67,13 @@ class SchedulerConfig:
         )
         share = self.ratio_min + 2 * self.ratio_amplitude
         if share > 1:
-            rule = f"with `ratio_min` it freezes {share:.3g} of the layers at first; at most 1"
+            rule = (
+                f"with `ratio_min`, {share:.3g} of the layers would be frozen at first; at most 1"
+            )
             raise ArgumentError("ratio_amplitude", self.ratio_amplitude, rule)
 
     def timing(self) -> Timing:
-        """The same for the loop."""
+        """These constants in the form that the training loop takes."""
         return Timing(
             start_epoch=self.start_epoch,
             period=self.period,
@@ -82,23 +87,24 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training; the defaults are those of RFQuant (CVPR 2024) for ResNet18 on ImageNet.
+    """Settings of a training; the defaults are those of RFQuant for ResNet18 on ImageNet.
 
     Attributes:
-      epochs: passes over the training images.
-      batch_size: images of an update, on all devices together.
+      epochs: number of passes over the training images.
+      batch_size: images per update, over all devices.
       lr: peak learning rate of SGD.
-      min_lr: where the warm-up starts and the cosine ends.
+      min_lr: learning rate at the start of the warm-up and at the end of the cosine.
       warmup_epochs: epochs of linear warm-up.
-      step_size_lr: learning rate of step sizes (Adam) at the start; cosine to 0.
-      damping: final weight of oscillation damping; 0: off.
+      step_size_lr: initial learning rate of step sizes (Adam); cosine to 0.
+      damping: final weight of oscillation damping, eta; 0: off.
       damping_start_epoch: damping rises on a cosine after this epoch.
-      scheduler: of bit-widths; None: every bit-width may always be sampled.
+      scheduler: the bit-width scheduler; None: all bit-widths are always sampled.
       step: constants of the step.
-      eval_every: epochs between evaluations and checkpoints; 0: at the end alone.
-      log_every: steps between two records of metrics.
-      max_bad_steps: steps in a row without a finite loss until the training stops.
-      seed: decides data order, augmentation, sampled configurations and dropout.
+      eval_every: epochs between evaluations and checkpoints; 0: only at the end.
+      log_every: steps between records of metrics.
+      max_bad_steps: number of consecutive steps with non-finite values that ends the training with
+        an error.
+      seed: seed of data order, augmentation, sampled configurations and dropout.
 
     Raises:
       ArgumentError: a value is out of range.
@@ -136,11 +142,11 @@ class TrainConfig:
 
     @classmethod
     def full_precision(cls, *, ema_decay: float = 0.9997, **changes: Any) -> TrainConfig:
-        """The training of a plain network: one pass a step, this project's rates for ImageNet.
+        """Settings to train a plain network: one pass per step, this project's rates for ImageNet.
 
         Args:
-          ema_decay: of the average of parameters and statistics, per step.
-          changes: further fields that differ from them.
+          ema_decay: decay per step of the average of parameters and statistics.
+          changes: values of other fields.
         """
         step = StepConfig(
             random_passes=0,
@@ -155,10 +161,10 @@ class TrainConfig:
         return replace(plain, **changes)
 
     def plan(self, task: str) -> Plan:
-        """The same for the loop.
+        """These settings in the form that the training loop takes.
 
         Args:
-          task: names the training in messages and in the checkpoints' folder.
+          task: name of the training in messages and of its checkpoint folder.
         """
         scheduler = self.scheduler
         return Plan(

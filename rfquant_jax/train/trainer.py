@@ -1,4 +1,4 @@
-"""Training of coupled and of plain networks, without a workdir or a command line."""
+"""Training of coupled and plain networks from Python."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import TrainStep
 from rfquant_jax.train.train_config import TrainConfig
 
-PLAIN = "pretrain"  # the task of full-precision training, in messages
-# score(the network with averaged values) -> accuracies in percent by name
+PLAIN = "pretrain"  # name of full-precision training in messages
+# score(network with averaged values) -> {name: accuracy in percent}
 ScoreNetwork = Callable[[nnx.Module], dict[str, float]]
 
 
 class Trainer:
-    """Trains a coupled network for all configurations, or a plain one in full precision.
+    """Trains a coupled network for all configurations, or a plain network in full precision.
 
     Args:
       network: a `CoupledNetwork` or a plain module. `run` writes the averaged parameters and
         statistics into it.
-      config: None: `TrainConfig()`, or `TrainConfig.full_precision()` of a plain network.
-      preprocess: of a plain network, see `couple`; a coupled one has its own.
-      devices: of a plain network, see `couple`; a coupled one has its own.
-      checkpoints: folder for checkpoints of a coupled training, see `load`; the same training
-        continues from the newest one there. None: keep none.
-      log: takes messages of one line; None: silent.
+      config: settings; None: `TrainConfig()`, for a plain network `TrainConfig.full_precision()`.
+      preprocess: for a plain network only, see `couple`.
+      devices: number of devices, for a plain network only, see `couple`.
+      checkpoints: folder for checkpoints, for a coupled network only. Training resumes from the
+        newest checkpoint there; `load` reads them. None: no checkpoints.
+      log: called with each one-line message; None: silent.
 
     Raises:
-      ArgumentError: an argument does not go with the network.
+      ArgumentError: an argument does not fit the network.
 
     Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 
@@ -98,17 +98,17 @@ class Trainer:
     def _of_plain(self, network, config, preprocess, count, checkpoints) -> None:
         self.config = config or TrainConfig.full_precision()
         if self.config.step.random_passes or self.config.scheduler is not None:
-            rule = "is that of a coupled network; start from TrainConfig.full_precision()"
+            rule = "is for a coupled network; start from TrainConfig.full_precision()"
             raise ArgumentError("config", "this config", rule)
         if checkpoints is not None:
-            raise ArgumentError("checkpoints", checkpoints, "are kept of coupled networks alone")
+            raise ArgumentError("checkpoints", checkpoints, "are only written for coupled networks")
         self._functional, self._mesh = FunctionalNetwork(network), devices.make_mesh(count or 0)
         self._preprocess, self._trained = preprocess or identity, network
         self._space = Space((), (8,), np.zeros((0, 1), bool))
 
     @property
     def traces(self) -> dict[str, int]:
-        """How often each compiled function was traced."""
+        """Trace count of each compiled function."""
         return self._step.traces
 
     def run(
@@ -118,23 +118,26 @@ class Trainer:
         augment: Transform | None = None,
         score: ScoreNetwork | None = None,
     ) -> list[dict[str, float]]:
-        """Trains to the end and writes the averages into the network.
+        """Trains to the end and writes the averaged values into the network.
 
         Args:
           data: (images [N, H, W, C], labels int[N]), or a source of records {"image", "label"} with
-            `__len__` and `__getitem__`; images as the network's `preprocess` takes them.
-          augment: `augment(image [H, W, C], numpy Generator) -> image` of every training image.
-          score: called every `eval_every` epochs with the network holding its averages; returns
-            accuracies in percent by name.
+            `__len__` and `__getitem__`. Images are the input of `preprocess`.
+          augment: `augment(image [H, W, C], numpy Generator) -> image`, applied to every training
+            image.
+          score: called every `eval_every` epochs with the network, which then holds the averaged
+            values; returns {name: accuracy in percent}.
 
         Returns:
-          a record {"step", "epoch", "loss", "accuracy", ...} every `log_every` steps and at the
-          end. Names without a prefix are of the max pass, "random/" and "smallest/" of the others.
+          records {"step", "epoch", "loss", "accuracy", ...}, one every `log_every` steps and one at
+          the end. Names without a prefix belong to the max pass, those with "random/" and
+          "smallest/" to the other passes.
 
         Raises:
-          ArgumentError: the batch cannot be divided over the devices, or is larger than the data.
-          RunFailure: `max_bad_steps` steps in a row had no finite loss, or a checkpoint cannot be
-            written.
+          ArgumentError: the batch size is not divisible by the number of devices, or there are
+            fewer images.
+          RunFailure: values were not finite in `max_bad_steps` consecutive steps, or a checkpoint
+            cannot be written.
         """
         plan = self.config.plan(PLAIN if self._coupled is None else TRAIN)
         source = ArraySource(*map(np.asarray, data)) if is_pair(data) else data
@@ -184,7 +187,7 @@ class Trainer:
         return Checkpoints(folder, identity, write=True, log=self._history.info)
 
     def _about(self) -> dict[str, Any]:
-        """What `load` needs beside the arrays."""
+        """JSON content of the checkpoints that `load` needs besides the arrays."""
         if self._coupled is None:
             return {}
         return {

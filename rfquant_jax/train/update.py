@@ -1,4 +1,4 @@
-"""The update of a step: one all-reduce, then optimizer, EMA and statistics (method, section 4).
+"""The update of a step: one all-reduce, then optimizer, EMA and statistics.
 
 Runs per device. An update with any non-finite value is skipped as a whole.
 """

@@ -67,10 +67,10 @@ def test_what_is_saved_is_a_copy(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"network": "other"}, "its network is 'tiny', the config's is 'other'"),
-        ({"candidates": [6, 5, 4]}, "its candidates is [6, 4], the config's is [6, 5, 4]"),
-        ({"layers": {"a": [3, 3], "b": [5, 5]}}, "its layers: b is [1, 1], the config's is [5, 5]"),
-        ({"layers": {"a": [3, 3]}}, "its layers: b is [1, 1], the config's is None"),
+        ({"network": "other"}, "its network is 'tiny', this run's is 'other'"),
+        ({"candidates": [6, 5, 4]}, "its candidates is [6, 4], this run's is [6, 5, 4]"),
+        ({"layers": {"a": [3, 3], "b": [5, 5]}}, "its layers: b is [1, 1], this run's is [5, 5]"),
+        ({"layers": {"a": [3, 3]}}, "its layers: b is [1, 1], this run's is None"),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused_by_name(folder, change, said):

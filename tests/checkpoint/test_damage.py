@@ -161,7 +161,7 @@ def test_another_network_is_no_damage(folder):
     """Though the one before would fit."""
     with Checkpoints(folder, {"network": "other"}, write=True) as checkpoints:
         for asked in ("latest", "best"):
-            with pytest.raises(CheckpointError, match="its network is 'tiny', the config's is 'o"):
+            with pytest.raises(CheckpointError, match="its network is 'tiny', this run's is 'o"):
                 getattr(checkpoints, asked)
     assert sorted(path.name for path in folder.iterdir()) == ["10", "20"]
 

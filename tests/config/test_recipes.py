@@ -211,7 +211,7 @@ def test_a_recipe_runs_a_step(path, tmp_path):
 
 
 def test_the_published_runs_have_the_published_settings():
-    """Method, section 9; 128 images on each of 4 GPUs."""
+    """The training of the paper: 128 images on each of 4 GPUs."""
     expected = {
         "resnet18": (150, 512, 0.0, None, False, "33.9G", 256),
         "mobilenetv2": (150, 512, 0.1, 0.2, True, "5.58G", 512),

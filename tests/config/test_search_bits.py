@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from rfquant_jax.config import checks, search_bits, settings
+from rfquant_jax.config import checks, search_bits
+from rfquant_jax.config.search_algorithms import greedy_settings
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.space import Space
@@ -38,7 +39,7 @@ def test_what_is_left_open_follows_the_candidates(candidates, fields, start, lim
     checks.validate(config)
     assert search_bits.start(config) == start
     assert search_bits.limits(config) == limits
-    assert settings.greedy_settings(config, 3).start_bits == start
+    assert greedy_settings(config, 3).start_bits == start
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_the_greedy_search_of_8_4_2_finds_the_layer_that_bears_2_bits():
 
     (found,) = GreedySearch(
         search_space,
-        settings.greedy_settings(config, 2),
+        greedy_settings(config, 2),
         [budget],
         evaluate,
         on_move=lambda *_: None,

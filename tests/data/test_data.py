@@ -8,7 +8,7 @@ from rfquant_jax import data
 from rfquant_jax.data.loader import Filler, prefetch
 from rfquant_jax.data.sources import ArraySource, split
 from rfquant_jax.data.transforms import PadAndCrop
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from tests.conftest import pipeline
 
 
@@ -72,14 +72,14 @@ def test_the_test_part_never_changes():
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_a_split_without_images_on_one_side_is_refused(fraction):
-    with pytest.raises(ConfigError, match="search_fraction"):
+    with pytest.raises(ArgumentError, match="search_fraction"):
         split(numbered(10), fraction, 0)
 
 
 def test_an_unknown_data_set_is_refused():
     config = default.get_config().data
     config.name = "mnist"
-    with pytest.raises(ConfigError, match=r"data\.name = 'mnist': must be tfds:NAME or one of dig"):
+    with pytest.raises(ArgumentError, match=r"`data_set` = 'mnist': must be tfds:NAME or one of"):
         data.load(config)
 
 

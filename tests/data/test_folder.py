@@ -14,7 +14,7 @@ from rfquant_jax.data import index as indexing
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.index import default_cache, index_folder
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 
 LONG_AGO = time.time() - 3600
 
@@ -92,11 +92,11 @@ def test_sub_imagenet_is_the_search_set_and_not_trained_on(root):
 
 def test_the_search_set_must_leave_images_and_know_the_classes(root):
     write(root / "subImageNet", "c/1.png")
-    with pytest.raises(ConfigError, match="holds classes that train does not: c"):
+    with pytest.raises(ArgumentError, match="holds classes that train does not: c"):
         data.load(section(root))
     (root / "subImageNet" / "c").rename(root / "subImageNet" / "a")
     write(root / "subImageNet", *(f"{c}/{i}.png" for c in "ab" for i in range(4)))
-    with pytest.raises(ConfigError, match="none would be left to train on"):
+    with pytest.raises(ArgumentError, match="none would be left to train on"):
         data.load(section(root))
 
 
@@ -148,13 +148,13 @@ def test_links_to_folders_are_followed(tmp_path):
 )
 def test_a_spoilt_folder_is_refused_by_name(root, spoil, said):
     spoil(root)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ArgumentError, match=said):
         data.load(section(root))
 
 
 @pytest.mark.parametrize("path", ["", "nowhere"])
 def test_a_missing_folder_is_refused(path):
-    with pytest.raises(ConfigError, match=r"data\.path = .*must be a folder that holds train"):
+    with pytest.raises(ArgumentError, match=r"`path` = .*must be a folder that holds train"):
         data.load(section(path))
 
 

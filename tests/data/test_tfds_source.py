@@ -12,7 +12,7 @@ from PIL import Image
 from configs import default
 from rfquant_jax import data
 from rfquant_jax.data.transforms import Centre
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError
 from tests.conftest import pipeline
 
 LABELS = ["cat", "dog", "fox"]
@@ -153,13 +153,13 @@ def test_without_tfds_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     config = default.get_config().data
     config.name = "tfds:small_pets"
-    with pytest.raises(ConfigError, match=r"pip install 'rfquant-jax\[tfds\]'"):
+    with pytest.raises(ArgumentError, match=r"pip install 'rfquant-jax\[tfds\]'"):
         data.load(config)
 
 
 def test_what_is_not_prepared_is_refused_with_the_way_to_prepare_it(folder):
     rule = r"data\.name = 'tfds:cifar10': is not prepared in .*tfds build cifar10 --file_format=ar"
-    with pytest.raises(ConfigError, match=rule):
+    with pytest.raises(ArgumentError, match=rule):
         data.load(section(folder, "cifar10"))
 
 
@@ -171,7 +171,7 @@ def test_another_format_is_refused(folder, tmp_path):
         if file.name == "dataset_info.json":
             content = content.replace(b'"array_record"', b'"tfrecord"')
         (other / file.name).write_bytes(content)
-    with pytest.raises(ConfigError, match="is prepared as tfrecord; only array_record"):
+    with pytest.raises(ArgumentError, match="is prepared as tfrecord; only array_record"):
         data.load(section(tmp_path, "small_pets"))
 
 
@@ -189,13 +189,13 @@ def test_a_damaged_file_is_found_before_work_starts(copy, part, how):
     file.unlink()
     if how == "cut":
         file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ConfigError, match=rf"is damaged: small_pets/{part}\[0\] cannot be read"):
+    with pytest.raises(ArgumentError, match=rf"is damaged: small_pets/{part}\[0\] cannot be read"):
         data.load(section(copy, "small_pets"))
 
 
 def test_a_damaged_description_is_refused(copy):
     (copy / "small_pets" / "1.0.0" / "dataset_info.json").write_text("{ no json")
-    with pytest.raises(ConfigError, match=r"config\.data\.name = 'tfds:small_pets'"):
+    with pytest.raises(ArgumentError, match=r"`data_set` = 'tfds:small_pets'"):
         data.load(section(copy, "small_pets"))
 
 
@@ -209,10 +209,10 @@ def test_a_damaged_description_is_refused(copy):
     ],
 )
 def test_features_of_another_kind_are_refused(folder, name, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ArgumentError, match=said):
         data.load(section(folder, name))
 
 
 def test_a_data_set_without_labelled_images_is_refused(folder):
-    with pytest.raises(ConfigError, match="must have the features image and label; it has label"):
+    with pytest.raises(ArgumentError, match="must have the features image and label; it has label"):
         data.load(section(folder, "unlabelled"))

@@ -15,7 +15,7 @@ from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
-from rfquant_jax.export.verify import run_c, runners
+from rfquant_jax.export.verify import run_c, runners, verify
 from rfquant_jax.tasks import export, export_report
 from rfquant_jax.tasks.context import Run
 from tests.conftest import pipeline
@@ -192,7 +192,7 @@ def result_with(codes32=(0, 1000, 0.0), codes64=(0, 1000, 0.0), logits=0.0, **un
             "integer runtime and the evaluation disagree on 2 of 1000",
         ),
         ({"onnx": (9, 5)}, None),
-        ({"onnx": (0, 6)}, "onnx and the evaluation disagree .*max_unequal_float = 0.005 allows 5"),
+        ({"onnx": (0, 6)}, "onnx and the evaluation disagree .*`max_unequal_float` = .* allows 5"),
         ({"onnx_small": (0, 6)}, "onnx_small and the evaluation disagree"),
         ({"stablehlo": (0, 6)}, "stablehlo and the evaluation disagree"),
         ({"onnx_fast": (0, 6)}, "onnx_fast and the evaluation disagree"),
@@ -208,8 +208,7 @@ def result_with(codes32=(0, 1000, 0.0), codes64=(0, 1000, 0.0), logits=0.0, **un
     ],
 )
 def test_files_may_differ_by_rounding_alone(found, said):
-    limits = default.get_config().export
-    reasons = list(export_report.disagreements(limits, result_with(**found)))
+    reasons = list(verify.disagreements(verify.Limits(), result_with(**found)))
     assert len(reasons) == (said is not None)
     assert not reasons or re.search(said, reasons[0])
 
@@ -226,7 +225,7 @@ def test_integer_kernels_must_compute_the_same_codes(different, off_tie, said):
     result = result_with()
     found = {"different": different, "total": 1_000_000, "off_tie": off_tie}
     result["formats"]["onnx_fast"]["differing_codes"] = found
-    reasons = list(export_report.disagreements(default.get_config().export, result))
+    reasons = list(verify.disagreements(verify.Limits(), result))
     assert len(reasons) == (said is not None)
     assert not reasons or said in reasons[0]
 
@@ -237,11 +236,11 @@ def test_a_format_without_its_runtime_is_not_verified(monkeypatch, model_paths):
     monkeypatch.setattr(runners, "_OPTIONAL", {"c": (run_c.compiler, "a C compiler (cc)")})
     assert runners.open_all(model_paths).keys() == {"integer"}
     assert runners.missing_runtime("c") == "a C compiler (cc)"
-    row = export._verified(None, "c", None, None, None)
+    row = verify.compared("c", None, None, None, None)
     assert row == {"not_verified": "a C compiler (cc) is not installed"}
     result = result_with()
     result["formats"]["c"] = row | {"bytes": 5, "ratio": 2.0}
-    assert not list(export_report.disagreements(default.get_config().export, result))
+    assert not list(verify.disagreements(verify.Limits(), result))
     result["evaluation"] = {}
     content = {"float32_bytes": 10, "configurations": {"w4a4": result}}
     (line,) = [one for one in export_report.export_table(content).splitlines() if "w4a4 c" in one]
@@ -258,7 +257,7 @@ def test_one_of_few_images_may_be_a_tie():
     result = result_with()
     for row in result["formats"].values():
         row.update(images=50, equal_percent=98.0, equal_exact_percent=98.0)
-    assert not list(export_report.disagreements(default.get_config().export, result))
+    assert not list(verify.disagreements(verify.Limits(), result))
 
 
 @pytest.mark.parametrize(

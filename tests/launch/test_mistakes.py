@@ -71,7 +71,7 @@ def test_a_checkpoint_that_was_trained_on_the_held_out_images_is_refused(
     changed = ["--config.tasks=search", "--config.data.split_seed=5"]
     arguments = [*SHRUNK, *changed, f"--config.checkpoint={finished[0]}"]
     done = launch(*arguments, f"--workdir={tmp_path / 'new'}")
-    assert_one_line(done, "its data: split_seed is 0, the config's is 5")
+    assert_one_line(done, "its data: split_seed is 0, this run's is 5")
 
 
 def test_a_teachers_folder_without_a_trained_network_is_refused(launch, finished, tmp_path):

@@ -19,7 +19,8 @@ from rfquant_jax.nn.precision import compute_in, compute_type
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.calibrate import initialize_activation_steps
 from rfquant_jax.runtime import devices
-from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator
+from rfquant_jax.search.evaluator import CandidateEvaluator
+from rfquant_jax.search.metrics import METRICS
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.train.passes import CoupledPass, LossWeights
 from rfquant_jax.train.state import Carry, StepInputs

@@ -238,7 +238,7 @@ def test_interference_over_time(parsed):
     ]
     assert "at the end: w6a6 98.80 %, w2a2 84.50 %" in section.text
     assert "random configurations (mean), the smallest configuration." in section.text
-    assert "Evenly spread weights would have 25 %" in section.text
+    assert "Uniformly distributed weights would have 25 %" in section.text
     # Two, then one of them released and another frozen, then it is frozen again.
     assert "at most 3, at the end 3" in section.text
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import default
 from rfquant_jax.config import checks
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ArgumentError, ConfigError
 from rfquant_jax.runtime import devices, native_errors, processes
 from tests.conftest import mesh_of
 
@@ -78,7 +78,7 @@ def test_a_port_in_use_is_refused_before_anything_starts():
         given = default.get_config().distributed
         given.coordinator = f"127.0.0.1:{listener.getsockname()[1]}"
         given.processes = 2
-        with pytest.raises(ConfigError, match="its port cannot be used here"):
+        with pytest.raises(ArgumentError, match=r"`coordinator` = .*its port cannot be used here"):
             processes.start(given)
 
 

@@ -10,8 +10,9 @@ from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.runtime.devices import replicate
 from rfquant_jax.search.budget import parse_budget
-from rfquant_jax.search.evaluator import METRICS, CandidateEvaluator, common_base
+from rfquant_jax.search.evaluator import CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
+from rfquant_jax.search.metrics import METRICS
 from rfquant_jax.search.variables import make_search_space
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 

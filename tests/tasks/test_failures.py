@@ -106,7 +106,7 @@ TRAIN = {"train.batch_size": 64, "train.accumulate": 1}
             "search",
             1,
             {"search.algorithm": "trust_region", "search.batch_size": 50, "search.starts": 8},
-            f"config.search.batch_size=50 and 1 device; {INTACT}: try --config.search.batch_size=25",
+            f"search.batch_size=50 and 1 device; {INTACT}: try --config.search.batch_size=25",
         ),
     ],
 )

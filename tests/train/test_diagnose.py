@@ -144,3 +144,23 @@ def test_a_step_diagnoses_itself(plain):
     state, metrics, report = step(state, parts, masks, RATES, KEY)
     taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)
     assert step.diagnose(state, taken).place == "the bias of expand_bn"
+
+
+def test_a_step_of_explicit_configurations_is_diagnosed_under_these(functional, space):
+    """The key would draw other bits for the layer that fails at 4 bits alone."""
+    step = TrainStep(functional, mesh_of(1), identity, settings(random_passes=1))
+    masks, layer = Masks(space.full_mask, space.full_mask), space.names.index("expand")
+    slot = convert.CANDIDATES.index(4)
+    state = step.init(
+        functional.params | at(functional, "expand.weight_quantizer.step", NAN, (slot,))
+    )
+    given = space.uniform(4, 3)[None]
+    drawn = np.asarray(step.inputs(masks, RATES, KEY).configurations)
+    assert 4 not in drawn[:, layer, 0]
+    parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
+    state, metrics, report = step(state, parts, masks, RATES, KEY, None, given)
+    taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)
+    finding = step.diagnose(state, taken)
+    assert finding.number == 1
+    assert finding.place == "the step size of the weights of expand"
+    np.testing.assert_array_equal(finding.configuration, given[0])

@@ -10,9 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rfquant_jax.export import files
+from rfquant_jax.export import files, format_names
 from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
+from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.verify import run_c, run_tflite
 from rfquant_jax.export.verify.compare import Predict
 
@@ -21,12 +22,12 @@ Codes = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 _ONNX_RUNTIME = (lambda: find_spec("onnxruntime"), "onnxruntime")
 # What runs a format, where that is no requirement of this package: how to find and to call it.
 _OPTIONAL: Mapping[str, tuple[Callable[[], object], str]] = {
-    files.ONNX: _ONNX_RUNTIME,
-    files.ONNX_SMALL: _ONNX_RUNTIME,
-    files.ONNX_FAST: _ONNX_RUNTIME,
-    files.C: (run_c.compiler, "a C compiler (cc)"),
-    files.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
-    files.QONNX: (lambda: find_spec("qonnx"), "qonnx"),
+    format_names.ONNX: _ONNX_RUNTIME,
+    format_names.ONNX_SMALL: _ONNX_RUNTIME,
+    format_names.ONNX_FAST: _ONNX_RUNTIME,
+    format_names.C: (run_c.compiler, "a C compiler (cc)"),
+    format_names.TFLITE: (lambda: find_spec("ai_edge_litert"), "ai-edge-litert"),
+    format_names.QONNX: (lambda: find_spec("qonnx"), "qonnx"),
 }
 
 
@@ -75,8 +76,8 @@ def _opened(kind: str, path: Path) -> Runner:
     return Runner(explaining(runner.predict), explaining(runner.codes))
 
 
-def _integer(path: Path) -> Runner:
-    model = integer_reader.read(path).model()
+def run_integer(model: IntegerModel) -> Runner:
+    """Runs a model that was read from a file of the integer format."""
     return Runner(lambda images: runtime.run(model, images))
 
 
@@ -116,12 +117,12 @@ def _in_batches(call: Callable, images: np.ndarray, size: int) -> np.ndarray:
 
 
 _OPENERS: Mapping[str, Callable[[Path], Runner]] = {
-    files.INTEGER: _integer,
-    files.ONNX: run_onnx,
-    files.ONNX_SMALL: run_onnx,
-    files.ONNX_FAST: run_onnx,
-    files.STABLEHLO: _stablehlo,
-    files.C: lambda path: Runner(run_c.load(path)),
-    files.QONNX: _qonnx,
-    files.TFLITE: lambda path: Runner(*run_tflite.load(path)),
+    format_names.INTEGER: lambda path: run_integer(integer_reader.read(path).model()),
+    format_names.ONNX: run_onnx,
+    format_names.ONNX_SMALL: run_onnx,
+    format_names.ONNX_FAST: run_onnx,
+    format_names.STABLEHLO: _stablehlo,
+    format_names.C: lambda path: Runner(run_c.load(path)),
+    format_names.QONNX: _qonnx,
+    format_names.TFLITE: lambda path: Runner(*run_tflite.load(path)),
 }

@@ -2,7 +2,8 @@
 
 XLA distributes a convolution over cores by output columns and channels only. If the kernel is small
 or has at most 64 output channels, the columns of one image form a single work item, and one core
-does all the work. In a strip, the columns of all images can be distributed.
+does all the work. In a strip, the columns of all images can be distributed. Measured with JAX
+0.10.2; `python -m benchmarks.convolutions` compares it with XLA.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The sections of the report, one file each: a function from a run's files to markup.
+"""The sections of the report page, one file each.
 
-Each raises `Unavailable` if its data are missing; the page then shows the reason.
+A section is a function from the files of a run to markup. It raises `Unavailable` if its files are
+missing or unreadable; the page then shows the reason in its place.
 """

@@ -1,4 +1,4 @@
-"""The request: command, recipe, network, data, budgets, and every field of the config."""
+"""Section "request": command, recipe, network, data, budgets, and every field of the config."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
     given = ", ".join(f"{k} = {v}" for k, v in options.items()) if options else ""
     yield "Network", f"{of('model.name')} ({given})" if given else of("model.name")
     yield "Data", of("data.name")
-    yield "Image size", f"{of('data.image_size')} pixels" if of("data.image_size") else "as it is"
+    yield "Image size", f"{of('data.image_size')} pixels" if of("data.image_size") else "unchanged"
     yield "Held out for the search", _share(of("data.search_fraction"))
     yield "Bit-width candidates", listed(of("quant.candidates"))
     yield "Depthwise layers", f"at least {of('quant.depthwise_min_bits')} bits"
@@ -85,7 +85,7 @@ def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def field(config: Mapping, name: str) -> object:
-    """The value of a field by its dotted name, or a dash."""
+    """The value of a field by its dotted name; a dash if there is no such field."""
     value: object = config
     for part in name.split("."):
         value = value.get(part, MISSING) if isinstance(value, Mapping) else MISSING
@@ -93,5 +93,5 @@ def field(config: Mapping, name: str) -> object:
 
 
 def listed(values: object) -> str:
-    """The items of a list, separated by commas."""
+    """The items of a list, separated by commas; other values as text."""
     return ", ".join(map(str, values)) if isinstance(values, list) else str(values)

@@ -1,4 +1,4 @@
-"""Bits of each layer, by budget."""
+"""Section "bits": the bit-widths of each layer, for each budget."""
 
 from __future__ import annotations
 

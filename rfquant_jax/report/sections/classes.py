@@ -1,4 +1,4 @@
-"""Accuracy per class of each winner."""
+"""Section "classes": the accuracy of each searched configuration on each class."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def classes(run: RunFiles) -> Markup:
     rows = [names[i] for i in shown]
     groups = [_group(content, row, names, shown) for row in winners]
     text = (
-        "Top-1 in percent of each class on the test images, and the difference from the best "
-        "equal-bits uniform configuration within the budget, in points. The stronger the "
-        "colour, the more errors."
+        "Top-1 (%) of each class on the test images, and the difference in points from the best "
+        "uniform configuration with equal bits within the budget. The stronger the colour, the "
+        "more errors."
     )
     if len(shown) < len(names):
         text += f" Shown are the {len(shown)} of {len(names)} classes with the lowest mean."
@@ -39,7 +39,7 @@ def classes(run: RunFiles) -> Markup:
 
 
 def _names(content: Mapping, count: int) -> list[str]:
-    """Unique names of the classes, used as keys of rows."""
+    """Unique names of the classes, because they are the keys of the rows."""
     names = content.get("class_names") or []
     if len(names) != count:
         return [f"class {i}" for i in range(count)]

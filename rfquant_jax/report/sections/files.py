@@ -1,4 +1,4 @@
-"""Files of the run with their sizes, and verification results of exported files."""
+"""Section "files": the files of the run, and the verification of exported files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfquant_jax.report.run_files import RunFiles
 # Content of files, by path or folder, in the order of the table.
 _MEANING = {
     "results.json": "accuracies on the test images",
-    "search": "searched configurations, the profile, the search's own record",
+    "search": "searched configurations, the profile, records for resuming",
     "export": "exported models",
     "export.json": "how exported models compare with the evaluation",
     "evaluations": "single configurations on the test images",
@@ -24,16 +24,16 @@ _MEANING = {
     "sensitivity.png": "sensitivities, picture",
     "surrogate.json": "quality of the surrogate",
     "bits.png": "bits of each layer, picture",
-    "predictions.csv": "what the task predict found",
+    "predictions.csv": "predicted classes of the task predict",
     "command.json": "the command of this run",
     "config.json": "the resolved config",
-    "metrics.jsonl": "losses, rates, accuracies, freezes",
+    "metrics.jsonl": "losses, rates, accuracies, frozen bit-widths",
     "log.txt": "messages",
     "tensorboard": "the same numbers for TensorBoard",
     "checkpoints": "weights, step sizes, statistics",
 }
-_LISTED = ("search", "export", "evaluations")  # folders whose files are listed one by one,
-_MOST_LISTED = 40  # unless there are more
+_LISTED = ("search", "export", "evaluations")  # folders whose files are listed one by one
+_MOST_LISTED = 40  # a folder with more files gets one row
 _LEFT_OUT = ("lock", "report.html")
 
 
@@ -46,7 +46,7 @@ def files(run: RunFiles) -> Markup:
 
 
 def _entries(workdir: Path) -> Iterator[tuple[str, str, int]]:
-    """Path within the workdir, meaning and size of each file, or of a folder of many files."""
+    """(path within the workdir, contents, bytes) of each row: a file, or a folder of files."""
     for entry in os.scandir(workdir):
         if entry.name in _LEFT_OUT or entry.name.endswith(".tmp"):
             continue

@@ -1,4 +1,4 @@
-"""Frozen bit-widths over time: which layers lost their smallest bit-width, and when."""
+"""Section "freezes": which layers had their smallest bit-width frozen, and when."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def freezes(run: RunFiles) -> Markup:
     events = [line for line in lines if line.get("event") == "scheduler"]
     if not events:
         raise Unavailable(
-            "The scheduler did not freeze anything: coupled training was not run here, is too "
+            "The scheduler froze nothing: coupled training was not run in this workdir, is too "
             "short, or scheduler.enabled is False."
         )
     epochs = 1 + max(line["epoch"] for line in lines if "epoch" in line)
@@ -38,11 +38,12 @@ def spans(events: Iterable[Mapping], epochs: int) -> Spans:
     """The intervals in which bit-widths of layers were frozen.
 
     Args:
-      events: firings of the scheduler, in order, from `metrics.jsonl`.
-      epochs: epochs of training so far, the end of current freezes.
+      events: events of the scheduler in `metrics.jsonl`, in order.
+      epochs: epochs trained so far; intervals that are still open end here.
 
     Returns:
-      {layer: (first epoch, epoch after the last, bit-width)}, in chronological order.
+      {layer: [(first epoch, epoch after the last, bit-width), ...]}, in the order in which the
+      intervals of a layer end.
     """
     since: dict[tuple[str, int], int] = {}
     found: Spans = {}
@@ -59,7 +60,7 @@ def spans(events: Iterable[Mapping], epochs: int) -> Spans:
 
 
 def _layers(run: RunFiles, frozen: Spans) -> list[str]:
-    """All searched layers if a search result names them, else those that were ever frozen."""
+    """All searched layers if a result file names them, and layers that were ever frozen."""
     try:
         known = list(run.searches[0][1]["layers"])
     except Unavailable:

@@ -1,4 +1,4 @@
-"""The frontier: accuracy over cost of searched and uniform configurations."""
+"""Section "frontier": accuracy over cost, of searched and uniform configurations."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _divergence(points: list[dict]) -> Markup:
     return charts.divergence(
         predicted,
         positive("divergence"),
-        f"The whole curve: divergence from the largest configuration at {len(points)} budgets, as "
-        "the surrogate predicts it, and as measured where a point was evaluated.",
+        f"Divergence from the largest configuration at {len(points)} budgets: predicted by the "
+        "surrogate, and measured where a point was evaluated.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Interference of bit-widths: how the passes of different bit-widths disturb each other."""
+"""Section "interference": how training at one bit-width affects the others."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rfquant_jax.report.sections.training import HELD_OUT, series
 
 _LOSSES = {"loss": "largest", "random/loss": "random", "smallest/loss": "smallest"}
 _LEVEL = re.compile(re.escape(HELD_OUT) + r"w\d+a\d+")
-MOST_MOMENTS = 8  # columns of the map over time
+MOST_MOMENTS = 8  # columns of the heat map over time
 
 
 def interference(run: RunFiles) -> Markup:
     """The section's content.
 
     Raises:
-      Unavailable: `metrics.jsonl` is missing or holds nothing of a coupled training.
+      Unavailable: `metrics.jsonl` is missing or has no lines of coupled training.
     """
     lines = run.lines("train")
     records = [line for line in lines if line.get("event") == "interference"]
     boundary = run.optional("config.json").get("scheduler", {}).get("boundary")
     figures = [*_losses(lines), *_levels(lines), *_oscillating(records, boundary), *_frozen(lines)]
     if not figures:
-        raise Unavailable("metrics.jsonl holds no line of a coupled training.")
+        raise Unavailable("metrics.jsonl has no lines of coupled training.")
     parts = [tag("div", *figures, class_="pair")]
     if records:
         parts += [tag("h3", "Bit-widths sampled"), *_sampled(records)]
@@ -39,10 +39,10 @@ def interference(run: RunFiles) -> Markup:
 
 
 def frozen_layers(events: Iterable[Mapping], last: int) -> list[tuple[int, int]]:
-    """How many layers have a frozen bit-width, as the corners of a curve over steps.
+    """Corners (step, count) of the step curve of the number of layers with a frozen bit-width.
 
     Args:
-      events: firings of the scheduler, in order, as `metrics.jsonl` has them.
+      events: events of the scheduler in `metrics.jsonl`, in order.
       last: step at which the curve ends.
     """
     frozen: set[tuple[str, int]] = set()
@@ -70,7 +70,7 @@ def _levels(lines: Sequence[Mapping]) -> Iterator[Markup]:
     keys = dict.fromkeys(key for line in lines for key in line if _LEVEL.fullmatch(key))
     if found := series(lines, {key: key.removeprefix(HELD_OUT) for key in keys}):
         last = ", ".join(f"{name} {fixed(points[-1][1], 2)} %" for name, points in found.items())
-        caption = f"Held-out accuracy of the EMA by level; at the end: {last}."
+        caption = f"Held-out top-1 of uniform configurations (EMA); at the end: {last}."
         yield _curves("held-out top-1 (%)", found, caption, marks=True)
 
 
@@ -84,11 +84,11 @@ def _oscillating(records: Sequence[Mapping], boundary: float | None) -> Iterator
                 found.setdefault(f"{bits} bits", []).append(point)
     if found:
         caption = (
-            "Weights that may oscillate: share that is near a rounding boundary, mean over the "
-            "layers, by weight bit-width."
+            "Weights near a rounding boundary, which may oscillate: mean share over the layers, by "
+            "weight bit-width."
         )
         if boundary is not None:
-            caption += f" Evenly spread weights would have {fixed(100 * boundary, 0)} %."
+            caption += f" Uniformly distributed weights would have {fixed(100 * boundary, 0)} %."
         yield _curves("weights near a boundary (%)", found, caption, marks=True)
 
 
@@ -97,7 +97,7 @@ def _frozen(lines: Sequence[Mapping]) -> Iterator[Markup]:
     if events:
         corners = frozen_layers(events, max(line["step"] for line in lines))
         most = max(count for _, count in corners)
-        caption = f"Layers that have a frozen bit-width: at most {most}, at the end "
+        caption = f"Layers with a frozen bit-width: at most {most}, at the end "
         yield _curves("frozen layers", {"frozen layers": corners}, f"{caption}{corners[-1][1]}.")
 
 
@@ -120,7 +120,7 @@ def _sampled(records: Sequence[Mapping]) -> list[Markup]:
         for what in ("weights", "activations")
     }
     most = max(int(values.max(initial=0)) for values in counts.values()) or 1
-    # A bit-width that a layer never takes has no share near a boundary; its cell stays empty.
+    # A bit-width that is no candidate of a layer has no share; its cell stays empty.
     taken = [[share is not None for share in row] for row in records[-1]["near_boundary"]]
 
     def cells(values: np.ndarray) -> dict[str, list[Cell | None]]:
@@ -135,8 +135,8 @@ def _sampled(records: Sequence[Mapping]) -> list[Markup]:
 
     groups = [Group(f"{what}: bits", bits, cells(values)) for what, values in counts.items()]
     text = (
-        f"Share in percent of the {passes:,} passes in which each layer ran at each bit-width. "
-        "Passes of the largest configuration do not count."
+        f"Percentage of the {passes:,} random passes in which a layer ran at a bit-width. Passes "
+        "of the largest configuration are not counted."
     )
     return [paragraph(text), heat_map(layers, groups, label="Bit-widths sampled in each layer")]
 
@@ -148,22 +148,22 @@ def _near(records: Sequence[Mapping]) -> list[Markup]:
     columns = [_of_smallest(record) for record in moments]
     values = [value for column in columns for value in column]
     least, most = min(values, default=0.0), max(values, default=0.0)
-    span = most - least or 1.0  # shares differ little: colours show the differences
+    span = most - least or 1.0  # colours span the range of the shares, because these differ little
     cells = {
         layer: [_share(c[i], (c[i] - least) / span, warm=True) for c in columns]
         for i, layer in enumerate(layers)
     }
     steps = [f"{record['step']:,}" for record in moments]
     text = (
-        "Share in percent of each layer's weights at its smallest bit-width that is not frozen. "
-        "The stronger the colour, the larger the share."
+        "Percentage of each layer's weights near a rounding boundary of its smallest bit-width "
+        "that is not frozen. The stronger the colour, the larger the share."
     )
     heat = heat_map(layers, [Group("step", steps, cells)], label="Weights near a boundary")
     return [paragraph(text), heat]
 
 
 def _of_smallest(record: Mapping) -> list[float]:
-    """Share near a boundary at the smallest weight bit-width of each layer."""
+    """Each layer's share of weights near a boundary, at its smallest bit-width not frozen."""
     rows = zip(record["near_boundary"], record["smallest"], strict=True)
     return [row[record["bits"].index(bits)] for row, bits in rows]
 

@@ -1,4 +1,4 @@
-"""The results table: for each budget the best uniform configuration and the searched one."""
+"""Section "results": the best uniform and the searched configuration of each budget."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rfquant_jax.report.run_files import RunFiles
 
 _SIGNS = {BETTER: "\N{BLACK UP-POINTING TRIANGLE}", WORSE: "\N{BLACK DOWN-POINTING TRIANGLE}"}
 _HOW_TO_READ = (
-    "Differences are paired: both configurations see the same test images, and the interval is the "
-    "mean of the per-image differences \N{PLUS-MINUS SIGN} 1.96 standard errors. Where it includes "
-    f"zero, the two {EQUAL} on these images."
+    "Differences are paired: they are taken image by image on the test images. The interval is the "
+    "mean difference \N{PLUS-MINUS SIGN} 1.96 standard errors. If it includes zero, the two "
+    f"{EQUAL} on these images."
 )
 
 
@@ -51,14 +51,14 @@ def searched(content: Mapping) -> list[dict]:
 
 
 def uniform_of(content: Mapping, row: Mapping) -> dict | None:
-    """The row of the best equal-bits uniform configuration within a searched row's budget."""
+    """The row of the uniform configuration that a searched row's `gain` compares with."""
     gain = row.get("gain")
     same = [r for r in content["rows"] if r["kind"] == "uniform" and gain]
     return next((r for r in same if r["name"] == gain["over"]), None)
 
 
 def badge(text: str | None) -> Markup | None:
-    """A verdict as a label, or None."""
+    """A label for a verdict; None for None."""
     if text is None:
         return None
     class_ = {BETTER: "better", WORSE: "worse"}.get(text, "equal")
@@ -95,7 +95,7 @@ def _budget_row(content: Mapping, row: Mapping) -> list[object]:
 
 
 def _without(row: Mapping) -> str:
-    """The text if no uniform row is known: a null `gain` means that none is within the budget."""
+    """The text instead of a uniform row; a null `gain` means that none is within the budget."""
     return "none fits" if row.get("gain", {}) is None else MISSING
 
 
@@ -129,7 +129,7 @@ def _line(text: str) -> Markup:
 
 
 def _gains(rows: list[dict]) -> Iterator[Markup]:
-    """The chart of all differences, if any."""
+    """The chart of all differences; nothing if there are none."""
     found = [
         (row.get("budget", row["name"]), gain["top1"], gain["top1_interval"], key == "gain_pair")
         for row in rows

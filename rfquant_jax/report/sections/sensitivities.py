@@ -1,4 +1,4 @@
-"""Sensitivities: the effect of changing the bits of one layer."""
+"""Section "sensitivities": the effect of changing the bit-width of a single layer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sensitivities(run: RunFiles) -> Markup:
     layers = list(dict.fromkeys(layer for rows in growth.values() for layer in rows))
     unit = content.get("unit", "cross-entropy")
     text = (
-        f"Growth of the {unit} when one layer alone leaves {_base(content)}, by the bit-width it "
-        "gets instead. The stronger the colour, the more the layer needs its bits."
+        f"Increase of the {unit} when a single layer changes from {_base(content)} to the "
+        "bit-width of the column. The stronger the colour, the larger the change."
     )
     shown = heat_map(layers, groups, label="Sensitivity of each layer")
     return join([paragraph(text), shown])

@@ -1,4 +1,4 @@
-"""Quality of the surrogate: predictions of configurations that it was not fitted on."""
+"""Section "surrogate": its predictions of configurations that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def surrogate(run: RunFiles) -> Markup:
     if not held_out:
         return join([numbers, note("surrogate.json holds no held-out configurations.")])
     caption = (
-        "The model of log divergence that the search optimises, on configurations that it was not "
-        "fitted on. The closer to the diagonal, the better; a shift of all points does no harm."
+        "Measured and predicted log divergence of configurations that the model was not "
+        "fitted on. The closer to the diagonal, the better. A common shift of all points does not "
+        "affect the search."
     )
     return tag("div", charts.scatter(held_out, caption), numbers, class_="pair")

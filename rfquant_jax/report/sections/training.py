@@ -1,4 +1,4 @@
-"""Training curves: losses, rates, held-out accuracies."""
+"""Section "training": curves of losses, learning rates and held-out accuracies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfquant_jax.report.run_files import RunFiles, Unavailable
 HELD_OUT = "held_out/"
 _MEAN = f"{HELD_OUT}mean"
 _STAGES = {"pretrain": "Full-precision training", "train": "Coupled training"}
-_LOSS = {"pretrain": "Loss.", "train": "Loss of the pass of the largest configuration."}
+_LOSS = {"pretrain": "Loss.", "train": "Loss of the largest configuration."}
 _RATES = {"rate/learning": "weights (SGD)", "rate/step_size": "step sizes (Adam)"}
 
 
@@ -29,7 +29,7 @@ def training(run: RunFiles) -> Markup:
         if figures := list(_stage(run.lines(stage), stage)):
             parts += [tag("h3", title), tag("div", *figures, class_="three")]
     if not parts:
-        raise Unavailable("metrics.jsonl holds no line of a training.")
+        raise Unavailable("metrics.jsonl has no lines of training.")
     return join(parts)
 
 
@@ -57,9 +57,9 @@ def _curves(stage: str, what: str, found: Mapping, caption: str, *, marks: bool 
 
 
 def _scores(lines: Iterable[Mapping]) -> dict[str, str]:
-    """The key of the held-out accuracy and its name; of several levels their mean stands here.
+    """{key in `metrics.jsonl`: name} of the held-out accuracy; with several levels, of their mean.
 
-    The levels themselves are part of the section on interference.
+    The section "interference" shows the levels themselves.
     """
     found = {key for line in lines for key in line if key.startswith(HELD_OUT)} - {_MEAN}
     if len(found) > 1:
@@ -68,7 +68,7 @@ def _scores(lines: Iterable[Mapping]) -> dict[str, str]:
 
 
 def series(lines: Iterable[Mapping], names: Mapping[str, str]) -> dict[str, list]:
-    """Finite values over steps by name; names without values are dropped."""
+    """{name: [(step, value), ...]} of all finite values; names without values are left out."""
     found: dict[str, list] = {name: [] for name in names.values()}
     for line in lines:
         for key, name in names.items():

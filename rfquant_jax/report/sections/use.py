@@ -1,4 +1,4 @@
-"""Commands for using a result, for the first winner."""
+"""Section "use": commands that use the first searched configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def use(run: RunFiles) -> Markup:
     first = paragraph("For the budget ", tag("code", content["budget"]), ":")
     parts = [first, tag("ol", *steps, class_="use")]
     if not arguments:
-        parts.append(paragraph("RECIPE is the recipe that this run was started with."))
+        parts.append(paragraph("RECIPE stands for the recipe of this run."))
     if len(run.searches) > 1:
         parts.append(paragraph("The same with any of these files: ", files, "."))
     return join(parts)
