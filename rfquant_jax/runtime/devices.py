@@ -45,9 +45,36 @@ def make_mesh(devices: int = 0) -> Mesh:
     return Mesh(np.asarray([d for group in own for d in group[:each]]), (AXIS,))
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
 def compute_deterministically() -> None:
-    """Makes GPU computations deterministic; call it before anything is computed."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    """Makes GPU computations deterministic; computations on CPU are.
+
+    XLA reads its flags once, when JAX starts its backends.
+
+    Raises:
+      ArgumentError: JAX has started on GPU without the flag, so that it would have no effect.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC in given.split():
+        return
+    if _has_started() and jax.default_backend() != "cpu":
+        rule = f"has no effect after JAX has started: set XLA_FLAGS={DETERMINISTIC} before"
+        raise ArgumentError("deterministic", True, rule)
+    os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC}".strip()
+
+
+def _has_started() -> bool:
+    """Whether JAX has started its backends.
+
+    JAX has no public query, but refuses to change the number of CPU devices from then on.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)
+    except RuntimeError:
+        return True
+    return False
 
 
 def is_first_process() -> bool:
