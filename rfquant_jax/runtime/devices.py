@@ -7,7 +7,6 @@ statistics, and gradients before the all-reduce).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -45,36 +44,17 @@ def make_mesh(devices: int = 0) -> Mesh:
     return Mesh(np.asarray([d for group in own for d in group[:each]]), (AXIS,))
 
 
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Options of every program that is compiled from now on, see `compute_deterministically`.
+_compiler_options: dict[str, bool] = {}
 
 
 def compute_deterministically() -> None:
-    """Makes GPU computations deterministic; computations on CPU are.
+    """Makes the GPU computations of every `Compiled` made from now on deterministic.
 
-    XLA reads its flags once, when JAX starts its backends.
-
-    Raises:
-      ArgumentError: JAX has started on GPU without the flag, so that it would have no effect.
+    An option of the compiler, because XLA_FLAGS have no effect once JAX has started its backends.
+    Computations on CPU are deterministic without it.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    if DETERMINISTIC in given.split():
-        return
-    if _has_started() and jax.default_backend() != "cpu":
-        rule = f"has no effect after JAX has started: set XLA_FLAGS={DETERMINISTIC} before"
-        raise ArgumentError("deterministic", True, rule)
-    os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC}".strip()
-
-
-def _has_started() -> bool:
-    """Whether JAX has started its backends.
-
-    JAX has no public query, but refuses to change the number of CPU devices from then on.
-    """
-    try:
-        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)
-    except RuntimeError:
-        return True
-    return False
+    _compiler_options["xla_gpu_deterministic_ops"] = True
 
 
 def is_first_process() -> bool:
@@ -99,7 +79,8 @@ class Compiled:
         mapped = jax.shard_map(
             counted, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
-        self.jitted = jax.jit(mapped, donate_argnums=donate)
+        options = dict(_compiler_options)
+        self.jitted = jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
     def __call__(self, *args):
         return self.jitted(*args)

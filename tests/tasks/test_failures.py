@@ -155,23 +155,22 @@ def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path, error, capf
 
 def test_a_bug_without_a_log_file_shows_its_traceback(tmp_path, capfd):
     (tmp_path / LOG_FILE).mkdir()
-    with pytest.raises(RunFailure, match="^train: ValueError: wrong$"):
-        with explained(run_of(tmp_path), "train"):
-            raise ValueError("wrong")
+    guarded = explained(run_of(tmp_path), "train")
+    with pytest.raises(RunFailure, match=r"^train: ValueError: wrong$"), guarded:
+        raise ValueError("wrong")
     assert "in test_a_bug_without_a_log_file" in capfd.readouterr().err
 
 
 def test_the_cause_of_a_failure_of_the_library_is_in_the_log(tmp_path):
     """As where orbax cannot write a checkpoint."""
+    failure = RunFailure("checkpoint of step 3 could not be written")
+    failure.__cause__ = full()
     with pytest.raises(RunFailure) as passed, explained(run_of(tmp_path), "train"):
-        try:
-            raise full()
-        except OSError as error:
-            raise RunFailure("checkpoint of step 3 could not be written") from error
-    assert str(passed.value) == "checkpoint of step 3 could not be written"
+        raise failure
+    assert passed.value is failure
     log = (tmp_path / LOG_FILE).read_text()
     assert "checkpoint of step 3 could not be written" in log
-    assert "raise full()" in log
+    assert "OSError: [Errno 28] No space left on device" in log
 
 
 @pytest.mark.parametrize("error", [UserError("x"), Interrupted()])
