@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,6 @@ class Writer:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def _open(self) -> ocp.CheckpointManager:
-        _silence_late_callbacks()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in (EMA, STATE):
             # Uncompressed: weights hardly compress, and file sizes then match the declared shapes.
@@ -95,6 +95,7 @@ class Writer:
         try:
             yield
         except Exception as error:  # orbax re-raises exceptions of its threads and libraries
+            _silence_late_callbacks()
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
                 f"{_reason(error)}; earlier ones are intact"
@@ -110,11 +111,13 @@ def _reason(error: Exception) -> str:
     return one_line((text.splitlines() or [""])[0] or type(error).__name__)
 
 
+@cache
 def _silence_late_callbacks() -> None:
-    """Suppresses tracebacks after a failed write.
+    """Suppresses tracebacks after a failed write, once in a process.
 
     orbax stops at the first array that cannot be written. Tensorstore then reports all other arrays
-    to an event loop that is already closed, and prints a traceback for each.
+    to an event loop that is already closed, and prints a traceback for each, until the process
+    ends. The hook stays for that reason; it passes everything else on.
     """
     before = sys.unraisablehook
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.config import schema
 from rfquant_jax.config.checks import to_plain
 from rfquant_jax.config.fields import flat
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import RunFailure, UserError
 
 
 def load(path: Path) -> ConfigDict:
@@ -24,7 +25,8 @@ def load(path: Path) -> ConfigDict:
     `sys.path` from then on, as for a program that Python runs.
 
     Raises:
-      UserError: the file does not exist, fails when run, or has no `get_config`.
+      UserError: the file does not exist, or returns something else than a ConfigDict.
+      RunFailure: the file fails when run; names the line. The cause is attached.
     """
     spec = importlib.util.spec_from_file_location("recipe", path)
     if spec is None or not path.is_file():
@@ -35,12 +37,26 @@ def load(path: Path) -> ConfigDict:
         sys.path.insert(0, root)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={path}: a recipe must define get_config()")
         config = module.get_config()
+    except UserError:
+        raise
     except Exception as error:  # a recipe is user code
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+        where = _line_in(path, error)
+        raise RunFailure(f"--config={path}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config must return an ml_collections.ConfigDict")
     return config
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """The line of a recipe that an exception comes from, as ", line N"; empty if there is none."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f", line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def quickstart() -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import RunFailure, UserError
 from rfquant_jax.export.format_names import (
     INTEGER,
     NEED_ONNX,
@@ -90,17 +90,20 @@ def _onnx_writers(model: IntegerModel) -> Mapping[str, Callable[[Path], None]]:
 
 
 def writing(path: Path, kind: str) -> AbstractContextManager:
-    """Converts any exception of a writer's libraries into a one-line UserError."""
+    """Converts any exception of a writer or its libraries into a one-line RunFailure."""
     return explained(f"{path}: cannot be written as {kind}")
 
 
 @contextmanager
 def explained(failure: str) -> Iterator[None]:
-    """Converts any exception into a one-line UserError that starts with `failure`."""
+    """Converts any exception into a one-line RunFailure that starts with `failure`.
+
+    It may be a bug of ours, so it is not the user's mistake; the cause stays attached.
+    """
     try:
         yield
-    except UserError:
+    except (UserError, RunFailure):
         raise
     except Exception as error:  # onnx, onnxruntime, protobuf, safetensors, JAX or the file system
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        raise UserError(f"{failure} ({reason.splitlines()[0]})") from error
+        raise RunFailure(f"{failure} ({reason.splitlines()[0]})") from error

@@ -130,8 +130,7 @@ def quantize(
       layers: result of `plan`.
 
     Raises:
-      UserError: a Feature names an unknown layer, or a convolution has an unsupported padding, a
-        mask or an input dilation.
+      UserError: a Feature names an unknown layer, or a convolution has an unsupported padding.
     """
     coupled = nnx.clone(network)
     _check_features(coupled, layers)
@@ -203,8 +202,6 @@ def _quantized(plain, layer: Layer, index: int | None, candidates, scale_gradien
         common["weight_quantizer"].step.set_value(jnp.asarray(steps))
     if isinstance(plain, nnx.Linear):
         return QuantDense(plain, **common)
-    if plain.mask is not None or _pair(plain.input_dilation) != (1, 1):
-        raise UserError(f"layer {layer.name}: a mask or an input_dilation is not supported")
     strides, dilation = _pair(plain.strides), _pair(plain.kernel_dilation)
     padding = _padding(plain, layer.name)
     return QuantConv(plain, strides=strides, padding=padding, dilation=dilation, **common)

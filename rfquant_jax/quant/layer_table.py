@@ -12,8 +12,7 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.functional import dotted, replace_module
-
-_UNSUPPORTED = (nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
+from rfquant_jax.quant.plain_layers import check_plain_layer, is_converted
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
       input_shape: (H, W, C) of one image.
 
     Raises:
-      UserError: a layer is of an unsupported kind or never called, or a layer or BatchNorm is
-        called twice.
+      UserError: a layer cannot be converted, see `check_plain_layer`; a layer is never called; or
+        a layer or BatchNorm is called twice.
     """
     layers: list[Layer] = []
     graphdef, state = nnx.split(network)
@@ -110,13 +109,8 @@ def _insert_probes(network: nnx.Module) -> tuple[list[_Call], list[tuple]]:
     calls: list[_Call] = []
     expected = []
     for path, module in list(nnx.iter_modules(network)):
-        if isinstance(module, _UNSUPPORTED):
-            kind = type(module).__name__
-            raise UserError(
-                f"layer {dotted(path)} is an nnx.{kind}, which cannot be quantized: "
-                "only nnx.Conv and nnx.Linear can"
-            )
-        if isinstance(module, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+        check_plain_layer(dotted(path), module)
+        if is_converted(module):
 
             def record(inner, x, y, path=path):
                 calls.append(_Call(path, inner, x, y))

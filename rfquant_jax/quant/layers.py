@@ -170,10 +170,9 @@ class QuantConv(QuantizedLayer):
         sums = self._convolve(codes, weights, accumulator=whole)
         scale = self.input_quantizer.step_size(input_bits)
         scale = scale * self.weight_quantizer.step_size(weight_bits)
-        # Codes cannot represent NaN. In a diverged network NaN fills whole kernels, channels or
-        # images, so checking one position of each image finds it at no cost.
-        failed = jnp.any(jnp.isnan(x[:, :1, :1]), axis=-1, keepdims=True)
-        failed |= jnp.any(jnp.isnan(kernel))
+        # int8 codes cannot represent NaN, and infinity would become the largest code.
+        failed = ~jnp.all(jnp.isfinite(kernel))
+        failed |= ~jnp.all(jnp.isfinite(x), axis=(1, 2, 3), keepdims=True)
         y = sums.astype(scale.dtype) * jnp.where(failed, jnp.nan, scale)
         return y.astype(x.dtype)
 
@@ -231,5 +230,7 @@ def evaluate_on_codes(network: nnx.Module) -> None:
 def assign(network: nnx.Module, configuration: jax.Array) -> None:
     """Sets the bit-widths of the searched layers and their BatchNorms, int32[L, 2]."""
     for _, module in nnx.iter_modules(network):
-        if hasattr(module, "bits") and module.index is not None:
-            module.bits.set_value(configuration[module.index])
+        # By the variable's type: a module of the user may have an attribute `bits` of its own.
+        bits = getattr(module, "bits", None)
+        if isinstance(bits, Bits) and module.index is not None:
+            bits.set_value(configuration[module.index])

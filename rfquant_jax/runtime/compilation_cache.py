@@ -30,7 +30,7 @@ def keep_compiled(where: str) -> str:
     A cache set by the user, or by an earlier call, is kept.
 
     Args:
-      where: folder; "auto": below the user's cache folder; "": no cache.
+      where: folder; "auto": below the user's cache folder, limited to `MOST_BYTES`; "": no cache.
 
     Returns:
       the reason if the requested cache cannot be used, else "".
@@ -43,7 +43,8 @@ def keep_compiled(where: str) -> str:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / f".{os.getpid()}").touch()  # `os.access` does not detect full quotas
         (folder / f".{os.getpid()}").unlink()
-        prune(folder)
+        if where == "auto":  # other programs may share another folder
+            prune(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         return f"compilation cache disabled: {error}"
     jax.config.update("jax_compilation_cache_dir", str(folder))

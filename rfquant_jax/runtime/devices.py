@@ -7,7 +7,6 @@ statistics, and gradients before the all-reduce).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -45,9 +44,17 @@ def make_mesh(devices: int = 0) -> Mesh:
     return Mesh(np.asarray([d for group in own for d in group[:each]]), (AXIS,))
 
 
+# Options of every program that is compiled from now on, see `compute_deterministically`.
+_compiler_options: dict[str, bool] = {}
+
+
 def compute_deterministically() -> None:
-    """Makes GPU computations deterministic; call it before anything is computed."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    """Makes the GPU computations of every `Compiled` made from now on deterministic.
+
+    An option of the compiler, because XLA_FLAGS have no effect once JAX has started its backends.
+    Computations on CPU are deterministic without it.
+    """
+    _compiler_options["xla_gpu_deterministic_ops"] = True
 
 
 def is_first_process() -> bool:
@@ -72,7 +79,8 @@ class Compiled:
         mapped = jax.shard_map(
             counted, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
-        self.jitted = jax.jit(mapped, donate_argnums=donate)
+        options = dict(_compiler_options)
+        self.jitted = jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
     def __call__(self, *args):
         return self.jitted(*args)
@@ -96,8 +104,9 @@ def spread(tree: Any, mesh: Mesh) -> Any:
 
 def per_device(tree: Any, mesh: Mesh) -> Any:
     """One copy per device: adds a leading device axis to every array."""
-    # NumPy arrays: `jnp.broadcast_to` compiles a program for every shape.
-    copies = jax.tree.map(lambda x: np.broadcast_to(x, (mesh.size, *np.shape(x))), tree)
+    # NumPy arrays, because `jnp.broadcast_to` compiles a program for every shape; copies, because
+    # the result may be donated.
+    copies = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], mesh.size, axis=0), tree)
     return spread(copies, mesh)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -197,6 +198,7 @@ class _Upcoming:
 
     def __init__(self, batches: TrainingBatches):
         self._batches, self._worker = batches, ThreadPoolExecutor(1)
+        weakref.finalize(self, self._worker.shutdown, wait=False, cancel_futures=True)
         self._next: tuple[int, Future] | None = None
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:

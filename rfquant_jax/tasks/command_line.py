@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -13,6 +14,7 @@ from rfquant_jax.config import recipes
 from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.runtime import host_memory
+from rfquant_jax.runtime.files import append
 from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
 
 HELP = """\
@@ -40,6 +42,8 @@ one-line message; 75 stopped by SIGTERM or Ctrl-C after saving; run the same com
 
 def run() -> None:
     """Runs the command line of this process and exits with one of the codes in `HELP`."""
+    if sys.platform == "win32":
+        raise SystemExit(complain("Windows is not supported; use WSL", 1))
     app.run(main, flags_parser=parse_flags)
 
 
@@ -104,20 +108,43 @@ def parse_flags(arguments: list[str]) -> list[str]:
             raise UserError(f"unknown argument {rest[1]!r}; see --help")
     except (UserError, flags.Error) as error:
         raise SystemExit(complain(error)) from None
+    except RunFailure as error:
+        raise SystemExit(complain(_logged(error, arguments), 1)) from None
     return rest
+
+
+def _logged(failure: RunFailure, arguments: list[str]) -> str:
+    """The message of a recipe's failure, with its traceback in the log file of the run."""
+    from rfquant_jax.report.log import LOG_FILE  # it imports JAX
+
+    workdir = _value(arguments, "workdir") or recipes.default_workdir(recipe_path(arguments))
+    text = "".join(traceback.format_exception(failure.__cause__))
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        append(Path(workdir) / LOG_FILE, f"{failure}\n{text}")
+    except OSError:
+        print(text, file=sys.stderr)
+        return str(failure)
+    return f"{failure}; the traceback is in {Path(workdir) / LOG_FILE}"
 
 
 def recipe_path(arguments: list[str]) -> Path:
     """The file given as `--config=FILE` or `--config FILE`; the quickstart if there is none."""
+    named = _value(arguments, "config")
+    return recipes.quickstart() if named is None else Path(named)
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    """The value of `--flag=VALUE` or `--flag VALUE`, before flags are parsed."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.lstrip("-") == "config" and argument.startswith("-"):
-            return Path(following)
-        if argument.startswith(("--config=", "-config=")):
-            return Path(argument.split("=", 1)[1])
-    return recipes.quickstart()
+        if argument.lstrip("-") == flag and argument.startswith("-"):
+            return following
+        if argument.startswith((f"--{flag}=", f"-{flag}=")):
+            return argument.split("=", 1)[1]
+    return None
 
 
-def complain(error: Exception, code: int = 2) -> int:
+def complain(error: Exception | str, code: int = 2) -> int:
     """Prints a one-line error; returns the exit code."""
     print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,7 +30,7 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.report.log import RunLog
-from rfquant_jax.runtime import devices
+from rfquant_jax.runtime import cpus, devices
 from rfquant_jax.runtime.compilation_cache import keep_compiled
 from rfquant_jax.runtime.locks import WorkdirLock
 from rfquant_jax.runtime.signals import StopSignal
@@ -160,7 +159,7 @@ class Run:
         return Pipeline(
             augmented=settings.training_transform(self.config, channels),
             plain=settings.evaluation_transform(self.config, channels),
-            threads=wanted.threads or len(os.sched_getaffinity(0)),
+            threads=wanted.threads or cpus.available(),
             shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,
             log=self._log_bad_images,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
-from rfquant_jax.errors import Interrupted, RunFailure, UserError
+from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
+from rfquant_jax.report.log import LOG_FILE, RunLog
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import FREE_FIELDS
 
@@ -36,24 +37,51 @@ _OWN_SECTIONS = ("pretrain", "train", "search")  # tasks with their own batch si
 
 @contextmanager
 def explained(run: Run, task: str) -> Iterator[None]:
-    """Converts failures of the machine into one-line errors.
+    """Converts failures of the machine and bugs into one-line errors.
 
-    The traceback is written to the run's log file. Other exceptions are bugs and are not converted.
+    The traceback is written to the run's log file.
 
     Raises:
-      RunFailure: a file cannot be written, or memory is exhausted.
+      RunFailure: a file cannot be written, memory is exhausted, or a bug.
     """
     try:
         yield
-    except (UserError, Interrupted, RunFailure):
+    except (UserError, Interrupted):
+        raise
+    except RunFailure as failure:
+        _record(failure, str(failure), run.log)
         raise
     except Exception as error:
         line = explain(error, run, task)
-        if line is None:
-            raise
-        with suppress(OSError):  # the log may be the file that cannot be written
-            run.log.traceback(f"{line}\n{''.join(traceback.format_exception(error))}")
-        raise RunFailure(line) from error
+        if line is not None:
+            _record(error, line, run.log)
+            raise RunFailure(line) from error
+        raise unexpected(error, task, run.log, run.workdir) from error
+
+
+def unexpected(error: Exception, doing: str, log: RunLog, workdir: Path) -> RunFailure:
+    """The failure to raise for a bug, ours or one of a recipe or network of the user.
+
+    Its traceback goes to the log file, or to the terminal if there is no log file.
+
+    Args:
+      doing: the start of the message.
+    """
+    reason = one_line((str(error).strip().splitlines() or [""])[0])
+    line = f"{doing}: {type(error).__name__}: {reason}"
+    if _record(error, line, log):
+        return RunFailure(f"{line}; the traceback is in {workdir / LOG_FILE}")
+    traceback.print_exception(error)
+    return RunFailure(line)
+
+
+def _record(error: Exception, line: str, log: RunLog) -> bool:
+    """Writes a traceback to the log file; returns False if it cannot be written."""
+    try:
+        log.traceback(f"{line}\n{''.join(traceback.format_exception(error))}")
+    except OSError:  # the log may be the file that cannot be written
+        return False
+    return True
 
 
 def explain(error: Exception, run: Run, task: str) -> str | None:

@@ -23,7 +23,7 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.coupled_network import CoupledNetwork, check_divisible, identity
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.history import History
-from rfquant_jax.runtime import devices
+from rfquant_jax.runtime import cpus, devices
 from rfquant_jax.runtime.signals import StopSignal
 from rfquant_jax.train.loop import Plan, Score, TrainingLoop
 from rfquant_jax.train.no_checkpoints import NoCheckpoints
@@ -167,7 +167,7 @@ class Trainer:
         pipeline = Pipeline(
             augmented=augment or Centre(0),
             plain=Centre(0),
-            threads=len(os.sched_getaffinity(0)),
+            threads=cpus.available(),
             shape=np.shape(source[0]["image"]),
             max_bad_fraction=0.0,
             log=self._history.info,

@@ -11,7 +11,7 @@ from configs import default, quickstart
 from rfquant_jax.config import checks, fields, recipes, schema, search_bits
 from rfquant_jax.config.fields import flat
 from rfquant_jax.errors import ConfigError, UserError
-from rfquant_jax.tasks import workdir
+from rfquant_jax.tasks import command_line, workdir
 
 CONFIGS = Path(default.__file__).parent
 RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if p.name != "__init__.py")
@@ -228,19 +228,41 @@ def test_overrides_of_fields_pass():
     ("content", "said"),
     [
         (None, "there is no such Python file"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError"),
-        ("x = 1", "has no attribute 'get_config'"),
-        ("def get_config(): return {}", "must return an ml_collections.ConfigDict"),
+        ("x = 1", "a recipe must define get_config()"),
+        ("def get_config(): return {}", "get_config must return an ml_collections.ConfigDict"),
     ],
 )
-def test_a_recipe_that_cannot_be_loaded_is_refused(tmp_path, content, said):
+def test_what_is_not_a_recipe_is_refused(tmp_path, content, said):
     path = tmp_path / "recipe.py"
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as error:
         recipes.load(path)
-    assert str(error.value).startswith(f"--config={path}: ")
-    assert said in str(error.value)
+    assert str(error.value) == f"--config={path}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("\nimport nowhere_to_be_found", "line 2: ModuleNotFoundError: No module named 'nowhere_"),
+        ("def get_config():\n    return {}['x']", "line 2: KeyError: 'x'"),
+        ("x = (\n", "line 1: SyntaxError: "),
+    ],
+)
+def test_a_recipe_that_fails_names_its_line_and_logs_its_traceback(
+    tmp_path, monkeypatch, capsys, content, said
+):
+    path = tmp_path / "recipe.py"
+    path.write_text(content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command_line.parse_flags(["launch.py", f"--config={path}", "--workdir=here"])
+    assert ended.value.code == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: --config={path}, {said}")
+    assert errors.endswith("; the traceback is in here/log.txt\n")
+    assert said.split(": ")[1] in (tmp_path / "here" / "log.txt").read_text()
 
 
 def test_a_recipe_may_import_what_stands_beside_it(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Conversion of plain networks: which layers, with which candidates, and what stays the same."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ class Odd(nnx.Module):
         ("transpose", "layer up is an nnx.ConvTranspose, which cannot be quantized"),
         ("feature", "Feature feature marks layer 'nowhere', which does not exist"),
         ("padding", "layer conv: padding 'CIRCULAR' is not supported"),
-        ("dilation", "layer second: a mask or an input_dilation is not supported"),
+        ("dilation", "layer second: input_dilation=2 is not supported: it must be 1"),
     ],
 )
 def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
@@ -156,6 +157,82 @@ def test_networks_that_cannot_be_converted_are_refused_by_name(wrong, said):
     with pytest.raises(UserError) as error:
         convert.quantize(network, convert.plan(network, (4, 4, 2)))
     assert said in str(error.value)
+
+
+class Doubled(nnx.Conv):
+    """A convolution whose own `__call__` conversion would lose."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Named(nnx.Conv):
+    """Another constructor alone changes nothing."""
+
+    def __init__(self, rngs):
+        super().__init__(2, 2, (3, 3), rngs=rngs)
+
+
+def _network(second=None, norm=None, head=None):
+    """A convolution, the layers given, and a head."""
+
+    class Network(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.first = nnx.Conv(2, 2, (3, 3), rngs=rngs)
+            self.second = second or nnx.Conv(2, 2, (3, 3), rngs=rngs)
+            self.norm = norm or BatchNorm(2, rngs=rngs)
+            self.head = head or nnx.Linear(2, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.norm(self.second(self.first(x))).mean((1, 2)))
+
+    return Network()
+
+
+def _conv(**options):
+    return {"second": nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0), **options)}
+
+
+def _norm(**options):
+    return {"norm": nnx.BatchNorm(2, rngs=nnx.Rngs(0), **options)}
+
+
+def _double(x, kernel, *options, **others):
+    return 2 * jax.lax.conv_general_dilated(x, kernel, *options, **others)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"second": Doubled(2, 2, (3, 3), rngs=nnx.Rngs(0))},
+            "layer second is a Doubled, a subclass of nnx.Conv with its own __call__",
+        ),
+        (_conv(mask=jnp.ones((3, 3, 2, 2))), "layer second: mask=array(3, 3, 2, 2) is not"),
+        (_conv(precision="highest"), "layer second: precision='highest' is not supported"),
+        (_conv(conv_general_dilated=_double), "layer second: conv_general_dilated=_double is not"),
+        (_conv(preferred_element_type=jnp.float64), "second: preferred_element_type=float64 is"),
+        (_conv(param_dtype=jnp.bfloat16), "layer second: the kernel is bfloat16, but"),
+        (_norm(axis=1), "layer norm: axis=1 is not supported: it must be -1"),
+        (_norm(axis_name="data"), "layer norm: axis_name='data' is not supported"),
+        (_norm(dtype=jnp.bfloat16), "layer norm: dtype=bfloat16 is not supported"),
+        (
+            {"head": nnx.Linear(2, 2, dot_general=_double, rngs=nnx.Rngs(0))},
+            "layer head: dot_general=_double is not supported: it must be dot_general",
+        ),
+    ],
+)
+def test_what_a_conversion_would_drop_is_refused_by_name(parts, said):
+    with pytest.raises(UserError) as error:
+        convert.plan(_network(**parts), (4, 4, 2))
+    assert said in str(error.value)
+
+
+def test_a_subclass_without_a_call_of_its_own_is_converted():
+    network = _network(second=Named(nnx.Rngs(0)))
+    coupled = convert.quantize(network, convert.plan(network, (4, 4, 2)))
+    assert isinstance(coupled.second, QuantConv)
 
 
 def test_layers_without_a_feature_are_named(plain, layers):

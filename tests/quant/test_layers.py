@@ -214,6 +214,21 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
         np.testing.assert_allclose(np.float64(found), expected, rtol=2**-8, atol=reach * 2**-8)
 
 
+class Meter(nnx.Module):
+    """A user's module with an attribute that has the name of ours."""
+
+    def __init__(self):
+        self.bits, self.index = 8, 0
+
+
+def test_a_configuration_leaves_attributes_of_other_modules_alone():
+    network = nnx.List([Meter(), make_conv(False)])
+    network[1].index = 0
+    assign(network, jnp.asarray([[4, 2]]))
+    assert network[0].bits == 8
+    assert network[1].bits[...].tolist() == [4, 2]
+
+
 def operand_dtypes(layer, x):
     return {
         str(variable.aval.dtype)
@@ -257,12 +272,14 @@ def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch
     assert "preferred_element_type=float32" in str(jax.make_jaxpr(narrow)(x))
 
 
-def test_codes_do_not_hide_what_is_not_a_number():
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.float32])
+def test_codes_do_not_hide_what_is_not_finite(value, dtype):
     layer = make_conv(False)
-    evaluate_on_codes(layer)
+    layer.codes_dtype = dtype
     x = jnp.ones((3, 6, 5, 4))
     assert np.isfinite(layer(x)).all()
-    one_image = layer(x.at[1, :, :, 2].set(jnp.nan))
+    one_image = layer(x.at[1, 5, 4, 2].set(value))  # the last position, in one channel
     assert np.isnan(one_image[1]).all()
     assert np.isfinite(one_image[::2]).all()
     layer.kernel.set_value(layer.kernel[...].at[1, 1, 0, 3].set(jnp.nan))

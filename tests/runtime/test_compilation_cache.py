@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from configs import quickstart
+from rfquant_jax.runtime import compilation_cache
 from rfquant_jax.runtime.compilation_cache import LEAST_SECONDS, keep_compiled, prune
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.workdir import claim
@@ -146,3 +147,14 @@ def test_entries_written_first_go_first(tmp_path):
     }
     prune(tmp_path, most=29)
     assert {p.name for p in tmp_path.iterdir()} == {"new-cache", "something else"}
+
+
+@pytest.mark.parametrize(("where", "left"), [("auto", 0), ("folder", 1)])
+def test_only_our_own_folder_is_pruned(without, tmp_path, monkeypatch, where, left):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compilation_cache.prune, "__defaults__", (5,))  # bytes
+    folder = tmp_path / "rfquant_jax" / "compiled" if where == "auto" else tmp_path / "shared"
+    folder.mkdir(parents=True)
+    (folder / "theirs-cache").write_bytes(bytes(10))
+    assert keep_compiled("auto" if where == "auto" else str(folder)) == ""
+    assert len(list(folder.glob("*-cache"))) == left

@@ -145,15 +145,47 @@ def test_the_memory_of_this_machine_is_told_from_that_of_a_device(tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        jax.errors.JaxRuntimeError("INTERNAL: something else"),
+        jax.errors.JaxRuntimeError("INTERNAL: something else\nand its details"),
         RuntimeError("out of memory"),
         ValueError("wrong"),
+        KeyError("missing"),
         FileNotFoundError(errno.ENOENT, "No such file"),
-        UserError("x"),
-        Interrupted(),
     ],
 )
-def test_everything_else_passes_as_it_is(tmp_path, error):
+def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path, error, capfd):
+    with pytest.raises(RunFailure) as failure, explained(run_of(tmp_path), "train"):
+        raise error
+    said, log = str(failure.value), (tmp_path / LOG_FILE).read_text()
+    assert said.startswith(f"train: {type(error).__name__}: ")
+    assert said.endswith(f"; the traceback is in {tmp_path / LOG_FILE}")
+    assert "\n" not in said
+    assert "Traceback (most recent call last)" in log
+    assert "in test_a_bug_is_one_line" in log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bug_without_a_log_file_shows_its_traceback(tmp_path, capfd):
+    (tmp_path / LOG_FILE).mkdir()
+    guarded = explained(run_of(tmp_path), "train")
+    with pytest.raises(RunFailure, match=r"^train: ValueError: wrong$"), guarded:
+        raise ValueError("wrong")
+    assert "in test_a_bug_without_a_log_file" in capfd.readouterr().err
+
+
+def test_the_cause_of_a_failure_of_the_library_is_in_the_log(tmp_path):
+    """As where orbax cannot write a checkpoint."""
+    failure = RunFailure("checkpoint of step 3 could not be written")
+    failure.__cause__ = full()
+    with pytest.raises(RunFailure) as passed, explained(run_of(tmp_path), "train"):
+        raise failure
+    assert passed.value is failure
+    log = (tmp_path / LOG_FILE).read_text()
+    assert "checkpoint of step 3 could not be written" in log
+    assert "OSError: [Errno 28] No space left on device" in log
+
+
+@pytest.mark.parametrize("error", [UserError("x"), Interrupted()])
+def test_mistakes_and_signals_pass_as_they_are(tmp_path, error):
     with pytest.raises(type(error)) as passed, explained(run_of(tmp_path), "train"):
         raise error
     assert passed.value is error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 import onnxruntime
 
 from rfquant_jax.export.formats.onnx import CODES
+from rfquant_jax.runtime import cpus
 
 
 def load(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Callable]:
@@ -28,7 +28,7 @@ def load(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Callable]:
 def session(content: bytes | str, threads: int | None = None) -> onnxruntime.InferenceSession:
     """An onnxruntime session on processors; by default on all cores."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cpus.available()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from rfquant_jax.export.formats.tflite import CODES
 from rfquant_jax.export.formats.tflite_graph import METADATA, schema
+from rfquant_jax.runtime import cpus
 
 
 def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
@@ -43,7 +43,7 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
 def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
     from ai_edge_litert.interpreter import Interpreter
 
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cpus.available()
     opened = Interpreter(model_content=content, num_threads=threads)
     (image,) = opened.get_input_details()
 
