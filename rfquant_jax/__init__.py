@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rfquant_jax.evaluate.evaluate import evaluate
     from rfquant_jax.evaluate.evaluator import Accuracy
     from rfquant_jax.evaluate.recalibrate import recalibrate
-    from rfquant_jax.export.export import ExportedFile, export
+    from rfquant_jax.export.export import export
+    from rfquant_jax.export.exported_file import ExportedFile
     from rfquant_jax.nn.features import Feature
     from rfquant_jax.quant.configuration import Configuration
     from rfquant_jax.quant.coupled_network import CoupledNetwork, couple, set_bits
@@ -51,7 +52,7 @@ _ORIGINS = {
     "Configuration": "quant.configuration:Configuration",
     "CoupledNetwork": "quant.coupled_network:CoupledNetwork",
     "CoupledStep": "train.coupled_step:CoupledStep",
-    "ExportedFile": "export.export:ExportedFile",
+    "ExportedFile": "export.exported_file:ExportedFile",
     "Found": "search.search:Found",
     "Images": "data.arrays:Images",
     "LabelledImages": "data.arrays:LabelledImages",

@@ -4,70 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
-from rfquant_jax.data.arrays import Images, image_batches
-from rfquant_jax.data.loader import fill_up
-from rfquant_jax.errors import ArgumentError, UserError
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.evaluate.recalibrate import Recalibrate, statistics
 from rfquant_jax.export import files
+from rfquant_jax.export.exported_file import Check, ExportedFile, Made, Verify, verification
 from rfquant_jax.export.format_names import INTEGER, SUFFIXES
 from rfquant_jax.export.formats import integer, integer_reader
 from rfquant_jax.export.ir.fold import fold
-from rfquant_jax.export.ir.model import IntegerModel
-from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
-from rfquant_jax.export.verify.runners import Runner, open_all, run_integer
-from rfquant_jax.export.verify.verify import (
-    LARGEST_BATCH,
-    Limits,
-    compare_files,
-    disagreements,
-)
+from rfquant_jax.export.verify.reference import fixed_network
+from rfquant_jax.export.verify.runners import open_all, run_integer
+from rfquant_jax.export.verify.verify import Limits
 from rfquant_jax.nn.functional import arrays_of
 from rfquant_jax.quant.configuration import Configuration
 from rfquant_jax.quant.coupled_network import CoupledNetwork, check_coupled
 from rfquant_jax.runtime import devices
 
-# Images to verify on; None: those of the BatchNorm statistics; False: files are not verified.
-Verify = Images | Literal[False] | None
-MOST_IMAGES, MOST_CODE_IMAGES = 1000, 100  # to compare predictions, and codes of every layer, on
-
 # The longest first: ".onnx" is also the end of other formats' endings.
 _KINDS = sorted(SUFFIXES, key=lambda kind: -len(SUFFIXES[kind]))
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """A file that `export` has written; it can be passed wherever a path is accepted.
-
-    Attributes:
-      path: the file.
-      verified: whether it was run and gave the predictions of the evaluation.
-      note: "verified", or "not verified" and the reason.
-    """
-
-    path: Path
-    verified: bool
-    note: str
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """An integer model and the network, in evaluation mode, that it was made from."""
-
-    model: IntegerModel
-    network: nnx.Module
 
 
 def export(
@@ -144,9 +103,7 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
     made = {name: _made(coupled, name, row, recalibrate) for name, row in rows.items()}
     limits = Limits(max_unequal, max_unequal_float)
-    if verify is None and recalibrate is not False:
-        verify = recalibrate
-    check = _verifier(coupled, kind, verify, limits)
+    check = verification(coupled, kind, verify, recalibrate, platforms, limits)
     if kind == INTEGER and len(made) > 1:
         return [_write_bundle(path, made, check)]
     suffix = SUFFIXES[kind]
@@ -158,47 +115,7 @@ def export(
     return written
 
 
-# check(file, what it was written from, opens its runner by format) -> the file and its verification
-_Check = Callable[[Path, _Made, Callable[[], Mapping[str, Runner]]], ExportedFile]
-
-
-def _verifier(coupled: CoupledNetwork, kind: str, images: Any, limits: Limits) -> _Check:
-    """The verification of files of one format on the given images."""
-    if images is False:
-        return lambda file, *_: ExportedFile(file, False, "not verified: `verify` is False")
-    given = coupled.shared.calibration if images is None else images
-    joined = np.concatenate(image_batches(given))[:MOST_IMAGES]
-    preprocess = jax.jit(coupled.preprocess)
-
-    def batches(most: int) -> Iterator[dict[str, np.ndarray]]:
-        size = min(LARGEST_BATCH, len(joined))
-        for start in range(0, min(most, len(joined)), size):
-            part = joined[start : min(start + size, most)]
-            # Labels are not known here and not used; -1 marks what fills up the last batch.
-            batch = fill_up({"image": part, "label": np.zeros(len(part), np.int32)}, size)
-            image = np.asarray(preprocess(batch["image"]), np.float32)
-            yield {"image": image, "label": batch["label"]}
-
-    def check(file: Path, made: _Made, runners: Callable) -> ExportedFile:
-        found = compare_files(
-            [kind],
-            runners(),
-            made.model,
-            made.model.stored(),
-            (ReferenceModel(made.network), ReferenceModel(made.network, np.float64)),
-            partial(batches, MOST_IMAGES),
-            partial(batches, MOST_CODE_IMAGES),
-        )
-        for reason in disagreements(limits, found):
-            raise UserError(f"{file}: is not to be used: {reason}")
-        missing = found["formats"][kind].get("not_verified")
-        note = f"not verified: {missing}" if missing else "verified"
-        return ExportedFile(file, missing is None, note)
-
-    return check
-
-
-def _write_bundle(path: Path, made: Mapping[str, _Made], check: _Check) -> ExportedFile:
+def _write_bundle(path: Path, made: Mapping[str, Made], check: Check) -> ExportedFile:
     """Writes all configurations into one integer file and verifies each of them."""
     with files.writing(path, INTEGER):
         integer.write(path, {name: one.model for name, one in made.items()})
@@ -228,7 +145,7 @@ def _named(coupled: CoupledNetwork, given: Any) -> dict[str, np.ndarray]:
 
 def _made(
     coupled: CoupledNetwork, name: str, configuration: np.ndarray, images: Recalibrate
-) -> _Made:
+) -> Made:
     params = devices.replicate(arrays_of(coupled.network)[0], coupled.mesh)
     measured = statistics(coupled, params, configuration, images)
     network = fixed_network(coupled.functional, params, measured, configuration)
@@ -238,4 +155,4 @@ def _made(
         "input": "float32, what the network takes",
         **coupled.plan.costs(configuration),
     }
-    return _Made(fold(network, coupled.plan.image_shape, about), network)
+    return Made(fold(network, coupled.plan.image_shape, about), network)

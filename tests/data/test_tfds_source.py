@@ -158,7 +158,7 @@ def test_without_tfds_the_error_says_how_to_install_it(monkeypatch):
 
 
 def test_what_is_not_prepared_is_refused_with_the_way_to_prepare_it(folder):
-    rule = r"data\.name = 'tfds:cifar10': is not prepared in .*tfds build cifar10 --file_format=ar"
+    rule = r"`data_set` = 'tfds:cifar10': is not prepared in .*tfds build cifar10 --file_format=ar"
     with pytest.raises(ArgumentError, match=rule):
         data.load(section(folder, "cifar10"))
 

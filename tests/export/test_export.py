@@ -75,7 +75,7 @@ def test_without_its_runtime_a_file_is_not_verified(coupled, tmp_path, monkeypat
 
 
 def test_verification_can_be_left_out(coupled, tmp_path, monkeypatch):
-    monkeypatch.setattr("rfquant_jax.export.export.compare_files", None)
+    monkeypatch.setattr("rfquant_jax.export.exported_file.compare_files", None)
     [file] = rfq.export(coupled, "w4a4", tmp_path / "m.onnx", verify=False)
     assert (file.verified, file.note) == (False, "not verified: `verify` is False")
 
@@ -83,3 +83,16 @@ def test_verification_can_be_left_out(coupled, tmp_path, monkeypatch):
 def test_the_running_averages_are_verified_on_the_calibration_images(coupled, tmp_path):
     [file] = rfq.export(coupled, "w4a4", tmp_path / "m.onnx", recalibrate=False)
     assert (file.path, file.note) == (tmp_path / "m.onnx", "verified")
+
+
+def test_an_artifact_for_other_platforms_is_not_verified_here(coupled, tmp_path):
+    [file] = rfq.export(coupled, "w4a4", tmp_path / "m.stablehlo", platforms=("cuda",))
+    assert file.note == "not verified: `platforms` lacks cpu, where artifacts are verified"
+
+
+def test_a_network_without_calibration_images_is_not_verified(coupled, tmp_path, monkeypatch):
+    monkeypatch.setattr(coupled.shared, "calibration", ())
+    [file] = rfq.export(coupled, "w4a4", tmp_path / "m.onnx", recalibrate=False)
+    assert file.note == "not verified: there are no images; `verify` takes some"
+    [file] = rfq.export(coupled, "w4a4", tmp_path / "m.onnx", recalibrate=False, verify=IMAGES[:20])
+    assert file.verified

@@ -155,7 +155,8 @@ def test_disagreement_beyond_the_tolerance_ends_the_export(finished, tmp_path, m
     config.export.formats, config.export.images = ("integer",), 100
     with pytest.raises(
         UserError,
-        match=r"w4a4: the integer runtime and the evaluation disagree on .*not to be used",
+        match=r"w4a4: the integer runtime and the evaluation disagree on .*; "
+        r"config\.export\.max_unequal = 0\.001 allows 1; .*not to be used",
     ):
         tasks.perform(Run(config, tmp_path / "run"))
     content = read(tmp_path / "run" / "export.json")

@@ -135,8 +135,8 @@ def _sampled(records: Sequence[Mapping]) -> list[Markup]:
 
     groups = [Group(f"{what}: bits", bits, cells(values)) for what, values in counts.items()]
     text = (
-        f"Percentage of the {passes:,} random passes in which a layer ran at a bit-width. Passes "
-        "of the largest configuration are not counted."
+        f"Percentage of the {passes:,} passes in which a layer ran at a bit-width. Passes of the "
+        "largest configuration are not counted."
     )
     return [paragraph(text), heat_map(layers, groups, label="Bit-widths sampled in each layer")]
 

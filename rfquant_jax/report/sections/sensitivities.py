@@ -26,8 +26,8 @@ def sensitivities(run: RunFiles) -> Markup:
     layers = list(dict.fromkeys(layer for rows in growth.values() for layer in rows))
     unit = content.get("unit", "cross-entropy")
     text = (
-        f"Increase of the {unit} when a single layer changes from {_base(content)} to the "
-        "bit-width of the column. The stronger the colour, the larger the change."
+        f"Growth of the {unit} when a single layer leaves {_base(content)} for the bit-width of "
+        "the column. The stronger the colour, the larger the change."
     )
     shown = heat_map(layers, groups, label="Sensitivity of each layer")
     return join([paragraph(text), shown])
