@@ -184,7 +184,7 @@ class Run:
     @in_field_names()
     def network(self) -> nnx.Module:
         """The plain network, randomly initialised."""
-        return nnx.jit(self._builder)()
+        return models.initialised(self._builder)
 
     @cached_property
     @in_field_names()

@@ -62,8 +62,14 @@ class Plan:
         """Updates per epoch; all schedules count epochs."""
         return self.steps_per_epoch or batches.per_epoch
 
-    def rates(self, epoch: int) -> Rates:
-        """Learning rates and damping of an epoch."""
+    def rates(self, step: int, per_epoch: int) -> Rates:
+        """Learning rates, which change once an epoch, and damping, which changes at every update.
+
+        Args:
+          step: number of updates so far.
+          per_epoch: updates per epoch.
+        """
+        epoch = step // per_epoch
         learning = schedules.learning_rate(
             epoch,
             epochs=self.epochs,
@@ -75,7 +81,10 @@ class Plan:
             epoch, epochs=self.epochs, peak=self.step_size_lr
         )
         damping = schedules.damping(
-            epoch, epochs=self.epochs, start_epoch=self.damping_start_epoch, peak=self.damping
+            step / per_epoch,
+            epochs=self.epochs,
+            start_epoch=self.damping_start_epoch,
+            peak=self.damping,
         )
         return Rates(np.float32(learning), np.float32(step_size), np.float32(damping))
 
@@ -181,7 +190,7 @@ class TrainingLoop:
                 # Before the epoch's first step, so that a run resumed inside it keeps its masks.
                 if within == 0:
                     self._schedule(epoch, state, position)
-                state, taken = self._one_step(state, next(stream), position, epoch)
+                state, taken = self._one_step(state, next(stream), position)
                 position.step += 1
                 progress.advance()
                 self._guard.add(taken, state)
@@ -242,13 +251,14 @@ class TrainingLoop:
         return [devices.split(part, self._step.mesh) for part in parts]
 
     def _one_step(
-        self, state: TrainState, parts: list[Arrays], position: Position, epoch: int
+        self, state: TrainState, parts: list[Arrays], position: Position
     ) -> tuple[TrainState, Taken]:
         teachers = None
         if self._teacher is not None:
             teachers = [self._teacher(part["image"]) for part in parts]
         key = jax.random.fold_in(self._key, position.step)
-        given = parts, position.masks, self._plan.rates(epoch), key, teachers
+        rates = self._plan.rates(position.step, self._per_epoch)
+        given = parts, position.masks, rates, key, teachers
         state, metrics, report = self._step(state, *given)
         return state, Taken(position.step + 1, *given, metrics, report)
 

@@ -22,10 +22,13 @@ def step_size_learning_rate(epoch: int, *, epochs: int, peak: float) -> float:
     return peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def damping(epoch: int, *, epochs: int, start_epoch: int, peak: float) -> float:
-    """eta: 0 up to and including `start_epoch`, then a rising cosine that would reach `peak` at
-    `epochs` (the epoch after the last)."""
-    if epoch <= start_epoch:
+def damping(epoch: float, *, epochs: int, start_epoch: int, peak: float) -> float:
+    """eta: 0 through epoch `start_epoch`, then a cosine that rises from there to `peak` at the end.
+
+    Args:
+      epoch: epochs so far, with the fraction of the current one: eta changes at every update.
+    """
+    if epoch < start_epoch + 1:
         return 0.0
     progress = (epoch - start_epoch) / (epochs - start_epoch)
     return peak * (1 - math.cos(math.pi * progress)) / 2

@@ -86,7 +86,7 @@ class PassInfo(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Learning rates and damping weight of an epoch."""
+    """Learning rates and damping weight of an update."""
 
     learning: np.float32
     step_size: np.float32

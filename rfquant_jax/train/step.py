@@ -150,7 +150,7 @@ class TrainStep:
           state: donated.
           batches: micro-batches {"image": [N, H, W, C], "label": int32[N]}, sharded over devices.
           masks: the bit-widths that may be sampled.
-          rates: learning rates and damping weight of this epoch.
+          rates: learning rates and damping weight of this update.
           key: for sampling configurations (equal on all devices) and dropout (different on each).
           teachers: logits of an external teacher for each micro-batch, float32[N, classes].
           configurations: configurations of the random passes, int32[K, L, 2]; None: drawn with the

@@ -91,7 +91,7 @@ def first_step(config, folder):
     teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
     masks = Masks(run.plan.space.full_mask, run.plan.space.full_mask)
     key = jax.random.key(0)
-    return step, (step.init(functional.params), [batch], masks, plan.rates(0), key, teachers)
+    return step, (step.init(functional.params), [batch], masks, plan.rates(0, 1), key, teachers)
 
 
 def essence(config):

@@ -34,7 +34,18 @@ def test_step_size_learning_rate(epoch, expected):
     assert got == pytest.approx(expected, abs=1e-20)
 
 
-@pytest.mark.parametrize(("epoch", "expected"), [(0, 0), (40, 0), (95, 0.05), (150, 0.1)])
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [
+        (0, 0),
+        (40, 0),
+        (40.99, 0),
+        (41, 0.05 * (1 - math.cos(math.pi / 110))),
+        (41.5, 0.05 * (1 - math.cos(math.pi * 1.5 / 110))),
+        (95, 0.05),
+        (150, 0.1),
+    ],
+)
 def test_damping_rises_from_the_epoch_after_its_start(epoch, expected):
     got = schedules.damping(epoch, epochs=150, start_epoch=40, peak=0.1)
     assert got == pytest.approx(expected)
