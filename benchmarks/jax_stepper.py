@@ -9,6 +9,7 @@ from benchmarks.peak_memory import HostPeak
 from benchmarks.step_settings import StepTask
 from benchmarks.step_worker import Kind, Stepper
 from benchmarks.timing import machine
+from rfquant_jax.ops.cpu import switch
 from rfquant_jax.train.step import default_strategy
 
 
@@ -23,10 +24,12 @@ def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if kind.without:
+        switch.turn_off(kind.without)  # this process measures nothing else
     device = jax.devices()[0]
     host = HostPeak(lambda: sum(array.nbytes for array in jax.live_arrays()))
     if kind.coupled:
-        strategy = kind.way or default_strategy(jax.default_backend())
+        strategy = kind.way or default_strategy()
         made = coupled_steps.coupled_step(task, strategy, idm=kind.idm)
     else:
         made = coupled_steps.plain_step(task)

@@ -31,12 +31,14 @@ class Kind:
       library: "jax" or "torch".
       way: the strategy, "" for the backend's default; for PyTorch, "eager" or "compiled".
       idm: whether information distortion mitigation is enabled.
+      without: a kernel for processors that is turned off, see `ops.cpu.switch`.
     """
 
     library: str
     coupled: bool
     way: str = ""
     idm: bool = True
+    without: str = ""
 
     @property
     def name(self) -> str:
@@ -44,7 +46,8 @@ class Kind:
         step = "coupled" if self.coupled else "plain"
         without = " without IDM" if self.coupled and not self.idm else ""
         peer = "PyTorch " if self.library == "torch" else ""
-        return f"{peer}{step}{without}" + (f", {self.way}" if self.way else "")
+        off = f" without {self.without}" if self.without else ""
+        return f"{peer}{step}{without}{off}" + (f", {self.way}" if self.way else "")
 
 
 @dataclass

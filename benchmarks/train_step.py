@@ -7,7 +7,8 @@ network, batch and optimizer; a ratio of 1 means no overhead. --peer compares wi
 PyTorch (benchmarks/requirements.txt), either "eager" or "compiled" by torch.compile. Every kind of
 step runs in its own process; their steps are interleaved. Under other load, the comparison with
 PyTorch is unreliable, because its threads synchronize at every layer. --folder=DIR uses real
-images, laid out as DIR/<class>/*.
+images, laid out as DIR/<class>/*. --without=depthwise,pointwise adds coupled steps with one kernel
+for processors turned off (rfquant_jax/ops/cpu/switch.py).
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from benchmarks.step_settings import StepTask
 from benchmarks.step_worker import Kind
 from rfquant_jax.models import REGISTRY
 from rfquant_jax.nn.precision import TYPES
+from rfquant_jax.ops.cpu import switch
 from rfquant_jax.report.tables import table
 from rfquant_jax.tasks.workdir import write_json
 from rfquant_jax.train.step import STRATEGIES
 
 PEERS = ("eager", "compiled")
-KINDS = ("plain", "coupled", "coupled_noidm", "peer_plain", "peer_coupled")
+KINDS = ("plain", "coupled", "coupled_without", "coupled_noidm", "peer_plain", "peer_coupled")
 
 _NETWORK = flags.DEFINE_enum("network", "cifar_resnet20", sorted(REGISTRY), "to train")
 _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images", lower_bound=1)
@@ -45,6 +47,9 @@ _STRATEGIES = flags.DEFINE_list(
 )
 _PEER = flags.DEFINE_list("peer", [], f"PyTorch, of {', '.join(PEERS)}; empty: without it")
 _KINDS = flags.DEFINE_list("kinds", [], f"to measure, of {', '.join(KINDS)}; empty: all")
+_WITHOUT = flags.DEFINE_list(
+    "without", [], f"kernels to turn off, one at a time, of {', '.join(switch.KERNELS)}"
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind", lower_bound=1)
 _STARTS = flags.DEFINE_bool(
     "second_start", False, "measure start-up with and without compilation cache"
@@ -69,6 +74,7 @@ def main(_: list[str]) -> None:
     check(_STRATEGIES, STRATEGIES)
     check(_PEER, PEERS)
     check(_KINDS, KINDS)
+    check(_WITHOUT, switch.KERNELS)
     if _PEER.value:
         check_peer()
     task = StepTask(
@@ -109,6 +115,7 @@ def chosen() -> list[Kind]:
     found = {
         "plain": [Kind("jax", coupled=False)],
         "coupled": [Kind("jax", True, way, idm) for way in ways],
+        "coupled_without": [Kind("jax", True, ways[0], idm, name) for name in _WITHOUT.value],
         "coupled_noidm": [Kind("jax", True, ways[0], idm=False)] if idm else [],
         "peer_plain": [Kind("torch", False, way) for way in _PEER.value],
         "peer_coupled": [Kind("torch", True, way, idm) for way in _PEER.value],

@@ -12,11 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from rfquant_jax.nn.features import announce_input, mark_feature
-from rfquant_jax.ops.convolution import convolve
+from rfquant_jax.ops.convolution import codes_dtype, convolve
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.remat import Operation, on_quantized
-
-FEWEST_INT8_CHANNELS = 32  # with fewer, int8 convolutions on CPU are slower than float32
 
 
 class StepSize(nnx.Param):
@@ -211,20 +209,10 @@ def quantized_layers(network: nnx.Module) -> list[QuantizedLayer]:
 
 
 def evaluate_on_codes(network: nnx.Module) -> None:
-    """Makes the convolutions of a network run on integer codes where that is faster.
-
-    On CPU, int8 codes take 0.6 to 0.9 of the time of float32 operands, but 7 times as long with 16
-    channels and 1.2 to 2 times in matrix products; there the codes are float32. On other backends,
-    bfloat16 layers use bfloat16 codes (not measured), and float32 layers do not use codes. Sums of
-    float codes are exact below 2^24.
-    """
-    processor = jax.default_backend() == "cpu"
+    """Makes the convolutions of a network run on integer codes where that is faster."""
     for layer in quantized_layers(network):
         if isinstance(layer, QuantConv):
-            height, width, channels, _ = layer.kernel.shape
-            wide = height * width > 1 and channels >= FEWEST_INT8_CHANNELS
-            narrow = jnp.bfloat16 if layer.dtype == jnp.bfloat16 else None
-            layer.codes_dtype = (jnp.int8 if wide else jnp.float32) if processor else narrow
+            layer.codes_dtype = codes_dtype(layer.kernel[...], layer.dtype)
 
 
 def assign(network: nnx.Module, configuration: jax.Array) -> None:

@@ -148,6 +148,37 @@ def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return replicate(arrays, mesh)
 
 
+def prefer_host_loop() -> bool:
+    """Whether a step of several passes should be a loop on the host instead of one program.
+
+    On CPU, XLA does not use its fast convolutions inside a scan, and an unrolled program compiles
+    twice as long and needs more memory for the same speed (benchmarks/train_step.py). Elsewhere one
+    program saves dispatches; this was not measured.
+    """
+    return jax.default_backend() == "cpu"
+
+
+def settle_step(result: Any, mesh: Mesh) -> Any:
+    """Waits for a step's result where asynchronous dispatch is unsafe.
+
+    Several CPU devices can deadlock in the all-reduce of the next step.
+    """
+    unsafe = mesh.size > 1 and jax.default_backend() == "cpu"
+    return jax.block_until_ready(result) if unsafe else result
+
+
+def settle_pass(result: Any, mesh: Mesh) -> Any:
+    """Waits for the result of a pass on a single CPU device, to limit peak memory.
+
+    JAX allocates the temporary memory of a pass when the pass is queued; waiting keeps a second
+    pass from being queued. With several devices there is no wait: it would make all devices enter
+    the update at the same time. If a process is then lost, its unfinished all-reduce overlaps the
+    next one, and Gloo aborts the remaining processes.
+    """
+    alone = mesh.size == 1 and jax.default_backend() == "cpu"
+    return jax.block_until_ready(result) if alone else result
+
+
 def barrier(name: str) -> None:
     """Waits until all processes have called this."""
     if jax.process_count() > 1:

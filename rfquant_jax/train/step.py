@@ -42,14 +42,9 @@ from rfquant_jax.train.update import Update
 STRATEGIES = ("loop", "unroll", "scan")
 
 
-def default_strategy(backend: str) -> str:
-    """The default strategy for running passes on a backend ("cpu", "gpu", ...).
-
-    "loop" on CPU: XLA does not use its fast convolutions inside a scan, and an unrolled program
-    compiles twice as long and needs more memory for the same speed (benchmarks/train_step.py).
-    "scan" elsewhere: it keeps the program and its memory small. This was not measured.
-    """
-    return "loop" if backend == "cpu" else "scan"
+def default_strategy() -> str:
+    """The default strategy for running passes on this backend."""
+    return "loop" if devices.prefer_host_loop() else "scan"
 
 
 @dataclass(frozen=True)
@@ -171,10 +166,7 @@ class TrainStep:
             given = state, tuple(batches), tuple(batch_targets), inputs, rates
             state, metrics, report = self._whole(*given)
         result = state, metrics, report._replace(configurations=inputs.configurations)
-        if self.mesh.size > 1 and jax.default_backend() == "cpu":
-            # Asynchronous dispatch over several CPU devices can deadlock in the all-reduce.
-            jax.block_until_ready(result)
-        return result
+        return devices.settle_step(result, self.mesh)
 
     def _prepare(self, images: jax.Array, inputs: StepInputs) -> None:
         """Before the first step, finds the part of the network that all passes share (the stem).
@@ -280,23 +272,11 @@ class TrainStep:
             donated = (*carry[1:], features)
             shared = start, batch, logits, inputs, info
             carry, (own, features), measured = self._one_pass(params, carry.stats, donated, *shared)
-            metrics.append(self._finished(_with_meaning(measured, info)))
+            metrics.append(devices.settle_pass(_with_meaning(measured, info), self.mesh))
             logits = own if is_max else logits
         if self._pass.stem:
             self._targets = DistillationTargets(logits, features)
         return carry, metrics
-
-    def _finished(self, measured: Arrays) -> Arrays:
-        """The metrics of a pass; on a single CPU device, waits until the pass is done.
-
-        JAX allocates the temporary memory of a pass when the pass is queued. On one CPU device,
-        waiting keeps a second pass from being queued and so limits peak memory. With several
-        devices there is no wait: it would make all devices enter the update at the same time. If a
-        process is then lost, its unfinished all-reduce overlaps the next one, and Gloo aborts the
-        remaining processes.
-        """
-        alone = self.mesh.size == 1 and jax.default_backend() == "cpu"
-        return jax.block_until_ready(measured) if alone else measured
 
     # The functions below run per device, inside shard_map. `devices.drop_axis` removes the leading
     # device axis of sharded arguments, `devices.add_axis` adds it to results.

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
-
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.train.optimizer import OptimizerSettings
@@ -99,7 +97,7 @@ class StepConfig:
         return StepSettings(
             candidates=candidates,
             random_passes=self.random_passes,
-            strategy=default_strategy(jax.default_backend()) if strategy == "auto" else strategy,
+            strategy=default_strategy() if strategy == "auto" else strategy,
             ema_decay=self.ema_decay,
             loss=LossWeights(
                 label_smoothing=self.label_smoothing,

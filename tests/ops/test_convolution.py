@@ -9,7 +9,7 @@ from flax import nnx
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
 from rfquant_jax.ops.convolution import convolve
-from rfquant_jax.ops.cpu import batch_strip
+from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.batch_strip import convolve_strip
 
 
@@ -274,3 +274,52 @@ def test_a_padded_kernel_of_one_pixel_sees_its_padding():
     x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 2))
     y = convolve(x, kernel, strides=(1, 1), padding=((1, 0), (0, 0)))
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 0], [1, 1], [1, 1]])
+
+
+# One convolution that each kernel computes: image, kernel, groups.
+SWITCHED = {
+    "depthwise": ((2, 6, 6, 8), (3, 3, 1, 8), 8),
+    "pointwise": ((2, 6, 6, 8), (1, 1, 8, 8), 1),
+    "kernel_gradient": ((2, 6, 6, 8), (3, 3, 8, 8), 1),
+    "small_images": ((2, 4, 4, 136), (3, 3, 136, 136), 1),
+    "batch_strip": ((4, 32, 32, 32), (3, 3, 32, 32), 1),
+}
+COMMON = {"strides": (1, 1), "padding": "SAME", "dilation": (1, 1)}
+
+
+def values(image, window, groups):
+    """The output and both gradients of a convolution, and the program that computes them."""
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (image, window))
+
+    def run(x, kernel):
+        y, back = jax.vjp(lambda x, k: convolve(x, k, groups=groups, **COMMON), x, kernel)
+        return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    return jax.jit(run)(x, kernel), str(jax.make_jaxpr(run)(x, kernel))
+
+
+@pytest.mark.parametrize("name", switch.KERNELS)
+def test_with_a_kernel_off_xla_computes_the_same(name):
+    ours, program = values(*SWITCHED[name])
+    with switch.without(name):
+        theirs, other = values(*SWITCHED[name])
+    assert program != other, "this convolution does not use the kernel"
+    for own, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=2e-4)
+    assert values(*SWITCHED[name])[1] == program, "on again"
+
+
+def test_with_all_kernels_off_there_is_one_convolution_of_xla():
+    for image, window, groups in SWITCHED.values():
+        x, kernel = jnp.zeros(image), jnp.zeros(window)
+        with switch.without(*switch.KERNELS):
+            traced = jax.make_jaxpr(lambda *a, g=groups: convolve(*a, groups=g, **COMMON))(
+                x, kernel
+            )
+        assert [e.primitive.name for e in traced.jaxpr.eqns] == ["conv_general_dilated"]
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match=r"unknown kernels \['dense'\]; there are batch_strip"):
+        switch.turn_off("dense")

@@ -360,6 +360,7 @@ def test_information_distortion_mitigation_can_be_left_out(functional, data, mas
     assert "idm" not in metrics
 
 
-def test_default_strategies():
-    assert default_strategy("cpu") == "loop"
-    assert default_strategy("gpu") == "scan"
+def test_default_strategies(monkeypatch):
+    assert default_strategy() == "loop"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert default_strategy() == "scan"

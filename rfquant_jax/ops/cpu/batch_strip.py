@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
+from rfquant_jax.ops.cpu import switch
 from rfquant_jax.ops.cpu.window import Pair, sides_of, spans
 from rfquant_jax.ops.ordering import alone
 
@@ -35,7 +36,8 @@ def pays(x, kernel, strides: Pair, padding, dilation: Pair) -> bool:
     of_rows, (left, _) = sides_of(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
     # With negative padding XLA reads out of bounds.
     fits = min(of_rows) >= 0 and 0 <= left < spans(kernel.shape[:2], dilation)[1]
-    return FEWEST <= channels <= most and worth and known and fits
+    suits = FEWEST <= channels <= most and worth and known and fits
+    return suits and switch.is_on("batch_strip")
 
 
 def convolve_strip(

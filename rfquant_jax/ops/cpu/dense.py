@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rfquant_jax.ops.cpu import batch_strip
+from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.kernel_gradient import kernel_gradient
 from rfquant_jax.ops.cpu.window import Pair, padded, shifted, sides_of, spans
 from rfquant_jax.ops.ordering import alone
@@ -58,7 +58,7 @@ def _forward(x, kernel, *options):
 
 def _backward(*given):
     *options, (x, kernel), g = given
-    to_kernel = alone(lambda: kernel_gradient(x, kernel, g, *options), g)
+    to_kernel = _kernel_gradient(x, kernel, g, *options)
     if _is_small(x, kernel, *options):
         _, padding, dilation = options
         return _to_small_images(x, kernel, g, padding, dilation), to_kernel
@@ -66,6 +66,12 @@ def _backward(*given):
 
 
 dense.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, kernel, g, *options) -> jax.Array:
+    if switch.is_on("kernel_gradient"):
+        return alone(lambda: kernel_gradient(x, kernel, g, *options), g)
+    return jax.linear_transpose(lambda kernel: _by_xla(x, kernel, *options), kernel)(g)[0]
 
 
 def _is_small(x, kernel, strides, padding, dilation) -> bool:
@@ -78,7 +84,8 @@ def _is_small(x, kernel, strides, padding, dilation) -> bool:
     centred = all(0 <= low <= r for (low, _), r in zip(sides, reach, strict=True))
     same = all(low + high == r for (low, high), r in zip(sides, reach, strict=True))
     few = x.shape[1] * x.shape[2] <= SMALL and min(kernel.shape[2:]) > NARROW
-    return few and centred and same and strides == (1, 1) and x.dtype == jnp.float32
+    suits = few and centred and same and strides == (1, 1) and x.dtype == jnp.float32
+    return suits and switch.is_on("small_images")
 
 
 def _input_gradient(x, kernel, g, strides, padding, dilation) -> jax.Array:
