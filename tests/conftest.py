@@ -7,6 +7,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling. XLA still rewrites and fuses programs as it does for users;
+# only LLVM, which makes machine code of the result, spends less time on it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The same programs are compiled again and again, by several files and the processes they start:
 # all of them share what was compiled, also by the tests of another day, and not with the user.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(

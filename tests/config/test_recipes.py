@@ -26,14 +26,6 @@ CLASSES, SIZE, IMAGES = 3, 32, 12
 _done: dict[str, dict] = {}  # what recipes that only differ in data or schedule have in common
 
 
-@pytest.fixture(autouse=True)
-def _quick_to_compile():
-    """What the steps compute is not looked at closely: compiling them takes all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def ident(path):
     return "/".join(path.relative_to(CONFIGS).with_suffix("").parts)
 
