@@ -1,15 +1,14 @@
 """Eight fake processor devices for every test, and a small network that has every kind of layer."""
 
+import gc
 import os
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+from tests.quick_to_compile import LESS_OF_LLVM, xla_flags
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time goes into compiling. XLA still rewrites and fuses programs as it does for users;
-# only LLVM, which makes machine code of the result, spends less time on it.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.update(LESS_OF_LLVM)
 # The same programs are compiled again and again, by several files and the processes they start:
 # all of them share what was compiled, also by the tests of another day, and not with the user.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
@@ -39,6 +38,11 @@ from rfquant_jax.runtime.devices import make_mesh
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("project")
 
+# Tracing makes so many objects that looking through all those of the libraries for garbage again
+# and again takes a seventh of its time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
+
 IMAGE_SHAPE = (6, 6, 2)
 CLASSES = 5
 
@@ -61,6 +65,7 @@ def _compiled():
     """Programs for eight devices are large: those of a file end with it."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 class TinyNet(nnx.Module):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import rfquant_jax
+from tests.quick_to_compile import xla_flags
 from tests.test_readme import program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +141,7 @@ def installed(wheel, tmp_path_factory):
 def run(installed, tmp_path):
     """Runs a command of the environment in a folder that has nothing to do with the checkout."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    environment["XLA_FLAGS"] = xla_flags(1)
 
     def run(name, *arguments):
         done = subprocess.run(

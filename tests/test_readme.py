@@ -25,6 +25,7 @@ from rfquant_jax.data import embedded
 from rfquant_jax.quant.space import ACTIVATIONS
 from rfquant_jax.tasks import evaluate
 from rfquant_jax.tasks.context import Run
+from tests.quick_to_compile import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -178,7 +179,7 @@ def run_alone(text, folder):
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(1)},
     )
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
+from tests.quick_to_compile import xla_flags
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
@@ -41,7 +42,7 @@ LONGEST = 1200  # seconds that a command may take on a machine that is busy with
 @pytest.fixture(scope="session")
 def environment():
     """Processes of one device."""
-    return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return os.environ | {"XLA_FLAGS": xla_flags(1)}
 
 
 @pytest.fixture(scope="session")

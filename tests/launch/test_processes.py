@@ -14,6 +14,7 @@ import pytest
 
 from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, read
 from tests.launch.test_stopping import steps_of_training, trained_arrays
+from tests.quick_to_compile import xla_flags
 
 SMALL = [
     *SHRUNK,
@@ -26,7 +27,7 @@ SMALL = [
     "--config.search.frontier_points=2",
     "--config.distributed.heartbeat_timeout_seconds=15",
 ]
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+TWO_DEVICES = {"XLA_FLAGS": xla_flags(2)}
 
 
 def free_port():

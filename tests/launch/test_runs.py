@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks.context import Run
 from tests.launch.conftest import SHRUNK, read, save_as_pytorch, table_of
+from tests.quick_to_compile import xla_flags
 
 
 def test_a_run_leaves_everything_in_its_workdir(finished):
@@ -151,7 +152,7 @@ def test_two_devices_micro_batches_and_a_teacher(launch, finished, tmp_path):
         "--config.train.epochs=2",
         f"--workdir={tmp_path}",
     ]
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = {"XLA_FLAGS": xla_flags(2)}
     done = launch(*arguments, "--config.tasks=train,evaluate", **two)
     assert done.returncode == 0, done.stderr
     # Nothing was searched: every uniform configuration is evaluated, and nothing is final.

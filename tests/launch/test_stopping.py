@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, copy_without_search, read
+from tests.quick_to_compile import xla_flags
 
 
 def trained_arrays(workdir):
@@ -55,7 +56,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     if task == "train":
         copy = tmp_path.with_name("two_devices")
         shutil.copytree(tmp_path, copy)
-        two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        two = {"XLA_FLAGS": xla_flags(2)}
         done = launch(*SHRUNK, "--config.tasks=pretrain,train", f"--workdir={copy}", **two)
         assert done.returncode == 0, done.stderr
         assert re.search(r"train: resumes after step \d+", done.stdout)
