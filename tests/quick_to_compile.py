@@ -1,16 +1,18 @@
 """Compiler options with which the tests take half the time: most of it goes into compiling.
 
 XLA partitions, rewrites and fuses programs as it does for users. Only the machine code is made in
-another way: by XLA's older emitters, and by LLVM without its expensive passes.
+another way: by XLA's older emitters, and in the processes of pytest by LLVM without its expensive
+passes. Processes that tests start train for longer: LLVM does there what it does for users.
 """
 
 import mmap
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
-LESS_OF_LLVM = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+LESS_OF_LLVM = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 
 def xla_flags(devices: int) -> str:
@@ -19,6 +21,11 @@ def xla_flags(devices: int) -> str:
     if _knows(NEWER_EMITTERS):  # a flag that XLA does not know would abort the process
         flags.append(f"--{NEWER_EMITTERS}=false")
     return " ".join(flags)
+
+
+def environment(devices: int) -> dict[str, str]:
+    """The environment of a process that a test starts."""
+    return os.environ | {"XLA_FLAGS": xla_flags(devices), LESS_OF_LLVM: "0"}
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 import rfquant_jax
-from tests.quick_to_compile import xla_flags
+from tests.quick_to_compile import environment
 from tests.test_readme import program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,8 +139,9 @@ def installed(wheel, tmp_path_factory):
 @pytest.fixture
 def run(installed, tmp_path):
     """Runs a command of the environment in a folder that has nothing to do with the checkout."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment["XLA_FLAGS"] = xla_flags(1)
+    inherited = environment(devices=1)
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        inherited.pop(name, None)
 
     def run(name, *arguments):
         done = subprocess.run(
@@ -149,7 +149,7 @@ def run(installed, tmp_path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=environment,
+            env=inherited,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

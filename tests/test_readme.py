@@ -1,7 +1,6 @@
 """What the README and the pages in docs/ tell their readers: commands, links, programs."""
 
 import ast
-import os
 import re
 import shlex
 import subprocess
@@ -25,7 +24,7 @@ from rfquant_jax.data import embedded
 from rfquant_jax.quant.space import ACTIVATIONS
 from rfquant_jax.tasks import evaluate
 from rfquant_jax.tasks.context import Run
-from tests.quick_to_compile import xla_flags
+from tests.quick_to_compile import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -179,7 +178,7 @@ def run_alone(text, folder):
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(1)},
+        env=environment(devices=1) | {"PYTHONPATH": str(ROOT)},
     )
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
-from tests.quick_to_compile import xla_flags
+from tests.quick_to_compile import environment
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
@@ -39,10 +38,10 @@ SHRUNK = [
 LONGEST = 1200  # seconds that a command may take on a machine that is busy with other work
 
 
-@pytest.fixture(scope="session")
-def environment():
+@pytest.fixture(scope="session", name="environment")
+def _environment():
     """Processes of one device."""
-    return os.environ | {"XLA_FLAGS": xla_flags(1)}
+    return environment(devices=1)
 
 
 @pytest.fixture(scope="session")
