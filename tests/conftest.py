@@ -52,6 +52,30 @@ def pytest_sessionstart(session):
         prune(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
+# The files that take longest, so that no worker begins one of them when all else is done.
+LONGEST_FIRST = (
+    "train/test_step.py",
+    "launch/test_stopping.py",
+    "test_readme.py",
+    "launch/test_processes.py",
+    "launch/test_search.py",
+    "launch/test_export.py",
+    "config/test_recipes.py",
+    "launch/test_folders.py",
+    "launch/test_runs.py",
+    "train/test_bad_steps.py",
+    "test_api.py",
+    "launch/test_mistakes.py",
+    "launch/test_machine.py",
+    "test_package.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))  # others stay in their order
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
     """Indices of image folders are kept where they do not outlive the tests."""
