@@ -4,11 +4,11 @@ import gc
 import os
 from pathlib import Path
 
-from tests.quick_to_compile import LESS_OF_LLVM, xla_flags
+from tests.quick_to_compile import NOTHING_OPTIMISED, xla_flags
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ[LESS_OF_LLVM] = "1"
+os.environ[NOTHING_OPTIMISED] = "1"
 # The same programs are compiled again and again, by several files and the processes they start:
 # all of them share what was compiled, also by the tests of another day, and not with the user.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
