@@ -1,12 +1,14 @@
 """Eight fake processor devices for every test, and a small network that has every kind of layer."""
 
+import gc
 import os
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+from tests.quick_to_compile import NOTHING_OPTIMISED, xla_flags
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ[NOTHING_OPTIMISED] = "1"
 # The same programs are compiled again and again, by several files and the processes they start:
 # all of them share what was compiled, also by the tests of another day, and not with the user.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
@@ -36,6 +38,11 @@ from rfquant_jax.runtime.devices import make_mesh
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("project")
 
+# Tracing makes so many objects that looking through all those of the libraries for garbage again
+# and again takes a seventh of its time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
+
 IMAGE_SHAPE = (6, 6, 2)
 CLASSES = 5
 
@@ -43,6 +50,30 @@ CLASSES = 5
 def pytest_sessionstart(session):
     if not hasattr(session.config, "workerinput"):  # once, before the workers begin
         prune(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+
+
+# The files that take longest, so that no worker begins one of them when all else is done.
+LONGEST_FIRST = (
+    "train/test_step.py",
+    "launch/test_stopping.py",
+    "test_readme.py",
+    "launch/test_processes.py",
+    "launch/test_search.py",
+    "launch/test_export.py",
+    "config/test_recipes.py",
+    "launch/test_folders.py",
+    "launch/test_runs.py",
+    "train/test_bad_steps.py",
+    "test_api.py",
+    "launch/test_mistakes.py",
+    "launch/test_machine.py",
+    "test_package.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))  # others stay in their order
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +89,7 @@ def _compiled():
     """Programs for eight devices are large: those of a file end with it."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 class TinyNet(nnx.Module):

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 import rfquant_jax
+from tests.quick_to_compile import environment
 from tests.test_readme import program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,8 +157,9 @@ def installed(wheel, tmp_path_factory):
 @pytest.fixture
 def run(installed, tmp_path):
     """Runs a command of the environment in a folder that has nothing to do with the checkout."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    inherited = environment(devices=1)
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        inherited.pop(name, None)
 
     def run(name, *arguments):
         done = subprocess.run(
@@ -166,7 +167,7 @@ def run(installed, tmp_path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=environment,
+            env=inherited,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -250,8 +251,18 @@ run()
 
 def test_a_recipe_of_ones_own_runs_with_and_without_the_extras(run, tmp_path):
     (tmp_path / "my_recipe.py").write_text(program("docs/own_network.md", "recipe"))
-    assert "w4a4 " in run("rfquant", "--config=my_recipe.py", "--config.tasks=cost")
+    costs = run("rfquant", "--config=my_recipe.py", "--config.tasks=cost")
+    # By hand: stem 32x32 outputs, conv 16x16, classifier; fixed layers at 8 bits.
+    fixed = 64 * (32 * 32 * 9 * 3 * 24 + 24 * 4)
+    expected = (16 * 16 * 16 * 9 * 24 * 24 + fixed) / 1e9
+    row = re.search(r"^w4a4 +(\S+)", costs, re.MULTILINE)
+    np.testing.assert_allclose(float(row[1]), expected, rtol=1e-5)
     said = run("rfquant", "--config=my_recipe.py", *SHRUNK)
+    # 0.004 MB leave at most 5 bits for the convolution's weights: 6 would be 0.0044 MB.
+    row = re.search(r"^0\.004MB +\S+ +(\S+)", said, re.MULTILINE)
+    weights, fixed = 9 * 24 * 24, 8 * (9 * 3 * 24 + 24 * 4)
+    sizes = [(fixed + bits * weights) / 8 / 2**20 for bits in (5, 4, 3, 2)]
+    assert min(abs(float(row[1]) / size - 1) for size in sizes) < 1e-5
     folder = tmp_path / "runs" / "my_recipe"
     results = json.loads((folder / "results.json").read_text())
     assert "searched" in {row["kind"] for row in results["rows"]}

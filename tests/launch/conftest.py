@@ -1,7 +1,7 @@
 """One shrunken quickstart that all tests of the command line share."""
 
+import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
+from tests.quick_to_compile import environment
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"
 SHRUNK = [
@@ -34,37 +35,85 @@ SHRUNK = [
     "--config.search.max_iterations_per_layer=2",
     "--config.search.starts=3",  # each of them is a program to compile
 ]
-# Where a program is compiled for one test alone, that takes most of the time.
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+LONGEST = 1200  # seconds that a command may take on a machine that is busy with other work
 
 
-@pytest.fixture(scope="session")
-def environment():
+@pytest.fixture(scope="session", name="environment")
+def _environment():
     """Processes of one device."""
-    return os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return environment(devices=1)
 
 
 @pytest.fixture(scope="session")
-def launch(environment):
+def launch_alone(environment):
+    """Runs a command line in a process of its own, as users do."""
+
     def run(*arguments, **changes):
         return subprocess.run(
             [sys.executable, str(LAUNCH), *map(str, arguments)],
             capture_output=True,
             text=True,
             env=environment | changes,
-            timeout=400,
+            timeout=LONGEST,
         )
 
     return run
 
 
 @pytest.fixture(scope="session")
-def finished(launch, tmp_path_factory):
-    """The workdir and the output of an undisturbed run."""
+def launch(environment, tmp_path_factory):
+    """Runs a command line in a fork of a process that has imported what it needs.
+
+    `changes` are of variables that are read after importing JAX.
+    """
+    folder = tmp_path_factory.mktemp("launched")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.launch.prepared"],
+        cwd=LAUNCH.parent,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(*arguments, **changes):
+        output, errors = folder / "output", folder / "errors"
+        for file in (output, errors):
+            file.unlink(missing_ok=True)
+        request = {
+            "arguments": [str(LAUNCH), *map(str, arguments)],
+            "environment": environment | changes,
+            "output": str(output),
+            "errors": str(errors),
+            "timeout": LONGEST,
+        }
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(
+            request["arguments"], code, output.read_text(), errors.read_text()
+        )
+
+    yield run
+    server.stdin.close()
+    assert server.wait(LONGEST) == 0
+
+
+@pytest.fixture(scope="session")
+def finished(launch_alone, tmp_path_factory, worker_id):
+    """The workdir and the output of an undisturbed run; each worker has a copy of its own."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = launch(*SHRUNK, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir, done.stdout
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "finished"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the worker that needs it first makes it
+        if not (shared / "output").exists():
+            done = launch_alone(*SHRUNK, f"--workdir={shared / 'run'}")
+            assert done.returncode == 0, done.stderr
+            (shared / "output").write_text(done.stdout)
+    shutil.copytree(shared / "run", workdir)
+    output = (shared / "output").read_text()
+    return workdir, output.replace(str(shared / "run"), str(workdir))
 
 
 def read(path):

@@ -14,7 +14,7 @@ from configs import quickstart
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.tasks.context import Run
-from tests.launch.conftest import LAUNCH, SHRUNK, assert_one_line, read
+from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, assert_one_line, read
 
 INTACT = "checkpoints written before are intact"
 LIMITED = 'ulimit -f "$1"; shift; exec "$@"'
@@ -33,7 +33,7 @@ def launch_limited(environment):
     def run(kib, *arguments):
         command = ["bash", "-c", LIMITED, "-", str(kib), sys.executable, str(LAUNCH), *arguments]
         environ = environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=400)
+        return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=LONGEST)
 
     return run
 
@@ -93,7 +93,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(environment
     process = subprocess.Popen(
         [sys.executable, str(LAUNCH), *arguments], env=environment, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + LONGEST
     while not (tmp_path / "metrics.jsonl").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline

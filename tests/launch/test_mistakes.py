@@ -5,8 +5,8 @@ import pytest
 from tests.launch.conftest import SHRUNK, assert_one_line
 
 
-def test_the_workdir_of_another_run_is_refused(launch, finished):
-    done = launch(*SHRUNK, f"--workdir={finished[0]}", "--config.optimizer.lr=0.02")
+def test_the_workdir_of_another_run_is_refused(launch_alone, finished):
+    done = launch_alone(*SHRUNK, f"--workdir={finished[0]}", "--config.optimizer.lr=0.02")
     assert_one_line(done, "belongs to another run: config.optimizer.lr was 0.04 and is 0.02")
 
 

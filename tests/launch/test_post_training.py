@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
-from tests.launch.conftest import LAUNCH, read, table_of
+from tests.launch.conftest import LAUNCH, LONGEST, read, table_of
 
 pytestmark = pytest.mark.slow  # it pretrains a whole quickstart
 RECIPE = """
@@ -50,13 +50,13 @@ def workdir(environment, launch, tmp_path_factory):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    log, deadline = workdir / "log.txt", time.monotonic() + 300
+    log, deadline = workdir / "log.txt", time.monotonic() + LONGEST
     while not (log.exists() and "step sizes of least squared error" in log.read_text()):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=400)
+    _, errors = process.communicate(timeout=LONGEST)
     assert process.returncode == 75, errors
     assert "run the same command to resume" in errors
     assert not any((workdir / "checkpoints").glob("train/[0-9]*"))

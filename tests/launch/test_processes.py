@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, read
+from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, read
 from tests.launch.test_stopping import steps_of_training, trained_arrays
+from tests.quick_to_compile import xla_flags
 
 SMALL = [
     *SHRUNK,
@@ -26,8 +27,7 @@ SMALL = [
     "--config.search.frontier_points=2",
     "--config.distributed.heartbeat_timeout_seconds=15",
 ]
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", **QUICK_TO_COMPILE}
-WHOLE_RUN, LOST = 300, 60  # seconds at most: for all tasks, and until a lost process is noticed
+TWO_DEVICES = {"XLA_FLAGS": xla_flags(2)}
 
 
 def free_port():
@@ -59,15 +59,15 @@ def both(environment, workdir, *arguments):
             process.communicate()
 
 
-def finish(processes, within):
+def finish(processes):
     """Exit codes and outputs."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + LONGEST
     outputs = [p.communicate(timeout=max(deadline - time.monotonic(), 1)) for p in processes]
     return [p.returncode for p in processes], outputs
 
 
 def wait_for_step(processes, workdir, step):
-    deadline = time.monotonic() + WHOLE_RUN
+    deadline = time.monotonic() + LONGEST
     while step not in steps_of_training(workdir):
         assert all(p.poll() is None for p in processes), [p.communicate() for p in processes]
         assert time.monotonic() < deadline
@@ -78,7 +78,7 @@ def wait_for_step(processes, workdir, step):
 def undisturbed(environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("processes") / "undisturbed"
     with both(environment, workdir) as processes:
-        codes, outputs = finish(processes, WHOLE_RUN)
+        codes, outputs = finish(processes)
     assert codes == [0, 0], outputs
     return workdir, outputs
 
@@ -89,13 +89,13 @@ def test_a_stopped_and_a_lost_process_and_all_go_on_where_they_were(
     with both(environment, tmp_path) as processes:
         wait_for_step(processes, tmp_path, 5)
         processes[1].send_signal(signal.SIGTERM)
-        codes, outputs = finish(processes, WHOLE_RUN)
+        codes, outputs = finish(processes)
     assert codes == [75, 75], outputs  # a signal to one of them stops both after the same step
 
     with both(environment, tmp_path) as processes:
         wait_for_step(processes, tmp_path, 15)
         processes[1].send_signal(signal.SIGKILL)
-        codes, outputs = finish(processes, LOST)
+        codes, outputs = finish(processes)
     assert codes[0] not in (0, 75)
     error = outputs[0][1]
     assert error.count("\n") == 1, error
@@ -103,7 +103,7 @@ def test_a_stopped_and_a_lost_process_and_all_go_on_where_they_were(
     assert re.match(rf"error: lost process 1 \(on {host}\) of 2: .* 15 s; .*intact", error)
 
     with both(environment, tmp_path) as processes:
-        codes, outputs = finish(processes, WHOLE_RUN)
+        codes, outputs = finish(processes)
     assert codes == [0, 0], outputs
     assert "train: resumes after step 10" in outputs[0][0]
     assert steps_of_training(tmp_path) == list(range(5, 31, 5)), "none is missing, none twice"
@@ -133,7 +133,7 @@ def test_one_device_finds_and_counts_the_same_in_the_same_network(
 ):
     other = f"--config.checkpoint={undisturbed[0]}"
     again = ["--config.tasks=search,evaluate", other, f"--workdir={tmp_path}"]
-    done = launch(*SMALL, *again, **QUICK_TO_COMPILE)
+    done = launch(*SMALL, *again)
     assert done.returncode == 0, done.stderr
     mine, theirs = results_of(tmp_path), results_of(undisturbed[0])
     assert mine["results.json"]["rows"] == theirs["results.json"]["rows"]
@@ -151,7 +151,7 @@ def test_a_training_that_explodes_ends_in_all_processes(environment, undisturbed
         "--config.train.max_bad_steps=2",
     ]
     with both(environment, tmp_path, *exploding) as processes:
-        codes, outputs = finish(processes, WHOLE_RUN)
+        codes, outputs = finish(processes)
     assert codes == [1, 1], outputs
     for _, error in outputs:
         assert error.count("\n") == 1, error
@@ -162,7 +162,7 @@ def test_a_training_that_explodes_ends_in_all_processes(environment, undisturbed
 def test_a_process_that_never_comes_is_missed(environment, tmp_path):
     with both(environment, tmp_path, "--config.distributed.start_timeout_seconds=5") as processes:
         os.kill(processes[0].pid, signal.SIGKILL)
-        codes, outputs = finish(processes, LOST)
+        codes, outputs = finish(processes)
     assert codes[1] not in (0, 75)
     assert outputs[1][1].count("\n") == 1, outputs[1][1]
     assert "did not connect" in outputs[1][1]

@@ -9,7 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks.context import Run
-from tests.launch.conftest import QUICK_TO_COMPILE, SHRUNK, read, save_as_pytorch, table_of
+from tests.launch.conftest import SHRUNK, read, save_as_pytorch, table_of
+from tests.quick_to_compile import xla_flags
 
 
 def test_a_run_leaves_everything_in_its_workdir(finished):
@@ -87,10 +88,10 @@ def test_the_checkpoint_keeps_masks_and_their_history(finished):
     assert np.shape(about["masks"]) == (2, 6, 5)
 
 
-def test_a_finished_run_says_so_and_prints_its_table(launch, finished):
+def test_a_finished_run_says_so_and_prints_its_table(launch_alone, finished):
     workdir, output = finished
     before = (workdir / "results.json").read_bytes()
-    again = launch(*SHRUNK, f"--workdir={workdir}")
+    again = launch_alone(*SHRUNK, f"--workdir={workdir}")
     assert again.returncode == 0, again.stderr
     for task in ("pretrain", "train", "search", "evaluate"):
         assert f"{task}: finished before" in again.stdout
@@ -151,14 +152,14 @@ def test_two_devices_micro_batches_and_a_teacher(launch, finished, tmp_path):
         "--config.train.epochs=2",
         f"--workdir={tmp_path}",
     ]
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | QUICK_TO_COMPILE
+    two = {"XLA_FLAGS": xla_flags(2)}
     done = launch(*arguments, "--config.tasks=train,evaluate", **two)
     assert done.returncode == 0, done.stderr
     # Nothing was searched: every uniform configuration is evaluated, and nothing is final.
     assert [f"uniform w{b}a{b}" in done.stdout for b in (6, 5, 4, 3, 2)] == [True] * 5
     assert not (tmp_path / "results.json").exists()
     # What two devices trained, one device evaluates.
-    one = launch(*arguments, "--config.tasks=train,evaluate", **QUICK_TO_COMPILE)
+    one = launch(*arguments, "--config.tasks=train,evaluate")
     assert "train: finished before, at step 30" in one.stdout
     assert one.returncode == 0, one.stderr
     assert table_of(one.stdout) == table_of(done.stdout)
@@ -200,8 +201,8 @@ def test_results_of_an_earlier_network_are_not_taken_for_todays(launch, finished
     assert read(workdir / "results.json") == truth
 
 
-def test_help_explains_every_field(launch):
-    done = launch("--help")
+def test_help_explains_every_field(launch_alone):
+    done = launch_alone("--help")
     assert done.returncode == 0
     assert "python launch.py" in done.stdout
     assert "--config.optimizer.lr=0.04" in done.stdout

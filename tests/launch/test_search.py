@@ -16,6 +16,7 @@ from rfquant_jax.tasks.confirm import Confirmation, search_images
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from tests.launch.conftest import SHRUNK, assert_one_line, copy_without_search, read
+from tests.quick_to_compile import xla_flags
 
 SMALL = [
     *SHRUNK,
@@ -255,7 +256,7 @@ def test_four_devices_find_what_one_finds(launch, finished, tmp_path):
     flip, and with it the divergence of a configuration a little.
     """
     folder = copy_without_search(finished[0], tmp_path / "copy")
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = {"XLA_FLAGS": xla_flags(4)}
     done = launch(*SHRUNK, "--config.tasks=search", f"--workdir={folder}", **four)
     assert done.returncode == 0, done.stderr
     for name in ("1.05xw4a4.json", "1.05xw2a2.json"):

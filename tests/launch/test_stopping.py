@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
-from tests.launch.conftest import LAUNCH, QUICK_TO_COMPILE, SHRUNK, copy_without_search, read
+from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, copy_without_search, read
+from tests.quick_to_compile import xla_flags
 
 
 def trained_arrays(workdir):
@@ -40,13 +41,13 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
         "train": (tmp_path / "metrics.jsonl", '"task": "train"'),
         "search": (tmp_path / "search" / "profile.jsonl", '"divergence"'),
     }[task]
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + LONGEST
     while not (file.exists() and sign in file.read_text()):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=LONGEST)
     assert process.returncode == 75, errors
     assert "run the same command to resume" in errors
     assert "Traceback" not in errors
@@ -55,7 +56,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     if task == "train":
         copy = tmp_path.with_name("two_devices")
         shutil.copytree(tmp_path, copy)
-        two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | QUICK_TO_COMPILE
+        two = {"XLA_FLAGS": xla_flags(2)}
         done = launch(*SHRUNK, "--config.tasks=pretrain,train", f"--workdir={copy}", **two)
         assert done.returncode == 0, done.stderr
         assert re.search(r"train: resumes after step \d+", done.stdout)
@@ -81,7 +82,7 @@ def test_a_training_that_is_killed_ends_as_if_nothing_had_happened(
 
     def kill_when(ready):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + LONGEST
         while not ready():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -123,7 +124,7 @@ def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(
     for name, lines in moments:
         assert len(whole[name].splitlines()) > lines + 1
         process = subprocess.Popen(command, env=environment)
-        record, deadline = workdir / "search" / name, time.monotonic() + 300
+        record, deadline = workdir / "search" / name, time.monotonic() + LONGEST
         while not record.exists() or record.read_text().count("\n") < lines:
             assert process.poll() is None
             assert time.monotonic() < deadline

@@ -101,7 +101,7 @@ class Network:
 
 
 @pytest.mark.parametrize("units", [("G",), ("MB",), ("ms",), ("G", "MB"), ("G", "MB", "ms")])
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     seed=st.integers(0, 10**4),
     share=st.floats(0.02, 0.7),
