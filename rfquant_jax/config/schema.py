@@ -133,7 +133,7 @@ def default_config() -> ConfigDict:
     config.evaluate.augment = False  # recalibrate on augmented images
 
     config.search = ConfigDict()
-    config.search.budgets = "33.9G"  # list of GBitOPs, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4
+    config.search.budgets = "33.9G"  # list of 33.9G, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4, 50%:MB
     config.search.algorithm = "trust_region"  # trust_region, greedy, paper, evolution, random
     #   trust_region solves integer programs on a model fitted to a profile of the network
     #   paper is the published greedy search, except for three things: it makes an up move from the

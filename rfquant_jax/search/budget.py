@@ -26,9 +26,12 @@ class Uniform(Protocol):
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+"
 _RULE = (
     "must be a number of GBitOPs (33.9 or 33.9G), a size (2.3MB, or 60KB of 1,024 bytes), with "
-    "`latency_table` a latency (5ms), several of different kinds (33.9G+2.3MB), or a multiple "
-    "of what a uniform configuration costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB)"
+    "`latency_table` a latency (5ms), several of different kinds (33.9G+2.3MB), a multiple of "
+    "what a uniform configuration costs (1.05*w4a4 in BitOPs, 0.9*w4a4:MB), or a share of what 8 "
+    "bits everywhere cost (50% of the BitOPs, 50%:MB)"
 )
+_ALL_EIGHT = (8, 8)  # what shares refer to, whatever the candidates
+_SHARED_UNITS = ("G", "MB")  # a latency table need not have 8 bits
 # Additional units: (unit of the cost, conversion factor).
 _OTHER_UNITS = {"GBitOPs": ("G", 1.0), "KB": ("MB", 1 / 1024)}
 
@@ -49,11 +52,13 @@ class Part:
       number: in `unit`s, or as a multiple of a uniform configuration's cost.
       unit: unit of a kind of cost.
       bits: weight and activation bit-width of the uniform configuration, or None.
+      is_share: the uniform configuration is 8 bits everywhere, which need not be candidates.
     """
 
     number: float
     unit: str
     bits: tuple[int, int] | None
+    is_share: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,25 +146,37 @@ def check_budget(text: str, units: Collection[str]) -> list[Part]:
 
 def _parse_part(part: str, text: str, units: Collection[str]) -> Part:
     relative = re.fullmatch(rf"({_NUMBER})\*w(\d+)a(\d+)(?::(\w+))?", part)
+    share = re.fullmatch(rf"({_NUMBER})%(?::(\w+))?", part)
     plain = re.fullmatch(rf"({_NUMBER})(\w*)", part)
-    if relative is None and plain is None:
+    match = relative or share or plain
+    if match is None:
         raise ArgumentError("budgets", text, _RULE)
-    written = (relative[4] if relative else plain[2]) or "G"
+    written = match[match.re.groups] or "G"  # the unit is the last group
     unit, scale = _OTHER_UNITS.get(written, (written, 1.0))
-    number = float(relative[1]) if relative else float(plain[1]) * scale
-    if unit not in units or not 0 < number < math.inf:
+    if relative:
+        found = Part(float(match[1]), unit, (int(match[2]), int(match[3])))
+    elif share:
+        found = Part(float(match[1]) / 100, unit, _ALL_EIGHT, is_share=True)
+    else:
+        found = Part(float(match[1]) * scale, unit, None)
+    known = [u for u in units if u in _SHARED_UNITS] if share else units
+    if unit not in known or not 0 < found.number < math.inf:
         raise ArgumentError("budgets", text, _RULE)
-    return Part(number, unit, (int(relative[2]), int(relative[3])) if relative else None)
+    return found
 
 
 def _limit(part: Part, text: str, kinds: Mapping[str, CostKind], space: Space) -> Limit:
     kind = kinds[part.unit]
     if part.bits is None:
         return Limit(kind, part.number)
-    if not set(part.bits) <= set(space.candidates):
+    if part.is_share:
+        reference = np.full((len(space), 2), part.bits, np.int32)
+    elif set(part.bits) <= set(space.candidates):
+        reference = space.uniform(*part.bits)
+    else:
         rule = f"uses bit-widths outside the candidates {space.candidates}"
         raise ArgumentError("budgets", text, rule)
-    value = part.number * kind.cost(space.uniform(*part.bits))
+    value = part.number * kind.cost(reference)
     if not 0 < value < math.inf:
         raise ArgumentError("budgets", text, _RULE)
     return Limit(kind, value)

@@ -71,7 +71,7 @@ def results(run: Run, checkpoint: str) -> list[dict] | None:
 
 def result_file(run: Run, budget: Budget) -> Path:
     """The path of the result file of a budget."""
-    name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x"))
+    name = re.sub(r"[^\w.]+", "_", budget.text.replace("*", "x").replace("%", "pct"))
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 

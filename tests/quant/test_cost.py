@@ -85,6 +85,10 @@ def test_costs_of_a_mixed_configuration_by_hand():
         ("33.9G + 2.3MB", 33.9, 2.3),
         ("1.05*w4a4", 1.05 * 34.714419, None),
         ("0.5*w4a4:MB", None, 0.5 * 5.817566),
+        # 1,814,073,344 MACs and 11,678,912 weights at 8 bits, which are no candidates
+        ("50%", 0.5 * 64 * 1.814073344, None),
+        ("25%:MB", None, 0.25 * 11_678_912 / 2**20),
+        ("50% + 25%:MB", 0.5 * 64 * 1.814073344, 0.25 * 11_678_912 / 2**20),
         ("1e1G", 10.0, None),
         ("60KB", None, 60 / 1024),
         ("33.9G+512KB", 33.9, 0.5),
@@ -100,7 +104,7 @@ def test_budgets_as_users_write_them(costs, space, text, bitops, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "big", "-3G", "0", "3G+4G", "3TB", "1.05*w7a7", "2*w4", "5ms"]
+    "text", ["", "big", "-3G", "0", "3G+4G", "3TB", "1.05*w7a7", "2*w4", "5ms", "0%", "50%:ms"]
 )
 def test_malformed_budgets_are_refused(costs, space, text):
     with pytest.raises(ArgumentError, match="`budgets`"):
