@@ -199,7 +199,7 @@ class Run:
         network = nnx.clone(self.network)
         if not self.config.pretrained:
             return network, []
-        tensors = read_weights(Path(self.config.pretrained))
+        tensors = read_weights(Path(self.config.pretrained).expanduser(), self._log_once)
         return network, load_weights(network, self.config.model.name, tensors)
 
     @cached_property

@@ -3,39 +3,84 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rfquant_jax.errors import UserError, one_line
+from rfquant_jax.errors import UserError, listed, one_line
+from rfquant_jax.models.pretrained.state_dict import find_weights
 from rfquant_jax.runtime.npz import read_npz
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
+SAFETENSORS, NPZ, TORCH = "safetensors", "npz", "PyTorch"
+_SUFFIXES = {
+    ".safetensors": SAFETENSORS,
+    ".npz": NPZ,
+    ".pth": TORCH,
+    ".pt": TORCH,
+    ".tar": TORCH,  # model.pth.tar is no archive
+    ".ckpt": TORCH,
+    ".bin": TORCH,
+}
+Log = Callable[[str], object]
+_PICKLE = b"\x80"  # first byte of PyTorch's files before its version 1.6
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path, log: Log = lambda _: None) -> dict[str, np.ndarray]:
     """The tensors of a file by name.
 
     Args:
-      path: a `.safetensors`, `.npz`, `.pth` or `.pt` file. The last two need PyTorch and may
-        contain only tensors, or a mapping with a "state_dict" of tensors.
+      path: a safetensors, npz or PyTorch file; its content decides, not its name. PyTorch files
+        need PyTorch and may nest the tensors, see `state_dict.find_weights`.
+      log: called with a message if the weights are a part of the file.
 
     Raises:
       UserError: the file is missing, of another kind, or cannot be read.
     """
     if not os.path.isfile(path):  # unlike Path.is_file, does not fail on permissions
         raise UserError(f"`weights`: {path}: there is no such file")
-    readers = {".safetensors": _safetensors, ".npz": read_npz, ".pth": _torch, ".pt": _torch}
-    if path.suffix not in readers:
-        raise UserError(f"`weights`: {path}: must be one of {', '.join(SUFFIXES)}")
     try:
-        return readers[path.suffix](path)
+        content = _READERS[_kind(path)](path)
+        tensors, inside = find_weights(content)
     except UserError:
         raise
+    except LookupError as error:
+        raise UserError(f"`weights`: {path}: {error.args[0]}") from error
     except Exception as error:  # libraries raise many kinds of exceptions for damaged files
         reason = one_line(error) if str(error) else type(error).__name__
         raise UserError(f"`weights`: {path}: cannot be read ({reason})") from error
+    if inside:
+        log(f"weights: {path}: its {inside!r}, of {listed(sorted(map(str, content)))}")
+    return {name: as_numpy(tensor) for name, tensor in tensors.items()}
+
+
+def _kind(path: Path) -> str:
+    """The kind of a file by its content; of a damaged one by its name."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return TORCH if any(name.endswith("data.pkl") for name in names) else NPZ
+    if start[8:] == b"{":
+        return SAFETENSORS
+    if path.suffix in _SUFFIXES:
+        return _SUFFIXES[path.suffix]
+    if start[:1] == _PICKLE:
+        return TORCH
+    raise UserError(f"`weights`: {path}: must be a safetensors, npz or PyTorch file")
+
+
+def as_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of any library; PyTorch's bfloat16, which NumPy lacks, becomes float32."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -44,7 +89,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     return load_file(path)
 
 
-def _torch(path: Path) -> dict[str, np.ndarray]:
+def _torch(path: Path) -> Mapping[str, Any]:
     try:
         import torch
     except ImportError as error:
@@ -52,9 +97,34 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
             f"`weights`: {path}: reading it needs PyTorch (pip install torch); "
             ".safetensors and .npz files do not"
         ) from error
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"`weights`: {path}: {_refused(error)}") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"`weights`: {path}: holds no mapping of names to tensors")
-    return {name: tensor.numpy() for name, tensor in content.items()}
+        raise LookupError("holds no mapping of names to tensors")
+    return content
+
+
+def _harmless() -> list:
+    """Types besides tensors that training programs save: arguments and NumPy numbers."""
+    import argparse
+
+    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
+    scalar = np.float64(0).__reduce__()[0]  # the function that unpickles NumPy numbers
+    return [argparse.Namespace, np.dtype, np.ndarray, scalar, *dtypes]
+
+
+def _refused(error: Exception) -> str:
+    """The message for a pickle that was not read; PyTorch's advises to read it unsafely."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named is None:
+        return "cannot be read (it is damaged)"
+    return (
+        f"contains an object of type {one_line(named[1], 100)}, which could run code when it is "
+        "read: save the state_dict alone"
+    )
+
+
+_READERS = {SAFETENSORS: _safetensors, NPZ: read_npz, TORCH: _torch}

@@ -1,4 +1,4 @@
-"""Loads weights with PyTorch's names and layouts into a plain network."""
+"""Loads weights into a plain network, with PyTorch's names and layouts or with our own."""
 
 from __future__ import annotations
 
@@ -20,22 +20,33 @@ SHOWN = 8  # maximum number of names listed in an error
 
 @dataclass(frozen=True)
 class _Slot:
-    """A variable of the network, with the conversion of a tensor to its value."""
+    """A variable of the network, with the conversion of a tensor to its value.
+
+    Attributes:
+      is_ours: the tensor has the variable's own layout, not PyTorch's.
+    """
 
     variable: nnx.Variable
     is_kernel: bool
     is_classifier: bool
+    is_ours: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in PyTorch: OIHW, or (outputs, inputs)."""
+        """The shape in the file; in PyTorch OIHW, or (outputs, inputs)."""
         shape = self.variable.get_value().shape
-        if not self.is_kernel:
+        if not self.is_kernel or self.is_ours:
             return shape
         return (*shape[:-3:-1], *shape[:-2]) if len(shape) == 4 else shape[::-1]
 
+    def fits_other_classes(self, tensor: np.ndarray) -> bool:
+        """Whether this is the classifier, and the tensor differs only in the number of classes."""
+        rest = slice(None, -1) if self.is_ours else slice(1, None)
+        same = tensor.ndim == len(self.shape) and tensor.shape[rest] == self.shape[rest]
+        return self.is_classifier and same
+
     def fill(self, tensor: np.ndarray) -> None:
-        if self.is_kernel:
+        if self.is_kernel and not self.is_ours:
             tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
         self.variable.set_value(jnp.asarray(tensor, jnp.float32))
 
@@ -48,7 +59,9 @@ def load_weights(
     Args:
       network: modified in place.
       architecture: name in the registry; selects the known naming conventions.
-      tensors: by PyTorch's names; convolution kernels OIHW, dense kernels (outputs, inputs).
+      tensors: by PyTorch's names, with convolution kernels OIHW and dense kernels (outputs,
+        inputs); or the network's own state as in `nnx.to_flat_state`, by paths that are joined with
+        dots or slashes.
 
     Returns:
       names of parameters that were not loaded: the classifier, if the number of classes differs.
@@ -57,15 +70,19 @@ def load_weights(
       UserError: tensors are missing, unexpected, of another shape, not floating-point, or not
         finite; the message names them.
     """
-    slots = _slots(network)
     tensors = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
-    found = renamed(architecture, tensors, set(slots))
+    slots, own = _slots(network, is_ours=True), {n.replace("/", "."): n for n in tensors}
+    if 2 * len(slots.keys() & own.keys()) >= len(slots):
+        found = own
+    else:
+        slots = _slots(network, is_ours=False)
+        found = renamed(architecture, tensors, set(slots))
     missing = sorted(slots.keys() - found.keys())
     surplus = sorted(found[name] for name in found.keys() - slots.keys())
     misshapen = [
         n for n in slots.keys() & found.keys() if tensors[found[n]].shape != slots[n].shape
     ]
-    fresh = sorted(n for n in misshapen if _other_classes(slots[n], tensors[found[n]]))
+    fresh = sorted(n for n in misshapen if slots[n].fits_other_classes(tensors[found[n]]))
     wrong = [
         f"{found[name]} {list(tensors[found[name]].shape)} instead of {list(slots[name].shape)}"
         for name in sorted(set(misshapen) - set(fresh))
@@ -108,7 +125,8 @@ def _is_finite(tensor: np.ndarray) -> bool:
         return bool(np.isfinite(tensor.astype(np.float32)).all())
 
 
-def _slots(network: nnx.Module) -> dict[str, _Slot]:
+def _slots(network: nnx.Module, *, is_ours: bool) -> dict[str, _Slot]:
+    """The variables of a network by the names that a file gives them."""
     slots = {}
     for path, module in nnx.iter_modules(network):
         if isinstance(module, nnx.BatchNorm):
@@ -121,12 +139,6 @@ def _slots(network: nnx.Module) -> dict[str, _Slot]:
             variable = getattr(module, ours)
             if variable is not None:
                 dense = isinstance(module, nnx.Linear)
-                slots[f"{dotted(path)}.{theirs}"] = _Slot(variable, ours == "kernel", dense)
+                name = ours if is_ours else theirs
+                slots[f"{dotted(path)}.{name}"] = _Slot(variable, ours == "kernel", dense, is_ours)
     return slots
-
-
-def _other_classes(slot: _Slot, tensor: np.ndarray) -> bool:
-    """Whether a classifier tensor differs only in the number of classes."""
-    return (
-        slot.is_classifier and tensor.ndim == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
-    )

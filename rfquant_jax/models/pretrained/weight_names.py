@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from rfquant_jax.models import mobilenetv2
+from rfquant_jax.models.pretrained.state_dict import unwrapped
 
 Rename = Callable[[str], str]
 
@@ -56,9 +57,10 @@ def renamed(architecture: str, names: Mapping[str, object], expected: set[str]) 
       names: what the file holds.
       expected: what the network has.
     """
-    plain = {name.removeprefix("module."): name for name in names}
     conventions: list[Rename] = [lambda name: name, *_RENAMES.get(architecture, ())]
     candidates = [
-        {rename(ours): theirs for ours, theirs in plain.items()} for rename in conventions
+        {rename(ours): theirs for ours, theirs in plain.items()}
+        for plain in unwrapped(list(names))
+        for rename in conventions
     ]
     return max(candidates, key=lambda candidate: len(expected & candidate.keys()))

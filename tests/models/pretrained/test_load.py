@@ -1,5 +1,6 @@
 """Weights from files: every convention of names, and what does not fit."""
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -180,11 +181,36 @@ def test_mobilenetv2_by_either_librarys_names(names):
         assert float(jnp.max(bn.mean[...])) == float(jnp.min(bn.scale[...])) == number + 0.5
 
 
+@pytest.mark.parametrize(
+    "wrapper", ["module.", "_orig_mod.module.", "model.backbone.", "module.module."]
+)
+def test_wrappers_leave_prefixes(weights, wrapper):
+    network = small()
+    load_weights(network, "cifar_resnet8", {f"{wrapper}{n}": t for n, t in weights.items()})
+    np.testing.assert_array_equal(network.bn1.bias[...], weights["bn1.bias"])
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_our_own_state_is_loaded_in_its_own_layout(separator):
+    source, network = small(), small(classes=5)
+    flat = nnx.to_flat_state(nnx.state(source, (nnx.Param, nnx.BatchStat)))
+    state = {separator.join(map(str, path)): np.asarray(v[...]) + 0.5 for path, v in flat}
+    assert load_weights(network, "cifar_resnet8", state) == ["linear.bias", "linear.kernel"]
+    expected = np.asarray(source.layer2[0].conv1.kernel[...]) + 0.5
+    np.testing.assert_array_equal(network.layer2[0].conv1.kernel[...], expected)
+    np.testing.assert_array_equal(network.bn1.var[...], np.asarray(source.bn1.var[...]) + 0.5)
+    del state[separator.join(("bn1", "mean"))]
+    with pytest.raises(UserError, match=r"missing: bn1\.mean$"):
+        load_weights(network, "cifar_resnet8", state)
+
+
 def test_files_of_every_kind_give_the_same_tensors(weights, tmp_path):
     tensors = {n: np.asarray(t) for n, t in weights.items() if np.ndim(t)}
     np.savez(tmp_path / "w.npz", **tensors)
     save_file(tensors, tmp_path / "w.safetensors")
-    for name in ("w.npz", "w.safetensors"):
+    (tmp_path / "w.bin").write_bytes((tmp_path / "w.safetensors").read_bytes())
+    (tmp_path / "weights").write_bytes((tmp_path / "w.npz").read_bytes())
+    for name in ("w.npz", "w.safetensors", "w.bin", "weights"):  # by content, not by name
         found = read_weights(tmp_path / name)
         assert found.keys() == tensors.keys()
         np.testing.assert_array_equal(found["conv1.weight"], tensors["conv1.weight"])
@@ -195,6 +221,38 @@ def test_a_pytorch_file_is_read_without_running_what_it_holds(weights, tmp_path)
     tensors = {n: torch.asarray(t) for n, t in weights.items()}
     torch.save({"state_dict": tensors}, tmp_path / "w.pth")
     np.testing.assert_array_equal(read_weights(tmp_path / "w.pth")["bn1.bias"], weights["bn1.bias"])
+
+
+def test_a_checkpoint_of_a_training_program_is_read(weights, tmp_path):
+    """EMA before other weights; half precision, gradients, arguments and NumPy numbers are read."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    tensors = {n: torch.asarray(t) for n, t in weights.items()}
+    narrow = {n: (t + 1).bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}
+    narrow["bn1.bias"].requires_grad_()
+    content = {
+        "model": tensors,
+        "state_dict_ema": {f"module.{n}": t for n, t in narrow.items()},
+        "args": argparse.Namespace(lr=0.1),
+        "best": np.float64(71.5),
+        "epoch": 3,
+    }
+    path, said = tmp_path / "model.pth.tar", []
+    torch.save(content, path)
+    found = read_weights(path, said.append)
+    expected = torch.asarray(weights["bn1.bias"] + 1).bfloat16().float().numpy()
+    np.testing.assert_array_equal(found["module.bn1.bias"], expected)
+    assert said == [
+        f"weights: {path}: its 'state_dict_ema', of args, best, epoch, model, state_dict_ema"
+    ]
+
+
+def test_a_pickle_of_another_type_names_it_and_gives_no_unsafe_advice(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "by": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"contains an object of type pathlib") as error:
+        read_weights(tmp_path / "w.pth")
+    assert "weights_only" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 class Harmful:
@@ -223,7 +281,10 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path, monkeypatch):
     assert not Path("harmed").exists()
 
 
-@pytest.mark.parametrize(("name", "said"), [("w.h5", "must be one of"), ("no.npz", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("w.h5", "must be a safetensors, npz or PyTorch"), ("no.npz", "no such file")],
+)
 def test_other_files_are_refused(tmp_path, name, said):
     (tmp_path / "w.h5").write_text("")
     with pytest.raises(UserError, match=said):
