@@ -80,6 +80,15 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     return height, width
 
 
+def is_known(path: str) -> bool:
+    """Whether Pillow knows the format of a file, by its first bytes."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # readers raise many kinds of exceptions for other files
+        return False
+
+
 def _with_pillow(content: bytes, channels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:

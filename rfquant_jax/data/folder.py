@@ -16,6 +16,7 @@ from rfquant_jax.data.sources import DataSet, DataSettings, Subset, split
 from rfquant_jax.errors import ArgumentError, listed
 
 TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
+OTHER_TEST = "test"  # the test images if there is no `val`
 MOST_BYTES = 2**29  # maximum size of an image file
 
 
@@ -57,32 +58,47 @@ def image_folder(settings: DataSettings) -> DataSet:
     If there is a folder `subImageNet` next to `train`, it is the held-out part for the search, and
     its images are excluded from training. Otherwise a fraction of the training images is held out.
 
+    Without a folder `val`, the test images are those of `test`. They may lack classes.
+
     Raises:
-      ArgumentError: a folder is missing or empty, or the classes of two folders differ.
+      ArgumentError: a folder is missing or empty, or a class has no training images.
     """
-    root = Path(settings.path).expanduser()
+    root = Path(os.path.expandvars(settings.path)).expanduser()
     if not settings.path or not os.path.isdir(root):
         raise ArgumentError("path", settings.path, "must be a folder that holds train and val")
-    train, test = _index(root / TRAIN), _index(root / TEST)
-    _same_classes(root, train, test)
+    train, tested = _index(root / TRAIN, complete=True), root / TEST
+    if not os.path.isdir(tested) and os.path.isdir(root / OTHER_TEST):
+        tested = root / OTHER_TEST
+    test = _index(tested)
     source = FolderSource(root / TRAIN, train.files, train.labels)
+    remarks = [*_ignored(root / TRAIN, train), *_ignored(tested, test)]
+    test_labels = _labels(tested, test, train)
+    lacking = sorted(set(train.classes) - {train.classes[label] for label in test_labels})
+    if lacking:
+        remarks.append(f"data: {tested.name} has no images of {listed(lacking)}")
     if os.path.isdir(root / SEARCH):
         parts, remark, searched = *_named_parts(root, train, source), [_index(root / SEARCH)]
+        remarks.append(remark)
     else:
-        parts, remark = split(source, settings.search_fraction, settings.split_seed), ""
+        parts = split(source, settings.search_fraction, settings.split_seed)
         searched = []
     return DataSet(
         *parts,
-        FolderSource(root / TEST, test.files, test.labels),
+        FolderSource(tested, test.files, test_labels),
         class_names=train.classes,
         image_shape=(0, 0, 3),
-        remark=remark,
+        remark="\n".join(remarks),
         training_version=_digest(train, *searched),
         test_version=_digest(test),
     )
 
 
-def _index(folder: Path) -> FolderIndex:
+def _index(folder: Path, *, complete: bool = False) -> FolderIndex:
+    """The images of a folder.
+
+    Args:
+      complete: refuse a class without images.
+    """
     if not os.path.isdir(folder):  # unlike Path.is_dir, does not fail on permissions
         raise ArgumentError("path", str(folder.parent), f"must hold a folder {folder.name}")
     try:
@@ -93,9 +109,20 @@ def _index(folder: Path) -> FolderIndex:
         raise ArgumentError("path", str(folder), "must hold a folder for each class")
     counts = np.bincount(index.labels, minlength=len(index.classes))
     empty = [name for name, count in zip(index.classes, counts, strict=True) if count == 0]
-    if empty:
+    if empty and complete:
         raise ArgumentError("path", str(folder), f"holds no image of {listed(empty)}")
+    if not index.files:
+        raise ArgumentError("path", str(folder), "holds no images")
     return index
+
+
+def _ignored(folder: Path, index: FolderIndex) -> list[str]:
+    """A message about files that are no images, if there are any."""
+    if not index.ignored:
+        return []
+    count = len(index.ignored)
+    what = "1 file is no image" if count == 1 else f"{count} files are no images"
+    return [f"data: {folder}: {what}: {listed(index.ignored, 3)}"]
 
 
 def _digest(*indices: FolderIndex) -> str:
@@ -104,12 +131,17 @@ def _digest(*indices: FolderIndex) -> str:
     return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
 
-def _same_classes(root: Path, train: FolderIndex, test: FolderIndex) -> None:
-    for a, b, here, there in ((train, test, TRAIN, TEST), (test, train, TEST, TRAIN)):
-        alone = sorted(set(a.classes) - set(b.classes))
-        if alone:
-            rule = f"must hold the same classes in both, but only {here}, not {there}, has"
-            raise ArgumentError("path", str(root), f"{rule} {listed(alone)}")
+def _labels(folder: Path, index: FolderIndex, train: FolderIndex) -> np.ndarray:
+    """The labels of a folder's images, int32[N], as indices of the classes of `train`.
+
+    Raises:
+      ArgumentError: the folder has images of a class that `train` lacks.
+    """
+    unknown = sorted({index.classes[label] for label in index.labels} - set(train.classes))
+    if unknown:
+        rule = f"holds classes that {TRAIN} does not: {listed(unknown)}"
+        raise ArgumentError("path", str(folder), rule)
+    return np.searchsorted(train.classes, index.classes)[index.labels].astype(np.int32)
 
 
 def _named_parts(
@@ -117,11 +149,7 @@ def _named_parts(
 ) -> tuple[tuple[Subset | FolderSource, FolderSource], str]:
     """The remaining training images, and the images of `subImageNet`."""
     index = _index(root / SEARCH)
-    unknown = sorted(set(index.classes) - set(train.classes))
-    if unknown:
-        rule = f"holds classes that {TRAIN} does not: {listed(unknown)}"
-        raise ArgumentError("path", str(root / SEARCH), rule)
-    labels = np.searchsorted(train.classes, index.classes)[index.labels].astype(np.int32)
+    labels = _labels(root / SEARCH, index, train)
     held_out = set(index.files)
     kept = np.asarray([i for i, name in enumerate(train.files) if name not in held_out])
     if not len(kept):

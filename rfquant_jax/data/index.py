@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rfquant_jax.data.decode import is_known
 from rfquant_jax.runtime.files import user_cache
 from rfquant_jax.runtime.npz import read_npz
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-_VERSION = 1  # version of the cache format
+# Folders that systems and programs leave behind; hidden ones are skipped anyway.
+_NOT_CLASSES = ("@eaDir", "__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN")
+_VERSION = 2  # version of the cache format
 # A scan may miss changes within this time, because file system clocks are coarse.
 _RACY_NS = 2_000_000_000
 _UNKNOWN = -1  # modification time that forces a new scan
@@ -29,17 +32,20 @@ class FolderIndex:
       classes: names of the class folders, sorted; also those without images.
       files: paths below the root with `/`, class by class, sorted.
       labels: int32[N], index of each file's class in `classes`.
+      ignored: files in class folders that are no images, without hidden ones.
     """
 
     classes: tuple[str, ...]
     files: list[str]
     labels: np.ndarray
+    ignored: tuple[str, ...] = ()
 
 
 def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
     """The images below `root/<class>/`, at any depth.
 
-    Hidden files and files without an image suffix are skipped.
+    A file is an image if it has a usual suffix, or if Pillow knows its format. Hidden files and
+    folders are skipped.
 
     Args:
       root: an existing folder.
@@ -54,12 +60,13 @@ def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
     folders: dict[str, int] = {}
     started = time.time_ns()
     classes = tuple(_subfolders(root, "", folders))
-    files, labels = [], []
+    files, labels, ignored = [], [], []
     for label, name in enumerate(classes):
-        found = sorted(_images(root, name, folders))
-        files += found
+        found, others = _images(root, name, folders)
+        files += sorted(found)
         labels += [label] * len(found)
-    index = FolderIndex(classes, files, np.asarray(labels, np.int32))
+        ignored += sorted(others)
+    index = FolderIndex(classes, files, np.asarray(labels, np.int32), tuple(ignored))
     if cache is not None:
         _save(cache, root, index, folders, started)
     return index
@@ -71,7 +78,7 @@ def image_files(root: Path) -> list[str]:
     Raises:
       OSError: a folder cannot be read.
     """
-    return sorted(_images(root, "", {}))
+    return sorted(_images(root, "", {})[0])
 
 
 def default_cache(root: Path) -> Path:
@@ -83,22 +90,32 @@ def default_cache(root: Path) -> Path:
 def _subfolders(root: Path, below: str, folders: dict[str, int]) -> list[str]:
     folders[below] = os.stat(root / below).st_mtime_ns
     with os.scandir(root / below) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        return sorted(e.name for e in entries if not _is_skipped(e.name) and e.is_dir())
 
 
-def _images(root: Path, below: str, folders: dict[str, int]) -> list[str]:
+def _images(root: Path, below: str, folders: dict[str, int]) -> tuple[list[str], list[str]]:
+    """The images and the other files below a folder."""
     folders[below] = os.stat(root / below).st_mtime_ns
-    found = []
+    found: tuple[list[str], list[str]] = [], []
     with os.scandir(root / below) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if _is_skipped(entry.name):
                 continue
             path = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir():
-                found += _images(root, path, folders)
-            elif entry.name.lower().endswith(SUFFIXES):
-                found.append(path)
+                for names, inner in zip(found, _images(root, path, folders), strict=True):
+                    names += inner
+            else:
+                found[not _is_image(entry)].append(path)
     return found
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name in _NOT_CLASSES
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(SUFFIXES) or (entry.is_file() and is_known(entry.path))
 
 
 def _save(
@@ -117,6 +134,7 @@ def _save(
             classes=_packed(list(index.classes)),
             files=_packed(index.files),
             labels=index.labels,
+            ignored=_packed(list(index.ignored)),
         )
         temporary.replace(cache)
     except OSError:  # the next start scans again
@@ -133,7 +151,8 @@ def _load(cache: Path, root: Path) -> FolderIndex | None:
         if any(os.stat(root / below).st_mtime_ns != then for below, then in folders):
             return None
         classes, files = tuple(_unpacked(kept["classes"])), _unpacked(kept["files"])
-        return FolderIndex(classes, files, kept["labels"].astype(np.int32))
+        ignored = tuple(_unpacked(kept["ignored"]))
+        return FolderIndex(classes, files, kept["labels"].astype(np.int32), ignored)
     except Exception:  # a damaged file can raise almost anything; the folder can still be scanned
         return None
 

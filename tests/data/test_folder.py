@@ -126,6 +126,57 @@ def test_other_files_are_another_version(root):
     assert data.load(section(root)).training_version != before.training_version
 
 
+def test_the_content_of_a_file_decides_if_its_suffix_is_unusual(tmp_path, monkeypatch):
+    write(tmp_path / "f", "a/1.png", "a/2.png", "a/3.png")
+    folder = tmp_path / "f" / "a"
+    (folder / "2.png").rename(folder / "2.jfif")
+    (folder / "3.png").rename(folder / "3")
+    for name in ("Thumbs.db", "labels.csv"):
+        (folder / name).write_bytes(b"a,b\n")
+    (folder / "@eaDir").mkdir()
+    (folder / "@eaDir" / "1.png").write_bytes((folder / "1.png").read_bytes())
+    cache = tmp_path / "cache.npz"
+    age(tmp_path / "f")
+    for _ in range(2):
+        index = index_folder(tmp_path / "f", cache)
+        assert index.files == ["a/1.png", "a/2.jfif", "a/3"]
+        assert index.ignored == ("a/Thumbs.db", "a/labels.csv")
+        # The second time, nothing but the cache is read.
+        monkeypatch.setattr(indexing, "is_known", lambda path: pytest.fail(path))
+
+
+def test_folders_of_systems_are_no_classes(root):
+    for name in ("@eaDir", ".ipynb_checkpoints", "__MACOSX"):
+        write(root / "train" / name, "1.png")
+    assert data.load(section(root)).class_names == ("a", "b")
+
+
+def test_a_test_set_may_lack_classes_and_labels_stay_those_of_training(root):
+    write(root / "train", *(f"{c}/0.png" for c in ("0", "z")))
+    (root / "val" / "z").mkdir()
+    loaded = data.load(section(root))
+    assert loaded.class_names == ("0", "a", "b", "z")
+    assert [loaded.test[i]["label"] for i in range(8)] == [1] * 4 + [2] * 4
+    assert loaded.remark == "data: val has no images of 0, z"
+
+
+def test_ignored_files_are_counted_and_said(root):
+    (root / "train" / "a" / "notes.txt").write_text("x")
+    (root / "val" / "b" / "list.csv").write_text("x")
+    remark = data.load(section(root)).remark
+    assert remark.splitlines() == [
+        f"data: {root / 'train'}: 1 file is no image: a/notes.txt",
+        f"data: {root / 'val'}: 1 file is no image: b/list.csv",
+    ]
+
+
+def test_the_test_folder_stands_in_for_val(root, monkeypatch):
+    (root / "val").rename(root / "test")
+    monkeypatch.setenv("PICTURES", str(root))
+    loaded = data.load(section("$PICTURES"))
+    assert Path(loaded.test[0]["name"]).parent == root / "test" / "a"
+
+
 def test_links_to_folders_are_followed(tmp_path):
     write(tmp_path / "elsewhere", "1.png")
     (tmp_path / "f").mkdir()
@@ -136,13 +187,10 @@ def test_links_to_folders_are_followed(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda root: (root / "val").rename(root / "test"), "must hold a folder val"),
+        (lambda root: (root / "val").rename(root / "testing"), "must hold a folder val"),
         (lambda root: (root / "train" / "c").mkdir(), "train': holds no image of c"),
-        (
-            lambda root: (root / "val" / "b").rename(root / "val" / "c"),
-            "only train, not val, h",
-        ),
-        (lambda root: write(root / "val", "c/0.png"), "only val, not train, has c"),
+        (lambda root: write(root / "val", "c/0.png"), "val': holds classes that train does not: c"),
+        (lambda root: [p.unlink() for p in (root / "val").rglob("*.png")], "val': holds no images"),
         (lambda root: [p.rename(root / p.name) for p in (root / "val").iterdir()], "for each c"),
     ],
 )
