@@ -215,6 +215,9 @@ def check(run: Run, section: str) -> bool:
         return _finished(batches, checkpoints)
 
 
+MOST_INITIAL = 0.02  # share of the initial weights in the EMA, above which there is a warning
+
+
 def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
     step = checkpoints.latest
     if step is None:
@@ -232,8 +235,24 @@ def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:
 
 
 def _log_averaging(run: Run, plan: Plan, batches: TrainingBatches, section: ConfigDict) -> None:
-    decay, steps = section.ema_decay, plan.epochs * plan.epoch_length(batches)
-    run.log.info(
-        f"{plan.task}: {steps} steps; the EMA looks back over about {1 / (1 - decay):.0f} of them "
-        f"and will keep {100 * decay**steps:.2g} % of the initial weights"
-    )
+    steps = plan.epochs * plan.epoch_length(batches)
+    for line in averaging(plan.task, steps, section.ema_decay):
+        run.log.info(line)
+
+
+def averaging(task: str, steps: int, decay: float) -> list[str]:
+    """Log lines about the EMA of a training: how far it looks back; a warning if that is too far.
+
+    Args:
+      steps: updates of the whole training.
+      decay: decay of the EMA per update.
+    """
+    kept = decay**steps  # the share of the initial weights in the result
+    lines = [f"{task}: {steps} steps; the EMA looks back over about {1 / (1 - decay):.0f} of them"]
+    if steps and kept > MOST_INITIAL:
+        lines.append(
+            f"warning: {100 * kept:.0f} % of the EMA, which is what gets evaluated, will be the "
+            f"initial weights: for {steps} steps, set config.{task}.ema_decay to at most "
+            f"{0.001 ** (1 / steps):.3g}"
+        )
+    return lines
