@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,13 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.functional import dotted, replace_module
-from rfquant_jax.quant.plain_layers import check_plain_layer, is_converted
+from rfquant_jax.quant.plain_layers import (
+    check_arguments,
+    check_call,
+    check_output,
+    check_plain_layer,
+    is_converted,
+)
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,12 @@ class _Call:
 class _Probe(nnx.Module):
     """Wraps a module and records its inputs and outputs."""
 
-    def __init__(self, module: nnx.Module, record: Callable):
-        self.module, self.record = module, record
+    def __init__(self, module: nnx.Module, record: Callable, check: Callable):
+        self.module, self.record, self.check = module, record, check
 
     def __call__(self, x, *args, **kwargs):
-        y = self.module(x, *args, **kwargs)
+        self.check([*map(str, args), *kwargs])
+        y = self.module(x)
         self.record(self.module, x, y)
         return y
 
@@ -86,19 +94,20 @@ def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
       input_shape: (H, W, C) of one image.
 
     Raises:
-      UserError: a layer cannot be converted, see `check_plain_layer`; a layer is never called; or
-        a layer or BatchNorm is called twice.
+      UserError: the network does not map images to logits; a layer cannot be converted, see
+        `plain_layers`; a layer is never called; or a layer or BatchNorm is called twice.
     """
     layers: list[Layer] = []
+    check_call(network)
     graphdef, state = nnx.split(network)
 
     def traced(state, images):
         merged = nnx.merge(graphdef, state)
         merged.eval()
         calls, expected = _insert_probes(merged)
-        logits = merged(images)
+        output = merged(images)
         layers.extend(_layers(calls, expected))
-        return logits
+        check_output(output)
 
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     jax.eval_shape(traced, state, image)
@@ -115,7 +124,8 @@ def _insert_probes(network: nnx.Module) -> tuple[list[_Call], list[tuple]]:
             def record(inner, x, y, path=path):
                 calls.append(_Call(path, inner, x, y))
 
-            replace_module(network, path, _Probe(module, record))
+            check = partial(check_arguments, dotted(path), module)
+            replace_module(network, path, _Probe(module, record, check))
             if not isinstance(module, nnx.BatchNorm):
                 expected.append(path)
     return calls, expected

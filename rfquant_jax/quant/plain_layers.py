@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import UserError, listed
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.ops.convolution import general_dilated
 
@@ -29,6 +30,63 @@ _DROPPED = {
     nnx.Linear: ("dot_general", *_OF_BOTH),
     nnx.BatchNorm: ("axis", "axis_name", "axis_index_groups", "dtype", "promote_dtype"),
 }
+
+
+def check_call(network: nnx.Module) -> None:
+    """Refuses a network that cannot be called with the images alone.
+
+    Raises:
+      UserError: its `__call__` needs other arguments; names them.
+    """
+    kinds = inspect.Parameter
+    _, *parameters = inspect.signature(type(network).__call__).parameters.values()
+    several = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is kinds.empty and p.kind not in several]
+    if len(needed) > 1:
+        raise UserError(
+            f"the network is called with the images alone, but its __call__ also needs "
+            f"{listed(needed[1:])}: give them defaults; its train() and eval() set the mode of "
+            "BatchNorm and Dropout"
+        )
+
+
+def check_output(output: Any) -> None:
+    """Refuses a network that does not return logits.
+
+    Args:
+      output: what it returns for one image, arrays or their shapes.
+
+    Raises:
+      UserError: it is not one floating-point array [1, classes].
+    """
+    rule = "it must return the logits alone, [N, classes]"
+    if not hasattr(output, "shape"):
+        names = f" of {listed(sorted(map(str, output)))}" if isinstance(output, Mapping) else ""
+        raise UserError(
+            f"the network returns a {type(output).__name__}{names}: {rule}; wrap it in a module "
+            "that returns them"
+        )
+    if len(output.shape) != 2 or not jnp.issubdtype(output.dtype, jnp.floating):
+        shown = f"{output.dtype}{list(output.shape)}"
+        raise UserError(f"the network returns {shown} for one image: {rule}")
+
+
+def check_arguments(name: str, module: nnx.Module, arguments: Sequence[str]) -> None:
+    """Refuses arguments of a call that a converted layer would not take.
+
+    Args:
+      name: dotted path of the layer.
+      arguments: names or values of the arguments besides the input.
+
+    Raises:
+      UserError: there are some.
+    """
+    if arguments:
+        kind = next(kind for kind in _CALLS if isinstance(module, kind)).__name__
+        raise UserError(
+            f"layer {name}: an nnx.{kind} is called with {listed(arguments)} besides its input, "
+            "which a converted one does not take: the network's train() and eval() set its mode"
+        )
 
 
 def is_converted(module: nnx.Module) -> bool:

@@ -229,6 +229,54 @@ def test_what_a_conversion_would_drop_is_refused_by_name(parts, said):
     assert said in str(error.value)
 
 
+def _returning(change):
+    """A network that returns something else than its logits."""
+
+    class Network(type(_network())):
+        def __call__(self, x):
+            return change(super().__call__(x))
+
+    return Network()
+
+
+class WithMode(nnx.Module):
+    """A network of another library's habit: the mode is an argument."""
+
+    def __init__(self):
+        self.inner = _network()
+
+    def __call__(self, x, train, *, rngs):
+        return self.inner(x)
+
+
+class WithNormMode(nnx.Module):
+    def __init__(self):
+        self.conv = nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0))
+        self.second = nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, train=False):
+        x = self.norm(self.second(self.conv(x)), use_running_average=not train)
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (_returning(lambda y: (y, y)), "the network returns a tuple: it must return the logits"),
+        (_returning(lambda y: {"logits": y, "aux": y}), "returns a dict of aux, logits: it must"),
+        (_returning(lambda y: y[:, None]), "returns float32[1, 1, 2] for one image: it must"),
+        (_returning(lambda y: y.argmax(-1, keepdims=True)), "returns int32[1, 1] for one image"),
+        (WithMode(), "its __call__ also needs train, rngs: give them defaults"),
+        (WithNormMode(), "layer norm: an nnx.BatchNorm is called with use_running_average besides"),
+    ],
+)
+def test_a_network_that_does_not_map_images_to_logits_is_refused(network, said):
+    with pytest.raises(UserError) as error:
+        convert.plan(network, (4, 4, 2))
+    assert said in str(error.value)
+
+
 def test_a_subclass_without_a_call_of_its_own_is_converted():
     network = _network(second=Named(nnx.Rngs(0)))
     coupled = convert.quantize(network, convert.plan(network, (4, 4, 2)))
