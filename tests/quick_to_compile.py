@@ -12,7 +12,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
+IF_KNOWN = {  # a flag that XLA does not know would abort the process
+    "xla_cpu_use_fusion_emitters": "false",
+    # Devices wait for each other while other work takes the cores; after 40 s XLA would abort.
+    "xla_cpu_collective_call_terminate_timeout_seconds": "600",
+}
 NOTHING_OPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 
@@ -20,9 +24,9 @@ def xla_flags(devices: int) -> str:
     """The value of XLA_FLAGS for a process of so many fake devices."""
     flags = [f"--xla_force_host_platform_device_count={devices}"]
     flags += ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
-    if _knows(NEWER_EMITTERS):  # a flag that XLA does not know would abort the process
-        flags.append(f"--{NEWER_EMITTERS}=false")
-    return " ".join(flags)
+    return " ".join(
+        flags + [f"--{name}={value}" for name, value in IF_KNOWN.items() if _knows(name)]
+    )
 
 
 def environment(devices: int) -> dict[str, str]:
