@@ -94,13 +94,15 @@ def test_the_files_are_what_their_formats_say(exported, finished):
         assert artifact.call(np.zeros((3, 8, 8, 1), np.float32)).shape == (3, 10)
 
 
-def test_the_compute_type_changes_nothing_of_what_is_exported(exported, finished, tmp_path):
-    config = ConfigDict(read(finished[0] / "config.json"))
-    config.precision, config.devices, config.tasks = "bfloat16", 1, ("export",)
-    config.checkpoint, config.export.formats = str(finished[0]), ("integer",)
-    config.export.images = config.export.code_images = 16
-    found = export.export(Run(config, tmp_path))
-    for written in found["configurations"].values():
+def test_the_compute_type_changes_nothing_of_what_is_exported(launch, exported, finished, tmp_path):
+    arguments = ["--config.tasks=export", f"--config.checkpoint={finished[0]}"]
+    arguments += ["--config.precision=bfloat16", "--config.export.formats=integer"]
+    arguments += ["--config.export.images=16", "--config.export.code_images=16"]
+    done = launch(*SHRUNK, *arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    configurations = read(tmp_path / "export.json")["configurations"]
+    assert len(configurations) == 2
+    for written in configurations.values():
         assert written["verified"] is True
         file = written["formats"]["integer"]["file"]
         one, other = (integer_reader.read(w / file).model() for w in (tmp_path, exported[0]))
