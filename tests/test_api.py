@@ -19,7 +19,6 @@ import rfquant_jax as rfq
 from configs import default
 from rfquant_jax.config import settings as of_config
 from rfquant_jax.nn.functional import arrays_of
-from rfquant_jax.search.profile_network import STARTS
 from tests.api_network import IMAGE_SHAPE, SmallNet, images_and_labels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -490,7 +489,6 @@ def test_the_defaults_are_the_published_ones():
     assert defaults(rfq.profile)["batch_size"] == config.search.batch_size
     assert defaults(rfq.search)["evaluations"] == config.search.evaluations
     assert defaults(rfq.evaluate)["batch_size"] == config.evaluate.batch_size
-    assert config.search.starts == STARTS
 
 
 @pytest.mark.parametrize(

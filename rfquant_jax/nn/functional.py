@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rfquant_jax.runtime import devices
+
 Arrays = dict[str, jax.Array]
 
 
@@ -32,8 +34,9 @@ class FunctionalNetwork:
             network, nnx.Param, nnx.BatchStat, ...
         )
         self._types = {dotted(p): (p, type(v)) for s in (params, stats) for p, v in _flat(s)}
-        self.params: Arrays = _copies(params)
-        self.stats: Arrays = _copies(stats)
+        # Copies, because callers may donate them while the network keeps its own arrays.
+        self.params: Arrays = devices.copied({dotted(p): v[...] for p, v in _flat(params)})
+        self.stats: Arrays = devices.copied({dotted(p): v[...] for p, v in _flat(stats)})
 
     def names_of(self, kind: type[nnx.Variable]) -> frozenset[str]:
         """Names of the arrays held in variables of this type."""
@@ -68,14 +71,6 @@ def write_arrays(network: nnx.Module, arrays: Arrays) -> None:
 def zeros_like(arrays: Arrays) -> Arrays:
     """Zeros with the same names, shapes and dtypes."""
     return {name: jnp.zeros_like(value) for name, value in arrays.items()}
-
-
-def _copies(state: nnx.State) -> Arrays:
-    """Copies, because callers may donate them while the network keeps its own arrays.
-
-    `jnp.array(copy=True)` would compile a program for every shape.
-    """
-    return {dotted(p): jax.device_put(v[...], may_alias=False) for p, v in _flat(state)}
 
 
 def _flat(state: nnx.State) -> list[tuple[tuple, nnx.Variable]]:

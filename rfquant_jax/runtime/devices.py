@@ -235,6 +235,20 @@ def local_copy(x: jax.Array | np.ndarray) -> jax.Array:
     return jnp.array(x.addressable_data(0) if isinstance(x, jax.Array) else x, copy=True)
 
 
+def copied(tree: Any) -> Any:
+    """Copies of arrays, for a caller that donates them.
+
+    `jnp.array(copy=True)` compiles a program for every shape, but is the only way for an array that
+    spans several processes.
+    """
+
+    def copy(x):
+        is_here = isinstance(x, jax.Array) and x.is_fully_addressable
+        return jax.device_put(x, may_alias=False) if is_here else jnp.array(x, copy=True)
+
+    return jax.tree.map(copy, tree)
+
+
 def drop_axis(tree: Any) -> Any:
     """Inside a per-device function: removes the leading device axis, of length 1 there."""
     return jax.tree.map(lambda x: x[0], tree)

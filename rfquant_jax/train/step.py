@@ -119,14 +119,14 @@ class TrainStep:
         """
         start = self.functional.stats if stats is None else stats
         # A step donates every field, so no field may share memory with another or with the caller.
-        copies = [jax.device_put(dict(params), may_alias=False) for _ in range(2)]
+        copies = [devices.copied(dict(params)) for _ in range(2)]
         replicate = partial(devices.replicate, mesh=self.mesh)
         return TrainState(
             params=replicate(copies[0]),
             stats=devices.per_device(start, self.mesh),
             optimizer=replicate(self._step_update.init(params)),
             ema_params=replicate(copies[1]),
-            ema_stats=replicate(jax.device_put(dict(start), may_alias=False)),
+            ema_stats=replicate(devices.copied(dict(start))),
         )
 
     def __call__(

@@ -97,6 +97,7 @@ def launch(environment, tmp_path_factory):
     yield run
     server.stdin.close()
     assert server.wait(LONGEST) == 0
+    server.stdout.close()
 
 
 @pytest.fixture(scope="session")
