@@ -7,6 +7,15 @@ import pytest
 
 from rfquant_jax.ops.ordering import after, alone, replaced, unless_skipped
 
+
+@pytest.fixture(autouse=True)
+def _optimised():
+    """LLVM without any optimisation sets numbers below float32's normal range to zero."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 EVENTS = [0.0, -0.0, 1.5, -3e38, 1e-40, np.inf, -np.inf, np.nan]
 
 
