@@ -94,10 +94,9 @@ def launch(environment, tmp_path_factory):
             request["arguments"], code, output.read_text(), errors.read_text()
         )
 
-    yield run
-    server.stdin.close()
-    assert server.wait(LONGEST) == 0
-    server.stdout.close()
+    with server:  # it ends with its input
+        yield run
+    assert server.returncode == 0
 
 
 @pytest.fixture(scope="session")
