@@ -1,7 +1,7 @@
 """The whole method on embedded data: 8x8 handwritten digits, a tiny MobileNetV2.
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set is not one of the paper's.
-Expected: see the table in README.md. Time: 3 to 5 minutes on two processor cores, a third of it compiling the first time.
+Expected: see the table in README.md. Time: 3 to 5 minutes on two processor cores.
 Command: python launch.py
 """
 
