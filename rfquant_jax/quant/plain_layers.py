@@ -57,7 +57,7 @@ def check_output(output: Any) -> None:
       output: what it returns for one image, arrays or their shapes.
 
     Raises:
-      UserError: it is not one floating-point array [1, classes].
+      UserError: it is not one floating-point array [1, ..., classes].
     """
     rule = "it must return the logits alone, [N, classes]"
     if not hasattr(output, "shape"):
@@ -66,7 +66,8 @@ def check_output(output: Any) -> None:
             f"the network returns a {type(output).__name__}{names}: {rule}; wrap it in a module "
             "that returns them"
         )
-    if len(output.shape) != 2 or not jnp.issubdtype(output.dtype, jnp.floating):
+    # More axes are those of positions, as in segmentation.
+    if len(output.shape) < 2 or not jnp.issubdtype(output.dtype, jnp.floating):
         shown = f"{output.dtype}{list(output.shape)}"
         raise UserError(f"the network returns {shown} for one image: {rule}")
 

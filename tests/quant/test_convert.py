@@ -265,7 +265,7 @@ class WithNormMode(nnx.Module):
     [
         (_returning(lambda y: (y, y)), "the network returns a tuple: it must return the logits"),
         (_returning(lambda y: {"logits": y, "aux": y}), "returns a dict of aux, logits: it must"),
-        (_returning(lambda y: y[:, None]), "returns float32[1, 1, 2] for one image: it must"),
+        (_returning(lambda y: y[0]), "the network returns float32[2] for one image: it must"),
         (_returning(lambda y: y.argmax(-1, keepdims=True)), "returns int32[1, 1] for one image"),
         (WithMode(), "its __call__ also needs train, rngs: give them defaults"),
         (WithNormMode(), "layer norm: an nnx.BatchNorm is called with use_running_average besides"),
