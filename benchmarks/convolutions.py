@@ -21,6 +21,7 @@ from flax import nnx
 from benchmarks.timing import machine, medians
 from rfquant_jax import models
 from rfquant_jax.ops.convolution import convolve
+from rfquant_jax.ops.cpu import switch
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import host_memory
 from rfquant_jax.tasks.workdir import write_json
@@ -72,17 +73,10 @@ def convolutions(network: nnx.Module) -> dict[tuple, tuple]:
     return found
 
 
-def by_xla(x, kernel, *, strides, padding, dilation, groups) -> jax.Array:
+def by_xla(x, kernel, **options) -> jax.Array:
     """The convolution that `convolve` replaces."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=padding,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    with switch.without(*switch.KERNELS):
+        return convolve(x, kernel, **options)
 
 
 def measured(x_shape: tuple, kernel_shape: tuple, options: dict) -> dict:

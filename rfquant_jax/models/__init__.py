@@ -54,8 +54,7 @@ def builder(
 ) -> Callable[[], nnx.Module]:
     """A function that builds a randomly initialised network of the registry.
 
-    Call it under `nnx.jit` for a network (or use `create`), or under `nnx.eval_shape` for its
-    shapes.
+    Pass it to `initialised` for a network (or use `create`), or to `nnx.eval_shape` for its shapes.
 
     Args:
       name: a key of `REGISTRY`.

@@ -26,6 +26,8 @@ from rfquant_jax.train.step import TrainStep
 # The coupled network, its initial parameters, and its layers with signed input.
 Start = tuple[FunctionalNetwork, Arrays, list[str]]
 
+MOST_INITIAL = 0.02  # share of the initial weights in the EMA, above which there is a warning
+
 
 def pretrain(run: Run) -> None:
     """Trains the full-precision network; resumes from its newest checkpoint.
@@ -213,9 +215,6 @@ def check(run: Run, section: str) -> bool:
         return False
     with run.checkpoints(section, quiet=True) as checkpoints:
         return _finished(batches, checkpoints)
-
-
-MOST_INITIAL = 0.02  # share of the initial weights in the EMA, above which there is a warning
 
 
 def _finished(batches: TrainingBatches, checkpoints: Checkpoints) -> bool:

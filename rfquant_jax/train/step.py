@@ -87,8 +87,7 @@ class TrainStep:
         self._pass = CoupledPass(functional, preprocess, settings.loss)
         self._step_update = Update(functional, settings.optimizer, settings.ema_decay)
         # Zeroed gradient accumulators and the targets of the last max pass. A step donates these
-        # buffers to its passes and gets buffers of the same shape back for the next step, so that
-        # it does not allocate them anew.
+        # buffers to its passes and gets buffers of the same shape back, which the next step reuses.
         self._gradients: Arrays | None = None
         self._targets: DistillationTargets | None = None
 
@@ -230,7 +229,8 @@ class TrainStep:
         """All micro-batches and the update; every pass is a call of one compiled program."""
         gradients, self._gradients = self._gradients, None
         if gradients is None:
-            zeros = jax.tree.map(np.zeros_like, self.functional.params)
+            # By shape: `np.zeros_like` would copy every parameter to the host.
+            zeros = {n: np.zeros(x.shape, x.dtype) for n, x in self.functional.params.items()}
             gradients = devices.per_device(zeros, self.mesh)
         carry, start, metrics = Carry(state.stats, gradients), None, []
         for batch, targets in zip(batches, batch_targets, strict=True):

@@ -88,7 +88,7 @@ class Problem:
         self._of_max = jax.jit(lambda: self._run(self.params, None, 0, is_max=True)[1])()
 
     def compiled(self):
-        """`params -> (gradients, terms)` of the random pass, traced anew."""
+        """`params -> (gradients, terms)` of a random pass, compiled for the current quantizers."""
 
         def random_pass(params):
             carry, _, terms = self._run(params, self._of_max, 1, is_max=False)
@@ -111,7 +111,7 @@ def in_float64():
 
 @pytest.fixture(scope="module")
 def found(coupled):
-    """Terms of the loss and of its surrogate; slopes by kind, (differenced, expected)."""
+    """Terms of the loss and of its surrogate; derivatives by kind, (differenced, expected)."""
     with in_float64() as patch:
         problem = Problem(tagged(coupled))
         gradients, terms = problem.compiled()(problem.params)
@@ -120,16 +120,19 @@ def found(coupled):
         )
         patch.setattr(Quantizer, "quantize", lambda *a: surrogates.quantize(*a))
         surrogate = problem.compiled()
-        slopes = {
-            kind: [slope(surrogate, problem.params, gradients, kind, seed) for seed in range(3)]
+        derivatives = {
+            kind: [
+                directional_derivative(surrogate, problem.params, gradients, kind, seed)
+                for seed in range(3)
+            ]
             for kind in KINDS
         }
         same = surrogate(problem.params)[1]
-    return jax.device_get((terms, same)), slopes
+    return jax.device_get((terms, same)), derivatives
 
 
-def slope(surrogate, params, gradients, kind, seed):
-    """The slope of the loss along a random direction, from differences and from the gradients."""
+def directional_derivative(surrogate, params, gradients, kind, seed):
+    """The derivative of the loss along a random direction: differenced, and from the gradients."""
     constant = WITHOUT_STEP_GRADIENT if kind == "step sizes" else ()
 
     def loss(params):
