@@ -36,23 +36,28 @@ def image_batches(images: Images, batch_size: int | None = None) -> list[np.ndar
     return _checked([np.asarray(b["image"] if isinstance(b, Mapping) else b) for b in list(images)])
 
 
-def labelled_batches(data: LabelledImages, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def labelled_batches(
+    data: LabelledImages, batch_size: int, classes: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """All images once, in order, in batches of one size.
 
     Args:
       data: a pair (images [N, H, W, C], labels int[N]), or batches {"image", "label"}.
       batch_size: batch size for a pair.
+      classes: number of logits, which labels must be below; None: not checked.
 
     Yields:
       {"image", "label"}; a smaller batch is filled up with images of label -1, which are ignored.
 
     Raises:
-      ArgumentError: there are no images, the numbers of images and labels differ, or a batch is
-        larger than the first one.
+      ArgumentError: there are no images, the numbers of images and labels differ, a batch is
+        larger than the first one, or a label is too large.
     """
     size = None
     for batch in _cut(data, batch_size) if is_pair(data) else data:
         batch = as_batch(batch)
+        if classes is not None:
+            check_labels(batch["label"], classes)
         size = size or len(batch["label"])
         if len(batch["label"]) > size:
             rule = f"a batch must not be larger than the first one, of {size} images"
@@ -60,6 +65,22 @@ def labelled_batches(data: LabelledImages, batch_size: int) -> Iterator[dict[str
         yield fill_up(batch, size)
     if size is None:
         raise ArgumentError("data", data, "holds no images")
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Refuses labels for which a network has no logit.
+
+    Args:
+      labels: int[N]; negative ones mark images that are ignored.
+      classes: number of logits.
+
+    Raises:
+      ArgumentError: names the largest label and the number of logits.
+    """
+    largest = int(np.max(labels, initial=-1))
+    if largest >= classes:
+        rule = f"has labels up to this one, but the network has {classes} logits"
+        raise ArgumentError("data", largest, rule)
 
 
 def as_batch(batch: Any) -> dict[str, np.ndarray]:

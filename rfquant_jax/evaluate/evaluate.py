@@ -40,7 +40,8 @@ def evaluate(
 
     Raises:
       UserError: not a configuration of this network.
-      ArgumentError: there are no images, or their shapes do not fit.
+      ArgumentError: there are no images, their shapes do not fit, or the network has no logit for
+        a label.
 
     Source: RFQuant (Tang et al., CVPR 2024): evaluation with recalibrated BatchNorm.
 
@@ -52,8 +53,9 @@ def evaluate(
       True
       >>> low, high = accuracy.top1_interval  # percent
     """
-    rows = check_coupled(coupled).plan.configuration(configuration)
-    batches = labelled_batches(data, batch_size)
+    plan = check_coupled(coupled).plan
+    rows = plan.configuration(configuration)
+    batches = labelled_batches(data, batch_size, plan.logits_shape[-1])
     params = devices.replicate(arrays_of(coupled.network)[0], coupled.mesh)
     found = statistics(coupled, params, rows, recalibrate, batch_size)
     return evaluator_of(coupled).accuracy(params, found, rows, batches)

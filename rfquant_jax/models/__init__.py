@@ -83,13 +83,37 @@ def create(name: str, **arguments) -> nnx.Module:
     return initialised(builder(name, **arguments))
 
 
+# A constructor that reads values of arrays cannot run abstractly.
+_READS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def abstract(build: Callable[[], nnx.Module]) -> nnx.Module:
+    """The network that `build` returns, with abstract arrays.
+
+    A constructor that reads values of arrays, such as `float(jnp.linspace(0, 1, 3)[1])`, is run as
+    it is; the arrays then have values.
+    """
+    try:
+        return nnx.eval_shape(build)
+    except _READS_VALUES:
+        return build()
+
+
 def initialised(build: Callable[[], nnx.Module]) -> nnx.Module:
     """The network that `build` returns, as one compiled program.
 
     The program runs once, so it is compiled without optimization: optimized, the random draws of
-    a MobileNetV2 take twice as long to compile.
+    a MobileNetV2 take twice as long to compile. A constructor that reads values of arrays is run as
+    it is, see `abstract`.
     """
-    graphdef, _ = nnx.split(nnx.eval_shape(build))
+    try:
+        graphdef, _ = nnx.split(nnx.eval_shape(build))
+    except _READS_VALUES:
+        return build()
     options = {"xla_backend_optimization_level": 0}
     state = jax.jit(lambda: nnx.state(build()), compiler_options=options)()
     return nnx.merge(graphdef, state)

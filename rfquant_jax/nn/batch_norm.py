@@ -95,14 +95,22 @@ def unbiased(variance: jax.Array, x: jax.Array) -> jax.Array:
 
 
 class BatchNorm(nnx.BatchNorm):
-    """`nnx.BatchNorm` over the last axis with an unbiased running variance, momentum 0.9."""
+    """`nnx.BatchNorm` over the last axis with an unbiased running variance, momentum 0.9.
+
+    Attributes:
+      converted: whether it belongs to a coupled network. Its mode is then that of the attribute
+        `use_running_average`, also if a call gives another one: recalibration sets the attribute
+        for BatchNorms alone, in a network that is in evaluation mode.
+    """
+
+    converted = False
 
     def __init__(self, num_features: int, *, momentum: float = 0.9, rngs: nnx.Rngs, **options):
         super().__init__(num_features, momentum=momentum, rngs=rngs, **options)
 
     @classmethod
     def like(cls, plain: nnx.BatchNorm) -> BatchNorm:
-        """A copy of `plain`: its options, parameters and running statistics."""
+        """A copy of `plain` for a coupled network: options, parameters and running statistics."""
         copy = cls(
             plain.num_features,
             momentum=plain.momentum,
@@ -111,6 +119,7 @@ class BatchNorm(nnx.BatchNorm):
             use_scale=plain.scale is not None,
             rngs=nnx.Rngs(0),
         )
+        copy.converted = True
         for name in ("scale", "bias", "mean", "var"):
             if getattr(plain, name) is not None:
                 getattr(copy, name).set_value(getattr(plain, name)[...])
@@ -118,7 +127,9 @@ class BatchNorm(nnx.BatchNorm):
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         """Normalizes `x[..., C]`; with batch statistics, also updates the running ones."""
-        running = self.use_running_average if use_running_average is None else use_running_average
+        running = use_running_average
+        if running is None or self.converted:
+            running = self.use_running_average
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]
         if running:

@@ -7,10 +7,13 @@ trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rfquant_jax.nn.mode import following_mode
 from rfquant_jax.runtime import devices
 
 Arrays = dict[str, jax.Array]
@@ -31,7 +34,7 @@ class FunctionalNetwork:
 
     def __init__(self, network: nnx.Module):
         self._graphdef, params, stats, self._rest = nnx.split(
-            network, nnx.Param, nnx.BatchStat, ...
+            following_mode(network), nnx.Param, nnx.BatchStat, ...
         )
         self._types = {dotted(p): (p, type(v)) for s in (params, stats) for p, v in _flat(s)}
         # Copies, because callers may donate them while the network keeps its own arrays.
@@ -86,12 +89,31 @@ def module_at(network: nnx.Module, path: tuple) -> nnx.Module:
 
 
 def replace_module(network: nnx.Module, path: tuple, module: nnx.Module) -> None:
-    """Replaces the module at `path` in place."""
-    parent, last = module_at(network, path[:-1]), path[-1]
-    if isinstance(last, int) or isinstance(parent, nnx.Dict):
-        parent[last] = module
-    else:
-        setattr(parent, last, module)
+    """Replaces the module at `path` in place, under every name that it can be reached by."""
+    replace_modules(network, {path: module})
+
+
+def replace_modules(network: nnx.Module, modules: Mapping[tuple, nnx.Module]) -> None:
+    """Replaces the modules at some paths in place, under every name that they can be reached by."""
+    new = {id(module_at(network, path)): module for path, module in modules.items()}
+    for _, parent in list(nnx.iter_modules(network)):
+        for name, value in list(vars(parent).items()):
+            if (swapped := _swapped(value, new)) is not value:
+                setattr(parent, name, swapped)
+
+
+def _swapped(value: object, new: Mapping[int, nnx.Module]) -> object:
+    """The value with modules replaced by identity; the same object if it holds none of them."""
+    if isinstance(value, nnx.Module):
+        return new.get(id(value), value)
+    if isinstance(value, list | tuple):
+        items = [_swapped(item, new) for item in value]
+        same = all(a is b for a, b in zip(items, value, strict=True))
+        return value if same else nnx.data(type(value)(items))
+    if isinstance(value, dict):
+        items = {name: _swapped(item, new) for name, item in value.items()}
+        return value if all(items[n] is value[n] for n in value) else nnx.data(items)
+    return value
 
 
 def reseed(network: nnx.Module, key: jax.Array) -> None:

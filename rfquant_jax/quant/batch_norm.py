@@ -37,7 +37,8 @@ class SwitchableBatchNorm(nnx.Module):
         weight_bits, input_bits = self.bits[...]
         return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        del use_running_average  # the attribute is the mode, see `nn.batch_norm.BatchNorm`
         weights, activations = self.bank()
         row = weights * len(self.candidates) + activations
 

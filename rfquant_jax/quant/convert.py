@@ -13,7 +13,8 @@ from flax import nnx
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
-from rfquant_jax.nn.functional import dotted, module_at, replace_module
+from rfquant_jax.nn.functional import dotted, module_at, replace_modules
+from rfquant_jax.nn.mode import following_mode
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layer_table import Layer, layer_table
@@ -60,6 +61,8 @@ def plan(
     first = next((layer.name for layer in layers if layer.is_convolution), None)
     decided = []
     for layer in layers:
+        if layer.is_convolution:
+            _padding(module_at(network, layer.path), layer.name)  # refuses unknown ones
         if layer.name == first or not layer.is_convolution:
             fixed = (fixed_bits, fixed_bits)
             layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name != first)
@@ -132,7 +135,7 @@ def quantize(
     Raises:
       UserError: a Feature names an unknown layer, or a convolution has an unsupported padding.
     """
-    coupled = nnx.clone(network)
+    coupled = following_mode(nnx.clone(network))
     _check_features(coupled, layers)
     searched = [layer.name for layer in layers if layer.candidates]
     switchable = {
@@ -140,14 +143,15 @@ def quantize(
         for layer in layers
         if layer.candidates and layer.batch_norm is not None
     }
-    for path, module in list(nnx.iter_modules(coupled)):
+    replaced: dict[tuple, nnx.Module] = {}
+    for path, module in nnx.iter_modules(coupled):
         if isinstance(module, nnx.BatchNorm):
-            replace_module(coupled, path, _batch_norm(module, switchable.get(path), candidates))
+            replaced[path] = _batch_norm(module, switchable.get(path), candidates)
     for layer in layers:
         index = searched.index(layer.name) if layer.candidates else None
         plain = module_at(coupled, layer.path)
-        quantized = _quantized(plain, layer, index, candidates, scale_gradient)
-        replace_module(coupled, layer.path, quantized)
+        replaced[layer.path] = _quantized(plain, layer, index, candidates, scale_gradient)
+    replace_modules(coupled, replaced)
     return coupled
 
 

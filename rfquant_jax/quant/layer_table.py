@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.nn.functional import dotted, replace_module
-from rfquant_jax.quant.plain_layers import (
-    check_arguments,
+from rfquant_jax.nn.functional import dotted, replace_modules
+from rfquant_jax.quant.forward import (
+    abstractly,
     check_call,
     check_output,
+    check_training_mode,
+    line_of,
+)
+from rfquant_jax.quant.plain_layers import (
+    attributes_kept,
+    check_arguments,
     check_plain_layer,
     is_converted,
 )
@@ -73,14 +78,20 @@ class _Call:
 class _Probe(nnx.Module):
     """Wraps a module and records its inputs and outputs."""
 
-    def __init__(self, module: nnx.Module, record: Callable, check: Callable):
-        self.module, self.record, self.check = module, record, check
+    def __init__(self, name: str, module: nnx.Module, record: Callable):
+        self.name, self.module, self.record = name, module, record
 
     def __call__(self, x, *args, **kwargs):
-        self.check([*map(str, args), *kwargs])
+        check_arguments(self.name, self.module, args, kwargs)
         y = self.module(x)
         self.record(self.module, x, y)
         return y
+
+    def __getattr__(self, name: str):
+        module = vars(self).get("module")
+        if module is not None and name in attributes_kept(module):
+            return getattr(module, name)
+        raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
 
 
 def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
@@ -99,35 +110,54 @@ def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
     """
     layers: list[Layer] = []
     check_call(network)
-    graphdef, state = nnx.split(network)
 
-    def traced(state, images):
-        merged = nnx.merge(graphdef, state)
-        merged.eval()
-        calls, expected = _insert_probes(merged)
-        output = merged(images)
+    def traced(network: nnx.Module, images: jax.Array) -> None:
+        network.eval()
+        calls, expected = _insert_probes(network)
+        check_output(network(images))
         layers.extend(_layers(calls, expected))
-        check_output(output)
+        check_training_mode(network, images)
 
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    jax.eval_shape(traced, state, image)
+    with _refusing_attributes():
+        abstractly(network, input_shape, traced)
     return layers
+
+
+@contextmanager
+def _refusing_attributes() -> Iterator[None]:
+    """Names the layer whose attribute is read although a converted layer lacks it."""
+    try:
+        yield
+    except (AttributeError, UserError) as error:
+        cause = error if isinstance(error, AttributeError) else error.__cause__
+        if not isinstance(cause, AttributeError) or not isinstance(cause.obj, _Probe):
+            raise
+        raise UserError(
+            f"layer {cause.obj.name}: the network reads its {cause.name}{line_of(cause)}, which a "
+            "converted layer does not have: store the value in the module around it"
+        ) from error
 
 
 def _insert_probes(network: nnx.Module) -> tuple[list[_Call], list[tuple]]:
     calls: list[_Call] = []
     expected = []
+    probes: dict[tuple, _Probe] = {}
+    owners: dict[int, str] = {}
     for path, module in list(nnx.iter_modules(network)):
-        check_plain_layer(dotted(path), module)
+        name = dotted(path)
+        check_plain_layer(name, module)
         if is_converted(module):
 
             def record(inner, x, y, path=path):
                 calls.append(_Call(path, inner, x, y))
 
-            check = partial(check_arguments, dotted(path), module)
-            replace_module(network, path, _Probe(module, record, check))
+            probes[path] = _Probe(name, module, record)
             if not isinstance(module, nnx.BatchNorm):
                 expected.append(path)
+                if owners.setdefault(id(module.kernel), name) != name:
+                    shared = f"{owners[id(module.kernel)]} and {name}"
+                    raise UserError(f"layers {shared} share their kernel: each needs its own")
+    replace_modules(network, probes)
     return calls, expected
 
 

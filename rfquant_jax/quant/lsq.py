@@ -14,6 +14,7 @@ different codes in bfloat16.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -91,13 +92,18 @@ def weight_step_sizes(weights: np.ndarray, candidates: Sequence[int]) -> np.ndar
     """Initial step sizes of a weight quantizer: max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1).
 
     Args:
-      weights: float32 of any shape with at least two elements; `sigma` is their unbiased deviation.
+      weights: float32 of any shape; `sigma` is their unbiased deviation, 0 for a single one. If
+        all are zero, three deviations of their usual initialization, 1 / sqrt(fan-in), replace the
+        reach: with a step near zero, the gradients of weights that leave zero would be clipped.
 
     Returns:
       float32[|B|], one for each bit-width of `candidates`.
     """
-    mean, deviation = np.mean(weights, dtype=np.float64), np.std(weights, dtype=np.float64, ddof=1)
+    mean = np.mean(weights, dtype=np.float64)
+    deviation = np.std(weights, dtype=np.float64, ddof=1) if np.size(weights) > 1 else 0.0
     reach = max(abs(mean - 3 * deviation), abs(mean + 3 * deviation))
+    if not np.any(weights):
+        reach = 3 / math.sqrt(math.prod(np.shape(weights)[:-1]))
     return np.asarray([max(reach / 2.0 ** (b - 1), MIN_STEP) for b in candidates], np.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,10 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError, listed
 from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.mode import ARGUMENTS
 from rfquant_jax.ops.convolution import general_dilated
 
+_NORM_MODE = "use_running_average"
 _UNSUPPORTED = (nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
 _CALLS = {
     nnx.Conv: (nnx.Conv.__call__,),
@@ -32,62 +34,54 @@ _DROPPED = {
 }
 
 
-def check_call(network: nnx.Module) -> None:
-    """Refuses a network that cannot be called with the images alone.
-
-    Raises:
-      UserError: its `__call__` needs other arguments; names them.
-    """
-    kinds = inspect.Parameter
-    _, *parameters = inspect.signature(type(network).__call__).parameters.values()
-    several = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-    needed = [p.name for p in parameters if p.default is kinds.empty and p.kind not in several]
-    if len(needed) > 1:
-        raise UserError(
-            f"the network is called with the images alone, but its __call__ also needs "
-            f"{listed(needed[1:])}: give them defaults; its train() and eval() set the mode of "
-            "BatchNorm and Dropout"
-        )
+_KEPT = {
+    nnx.Conv: ("kernel", "bias", "strides", "padding", "dtype"),
+    nnx.Linear: ("kernel", "bias", "dtype"),
+    nnx.BatchNorm: ("epsilon", "momentum", _NORM_MODE),
+}
 
 
-def check_output(output: Any) -> None:
-    """Refuses a network that does not return logits.
-
-    Args:
-      output: what it returns for one image, arrays or their shapes.
-
-    Raises:
-      UserError: it is not one floating-point array [1, ..., classes].
-    """
-    rule = "it must return the logits alone, [N, classes]"
-    if not hasattr(output, "shape"):
-        names = f" of {listed(sorted(map(str, output)))}" if isinstance(output, Mapping) else ""
-        raise UserError(
-            f"the network returns a {type(output).__name__}{names}: {rule}; wrap it in a module "
-            "that returns them"
-        )
-    # More axes are those of positions, as in segmentation.
-    if len(output.shape) < 2 or not jnp.issubdtype(output.dtype, jnp.floating):
-        shown = f"{output.dtype}{list(output.shape)}"
-        raise UserError(f"the network returns {shown} for one image: {rule}")
-
-
-def check_arguments(name: str, module: nnx.Module, arguments: Sequence[str]) -> None:
+def check_arguments(name: str, module: nnx.Module, args: tuple, kwargs: Mapping) -> None:
     """Refuses arguments of a call that a converted layer would not take.
+
+    A BatchNorm may be called with the mode that it is in.
 
     Args:
       name: dotted path of the layer.
-      arguments: names or values of the arguments besides the input.
+      args, kwargs: the arguments besides the input.
 
     Raises:
       UserError: there are some.
     """
-    if arguments:
-        kind = next(kind for kind in _CALLS if isinstance(module, kind)).__name__
+    kind = next(kind for kind in _CALLS if isinstance(module, kind))
+    given = dict(kwargs)
+    if kind is nnx.BatchNorm:
+        if len(args) == 1:
+            given, args = given | {_NORM_MODE: args[0]}, ()
+        _check_mode(name, module, given.pop(_NORM_MODE, None))
+    if args or given:
+        shown = listed([*map(str, args), *given])
         raise UserError(
-            f"layer {name}: an nnx.{kind} is called with {listed(arguments)} besides its input, "
-            "which a converted one does not take: the network's train() and eval() set its mode"
+            f"layer {name}: an nnx.{kind.__name__} is called with {shown} besides its input, which "
+            "a converted one does not take"
         )
+
+
+def _check_mode(name: str, module: nnx.BatchNorm, running: bool | None) -> None:
+    """Refuses a mode of a call that is not that of the network's `train()` or `eval()`."""
+    mode = module.use_running_average
+    if running is not None and bool(running) != mode:
+        raise UserError(
+            f"layer {name}: it is called with {_NORM_MODE}={running} in "
+            f"{'evaluation' if mode else 'training'} mode: the network's train() and eval() set "
+            f"the mode; they also set the argument of its __call__ named "
+            f"{' or '.join(ARGUMENTS)}"
+        )
+
+
+def attributes_kept(module: nnx.Module) -> tuple[str, ...]:
+    """Attributes of a layer that a network's code may read: a converted layer has them, too."""
+    return _KEPT[next(kind for kind in _CALLS if isinstance(module, kind))]
 
 
 def is_converted(module: nnx.Module) -> bool:
@@ -129,6 +123,22 @@ def check_plain_layer(name: str, module: nnx.Module) -> None:
                 f"{_shown(default)}"
             )
     _check_parameters(name, module)
+    _check_axes(name, module)
+
+
+def _check_axes(name: str, module: nnx.Module) -> None:
+    """Refuses layers in a stack, whose parameters have leading axes and which are called often."""
+    if isinstance(module, nnx.BatchNorm):
+        parameter, axes = "mean", 1
+    else:
+        parameter, axes = "kernel", 2 + len(getattr(module, "kernel_size", ()))
+    shape = tuple(getattr(module, parameter)[...].shape)
+    if len(shape) != axes:
+        raise UserError(
+            f"layer {name}: its {parameter} {shape} has {len(shape)} axes instead of {axes}: "
+            "stacks of layers, as nnx.vmap and nnx.scan take them, are not supported; put the "
+            "layers into an nnx.List and call them one by one"
+        )
 
 
 def _same(option: str, value: Any, default: Any) -> bool:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
-from rfquant_jax.quant import calibrate, convert, post_training
+from rfquant_jax.quant import calibrate, convert, forward, post_training
 from rfquant_jax.quant.configuration import Configuration, as_configuration
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layer_table import Layer
@@ -31,18 +31,25 @@ class QuantizationPlan:
       layers: all layers in forward order, with their candidates.
       space: all configurations of the searched layers.
       image_shape: (H, W, C) of one image, which determines the costs.
+      logits_shape: shape of the logits of one image, (classes,), or (..., classes) for logits at
+        several positions.
     """
 
     settings: QuantConfig
     layers: tuple[Layer, ...]
     space: Space
     image_shape: tuple[int, ...] = ()
+    logits_shape: tuple[int, ...] = ()
 
     @classmethod
     def of(
         cls, network: nnx.Module, input_shape: Sequence[int], settings: QuantConfig
     ) -> QuantizationPlan:
-        """The plan of a plain network for images of `input_shape` (H, W, C)."""
+        """The plan of a plain network for images of `input_shape` (H, W, C).
+
+        The network is traced in evaluation and in training mode; nothing is computed.
+        """
+        logits = forward.logits_shape(network, input_shape)
         layers = convert.plan(
             network,
             input_shape,
@@ -52,7 +59,7 @@ class QuantizationPlan:
             rules=settings.rules,
         )
         space = Space.of(layers, settings.candidates)
-        return cls(settings, layers, space, tuple(input_shape))
+        return cls(settings, layers, space, tuple(input_shape), logits)
 
     @cached_property
     def cost_model(self) -> CostModel:
@@ -178,7 +185,11 @@ class QuantizationPlan:
 
 
 def plan(
-    network: nnx.Module, image_shape: Sequence[int], config: QuantConfig | None = None
+    network: nnx.Module,
+    image_shape: Sequence[int],
+    config: QuantConfig | None = None,
+    *,
+    num_classes: int | None = None,
 ) -> QuantizationPlan:
     """Plans the quantization of a plain network: its layers, their candidates, their costs.
 
@@ -190,6 +201,7 @@ def plan(
         layers that are called once each. Its arrays may be abstract (`nnx.eval_shape`).
       image_shape: (H, W, C) of the network's input.
       config: candidates and rules; None: the published ones.
+      num_classes: number of classes, checked against the number of logits; None: any.
 
     Returns:
       the plan, with the `layers` in forward order, the `space` of configurations and the function
@@ -197,7 +209,8 @@ def plan(
 
     Raises:
       UserError: a layer is of an unsupported type or is not called exactly once, a rule matches no
-        layer, or there is no layer to search. The message names the layer.
+        layer, or there is no layer to search; the message names the layer. Or the network does not
+        return `num_classes` logits.
 
     Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 
@@ -210,4 +223,7 @@ def plan(
       >>> plan.costs("w4a4")["size_mb"] * 2**20  # 8 * (108 + 12) + 4 * (144 + 144) bits
       264.0
     """
-    return QuantizationPlan.of(network, image_shape, config or QuantConfig())
+    found = QuantizationPlan.of(network, image_shape, config or QuantConfig())
+    if num_classes is not None:
+        forward.check_classes(found.logits_shape, num_classes)
+    return found

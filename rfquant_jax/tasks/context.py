@@ -26,6 +26,7 @@ from rfquant_jax.errors import ConfigError
 from rfquant_jax.models.pretrained.files import read_weights
 from rfquant_jax.models.pretrained.load import load_weights
 from rfquant_jax.nn import precision
+from rfquant_jax.nn.mode import following_mode
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.plan import QuantizationPlan
@@ -178,7 +179,7 @@ class Run:
             seed=self.config.seed,
             options=self.config.model.options,
         )
-        return lambda: precision.compute_in(build(), self.compute_type)
+        return lambda: following_mode(precision.compute_in(build(), self.compute_type))
 
     @cached_property
     @in_field_names()
@@ -206,7 +207,7 @@ class Run:
     @in_field_names()
     def abstract_network(self) -> nnx.Module:
         """The plain network with abstract arrays."""
-        return nnx.eval_shape(self._builder)
+        return models.abstract(self._builder)
 
     @cached_property
     @in_field_names()

@@ -10,6 +10,7 @@ from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.failures import explained
+from rfquant_jax.tasks.network_check import check_network
 
 
 def _function(module: str, name: str) -> Callable[[Run], object]:
@@ -60,7 +61,7 @@ def check(run: Run) -> None:
       UserError: names the problem and the rule.
     """
     # Reading these properties builds and validates them.
-    _ = run.abstract_network
+    check_network(run)
     _ = run.configuration
     if checks.tasks(run.config) == ("cost",):
         _ = run.plan

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN, Checkpoints, stage_folder
-from rfquant_jax.data.arrays import LabelledImages, is_pair
+from rfquant_jax.data.arrays import LabelledImages, check_labels, is_pair
 from rfquant_jax.data.loader import Pipeline, TrainingBatches
 from rfquant_jax.data.sources import ArraySource, Source
 from rfquant_jax.data.transforms import Centre, Transform
@@ -21,6 +22,7 @@ from rfquant_jax.errors import ArgumentError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, arrays_of, write_arrays
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.coupled_network import CoupledNetwork, check_divisible, identity
+from rfquant_jax.quant.forward import logits_shape
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.history import History
 from rfquant_jax.runtime import cpus, devices
@@ -134,13 +136,15 @@ class Trainer:
           "smallest/" to the other passes.
 
         Raises:
-          ArgumentError: the batch size is not divisible by the number of devices, or there are
-            fewer images.
+          ArgumentError: the batch size is not divisible by the number of devices, there are fewer
+            images, or the network has no logit for a label.
           RunFailure: values were not finite in `max_bad_steps` consecutive steps, or a checkpoint
             cannot be written.
         """
         plan = self.config.plan(PLAIN if self._coupled is None else TRAIN)
         source = ArraySource(*map(np.asarray, data)) if is_pair(data) else data
+        if is_pair(data):
+            check_labels(source.labels, self._logits(source.images))
         batches = self._batches(source, augment)
         with self._checkpoints(len(source)) as kept:
             loop = TrainingLoop(
@@ -158,6 +162,13 @@ class Trainer:
             state = loop.run(*arrays_of(self._trained))
         self._write(state.ema_params, state.ema_stats)
         return self._history.records
+
+    def _logits(self, images: np.ndarray) -> int:
+        """The number of logits."""
+        if self._coupled is not None:
+            return self._coupled.plan.logits_shape[-1]
+        inputs = jax.eval_shape(self._preprocess, images[:1])
+        return logits_shape(self._trained, inputs.shape[1:])[-1]
 
     def _batches(self, source: Source, augment: Transform | None) -> TrainingBatches:
         size = self.config.batch_size

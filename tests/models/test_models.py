@@ -152,3 +152,25 @@ def test_the_tiny_mobilenetv2_by_hand():
     for width_in, width in ((8, 12), (12, 12), (12, 20), (20, 20)):
         expected += [width_in * 4 * width_in, 9 * 4 * width_in, 4 * width_in * width]
     assert [layer.weights for layer in layers] == expected + [20 * 96, 96 * 10]
+
+
+class Reading(nnx.Module):
+    """Its constructor computes with an array and reads the values."""
+
+    def __init__(self, rngs):
+        rates = jnp.linspace(0.0, 0.5, 3)
+        self.dropout = nnx.Dropout(float(rates[1]), rngs=rngs)
+        self.linear = nnx.Linear(int(rates[2] * 4), 3, rngs=rngs)
+
+
+def test_a_constructor_that_reads_arrays_is_run_as_it_is():
+    def build():
+        return Reading(nnx.Rngs(0))
+
+    for network in (models.abstract(build), models.initialised(build)):
+        assert network.dropout.rate == 0.25
+        assert network.linear.kernel.shape == (2, 3)
+    assert isinstance(
+        models.abstract(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))).kernel.get_value(),
+        jax.ShapeDtypeStruct,
+    )

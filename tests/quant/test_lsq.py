@@ -141,7 +141,11 @@ def test_initial_weight_steps_by_hand():
 
 
 def test_initial_weight_steps_of_constant_weights_stay_positive():
-    assert np.all(lsq.weight_step_sizes(np.zeros((3, 3)), (6, 2)) == np.float32(lsq.MIN_STEP))
+    tiny = lsq.weight_step_sizes(np.full((3, 3), 1e-12), (6, 2))
+    assert np.all(tiny == np.float32(lsq.MIN_STEP))
+    # Zeros: 3 / sqrt(4 inputs) / 2^(b - 1). One weight has no deviation: 0.5 / 2^(b - 1).
+    np.testing.assert_allclose(lsq.weight_step_sizes(np.zeros((4, 3)), (6, 2)), [3 / 64, 3 / 4])
+    np.testing.assert_allclose(lsq.weight_step_sizes(np.full((1, 1), -0.5), (3, 2)), [1 / 8, 1 / 4])
 
 
 def test_initial_activation_step_by_hand():

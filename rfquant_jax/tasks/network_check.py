@@ -1,0 +1,22 @@
+"""Checks the network of a run against its images, for every task."""
+
+from __future__ import annotations
+
+from rfquant_jax.errors import UserError
+from rfquant_jax.quant.forward import check_classes, logits_shape
+from rfquant_jax.tasks.context import Run
+
+
+def check_network(run: Run) -> None:
+    """Checks that the network returns one logit for each class; nothing is computed.
+
+    Raises:
+      UserError: it does not, or it does not map images to logits.
+    """
+    shape = logits_shape(run.abstract_network, run.image_shape)
+    if len(shape) > 1:
+        raise UserError(
+            f"the network returns logits of shape {shape} for one image, at several positions: "
+            f"the images have one label each, so there must be {run.num_classes}"
+        )
+    check_classes(shape, run.num_classes)

@@ -1,0 +1,45 @@
+"""A network that does not fit the images is refused by every task."""
+
+import pytest
+from flax import nnx
+
+from configs import quickstart
+from rfquant_jax import models
+from rfquant_jax.errors import UserError
+from rfquant_jax.tasks import dispatch
+from rfquant_jax.tasks.context import Run
+
+
+class Fixed(nnx.Module):
+    """A network of 1,000 logits, whatever the number of classes, at one or at all positions."""
+
+    def __init__(self, num_classes, channels, rngs, dense=False):
+        self.stem = nnx.Conv(channels, 2, (3, 3), rngs=rngs)
+        self.conv = nnx.Conv(2, 2, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(2, 1000, rngs=rngs)
+        self.dense = dense
+
+    def __call__(self, x):
+        x = self.conv(self.stem(x))
+        return self.head(x if self.dense else x.mean((1, 2)))
+
+
+def run_of(monkeypatch, folder, task, **options):
+    monkeypatch.setitem(models.REGISTRY, "fixed", models.Architecture(Fixed, ("dense",)))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = (task,), "fixed", 1
+    config.model.options.update(options)
+    return Run(config, folder / "run")
+
+
+@pytest.mark.parametrize("task", ["cost", "pretrain", "train", "search", "evaluate", "predict"])
+def test_another_number_of_logits_is_refused_by_every_task(monkeypatch, tmp_path, task):
+    with pytest.raises(UserError) as error:
+        dispatch.check(run_of(monkeypatch, tmp_path, task))
+    said = "the network returns 1000 logits, but there are 10 classes: both numbers must be equal"
+    assert str(error.value) == said
+
+
+def test_logits_at_several_positions_do_not_fit_images_of_one_label(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"logits of shape .8, 8, 1000. for one image, at several"):
+        dispatch.check(run_of(monkeypatch, tmp_path, "cost", dense=True))
