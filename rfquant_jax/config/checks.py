@@ -111,6 +111,13 @@ def _check_tasks(config: ConfigDict) -> None:
     if config.checkpoint and "pretrain" in asked:
         rule = "cannot be given together with the task pretrain, whose result it stands for"
         raise ConfigError("checkpoint", config.checkpoint, rule)
+    if "train" in asked and config.train.init == "checkpoint":
+        if not config.checkpoint:
+            rule = "needs config.checkpoint, the folder of a run with a coupled network"
+            raise ConfigError("train.init", config.train.init, rule)
+        if config.train.epochs == 0:
+            rule = "trains nothing, so that train.init=checkpoint has no effect"
+            raise ConfigError("train.epochs", 0, rule)
 
 
 def _check_bits(config: ConfigDict) -> None:

@@ -136,6 +136,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v in ("independent", "levels"),
         ("train.sampling",),
     ),
+    "must be pretrained or checkpoint": (
+        lambda v: v in ("pretrained", "checkpoint"),
+        ("train.init",),
+    ),
     "must be resized_crop or pad": (lambda v: v in ("resized_crop", "pad"), ("data.augmentation",)),
     "must be bilinear or bicubic": (
         lambda v: v in ("bilinear", "bicubic"),

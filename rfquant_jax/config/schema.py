@@ -79,6 +79,9 @@ def default_config() -> ConfigDict:
 
     config.train = ConfigDict()  # coupled training
     config.train.epochs = 150  # passes over the training images; 0: post-training quantization
+    config.train.init = (
+        "pretrained"  # from full precision; checkpoint: coupled network of config.checkpoint
+    )
     config.train.batch_size = 512  # images per update, over all devices
     config.train.accumulate = 1  # micro-batches per update
     config.train.steps_per_epoch = 0  # updates per epoch; 0: one pass over the images

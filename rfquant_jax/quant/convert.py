@@ -168,6 +168,12 @@ def set_signed(network: nnx.Module, signed: Sequence[str]) -> None:
             layer.input_quantizer.signed = layer.name in signed
 
 
+def signed_layers(network: nnx.Module) -> list[str]:
+    """Names of the layers with signed input quantizers, sorted."""
+    quantizers = {layer.name: layer.input_quantizer for layer in quantized_layers(network)}
+    return sorted(name for name, q in quantizers.items() if q is not None and q.signed)
+
+
 def _check_features(network: nnx.Module, layers: Sequence[Layer]) -> None:
     names = {layer.name for layer in layers}
     for path, module in nnx.iter_modules(network):

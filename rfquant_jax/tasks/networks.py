@@ -46,8 +46,13 @@ class Trained:
 def source_of(run: Run, stage: str) -> Path:
     """The workdir of a stage's network: the run's own, else `config.checkpoint`."""
     if run.config.checkpoint and not has_checkpoints(run.workdir, stage):
-        return Path(run.config.checkpoint)
+        return other_run(run)
     return run.workdir
+
+
+def other_run(run: Run) -> Path:
+    """The folder of `config.checkpoint`."""
+    return Path(run.config.checkpoint)
 
 
 def exists(run: Run, stage: str) -> bool:

@@ -32,7 +32,7 @@ def check(run: Run) -> None:
         teacher_run(run)
         # A started run resumes from its own checkpoint.
         if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
-            networks.check(run, PRETRAIN)
+            networks.check(run, PRETRAIN if run.config.train.init == "pretrained" else TRAIN)
     if "search" in asked:
         _ = run.budgets
         search_images(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -13,7 +14,7 @@ from rfquant_jax.config import settings
 from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.errors import CheckpointError, ConfigError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
-from rfquant_jax.quant.convert import layers_without_feature
+from rfquant_jax.quant.convert import layers_without_feature, signed_layers
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -23,8 +24,22 @@ from rfquant_jax.train.loop import Plan, TrainingLoop
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import TrainStep
 
-# The coupled network, its initial parameters, and its layers with signed input.
-Start = tuple[FunctionalNetwork, Arrays, list[str]]
+
+class Start(NamedTuple):
+    """The initial state of coupled training.
+
+    Attributes:
+      functional: the coupled network.
+      params: its initial parameters.
+      signed: its layers with signed input.
+      stats: its initial BatchNorm statistics; None: those of `functional`.
+    """
+
+    functional: FunctionalNetwork
+    params: Arrays
+    signed: list[str]
+    stats: Arrays | None = None
+
 
 MOST_INITIAL = 0.02  # share of the initial weights in the EMA, above which there is a warning
 
@@ -58,8 +73,8 @@ def _go_on(run: Run, stage: str, plan: Plan, work: Callable[..., None]) -> None:
 
 def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
     network, fresh = run.initial_network
-    if run.config.pretrained:
-        run.log.info(f"pretrain: starts from {run.config.pretrained}")
+    if checkpoints.latest is None:
+        run.log.info(f"pretrain: starts from {run.config.pretrained or 'random weights'}")
     if fresh:
         run.log.info(f"pretrained: other classes, so randomly initialised: {', '.join(fresh)}")
     functional = FunctionalNetwork(network)
@@ -83,12 +98,15 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
 
 
 def train(run: Run) -> None:
-    """Coupled training from the full-precision network; resumes from its newest checkpoint.
+    """Coupled training; resumes from its newest checkpoint.
+
+    It starts from the full-precision network or, with `train.init` "checkpoint", from the moving
+    average of the coupled network of `config.checkpoint`, with a new schedule and optimizer.
 
     With 0 epochs, step sizes are searched and the network is saved without training.
 
     Raises:
-      CheckpointError: there is no full-precision network.
+      CheckpointError: there is no network to start from, or it does not fit.
       RunFailure: a checkpoint cannot be written.
       Interrupted: a signal was received; the state is saved.
     """
@@ -96,9 +114,8 @@ def train(run: Run) -> None:
 
 
 def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoints) -> None:
-    functional, params, signed = _coupled_start(
-        run, batches, checkpoints, untrained=plan.epochs == 0
-    )
+    start = _coupled_start(run, batches, checkpoints, untrained=plan.epochs == 0)
+    functional = start.functional
     measure, space = Measure(run, functional), run.plan.space
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
@@ -120,8 +137,8 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
         score=score,
         meter=InstabilityMeter(functional, run.config.scheduler.boundary),
         teacher=load_teacher(run) if plan.epochs else None,
-        about={"signed": signed},
-    ).run(params)
+        about={"signed": start.signed},
+    ).run(start.params, start.stats)
 
 
 def _coupled_start(
@@ -135,8 +152,17 @@ def _coupled_start(
     if checkpoints.latest is not None:
         signed = checkpoints.about(checkpoints.latest)["signed"]
         functional = FunctionalNetwork(run.plan.convert(run.network, signed))
-        return functional, functional.params, signed  # replaced by the checkpoint's parameters
-    plain = networks.full_precision(run).network()
+        return Start(functional, functional.params, signed)  # parameters come from the checkpoint
+    if run.config.train.init == "checkpoint":
+        return _continued(run)
+    trained = networks.full_precision(run)
+    run.log.info(f"train: starts from the full-precision network {trained.origin}")
+    if run.config.checkpoint and networks.has_checkpoints(networks.other_run(run), TRAIN):
+        run.log.info(
+            f"train: the coupled network of {run.config.checkpoint} is not used; "
+            "train.init=checkpoint continues it"
+        )
+    plain = trained.network()
     if without := layers_without_feature(plain, run.plan.layers):
         run.log.info(
             f"no Feature marks {', '.join(without)}: their BatchNorm's output is the feature"
@@ -144,12 +170,20 @@ def _coupled_start(
     searched = [layer for layer in run.plan.layers if layer.candidates]
     if bare := [layer.name for layer in searched if layer.batch_norm is None]:
         run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
-    functional, params, signed = (_untrained if untrained else _initial)(run, batches, plain)
-    run.log.info(f"layers with signed input: {', '.join(signed) or 'none'}")
-    return functional, params, signed
+    start = Start(*(_untrained if untrained else _initial)(run, batches, plain))
+    run.log.info(f"layers with signed input: {', '.join(start.signed) or 'none'}")
+    return start
 
 
-def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
+def _continued(run: Run) -> Start:
+    """The moving average of the coupled network of `config.checkpoint`."""
+    trained = networks.coupled(run)
+    run.log.info(f"train: starts from the moving average of the coupled network {trained.origin}")
+    signed = signed_layers(trained.network())
+    return Start(trained.functional, trained.params, signed, trained.stats)
+
+
+def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> tuple:
     """The initial network, calibrated on the first training batches."""
     count = run.config.quant.calibration_batches
     images = [batches[i]["image"] for i in range(count)]
@@ -157,7 +191,7 @@ def _initial(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
     return run.plan.start(plain, images, run.preprocess, run.mesh)
 
 
-def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> Start:
+def _untrained(run: Run, batches: TrainingBatches, plain: nnx.Module) -> tuple:
     """The network for use without training, calibrated on training images in evaluation batches."""
     config = run.config
     count = min(config.quant.calibration_batches * batches.batch_size, len(run.data.train))

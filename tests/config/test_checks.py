@@ -106,6 +106,8 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
         ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
         ("train.sampling", "even", "must be independent or levels"),
+        ("train.init", "random", "must be pretrained or checkpoint"),
+        ("train.init", "checkpoint", "needs config.checkpoint, the folder of a run"),
         ("train.level_spread", 0.0, "must be positive"),
         ("train.smallest_pass", 1.5, "must lie between 0 and 1"),
         ("train.smallest_pass", -0.5, "must lie between 0 and 1"),
@@ -189,6 +191,15 @@ def test_a_checkpoint_does_not_go_together_with_pretraining():
     config = quickstart.get_config()
     config.checkpoint = "somewhere"
     with pytest.raises(ConfigError, match="together with the task pretrain"):
+        checks.validate(config)
+
+
+def test_a_continued_training_trains():
+    config = quickstart.get_config()
+    config.tasks, config.checkpoint, config.train.init = ("train",), "somewhere", "checkpoint"
+    checks.validate(config)
+    config.train.epochs = 0
+    with pytest.raises(ConfigError, match=r"train\.epochs = 0: trains nothing, so that"):
         checks.validate(config)
 
 
