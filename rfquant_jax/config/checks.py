@@ -82,6 +82,9 @@ def _check_processes(config: ConfigDict) -> None:
 
 def _check_images(config: ConfigDict) -> None:
     data = config.data
+    if data.num_classes == 1:
+        rule = "must be 0 or at least 2: with one class there is nothing to learn"
+        raise ConfigError("data.num_classes", 1, rule)
     if min(data.std) <= 0:
         raise ConfigError("data.std", data.std, "must be positive")
     if 0 < data.resize < data.image_size:

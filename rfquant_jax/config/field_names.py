@@ -37,6 +37,7 @@ FIELDS = {
     "std": "data.std",
     "unsigned": "quant.unsigned",
     "use_frozen": "search.use_frozen",
+    "val_fraction": "data.val_fraction",
     "weights": "pretrained",
 }
 # Arguments of a network's constructor, which are `model.options` in a config.

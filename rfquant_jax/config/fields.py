@@ -98,6 +98,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
     "must be at least 0 and below 1": (
         lambda v: 0 <= v < 1,
         (
+            "data.val_fraction",
             "pretrain.momentum",
             "pretrain.label_smoothing",
             "pretrain.ema_decay",

@@ -52,7 +52,8 @@ def default_config() -> ConfigDict:
     config.data.std = (0.229, 0.224, 0.225)  # divides them afterwards, per channel
     config.data.max_bad_fraction = 0.01  # fraction of a data set's images that may be unreadable
     config.data.search_fraction = 0.01  # fraction of training images held out for the search
-    config.data.split_seed = 0  # seed of the held-out split; independent of config.seed
+    config.data.split_seed = 0  # seed of both held-out splits; independent of config.seed
+    config.data.val_fraction = 0.0  # fraction of training images to test on, if there are no others
     config.data.threads = 0  # batches prepared in parallel; 0: one per CPU core
 
     config.pretrain = ConfigDict()  # full-precision training, one pass per step
@@ -79,9 +80,7 @@ def default_config() -> ConfigDict:
 
     config.train = ConfigDict()  # coupled training
     config.train.epochs = 150  # passes over the training images; 0: post-training quantization
-    config.train.init = (
-        "pretrained"  # from full precision; checkpoint: coupled network of config.checkpoint
-    )
+    config.train.init = "pretrained"  # or checkpoint: the coupled network of config.checkpoint
     config.train.batch_size = 512  # images per update, over all devices
     config.train.accumulate = 1  # micro-batches per update
     config.train.steps_per_epoch = 0  # updates per epoch; 0: one pass over the images

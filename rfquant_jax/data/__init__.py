@@ -9,7 +9,7 @@ from rfquant_jax.data.embedded import digits
 from rfquant_jax.data.folder import image_folder
 from rfquant_jax.data.sources import DataSet, DataSettings
 from rfquant_jax.data.tfds_source import PREFIX, tfds_data_set
-from rfquant_jax.errors import ArgumentError
+from rfquant_jax.errors import ArgumentError, listed
 
 # name -> reader
 SOURCES: dict[str, Callable[[DataSettings], DataSet]] = {"digits": digits, "folder": image_folder}
@@ -22,14 +22,27 @@ def load(settings: DataSettings) -> DataSet:
       settings: `name` is a key of `SOURCES`, or "tfds:" and the name of a prepared TFDS data set.
 
     Raises:
-      ArgumentError: unknown name, or an error of the data set's reader.
+      ArgumentError: unknown name, an error of the data set's reader, fewer than two classes, or a
+        `val_fraction` for a data set that has test images.
     """
-    if settings.name.startswith(PREFIX):
-        return tfds_data_set(settings)
-    if settings.name not in SOURCES:
+    loaded = _reader(settings.name)(settings)
+    if loaded.val_fraction != settings.val_fraction:
+        rule = f"must be 0, because {settings.name} has test images of its own"
+        raise ArgumentError("val_fraction", settings.val_fraction, rule)
+    if loaded.num_classes < 2:
+        name, value = ("path", settings.path) if settings.path else ("data_set", settings.name)
+        rule = f"must have two classes or more; the only one is {listed(loaded.class_names)}"
+        raise ArgumentError(name, value, rule)
+    return loaded
+
+
+def _reader(name: str) -> Callable[[DataSettings], DataSet]:
+    if name.startswith(PREFIX):
+        return tfds_data_set
+    if name not in SOURCES:
         known = ", ".join(sorted(SOURCES))
-        raise ArgumentError("data_set", settings.name, f"must be {PREFIX}NAME or one of {known}")
-    return SOURCES[settings.name](settings)
+        raise ArgumentError("data_set", name, f"must be {PREFIX}NAME or one of {known}")
+    return SOURCES[name]
 
 
 def described(settings: DataSettings) -> tuple[tuple[int, int, int], int] | None:

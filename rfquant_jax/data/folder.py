@@ -12,11 +12,17 @@ import numpy as np
 
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
-from rfquant_jax.data.sources import DataSet, DataSettings, Subset, split
+from rfquant_jax.data.layout import SEARCH, TRAIN, Layout, find_layout
+from rfquant_jax.data.sources import (
+    DataSet,
+    DataSettings,
+    Source,
+    Subset,
+    hold_out_test,
+    split,
+)
 from rfquant_jax.errors import ArgumentError, listed
 
-TRAIN, TEST, SEARCH = "train", "val", "subImageNet"
-OTHER_TEST = "test"  # the test images if there is no `val`
 MOST_BYTES = 2**29  # maximum size of an image file
 
 
@@ -30,7 +36,7 @@ class FolderSource:
     """
 
     def __init__(self, root: Path, files: Sequence[str], labels: np.ndarray):
-        self._root, self._files, self._labels = root, files, labels
+        self._root, self._files, self.labels = root, files, labels
 
     def __len__(self) -> int:
         return len(self._files)
@@ -49,48 +55,72 @@ class FolderSource:
             content = path.read_bytes()
         except OSError as error:
             raise BadImageError(f"cannot be read ({error.strerror})", str(path)) from error
-        return {"image": content, "label": self._labels[index], "name": str(path)}
+        return {"image": content, "label": self.labels[index], "name": str(path)}
 
 
 def image_folder(settings: DataSettings) -> DataSet:
-    """The images below `settings.path`.
+    """The images below `settings.path`, see `find_layout`.
 
     If there is a folder `subImageNet` next to `train`, it is the held-out part for the search, and
     its images are excluded from training. Otherwise a fraction of the training images is held out.
 
-    Without a folder `val`, the test images are those of `test`. They may lack classes.
-
     Raises:
       ArgumentError: a folder is missing or empty, or a class has no training images.
     """
-    root = Path(os.path.expandvars(settings.path)).expanduser()
-    if not settings.path or not os.path.isdir(root):
-        raise ArgumentError("path", settings.path, "must be a folder that holds train and val")
-    train, tested = _index(root / TRAIN, complete=True), root / TEST
-    if not os.path.isdir(tested) and os.path.isdir(root / OTHER_TEST):
-        tested = root / OTHER_TEST
-    test = _index(tested)
-    source = FolderSource(root / TRAIN, train.files, train.labels)
-    remarks = [*_ignored(root / TRAIN, train), *_ignored(tested, test)]
-    test_labels = _labels(tested, test, train)
-    lacking = sorted(set(train.classes) - {train.classes[label] for label in test_labels})
-    if lacking:
-        remarks.append(f"data: {tested.name} has no images of {listed(lacking)}")
-    if os.path.isdir(root / SEARCH):
-        parts, remark, searched = *_named_parts(root, train, source), [_index(root / SEARCH)]
+    layout = find_layout(settings)
+    train = _index(layout.train, complete=True)
+    source: Source = FolderSource(layout.train, train.files, train.labels)
+    remarks, indices = _ignored(layout.train, train), [train]
+    searched = None
+    if layout.search is not None:
+        source, searched, remark = _named_parts(layout, train, source)
+        indices.append(_index(layout.search))
         remarks.append(remark)
+    if layout.test is None:
+        total = len(source)
+        source, test = hold_out_test(source, settings)
+        _check_classes(source, train, "val_fraction", settings.val_fraction)
+        remarks.append(f"data: {len(test)} of {total} training images are the test images")
+        test_version = f"{_digest(train)} {settings.val_fraction} {settings.split_seed}"
     else:
-        parts = split(source, settings.search_fraction, settings.split_seed)
-        searched = []
+        test, test_version, found = _test_images(layout.test, train)
+        remarks += found
+    if searched is None:
+        source, searched = split(source, settings.search_fraction, settings.split_seed)
+        _check_classes(source, train, "search_fraction", settings.search_fraction)
     return DataSet(
-        *parts,
-        FolderSource(tested, test.files, test_labels),
+        source,
+        searched,
+        test,
         class_names=train.classes,
         image_shape=(0, 0, 3),
         remark="\n".join(remarks),
-        training_version=_digest(train, *searched),
-        test_version=_digest(test),
+        training_version=_digest(*indices),
+        test_version=test_version,
+        val_fraction=0.0 if layout.test else settings.val_fraction,
     )
+
+
+def _test_images(folder: Path, train: FolderIndex) -> tuple[FolderSource, str, list[str]]:
+    """The images of a test folder, their version, and remarks about them."""
+    index = _index(folder)
+    labels, remarks = _labels(folder, index, train), _ignored(folder, index)
+    lacking = sorted(set(train.classes) - {train.classes[label] for label in labels})
+    if lacking:
+        remarks.append(f"data: {folder.name} has no images of {listed(lacking)}")
+    return FolderSource(folder, index.files, labels), _digest(index), remarks
+
+
+def _check_classes(part: Source, train: FolderIndex, argument: str, fraction: float) -> None:
+    """Refuses a split that leaves a class without training images."""
+    there = set(_labels_of(part).tolist())
+    if lost := [name for label, name in enumerate(train.classes) if label not in there]:
+        rule = f"holds out all images of {listed(lost)}: none is left to train on"
+        raise ArgumentError(argument, fraction, rule)
+
+
+def _labels_of(part: Source) -> np.ndarray:
+    return _labels_of(part.source)[part.indices] if isinstance(part, Subset) else part.labels
 
 
 def _index(folder: Path, *, complete: bool = False) -> FolderIndex:
@@ -145,18 +175,18 @@ def _labels(folder: Path, index: FolderIndex, train: FolderIndex) -> np.ndarray:
 
 
 def _named_parts(
-    root: Path, train: FolderIndex, source: FolderSource
-) -> tuple[tuple[Subset | FolderSource, FolderSource], str]:
-    """The remaining training images, and the images of `subImageNet`."""
-    index = _index(root / SEARCH)
-    labels = _labels(root / SEARCH, index, train)
+    layout: Layout, train: FolderIndex, source: FolderSource
+) -> tuple[Subset, FolderSource, str]:
+    """The remaining training images, the images of `subImageNet`, and a remark."""
+    index = _index(layout.search)
+    labels = _labels(layout.search, index, train)
     held_out = set(index.files)
     kept = np.asarray([i for i, name in enumerate(train.files) if name not in held_out])
     if not len(kept):
         rule = f"holds all images of {TRAIN}: none would be left to train on"
-        raise ArgumentError("path", str(root / SEARCH), rule)
+        raise ArgumentError("path", str(layout.search), rule)
     remark = (
         f"data: {SEARCH} is the search set; {len(train.files) - len(kept)} of its "
         f"{len(index.files)} images are in {TRAIN}, too, and not trained on"
     )
-    return (Subset(source, kept), FolderSource(root / SEARCH, index.files, labels)), remark
+    return Subset(source, kept), FolderSource(layout.search, index.files, labels), remark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,8 @@ class DataSet:
       class_names: in the order of the labels.
       image_shape: (H, W, C) of one image; 0 for sides that differ between images.
       remark: a message for the log, or "".
+      val_fraction: fraction of the training images that became the test images; 0: the data set has
+        test images of its own.
       training_version, test_version: change when the images change, as far as a reader can detect
         cheaply; `training_version` covers `train` and `held_out`.
     """
@@ -76,6 +79,7 @@ class DataSet:
     remark: str = ""
     training_version: str = ""
     test_version: str = ""
+    val_fraction: float = 0.0
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +95,9 @@ class DataSettings(Protocol):
       num_classes: expected number of classes; 0: any.
       image_size: height and width of the network's input; 0: that of the images.
       search_fraction: fraction of the training images to hold out for the search.
-      split_seed: seed of this split.
+      split_seed: seed of this split and of the next.
+      val_fraction: fraction of the training images to hold out as test images, for data sets that
+        have none; 0: none.
     """
 
     name: str
@@ -100,10 +106,15 @@ class DataSettings(Protocol):
     image_size: int
     search_fraction: float
     split_seed: int
+    val_fraction: float
 
 
 def split(
-    source: Source, fraction: float, seed: int, *, argument: str = "search_fraction"
+    source: Source,
+    fraction: float,
+    seed: int | Sequence[int],
+    *,
+    argument: str = "search_fraction",
 ) -> tuple[Subset, Subset]:
     """Splits a source at random into two subsets.
 
@@ -118,6 +129,22 @@ def split(
     order = np.random.default_rng(seed).permutation(len(source))
     count = round(fraction * len(source))
     if not 0 < count < len(source):
-        rule = f"must leave images on both sides of the split of {len(source)}"
+        least = f"; from {1 / len(source):.2g} on it holds out one" if count == 0 else ""
+        rule = f"must leave images on both sides of the split of {len(source)}{least}"
         raise ArgumentError(argument, fraction, rule)
     return Subset(source, np.sort(order[count:])), Subset(source, np.sort(order[:count]))
+
+
+def hold_out_test(source: Source, settings: DataSettings) -> tuple[Subset, Subset]:
+    """Splits off the test images of a data set that has none, before the search's images.
+
+    The result depends on `val_fraction` and `split_seed` alone.
+
+    Returns:
+      the remaining images, and the test images.
+
+    Raises:
+      ArgumentError: one of both would be empty.
+    """
+    seed = (settings.split_seed, 1)  # another permutation than that of the search's split
+    return split(source, settings.val_fraction, seed, argument="val_fraction")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfquant_jax.data.decode import BadImageError
-from rfquant_jax.data.sources import DataSet, DataSettings, split
+from rfquant_jax.data.sources import DataSet, DataSettings, hold_out_test, split
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.runtime.extras import missing
 
@@ -60,11 +60,18 @@ def tfds_data_set(settings: DataSettings) -> DataSet:
     features, splits = builder.info.features, builder.info.splits
     _check_features(settings.name, features)
     test = next((part for part in _TEST_SPLITS if part in splits), None)
-    if "train" not in splits or test is None:
+    if "train" not in splits or (test is None and not settings.val_fraction):
         there = ", ".join(sorted(splits))
-        rule = f"must have the splits train and validation or test; it has {there}"
+        rule = (
+            f"must have the splits train and validation or test; it has {there} (`val_fraction` "
+            "holds out test images from train)"
+        )
         raise ArgumentError("data_set", settings.name, rule)
-    source, test_source = (_source(builder, part, settings.name) for part in ("train", test))
+    source = _source(builder, "train", settings.name)
+    if test is None:
+        source, test_source = hold_out_test(source, settings)
+    else:
+        test_source = _source(builder, test, settings.name)
     train, held_out = split(source, settings.search_fraction, settings.split_seed)
     return DataSet(
         train,
@@ -74,6 +81,7 @@ def tfds_data_set(settings: DataSettings) -> DataSet:
         image_shape=tuple(side or 0 for side in features["image"].shape),
         training_version=str(builder.version),
         test_version=str(builder.version),
+        val_fraction=0.0 if test else settings.val_fraction,
     )
 
 

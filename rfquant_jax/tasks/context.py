@@ -300,7 +300,9 @@ class Run:
           write: whether to save checkpoints there.
           quiet: do not log damaged checkpoints, for use before the workdir is claimed.
         """
-        images = ("name", "search_fraction", "split_seed", "mean", "std")
+        images = ["name", "search_fraction", "split_seed", "mean", "std"]
+        if self.config.data.val_fraction:  # absent from checkpoints of earlier releases
+            images.append("val_fraction")
         found = {
             "number of training and held-out images": [
                 len(self.data.train),

@@ -30,10 +30,13 @@ def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict
     image decoder.
     """
     config = run.config
+    # Absent from profiles of earlier releases.
+    held_out = {"val_fraction": config.data.val_fraction} if config.data.val_fraction else {}
     header = {
         "checkpoint": trained.origin.rpartition("sha256:")[2],
         "images": {
             "data": config.data.name,
+            **held_out,
             "version": run.data.training_version,
             "seed": config.seed,
             "split_seed": config.data.split_seed,

@@ -103,6 +103,8 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("optimizer.lr", 0.0, "must be positive"),
         ("data.search_fraction", 1.0, "must lie between 0 and 1, both excluded"),
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
+        ("data.val_fraction", 1.0, "must be at least 0 and below 1"),
+        ("data.num_classes", 1, "must be 0 or at least 2"),
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
         ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
         ("train.sampling", "even", "must be independent or levels"),

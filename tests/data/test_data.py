@@ -76,6 +76,14 @@ def test_a_split_without_images_on_one_side_is_refused(fraction):
         split(numbered(10), fraction, 0)
 
 
+def test_a_data_set_with_test_images_takes_no_fraction():
+    config = quickstart.get_config().data
+    config.val_fraction = 0.5
+    said = "`val_fraction` = 0.5: must be 0, because digits has test images of its own"
+    with pytest.raises(ArgumentError, match=said):
+        data.load(config)
+
+
 def test_an_unknown_data_set_is_refused():
     config = default.get_config().data
     config.name = "mnist"

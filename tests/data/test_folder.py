@@ -1,6 +1,7 @@
 """Image folders: what is found, what is refused, what is remembered."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -198,6 +199,102 @@ def test_a_spoilt_folder_is_refused_by_name(root, spoil, said):
     spoil(root)
     with pytest.raises(ArgumentError, match=said):
         data.load(section(root))
+
+
+def paths(part):
+    return {part[i]["name"] for i in range(len(part))}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_fraction_of_training_images_becomes_the_test_set(root, alone):
+    """With only a folder train, or with class folders alone."""
+    shutil.rmtree(root / "val")
+    folder = root / "train" if alone else root
+    loaded = data.load(section(folder, val_fraction=0.25, search_fraction=0.5))
+    # 8 images: 2 to test, 3 of the other 6 to search, 3 to train
+    parts = [paths(part) for part in (loaded.train, loaded.held_out, loaded.test)]
+    assert [len(part) for part in parts] == [3, 3, 2]
+    assert set.union(*parts) == {
+        str(root / "train" / c / f"{i}.png") for c in "ab" for i in range(4)
+    }
+    assert "data: 2 of 8 training images are the test images" in loaded.remark
+    for i in range(2):
+        assert loaded.test[i]["label"] == "ab".index(Path(loaded.test[i]["name"]).parent.name)
+
+
+def test_held_out_test_images_depend_on_seed_and_fraction_alone(root):
+    shutil.rmtree(root / "val")
+    write(root / "train", *(f"{c}/{i}.png" for c in "ab" for i in range(4, 20)))
+
+    def tested(**changes):
+        loaded = data.load(section(root, val_fraction=0.25, **changes))
+        assert not paths(loaded.test) & (paths(loaded.held_out) | paths(loaded.train))
+        return loaded
+
+    first = tested()
+    assert paths(tested(search_fraction=0.5).test) == paths(first.test)
+    other = tested(split_seed=1)
+    assert paths(other.test) != paths(first.test)
+    assert other.test_version != first.test_version
+
+
+def test_held_out_test_images_are_not_in_the_search_set(root):
+    shutil.rmtree(root / "val")
+    write(root / "subImageNet", *(f"{c}/{i}.png" for c in "ab" for i in range(2)))
+    for seed in range(5):
+        loaded = data.load(section(root, val_fraction=0.25, split_seed=seed))
+        assert len(loaded.test) == 1  # of the four that are not searched on
+        assert not set(names(loaded.test)) & set(names(loaded.held_out))
+        assert sorted(names(loaded.test) + names(loaded.train)) == [
+            f"{c}/{i}.png" for c in "ab" for i in (2, 3)
+        ]
+
+
+def test_test_images_are_held_out_only_where_there_are_none(root):
+    with pytest.raises(ArgumentError) as error:
+        data.load(section(root, val_fraction=0.25))
+    assert str(error.value) == (
+        f"`val_fraction` = 0.25: must be 0, because {root / 'val'} holds the test images"
+    )
+    (root / "val").rename(root / "elsewhere")
+    with pytest.raises(ArgumentError, match="a folder val or test, or `val_fraction` must be set"):
+        data.load(section(root))
+    with pytest.raises(ArgumentError, match=r"folder train \(class folders alone need `val_frac"):
+        data.load(section(root / "train"))
+
+
+def test_one_class_is_refused(root):
+    for part in ("train", "val"):
+        shutil.rmtree(root / part / "b")
+    with pytest.raises(
+        ArgumentError, match=r"`path` = .*: must have two classes or more; .* is a$"
+    ):
+        data.load(section(root))
+
+
+@pytest.mark.parametrize("argument", ["search_fraction", "val_fraction"])
+def test_a_split_must_leave_every_class_something_to_train_on(root, argument):
+    shutil.rmtree(root / "val")
+    refused = set()
+    for seed in range(8):
+        fractions = {"search_fraction": 0.2, "val_fraction": 0.2} | {argument: 0.6}
+        try:
+            loaded = data.load(section(root, split_seed=seed, **fractions))
+        except ArgumentError as error:
+            refused.add((error.argument, error.rule))
+        else:
+            assert {Path(p).parent.name for p in paths(loaded.train)} == {"a", "b"}
+    rules = [f"holds out all images of {c}: none is left to train on" for c in "ab"]
+    assert {rule for name, rule in refused if name == argument}
+    assert {rule for _, rule in refused} <= set(rules)
+
+
+def test_a_fraction_that_holds_out_nothing_says_what_would(root):
+    with pytest.raises(ArgumentError) as error:
+        data.load(section(root, search_fraction=0.01))
+    said = "must leave images on both sides of the split of 8; from 0.12 on it holds out one"
+    assert error.value.rule == said
+    assert error.value.argument == "search_fraction"
 
 
 @pytest.mark.parametrize("path", ["", "nowhere"])

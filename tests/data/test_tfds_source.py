@@ -101,6 +101,14 @@ class NumberAsLabel(SmallPets):
     LABEL = tfds.features.Scalar(dtype=np.int64)
 
 
+class OnlyTrain(SmallPets):
+    """No split but train."""
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"train": self._generate_examples("train", 20)}
+
+
 class HiddenLabels(SmallPets):
     """A test split that keeps its labels to itself."""
 
@@ -108,7 +116,16 @@ class HiddenLabels(SmallPets):
         return -1 if split == "test" else index % len(LABELS)
 
 
-BUILDERS = (SmallPets, Unlabelled, Masked, FourChannels, NoImage, NumberAsLabel, HiddenLabels)
+BUILDERS = (
+    SmallPets,
+    Unlabelled,
+    Masked,
+    FourChannels,
+    NoImage,
+    NumberAsLabel,
+    HiddenLabels,
+    OnlyTrain,
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +154,27 @@ def test_all_images_are_there_with_their_labels(folder):
             assert np.all(batch["image"] == value)
             seen[value] = int(batch["label"][0])
     assert seen == {i + base: i % 3 for base, n in ((0, 20), (100, 6)) for i in range(n)}
+
+
+def test_test_images_are_held_out_of_the_only_split(folder):
+    config = section(folder, "only_train")
+    with pytest.raises(ArgumentError, match=r"it has train \(`val_fraction` holds out test images"):
+        data.load(config)
+    config.val_fraction = 0.2
+    loaded = data.load(config)
+    assert (len(loaded.train), len(loaded.held_out), len(loaded.test)) == (12, 4, 4)
+    names = [
+        p[i]["name"] for p in (loaded.train, loaded.held_out, loaded.test) for i in range(len(p))
+    ]
+    assert sorted(names) == sorted(f"only_train/train[{i}]" for i in range(20))
+    config.search_fraction = 0.5
+    again = data.load(config).test
+    assert [again[i]["name"] for i in range(4)] == names[-4:]
+    config.name = "tfds:small_pets"
+    with pytest.raises(
+        ArgumentError, match="must be 0, because tfds:small_pets has test images of"
+    ):
+        data.load(config)
 
 
 def test_masks_are_not_decoded(folder):

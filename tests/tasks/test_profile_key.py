@@ -1,12 +1,15 @@
 """The header of a profile: whatever changes a divergence changes the header."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from configs import quickstart
+from rfquant_jax import data
+from rfquant_jax.data.embedded import digits
 from rfquant_jax.tasks.confirm import search_images
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.profile import profile_images
@@ -60,6 +63,16 @@ def test_another_size_of_the_images_makes_another_header(tmp_path, base):
     names = differences(base, found)
     assert {"images.first_view.size", "images.first_view.interpolation"} <= set(names)
     assert "images.sha256" in names
+
+
+def test_held_out_test_images_make_another_header(tmp_path, base, monkeypatch):
+    def no_test_images(settings):
+        """The search's images stay the same, so that only the field differs."""
+        return replace(digits(settings), val_fraction=settings.val_fraction)
+
+    monkeypatch.setitem(data.SOURCES, "digits", no_test_images)
+    found = header(tmp_path, **{"data.val_fraction": 0.25})
+    assert differences(base, found) == ["images.val_fraction"]
 
 
 def test_one_other_pixel_makes_another_header(tmp_path, base):

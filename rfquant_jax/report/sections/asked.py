@@ -44,6 +44,8 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
     yield "Data", of("data.name")
     yield "Image size", f"{of('data.image_size')} pixels" if of("data.image_size") else "unchanged"
     yield "Held out for the search", _share(of("data.search_fraction"))
+    if of("data.val_fraction") not in (0.0, MISSING):
+        yield "Held out for the test", _share(of("data.val_fraction"))
     yield "Bit-width candidates", listed(of("quant.candidates"))
     yield "Depthwise layers", f"at least {of('quant.depthwise_min_bits')} bits"
     yield "First and last layer", f"{of('quant.fixed_bits')} bits, outside the search"
