@@ -16,7 +16,13 @@ from rfquant_jax.nn.mode import ARGUMENTS
 from rfquant_jax.ops.convolution import general_dilated
 
 _NORM_MODE = "use_running_average"
-_UNSUPPORTED = (nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
+_UNSUPPORTED = (
+    nnx.ConvTranspose,
+    nnx.LinearGeneral,
+    nnx.Einsum,
+    nnx.SpectralNorm,  # these two change the kernel of the layer inside them
+    nnx.WeightNorm,
+)
 _CALLS = {
     nnx.Conv: (nnx.Conv.__call__,),
     nnx.Linear: (nnx.Linear.__call__,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rfquant_jax.quant.remarks import normalization_remarks
 from rfquant_jax.report.tables import COSTS, table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
@@ -19,3 +20,5 @@ def cost(run: Run) -> None:
     if devices.is_first_process():
         print(table(rows, columns))
         print(activation_line(activation_bytes(run)))
+        for line in normalization_remarks(run.abstract_network, run.plan.layers):
+            print(line)

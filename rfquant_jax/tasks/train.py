@@ -15,6 +15,7 @@ from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.errors import CheckpointError, ConfigError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.convert import layers_without_feature, signed_layers
+from rfquant_jax.quant.remarks import normalization_remarks
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
@@ -153,6 +154,8 @@ def _coupled_start(
         signed = checkpoints.about(checkpoints.latest)["signed"]
         functional = FunctionalNetwork(run.plan.convert(run.network, signed))
         return Start(functional, functional.params, signed)  # parameters come from the checkpoint
+    for line in normalization_remarks(run.abstract_network, run.plan.layers):
+        run.log.info(line)
     if run.config.train.init == "checkpoint":
         return _continued(run)
     trained = networks.full_precision(run)
@@ -167,9 +170,6 @@ def _coupled_start(
         run.log.info(
             f"no Feature marks {', '.join(without)}: their BatchNorm's output is the feature"
         )
-    searched = [layer for layer in run.plan.layers if layer.candidates]
-    if bare := [layer.name for layer in searched if layer.batch_norm is None]:
-        run.log.info(f"no BatchNorm directly follows {', '.join(bare)}: none is switched for them")
     start = Start(*(_untrained if untrained else _initial)(run, batches, plain))
     run.log.info(f"layers with signed input: {', '.join(start.signed) or 'none'}")
     return start
