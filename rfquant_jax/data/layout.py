@@ -37,7 +37,7 @@ def find_layout(settings: DataSettings) -> Layout:
     Raises:
       ArgumentError: a folder is missing, or there are test images and `val_fraction` asks for some.
     """
-    root = expanded(settings.path)
+    root = Path(expanded(settings.path))
     if not settings.path or not os.path.isdir(root):
         raise ArgumentError("path", settings.path, "must be a folder that holds train and val")
     train, test, search = root / TRAIN, _existing(root, *TESTS), _existing(root, SEARCH)

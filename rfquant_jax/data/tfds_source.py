@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.sources import DataSet, DataSettings, hold_out_test, split
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.runtime.extras import missing
+from rfquant_jax.runtime.paths import expanded
 
 PREFIX = "tfds:"
 _TEST_SPLITS = ("validation", "test")  # the first existing split is used
@@ -56,7 +55,7 @@ def tfds_data_set(settings: DataSettings) -> DataSet:
         labelled images.
     """
     name = settings.name.removeprefix(PREFIX)
-    builder = _builder(name, str(Path(settings.path).expanduser()) if settings.path else None)
+    builder = _builder(name, expanded(settings.path) or None)
     features, splits = builder.info.features, builder.info.splits
     _check_features(settings.name, features)
     test = next((part for part in _TEST_SPLITS if part in splits), None)

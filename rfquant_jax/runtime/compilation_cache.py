@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 
 from rfquant_jax.runtime.files import user_cache
+from rfquant_jax.runtime.paths import expanded
 
 # Everything is cached. JAX's default minimum of one second excludes most programs of a search or
 # evaluation. The hundred smallest programs of a run take a few seconds together, and half a
@@ -38,7 +39,7 @@ def keep_compiled(where: str) -> str:
     if not where or jax.config.jax_compilation_cache_dir:
         return ""
     try:
-        folder = user_cache("compiled") if where == "auto" else Path(where).expanduser()
+        folder = user_cache("compiled") if where == "auto" else Path(expanded(where))
         # Anyone who can write here can make this user's processes run code.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / f".{os.getpid()}").touch()  # `os.access` does not detect full quotas

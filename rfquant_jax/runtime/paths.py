@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
+def expanded(path: str) -> str:
     """A path with environment variables (`$NAME`, `${NAME}`) and `~` replaced, as by a shell.
 
-    Unknown variables and unknown users stay as they are.
+    Unknown variables and unknown users stay as they are, and so does the empty path.
     """
-    return Path(os.path.expanduser(os.path.expandvars(path)))
+    return os.path.expanduser(os.path.expandvars(path))

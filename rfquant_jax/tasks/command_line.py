@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from rfquant_jax.config import recipes
 from rfquant_jax.config.field_names import in_field_names
+from rfquant_jax.config.path_fields import expand_flags
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.runtime import host_memory
 from rfquant_jax.runtime.files import append
@@ -93,6 +94,7 @@ def _help(program: str) -> str:
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Defines and parses the flags; exits on invalid flags or --help."""
+    arguments = expand_flags(arguments)
     recipe = recipe_path(arguments)
     try:
         config = recipes.load(recipe)
@@ -136,6 +138,7 @@ def recipe_path(arguments: list[str]) -> Path:
 
 def _value(arguments: list[str], flag: str) -> str | None:
     """The value of `--flag=VALUE` or `--flag VALUE`, before flags are parsed."""
+    arguments = expand_flags(arguments)
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.lstrip("-") == flag and argument.startswith("-"):
             return following

@@ -19,6 +19,7 @@ from rfquant_jax import data, models
 from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
 from rfquant_jax.config import checks, search_bits, settings
 from rfquant_jax.config.field_names import in_field_names
+from rfquant_jax.config.path_fields import expand_paths
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
@@ -39,6 +40,7 @@ from rfquant_jax.search.budget import Budget, CostKind, parse_budget
 from rfquant_jax.search.greedy import check_reachable
 from rfquant_jax.search.latency import LatencyTable, read_latencies
 from rfquant_jax.search.variables import SearchSpace, make_search_space
+from rfquant_jax.tasks.stored_data import numbered_data, stored_data
 from rfquant_jax.tasks.workdir import COMMAND_FILE, claim, write_json
 
 
@@ -65,6 +67,7 @@ class Run:
         arguments: Sequence[str] | None = None,
     ):
         checks.validate(config)
+        config = expand_paths(config)
         self.arguments = arguments
         self.config, self.workdir = config, Path(workdir)
         self.stop = stop or StopSignal()
@@ -114,9 +117,25 @@ class Run:
         Raises:
           ConfigError: they are missing or do not match the config.
         """
-        loaded = data.load(self.config.data)
+        loaded = self._stored_data or data.load(self.config.data)
         self._check_images(loaded.image_shape, loaded.num_classes)
         return loaded
+
+    @property
+    def _stored_data(self) -> DataSet | None:
+        """The data set without its images, which prediction in full precision does not need.
+
+        A checkpoint describes it; for imported weights without images, the classes are numbers.
+        """
+        config = self.config
+        if checks.tasks(config) != ("predict",) or config.configuration:
+            return None
+        other = [Path(config.checkpoint)] if config.checkpoint else []
+        stored = stored_data([self.workdir, *other])
+        known = data.described(config.data)
+        if stored is None and known and config.pretrained and not config.data.path:
+            return numbered_data(*known)
+        return stored
 
     def _check_images(self, shape: tuple[int, int, int], classes: int) -> None:
         wanted = self.config.data
@@ -200,7 +219,7 @@ class Run:
         network = nnx.clone(self.network)
         if not self.config.pretrained:
             return network, []
-        tensors = read_weights(Path(self.config.pretrained).expanduser(), self._log_once)
+        tensors = read_weights(Path(self.config.pretrained), self._log_once)
         return network, load_weights(network, self.config.model.name, tensors)
 
     @cached_property
