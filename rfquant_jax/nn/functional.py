@@ -88,11 +88,6 @@ def module_at(network: nnx.Module, path: tuple) -> nnx.Module:
     return network
 
 
-def replace_module(network: nnx.Module, path: tuple, module: nnx.Module) -> None:
-    """Replaces the module at `path` in place, under every name that it can be reached by."""
-    replace_modules(network, {path: module})
-
-
 def replace_modules(network: nnx.Module, modules: Mapping[tuple, nnx.Module]) -> None:
     """Replaces the modules at some paths in place, under every name that they can be reached by."""
     new = {id(module_at(network, path)): module for path, module in modules.items()}

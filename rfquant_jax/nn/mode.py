@@ -13,7 +13,13 @@ import jax
 from flax import nnx
 
 # Arguments for the mode, with their values in training mode.
-ARGUMENTS = {"train": True, "training": True, "is_training": True, "deterministic": False}
+ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 
 
 class Mode(nnx.Module):
@@ -49,13 +55,16 @@ def following_mode(network: nnx.Module) -> nnx.Module:
 
 @functools.cache
 def _derived(kind: type[nnx.Module]) -> type[nnx.Module]:
-    """A subclass whose `__call__` passes the mode. Cached: equal networks have equal classes."""
+    """A subclass whose `__call__` passes the mode, unless its caller does.
+
+    Cached: networks of one class get one class.
+    """
     names = mode_arguments(kind)
 
-    def call(self, x: jax.Array) -> jax.Array:
+    def call(self, x: jax.Array, **others) -> jax.Array:
         training = not self._mode.deterministic
         mode = {name: ARGUMENTS[name] if training else not ARGUMENTS[name] for name in names}
-        return kind.__call__(self, x, **mode)
+        return kind.__call__(self, x, **(mode | others))
 
     members = {"__call__": call, "__doc__": kind.__doc__, "__module__": kind.__module__}
     return type(kind)(kind.__name__, (kind,), members)

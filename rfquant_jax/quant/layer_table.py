@@ -22,6 +22,7 @@ from rfquant_jax.quant.forward import (
 from rfquant_jax.quant.plain_layers import (
     attributes_kept,
     check_arguments,
+    check_parameters,
     check_plain_layer,
     is_converted,
 )
@@ -112,6 +113,7 @@ def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
     check_call(network)
 
     def traced(network: nnx.Module, images: jax.Array) -> None:
+        check_parameters(network)
         network.eval()
         calls, expected = _insert_probes(network)
         check_output(network(images))

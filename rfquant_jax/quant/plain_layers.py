@@ -12,6 +12,7 @@ from flax import nnx
 
 from rfquant_jax.errors import UserError, listed
 from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.nn.functional import dotted
 from rfquant_jax.nn.mode import ARGUMENTS
 from rfquant_jax.ops.convolution import general_dilated
 
@@ -103,7 +104,7 @@ def check_plain_layer(name: str, module: nnx.Module) -> None:
 
     Raises:
       UserError: the module is a layer of an unsupported kind, a subclass with a `__call__` of its
-        own, has an option that is not carried over, or parameters of half precision.
+        own, has an option that is not carried over, or is a stack of layers.
     """
     if isinstance(module, _UNSUPPORTED):
         raise UserError(
@@ -128,7 +129,6 @@ def check_plain_layer(name: str, module: nnx.Module) -> None:
                 f"layer {name}: {option}={_shown(value)} is not supported: it must be "
                 f"{_shown(default)}"
             )
-    _check_parameters(name, module)
     _check_axes(name, module)
 
 
@@ -156,14 +156,22 @@ def _same(option: str, value: Any, default: Any) -> bool:
     return value is default or (isinstance(value, int) and value == default)
 
 
-def _check_parameters(name: str, module: nnx.Module) -> None:
-    for parameter in ("kernel", "scale", "bias"):
-        held = getattr(module, parameter, None)
-        if held is not None and jnp.finfo(held[...].dtype).bits < 32:
-            raise UserError(
-                f"layer {name}: the {parameter} is {held[...].dtype}, but parameters must be "
-                "float32 (param_dtype); set the layer's dtype to compute in half precision"
-            )
+def check_parameters(network: nnx.Module) -> None:
+    """Refuses parameters that are not float32, of layers and of other modules alike.
+
+    Raises:
+      UserError: names the parameter and its dtype.
+    """
+    for path, held in nnx.to_flat_state(nnx.state(network, nnx.Param)):
+        if (dtype := held[...].dtype) == jnp.float32:
+            continue
+        if not jnp.issubdtype(dtype, jnp.floating):
+            remedy = "keep an array that is not trained in another kind of nnx.Variable"
+        else:
+            remedy = "param_dtype sets it; set the layer's dtype to compute in half precision"
+        raise UserError(
+            f"{dotted(path)} is {dtype}, but parameters (nnx.Param) must be float32: {remedy}"
+        )
 
 
 def _shown(value: Any) -> str:

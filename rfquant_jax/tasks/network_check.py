@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.quant.forward import check_classes, logits_shape
 from rfquant_jax.tasks.context import Run
 
@@ -20,3 +20,13 @@ def check_network(run: Run) -> None:
             f"the images have one label each, so there must be {run.num_classes}"
         )
     check_classes(shape, run.num_classes)
+
+
+def warn_if_not_quantizable(run: Run) -> None:
+    """Logs why coupled training would refuse the network, before it is trained in vain."""
+    try:
+        _ = run.plan
+    except ConfigError:  # of the fields of quantization, which this run does not use
+        return
+    except UserError as error:
+        run.log.info(f"warning: the task train will refuse this network: {error}")

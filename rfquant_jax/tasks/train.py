@@ -20,6 +20,7 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.network_check import warn_if_not_quantizable
 from rfquant_jax.tasks.teacher import load_teacher
 from rfquant_jax.train.loop import Plan, TrainingLoop
 from rfquant_jax.train.scheduler import InstabilityMeter
@@ -76,6 +77,7 @@ def _pretrain(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Check
     network, fresh = run.initial_network
     if checkpoints.latest is None:
         run.log.info(f"pretrain: starts from {run.config.pretrained or 'random weights'}")
+        warn_if_not_quantizable(run)
     if fresh:
         run.log.info(f"pretrained: other classes, so randomly initialised: {', '.join(fresh)}")
     functional = FunctionalNetwork(network)

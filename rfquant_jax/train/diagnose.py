@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.nn.functional import Arrays, dotted, replace_module, zeros_like
+from rfquant_jax.nn.functional import Arrays, dotted, replace_modules, zeros_like
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
 from rfquant_jax.runtime import devices
@@ -140,9 +140,8 @@ class _Repeater:
             flags.append(all_finite(values))
 
         network = self._one.network(params, stats, inputs, number)
-        for path, module in list(nnx.iter_modules(network)):
-            if isinstance(module, _LAYERS):
-                replace_module(network, path, _Recorded(module, dotted(path), record))
+        layers = [(p, m) for p, m in nnx.iter_modules(network) if isinstance(m, _LAYERS)]
+        replace_modules(network, {p: _Recorded(m, dotted(p), record) for p, m in layers})
         images = self._one.preprocess(images)
         record(IMAGES, images)
         record("the logits", network(images))

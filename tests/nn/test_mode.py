@@ -7,6 +7,7 @@ from flax import nnx
 
 import rfquant_jax as rfq
 from rfquant_jax.errors import UserError
+from rfquant_jax.export.trace.capture import capture
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.nn.mode import following_mode
 
@@ -43,6 +44,11 @@ class Deterministic(Net):
         return self.run(x, not deterministic)
 
 
+class Running(Net):
+    def __call__(self, x, use_running_average=True):
+        return self.run(x, not use_running_average)
+
+
 class Frozen(Net):
     """A BatchNorm that evaluates in both modes."""
 
@@ -54,7 +60,7 @@ def images(count=6):
     return np.random.default_rng(0).normal(size=(count, *SHAPE)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [Train, Training, Deterministic])
+@pytest.mark.parametrize("kind", [Train, Training, Deterministic, Running])
 def test_the_mode_is_that_of_train_and_eval(kind):
     network = kind()
     follows = following_mode(network)
@@ -68,6 +74,20 @@ def test_the_mode_is_that_of_train_and_eval(kind):
     np.testing.assert_allclose(follows(x), expected.run(x, True), rtol=1e-6)
     np.testing.assert_allclose(follows.norm.mean[...], expected.norm.mean[...], rtol=1e-6)
     assert np.any(np.asarray(follows.norm.mean[...]) != 0)
+
+
+def test_an_explicit_mode_comes_first():
+    follows, x = following_mode(Training()), jnp.asarray(images())
+    follows.eval()
+    expected = nnx.clone(follows).run(x, True)
+    np.testing.assert_allclose(follows(x, training=True), expected, rtol=1e-6)
+
+
+def test_such_a_network_can_be_traced_for_export():
+    network = Train()
+    coupled = rfq.plan(network, SHAPE).convert(network)
+    coupled.eval()
+    assert capture(coupled, SHAPE).graph.nodes
 
 
 def test_a_network_without_such_an_argument_is_left_alone():

@@ -213,7 +213,10 @@ def _double(x, kernel, *options, **others):
         (_conv(precision="highest"), "layer second: precision='highest' is not supported"),
         (_conv(conv_general_dilated=_double), "layer second: conv_general_dilated=_double is not"),
         (_conv(preferred_element_type=jnp.float64), "second: preferred_element_type=float64 is"),
-        (_conv(param_dtype=jnp.bfloat16), "layer second: the kernel is bfloat16, but"),
+        (
+            _conv(param_dtype=jnp.bfloat16),
+            "second.bias is bfloat16, but parameters (nnx.Param) must be float32",
+        ),
         (_norm(axis=1), "layer norm: axis=1 is not supported: it must be -1"),
         (_norm(axis_name="data"), "layer norm: axis_name='data' is not supported"),
         (_norm(dtype=jnp.bfloat16), "layer norm: dtype=bfloat16 is not supported"),

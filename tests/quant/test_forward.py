@@ -198,6 +198,26 @@ def test_layers_that_are_not_one_each_are_refused_by_name(network, said):
     assert said in str(error.value)
 
 
+class Scaled(Network):
+    """A parameter of its own, besides those of layers."""
+
+    def __init__(self, kind, dtype):
+        super().__init__()
+        self.gain = kind(jnp.ones(3, dtype))
+
+    def __call__(self, x):
+        return super().__call__(x) * self.gain[...]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_every_parameter_is_float32(dtype):
+    rfq.plan(Scaled(nnx.Param, jnp.float32), SHAPE)
+    rfq.plan(Scaled(nnx.Variable, dtype), SHAPE)  # it is not trained
+    with pytest.raises(UserError) as error:
+        rfq.plan(Scaled(nnx.Param, dtype), SHAPE)
+    assert str(error.value).startswith(f"gain is {jnp.dtype(dtype)}, but parameters (nnx.Param)")
+
+
 def test_one_weight_and_constant_weights_have_finite_steps():
     class Sparse(nnx.Module):
         def __init__(self):

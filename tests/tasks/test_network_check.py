@@ -43,3 +43,29 @@ def test_another_number_of_logits_is_refused_by_every_task(monkeypatch, tmp_path
 def test_logits_at_several_positions_do_not_fit_images_of_one_label(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"logits of shape .8, 8, 1000. for one image, at several"):
         dispatch.check(run_of(monkeypatch, tmp_path, "cost", dense=True))
+
+
+class Unusual(nnx.Module):
+    """A network that trains in full precision, but has a layer that cannot be quantized."""
+
+    def __init__(self, num_classes, channels, rngs):
+        self.stem = nnx.Conv(channels, 2, (3, 3), rngs=rngs)
+        self.conv = nnx.ConvTranspose(2, 2, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(2, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.conv(self.stem(x)).mean((1, 2)))
+
+
+def test_pretraining_warns_of_a_network_that_train_refuses(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, "unusual", models.Architecture(Unusual))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = ("pretrain",), "unusual", 1
+    config.pretrain.epochs, config.pretrain.warmup_epochs = 1, 0
+    run = Run(config, tmp_path / "run")
+    dispatch.perform(run)
+    run.close()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    said = "warning: the task train will refuse this network: layer conv is an nnx.ConvTranspose"
+    assert said in log
+    assert "pretrain: epoch 0" in log

@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
 from rfquant_jax.export.ir.operations import AFFINE, CONVOLUTION, DENSE
 from rfquant_jax.export.trace.translate import Translator, UnsupportedNetwork
-from rfquant_jax.nn.functional import dotted, replace_module
+from rfquant_jax.nn.functional import dotted, replace_modules
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense
 
@@ -33,7 +33,8 @@ class _Mark(nnx.Module):
     def __init__(self, inner: nnx.Module, place: str):
         self.inner, self.place = inner, place
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        del use_running_average  # what a BatchNorm may be called with; the network is in its mode
         y = jax.eval_shape(self.inner, jax.ShapeDtypeStruct(x.shape, x.dtype))
         return _MARK.bind(x, place=self.place, shape=y.shape)
 
@@ -71,9 +72,12 @@ def capture(network: nnx.Module, input_shape: Sequence[int]) -> Captured:
         if isinstance(module, QuantConv | QuantDense | Normalization)
     }
     marked = nnx.clone(network)
-    for path, module in list(nnx.iter_modules(marked)):
-        if isinstance(module, QuantConv | QuantDense | Normalization):
-            replace_module(marked, path, _Mark(module, dotted(path)))
+    marks = {
+        path: _Mark(module, dotted(path))
+        for path, module in nnx.iter_modules(marked)
+        if isinstance(module, QuantConv | QuantDense | Normalization)
+    }
+    replace_modules(marked, marks)
     # Traced with two batch sizes: equal graphs contain no size that depends on the batch.
     first, second = (_trace(marked, modules, (count, *input_shape)) for count in (2, 3))
     if first.graph != second.graph:
