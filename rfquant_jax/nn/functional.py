@@ -94,7 +94,8 @@ def replace_modules(network: nnx.Module, modules: Mapping[tuple, nnx.Module]) ->
     for _, parent in list(nnx.iter_modules(network)):
         for name, value in list(vars(parent).items()):
             if (swapped := _swapped(value, new)) is not value:
-                setattr(parent, name, swapped)
+                plain = isinstance(swapped, nnx.Module)
+                setattr(parent, name, swapped if plain else nnx.data(swapped))
 
 
 def _swapped(value: object, new: Mapping[int, nnx.Module]) -> object:
@@ -104,10 +105,10 @@ def _swapped(value: object, new: Mapping[int, nnx.Module]) -> object:
     if isinstance(value, list | tuple):
         items = [_swapped(item, new) for item in value]
         same = all(a is b for a, b in zip(items, value, strict=True))
-        return value if same else nnx.data(type(value)(items))
+        return value if same else type(value)(items)
     if isinstance(value, dict):
         items = {name: _swapped(item, new) for name, item in value.items()}
-        return value if all(items[n] is value[n] for n in value) else nnx.data(items)
+        return value if all(items[n] is value[n] for n in value) else items
     return value
 
 
