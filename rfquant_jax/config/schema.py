@@ -86,7 +86,7 @@ def default_config() -> ConfigDict:
     config.train.sampling = "independent"  # independent, or levels: one level per random pass
     config.train.level_spread = 0.8  # standard deviation of bits around the level
     config.train.smallest_pass = 0.0  # probability that a step has a pass at the smallest bits
-    config.train.strategy = "auto"  # execution of passes: loop, unroll, scan; auto
+    config.train.strategy = "auto"  # execution of passes: loop, scan; auto
     config.train.label_smoothing = 0.0  # share of the target spread evenly over classes
     config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
     config.train.eval_every = 5  # epochs between evaluations and checkpoints

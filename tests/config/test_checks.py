@@ -104,7 +104,7 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("data.search_fraction", 1.0, "must lie between 0 and 1, both excluded"),
         ("train.ema_decay", 1.0, "must be at least 0 and below 1"),
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
-        ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
+        ("train.strategy", "fast", "must be auto, loop or scan"),
         ("train.sampling", "even", "must be independent or levels"),
         ("train.level_spread", 0.0, "must be positive"),
         ("train.smallest_pass", 1.5, "must lie between 0 and 1"),
