@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from rfquant_jax.export.ir import arrangement, elementwise
 from rfquant_jax.export.ir.shapes import (
     Attributes,
     Shape,
     affine_shape,
+    broadcast_shape,
     constant_shape,
     convolution_shape,
     dense_shape,
-    elementwise,
     joined_shape,
     padded_shape,
     pool_shape,
@@ -96,11 +97,16 @@ def _slice(xp, inputs, attributes):
 
 
 def _binary(name: str) -> Operation:
-    return Operation(2, (), elementwise, lambda xp, inputs, _: getattr(xp, name)(*inputs))
+    return Operation(2, (), broadcast_shape, lambda xp, inputs, _: getattr(xp, name)(*inputs))
 
 
-def _unary(compute: Callable[[ModuleType, Any], Any]) -> Operation:
-    return Operation(1, (), elementwise, lambda xp, inputs, _: compute(xp, inputs[0]))
+def _elements(operands: int, compute: Callable) -> Operation:
+    """`compute(array module, *inputs)` for each element."""
+    return Operation(operands, (), broadcast_shape, lambda xp, inputs, _: compute(xp, *inputs))
+
+
+def _named(name: str) -> Operation:
+    return _elements(1, lambda xp, x: elementwise.unary(xp, name, x))
 
 
 def _reduction(name: str) -> Operation:
@@ -125,11 +131,13 @@ OPERATIONS: dict[str, Operation] = {
     "divide": _binary("divide"),
     "maximum": _binary("maximum"),
     "minimum": _binary("minimum"),
-    "negate": _unary(lambda xp, x: -x),
-    "absolute": _unary(lambda xp, x: xp.abs(x)),
-    # Via tanh, because exp overflows for large negative inputs.
-    "sigmoid": _unary(lambda xp, x: (xp.tanh(x / 2) + 1) / 2),
-    "tanh": _unary(lambda xp, x: xp.tanh(x)),
+    **{name: _named(name) for name in elementwise.UNARY},
+    "sigmoid": _elements(1, elementwise.sigmoid),
+    "erf": _elements(1, elementwise.erf),
+    "greater": _elements(2, elementwise.greater),
+    "greater_equal": _elements(2, elementwise.greater_equal),
+    "equal": _elements(2, elementwise.equal),
+    "where": _elements(3, elementwise.where),
     "sum": _reduction("sum"),
     "max": _reduction("max"),
     "sum_pool": _pool(0.0, "add"),
@@ -149,6 +157,9 @@ OPERATIONS: dict[str, Operation] = {
         joined_shape,
         lambda xp, inputs, a: xp.concatenate(inputs, axis=a["axis"]),
     ),
+    "transpose": Operation(1, ("axes",), arrangement.transposed_shape, arrangement.transpose),
+    "take": Operation(1, ("axis", "indices"), arrangement.taken_shape, arrangement.take),
+    "matmul": Operation(2, (), arrangement.product_shape, arrangement.matmul),
     "reshape": Operation(
         1, ("shape",), reshaped, lambda xp, inputs, a: inputs[0].reshape(-1, *a["shape"])
     ),
