@@ -29,8 +29,8 @@ from rfquant_jax.export.ir.shapes import (
     reduced_shape,
     reshaped,
     sliced_shape,
-    window_positions,
 )
+from rfquant_jax.ops.cpu.window import shifted
 
 CONVOLUTION, DENSE, AFFINE, CONSTANT = "convolution", "dense", "affine", "constant"
 LAYERS = (CONVOLUTION, DENSE, AFFINE)  # operations with parameters
@@ -62,15 +62,10 @@ def windows(
     dilation: Sequence[int] = (1, 1),
     fill: float = 0,
 ):
-    """Yields (row, column) and the shifted `x[N, H', W', C]` for every position of the window."""
-    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    rows, columns = window_positions(x.shape[1:], spans, strides, padding)
+    """(row, column) and the shifted `x[N, H', W', C]` of every position of a window, padded."""
     if any(map(any, padding)):
         x = xp.pad(x, [(0, 0), *map(tuple, padding), (0, 0)], constant_values=fill)
-    for i, j in itertools.product(*map(range, window)):
-        top, left = i * dilation[0], j * dilation[1]
-        bottom, right = top + (rows - 1) * strides[0] + 1, left + (columns - 1) * strides[1] + 1
-        yield (i, j), x[:, top : bottom : strides[0], left : right : strides[1]]
+    return shifted(x, tuple(window), tuple(strides), tuple(dilation))
 
 
 def _pool(fill: float, combine: str):
