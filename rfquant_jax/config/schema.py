@@ -69,7 +69,7 @@ def default_config() -> ConfigDict:
     config.quant = ConfigDict()
     config.quant.candidates = (6, 5, 4, 3, 2)  # bit-widths, largest first; 32: not quantized
     config.quant.depthwise_min_bits = 3  # minimum bit-width of depthwise convolutions
-    config.quant.fixed_bits = 8  # of the first convolution's weights and of dense layers
+    config.quant.fixed_bits = 8  # of the first convolution's weights and of the classifier
     config.quant.rules = ()  # (layer pattern, bit-widths): several restrict, one fixes
     config.quant.signed = ()  # layer patterns with signed input, overriding calibration
     config.quant.unsigned = ()  # layer patterns with unsigned input, overriding calibration
