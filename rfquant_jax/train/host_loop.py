@@ -101,9 +101,11 @@ class HostLoop:
             passing, measured = self._one_pass(params, stats, donated, *shared)
             measured = _without_absent(measured, number == first, teacher is not None)
             metrics.append(devices.settle_pass(measured, self._mesh))
-        if self._network.stem:
-            of_stem = passing.stats, passing.gradients, passing.cotangents, batch
-            passing = passing._replace(gradients=self._stem_back(params, *of_stem), cotangents=())
+        if not self._network.stem:
+            # No pass reads the targets of a step with a single pass.
+            return passing._replace(logits=None, features=None), metrics
+        of_stem = passing.stats, passing.gradients, passing.cotangents, batch
+        passing = passing._replace(gradients=self._stem_back(params, *of_stem), cotangents=())
         return passing, metrics
 
 

@@ -252,6 +252,17 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(
     assert on_all.traces == dict.fromkeys(on_all.traces, 1)
 
 
+def test_a_plain_step_of_several_micro_batches_compiles_one_pass(plain, data):
+    step = TrainStep(FunctionalNetwork(plain), mesh_of(1), identity, settings(random_passes=0))
+    state, nothing = step.init(step.functional.params), np.zeros((2, 0, 5), bool)
+    parts = [{name: values[i::2] for name, values in data.items()} for i in range(2)]
+    for i in range(2):
+        batches = [devices.split(part, step.mesh) for part in parts]
+        state, *_ = step(state, batches, step.inputs(nothing, jax.random.key(i), **RATES))
+    used = ("sample", "buffers", "one_pass", "update")
+    assert step.traces == dict.fromkeys(step.traces, 0) | dict.fromkeys(used, 1)
+
+
 @pytest.mark.parametrize("devices_used", [1, 2, DEVICES])
 def test_levels_are_drawn_by_one_program_alike_on_every_device(
     functional, space, rng, devices_used
