@@ -20,11 +20,9 @@ from absl import app, flags, logging
 from benchmarks.coupled_steps import RATES, coupled_step
 from benchmarks.step_settings import StepTask, images
 from benchmarks.timing import machine
-from rfquant_jax.nn.functional import zeros_like
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.workdir import write_json
-from rfquant_jax.train.state import Masks, PassInfo
 from rfquant_jax.train.step import TrainStep
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")
@@ -43,7 +41,7 @@ def main(_: list[str]) -> None:
     step, space = coupled_step(task, "loop")
     rows = [
         {"program": name, "collectives": len(found), "bytes": sum(found)}
-        for name, text in programs(step, Masks(space.full_mask, space.full_mask), task)
+        for name, text in programs(step, np.stack([space.full_mask] * 2), task)
         for found in [exchanged(text)]
     ]
     needed = sum(
@@ -58,26 +56,13 @@ def main(_: list[str]) -> None:
         write_json(Path(_OUT.value), content)
 
 
-def programs(step: TrainStep, masks: Masks, task: StepTask) -> Iterator[tuple[str, str]]:
+def programs(step: TrainStep, masks: np.ndarray, task: StepTask) -> Iterator[tuple[str, str]]:
     """Every program of a step, compiled: its name and text."""
-    state, inputs = step.init(step.functional.params), step.inputs(masks, RATES, jax.random.key(0))
     batch = devices.split(next(iter(images(task, step.mesh.size))), step.mesh)
-    gradients = devices.per_device(zeros_like(step.functional.params), step.mesh)
-    step._prepare(batch["image"], inputs)
-    of_stem = (state.params, state.stats, batch)
-    start, moved, sums = jax.eval_shape(step._stem.jitted, *of_stem)
-    info = PassInfo(np.int32(0), np.bool_(True), np.bool_(False))
-    logits, features = step._blank()
-    shared = start, batch, logits, inputs, info
-    of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
-    carry, _, metrics = jax.eval_shape(step._one_pass.jitted, *of_pass)
-    of_back = (state.params, *carry, batch)
-    losses = [metrics["loss"]] * (1 + step.settings.random_passes)
-    of_update = (state, state.stats, gradients, losses, RATES, np.float32(1))
-    arguments = {"stem": of_stem, "one_pass": of_pass, "stem_back": of_back}
-    arguments |= {"update": of_update}
-    for name, values in arguments.items():
-        yield name, getattr(step, f"_{name}").jitted.lower(*values).compile().as_text()
+    inputs = step.inputs(masks, jax.random.key(0), **RATES)
+    found = step.programs(step.init(step.functional.params), batch, inputs)
+    for name, (compiled, values) in found.items():
+        yield name, compiled.jitted.lower(*values).compile().as_text()
 
 
 def exchanged(text: str) -> list[int]:

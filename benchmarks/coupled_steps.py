@@ -16,11 +16,10 @@ from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.passes import LossWeights
-from rfquant_jax.train.state import Masks, Rates
 from rfquant_jax.train.step import StepSettings, TrainStep
+from rfquant_jax.train.training_network import LossWeights
 
-RATES = Rates(np.float32(0.01), np.float32(1e-5), np.float32(0.1))
+RATES = {"lr": 0.01, "step_size_lr": 1e-5, "damping": 0.1}
 
 
 def plain_step(task: StepTask) -> tuple[TrainStep, Space]:
@@ -44,14 +43,15 @@ def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[Tr
 def stepper(made: tuple[TrainStep, Space], task: StepTask) -> Callable[[], None]:
     """A function that takes the next step and waits for it."""
     step, space = made
-    masks = Masks(space.full_mask, space.full_mask)
+    masks = np.stack([space.full_mask] * 2)
     batches = images(task, task.batch * step.mesh.size)
 
     def states() -> Iterator[None]:
         state = step.init(step.functional.params)
         for number, batch in enumerate(batches):
             parts = [devices.split(batch, step.mesh)]
-            state, *_ = step(state, parts, masks, RATES, jax.random.key(number))
+            inputs = step.inputs(masks, jax.random.key(number), **RATES)
+            state, *_ = step(state, parts, inputs)
             jax.block_until_ready(state)
             yield
 

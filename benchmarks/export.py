@@ -34,13 +34,14 @@ from rfquant_jax.export import files
 from rfquant_jax.export.formats import integer_reader
 from rfquant_jax.export.formats import onnx as onnx_model
 from rfquant_jax.export.ir.fold import fold
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel
+from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.verify import run_tflite
 from rfquant_jax.export.verify.compare import compare_codes, compare_predictions
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.run_onnx import read_codes, with_codes
 from rfquant_jax.export.verify.runners import open_all
 from rfquant_jax.quant.cost import CostModel
+from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
@@ -138,7 +139,7 @@ def calibrated(plain, plan: QuantizationPlan, configuration: np.ndarray, images:
 
 def unquantized(plain) -> IntegerModel:
     """The float32 network, BatchNorm folded as in the others."""
-    wide = QuantConfig(candidates=(FLOAT_BITS,), fixed_bits=FLOAT_BITS)
+    wide = QuantConfig(candidates=(FULL_PRECISION,), fixed_bits=FULL_PRECISION)
     network = QuantizationPlan.of(plain, image_shape(), wide).convert(plain)
     network.eval()
     return fold(network, image_shape()).stored()

@@ -2,6 +2,7 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 71.0 % top-1 at 31.6 GBitOPs; not run here.
+Needs: the finished runs of the recipes of the same name in configs/training and configs/search.
 Hardware: one GPU is enough. Time: not measured.
 Command: python launch.py --config=configs/eval/resnet18.py --config.data.path=IMAGENET
 Another configuration: --config.configuration=w4a4. The imported weights in full precision:

@@ -1,16 +1,16 @@
-"""MobileNetV2 on ImageNet for 6, 5, 4, 3 and 2 bits at once: the published run.
+"""MobileNetV2 on ImageNet for 6 to 2 bits (depthwise: to 3) at once: the published run.
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 70.7 % top-1 at 5.5 GBitOPs after the search; not run here.
-Hardware: 4 GPUs, 128 of a step's 512 images each; on fewer, train.accumulate keeps it at 128.
-Time: not measured.
+Hardware: 4 GPUs with 128 of a step's 512 images each. One GPU with the same BatchNorm batch:
+--config.train.accumulate=4. Time: not measured.
 Weights: torchvision's mobilenet_v2, timm's mobilenetv2_100. Weights trained with TensorFlow need
 --config.model.options.padding=SAME --config.model.options.epsilon=1e-3 and
 --config.data.mean="(0.5,0.5,0.5)" --config.data.std="(0.5,0.5,0.5)".
 (The same options go with the recipes of search and eval then.)
 Command: python launch.py --config=configs/training/mobilenetv2.py --config.data.path=IMAGENET \
     --config.pretrained=mobilenetv2.safetensors
-Then: configs/search/mobilenetv2.py
+Then: python launch.py --config=configs/search/mobilenetv2.py --config.data.path=IMAGENET
 """
 
 from ml_collections import ConfigDict

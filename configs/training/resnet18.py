@@ -2,12 +2,12 @@
 
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), section 4.
 Expected: the paper reports 71.0 % top-1 at 31.6 GBitOPs after the search; not run here.
-Hardware: 4 GPUs, 128 of a step's 512 images each; on fewer, train.accumulate keeps it at 128.
-Time: not measured.
+Hardware: 4 GPUs with 128 of a step's 512 images each. One GPU with the same BatchNorm batch:
+--config.train.accumulate=4. Time: not measured.
 Weights: timm's gluon_resnet18_v1b or resnet18, torchvision's resnet18.
 Command: python launch.py --config=configs/training/resnet18.py --config.data.path=IMAGENET \
     --config.pretrained=resnet18.safetensors
-Then: configs/search/resnet18.py
+Then: python launch.py --config=configs/search/resnet18.py --config.data.path=IMAGENET
 """
 
 from ml_collections import ConfigDict

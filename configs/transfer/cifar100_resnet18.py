@@ -1,8 +1,10 @@
 """ResNet18 on CIFAR-100 at 224x224: ImageNet weights, fine-tuned, then trained for all bit-widths.
 
-Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the schedule is ours.
+Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set and the schedule are not
+the paper's.
 Needs: CIFAR-100 prepared once by TFDS, with TensorFlow in an environment of its own:
     tfds build cifar100 --file_format=array_record
+and here the extra `tfds`, which requirements.txt installs.
 Expected: not run here. Hardware: one GPU. Time: not measured.
 Command: python launch.py --config=configs/transfer/cifar100_resnet18.py \
     --config.pretrained=resnet18.safetensors

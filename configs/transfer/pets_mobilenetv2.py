@@ -1,12 +1,13 @@
 """MobileNetV2 on the Oxford pets: ImageNet weights, fine-tuned, then trained for all bit-widths.
 
-Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the schedule is ours.
+Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set and the schedule are not
+the paper's.
 Needs: the pets prepared once by TFDS, with TensorFlow in an environment of its own:
     tfds build oxford_iiit_pet --file_format=array_record
 or an image folder with train and val: --config.data.name=folder --config.data.path=DIR, and for
 other breeds than the 37 --config.data.num_classes=0 (and --config.search.batch_size=30 for a few
 hundred images).
-Expected: not run here with ImageNet weights. Hardware: one GPU. Time: not measured.
+Expected: not run here. Hardware: one GPU. Time: not measured.
 Command: python launch.py --config=configs/transfer/pets_mobilenetv2.py \
     --config.pretrained=mobilenetv2.safetensors
 """

@@ -129,8 +129,8 @@ _RULES: dict[str, tuple[Callable[[object], bool], tuple[str, ...]]] = {
         lambda v: v in ("auto", "float32", "bfloat16"),
         ("precision",),
     ),
-    "must be auto, loop, unroll or scan": (
-        lambda v: v in ("auto", "loop", "unroll", "scan"),
+    "must be auto, loop or scan": (
+        lambda v: v in ("auto", "loop", "scan"),
         ("train.strategy",),
     ),
     "must be independent or levels": (

@@ -70,7 +70,7 @@ def default_config() -> ConfigDict:
     config.quant = ConfigDict()
     config.quant.candidates = (6, 5, 4, 3, 2)  # bit-widths, largest first; 32: not quantized
     config.quant.depthwise_min_bits = 3  # minimum bit-width of depthwise convolutions
-    config.quant.fixed_bits = 8  # of the first convolution's weights and of dense layers
+    config.quant.fixed_bits = 8  # of the first convolution's weights and of the classifier
     config.quant.rules = ()  # (layer pattern, bit-widths): several restrict, one fixes
     config.quant.signed = ()  # layer patterns with signed input, overriding calibration
     config.quant.unsigned = ()  # layer patterns with unsigned input, overriding calibration
@@ -88,7 +88,7 @@ def default_config() -> ConfigDict:
     config.train.sampling = "independent"  # independent, or levels: one level per random pass
     config.train.level_spread = 0.8  # standard deviation of bits around the level
     config.train.smallest_pass = 0.0  # probability that a step has a pass at the smallest bits
-    config.train.strategy = "auto"  # execution of passes: loop, unroll, scan; auto
+    config.train.strategy = "auto"  # execution of passes: loop, scan; auto
     config.train.label_smoothing = 0.0  # share of the target spread evenly over classes
     config.train.ema_decay = 0.9997  # of parameters, step sizes and statistics, per step
     config.train.eval_every = 5  # epochs between evaluations and checkpoints

@@ -12,12 +12,12 @@ from rfquant_jax.data.transforms import Centre, PadAndCrop, RandomResizedCrop, T
 from rfquant_jax.quant.plan import QuantConfig
 from rfquant_jax.search.profile_search import ProfileSettings
 from rfquant_jax.search.trust_region import TrustRegionSettings
-from rfquant_jax.train.loop import Plan
 from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.passes import LossWeights
+from rfquant_jax.train.plan import Plan
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.step import StepSettings
 from rfquant_jax.train.step_config import StepConfig
+from rfquant_jax.train.training_network import LossWeights
 
 
 def derived_seed(config: ConfigDict, purpose: str) -> int:

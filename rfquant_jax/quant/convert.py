@@ -40,15 +40,16 @@ def plan(
 ) -> tuple[Layer, ...]:
     """The layers of a plain network with the bit-widths that each is searched over.
 
-    The first convolution and all dense layers are fixed at `fixed_bits`. All other convolutions are
-    searched, depthwise ones with at least `depthwise_min_bits`.
+    Fixed at `fixed_bits` are the first convolution (the first layer, if there is no convolution),
+    which reads the image, and the last dense layer, the classifier. All other layers are searched,
+    depthwise convolutions with at least `depthwise_min_bits`.
 
     Args:
       network, input_shape: see `layer_table`.
       candidates: bit-widths, largest first; `lsq.FULL_PRECISION` means not quantized.
       rules: (pattern, bit-widths) pairs for searched layers; the last match wins. The pattern is a
         shell pattern over layer names. Several bit-widths restrict the candidates; a single one
-        fixes the layer's weights and activations.
+        fixes the layer's weights and activations. The full name of the classifier selects it, too.
 
     Returns:
       The layers in forward order, with `candidates`, `fixed_bits` and `quantize_input` set.
@@ -58,24 +59,26 @@ def plan(
         `depthwise_min_bits` of a depthwise layer; or no layer is left to search.
     """
     layers = layer_table(network, input_shape)
-    first = next((layer.name for layer in layers if layer.is_convolution), None)
+    convolutions = [layer.name for layer in layers if layer.is_convolution]
+    dense = [layer.name for layer in layers if not layer.is_convolution]
+    first, classifier = (convolutions or dense)[:1], dense[-1:]
     decided = []
     for layer in layers:
         if layer.is_convolution:
             _padding(module_at(network, layer.path), layer.name)  # refuses unknown ones
-        if layer.name == first or not layer.is_convolution:
+        if layer.name in first + classifier:
             fixed = (fixed_bits, fixed_bits)
-            layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name != first)
+            layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name not in first)
         else:
             layer = replace(layer, candidates=candidates)
         decided.append(layer)
     for pattern, bits in rules:
-        decided = _apply_rule(decided, pattern, tuple(bits), candidates)
+        decided = _apply_rule(decided, pattern, tuple(bits), candidates, classifier)
     decided = [_at_least(layer, depthwise_min_bits) for layer in decided]
     if not any(layer.candidates for layer in decided):
         raise UserError(
-            "no layer is left to search: apart from the first, every convolution's bits are fixed "
-            "(`rules`)"
+            "no layer is left to search: apart from the first convolution and the classifier, the "
+            "bits of every layer are fixed (`rules`)"
         )
     return tuple(decided)
 
@@ -95,9 +98,15 @@ def _at_least(layer: Layer, depthwise_min_bits: int) -> Layer:
 
 
 def _apply_rule(
-    layers: list[Layer], pattern: str, bits: tuple[int, ...], candidates: tuple[int, ...]
+    layers: list[Layer],
+    pattern: str,
+    bits: tuple[int, ...],
+    candidates: tuple[int, ...],
+    classifier: list[str],
 ) -> list[Layer]:
-    searchable = [layer.name for layer in layers if layer.is_convolution and layer.quantize_input]
+    # The classifier by its full name only: a pattern such as `*` must not change it.
+    named = [pattern] if pattern in classifier else []
+    searchable = [x.name for x in layers if x.quantize_input and x.name not in classifier] + named
     matched = set(fnmatch.filter(searchable, pattern))
     if not matched:
         raise UserError(

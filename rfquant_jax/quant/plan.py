@@ -193,8 +193,8 @@ def plan(
 ) -> QuantizationPlan:
     """Plans the quantization of a plain network: its layers, their candidates, their costs.
 
-    The first convolution and all dense layers have fixed bit-widths; all other convolutions are
-    searched. Nothing is computed.
+    The first convolution and the last dense layer, the classifier, have fixed bit-widths; all other
+    layers are searched. Nothing is computed.
 
     Args:
       network: float32[N, H, W, C] -> logits [N, classes], made of 2-D `nnx.Conv` and `nnx.Linear`

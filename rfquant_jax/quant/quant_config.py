@@ -20,11 +20,11 @@ class QuantConfig:
     Attributes:
       candidates: bit-widths to choose from, largest first; 2 to 8, or 32 for not quantized.
       depthwise_min_bits: smallest bit-width of depthwise convolutions.
-      fixed_bits: bit-width of the first convolution's weights, and of weights and inputs of dense
-        layers.
+      fixed_bits: bit-width of the first convolution's weights, and of weights and input of the last
+        dense layer, the classifier.
       rules: (layer pattern, bit-widths) pairs for searched layers. Several bit-widths restrict the
         candidates, a single one fixes the layer. Patterns are shell patterns; if several match a
-        layer, the last one applies.
+        layer, the last one applies. The classifier only follows a rule with its full name.
       signed, unsigned: patterns of layers whose input is quantized as signed or unsigned, instead
         of by the sign that calibration finds.
       scale_gradient: whether gradients of step sizes are multiplied by 1 / sqrt(elements * Qp), as

@@ -151,9 +151,8 @@ def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def prefer_host_loop() -> bool:
     """Whether a step of several passes should be a loop on the host instead of one program.
 
-    On CPU, XLA does not use its fast convolutions inside a scan, and an unrolled program compiles
-    twice as long and needs more memory for the same speed (benchmarks/train_step.py). Elsewhere one
-    program saves dispatches; this was not measured.
+    On CPU, XLA does not use its fast convolutions inside a scan (benchmarks/train_step.py).
+    Elsewhere one program saves dispatches; this was not measured.
     """
     return jax.default_backend() == "cpu"
 

@@ -7,30 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.export.ir.memory import plan
+from rfquant_jax.export.ir import memory
 from rfquant_jax.export.trace.capture import capture
-from rfquant_jax.export.trace.translate import UnsupportedNetwork
+from rfquant_jax.export.trace.values import UnsupportedNetwork
 from rfquant_jax.quant.layers import QuantConv, QuantDense
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.quant.plan import QuantizationPlan
 
 
-def activation_bytes(run: Run) -> int | None:
+def activation_bytes(
+    abstract: nnx.Module, plan: QuantizationPlan, image_shape: tuple[int, int, int]
+) -> tuple[int | None, str]:
     """Bytes of working memory of the C export for one image.
 
-    Independent of bit-widths, because codes take one byte each. None if the network cannot be
-    exported.
+    Independent of bit-widths, because codes take one byte each.
+
+    Args:
+      abstract: the plain network with abstract arrays.
+      plan: its quantization plan.
+
+    Returns:
+      the bytes, or None and the reason if the network cannot be exported.
     """
-    network = run.plan.convert(_filled(run.abstract_network))
+    network = plan.convert(_filled(abstract))
     network.eval()
     try:
-        found = capture(network, run.image_shape)
-    except UnsupportedNetwork:
-        return None
+        found = capture(network, image_shape)
+    except UnsupportedNetwork as error:
+        return None, str(error)
     quantizes = {
         name: isinstance(module, QuantConv | QuantDense) and module.input_quantizer is not None
         for name, module in found.modules.items()
     }
-    return plan(found.graph, quantizes.__getitem__).size
+    return memory.plan(found.graph, quantizes.__getitem__).size, ""
 
 
 def _filled(abstract: nnx.Module) -> nnx.Module:
@@ -46,8 +54,9 @@ def _fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.asarray(np.resize([1, -1], leaf.shape), leaf.dtype)
 
 
-def activation_line(size: int | None) -> str:
-    """A sentence below the cost table."""
+def activation_line(size: int | None, reason: str = "") -> str:
+    """A sentence below the cost table; `reason` says why the network cannot be exported."""
     if size is None:
-        return "peak activation memory: unknown, because the network cannot be exported"
+        reason = reason or "the network cannot be exported"
+        return f"peak activation memory: unknown, because {reason}"
     return f"peak activation memory: {size} bytes for one image (C export, any configuration)"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfquant_jax.config.field_names import in_field_names
+from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.data.sources import Source, Subset, split
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
@@ -47,7 +48,7 @@ def search_images(run: Run) -> SearchImages:
       ConfigError: a part would be empty.
     """
     held_out, data = run.data.held_out, run.config.data
-    crossed = run.config.search.algorithm == "trust_region" and len(held_out) < CROSS_BELOW
+    crossed = run.config.search.algorithm == ON_PROFILE and len(held_out) < CROSS_BELOW
     if crossed and len(held_out) < 2:
         rule = f"must hold out two images or more for the search; it holds out {len(held_out)}"
         raise ConfigError("data.search_fraction", data.search_fraction, rule)

@@ -19,6 +19,7 @@ def cost(run: Run) -> None:
     columns = {"configuration": "configuration"} | COSTS
     if devices.is_first_process():
         print(table(rows, columns))
-        print(activation_line(activation_bytes(run)))
+        found = activation_bytes(run.abstract_network, run.plan, run.image_shape)
+        print(activation_line(*found))
         for line in normalization_remarks(run.abstract_network, run.plan.layers):
             print(line)

@@ -58,13 +58,14 @@ def evaluate(run: Run) -> dict:
     if known == (checkpoints, images):
         run.log.info("evaluate: finished before")
     else:
+        memory, _ = activation_bytes(run.abstract_network, run.plan, run.image_shape)
         results = {
             "full_precision": _full_precision(run),
             "rows": _rows(run, found),
             "class_names": list(run.data.class_names),
             "checkpoints": checkpoints,
             "images": images,
-            "activation_bytes": activation_bytes(run),
+            "activation_bytes": memory,
         }
         if found is not None:
             write_json(path, results)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
+from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.report.log import LOG_FILE, RunLog
@@ -131,7 +132,7 @@ def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple
     size = config[section].batch_size
     now = f"config.{section}.batch_size={size}"
     smaller = [(f"{section}.batch_size", size // 2, "")] if size > 1 else []
-    if task == "search" and config.search.algorithm != "trust_region":
+    if task == "search" and config.search.algorithm != ON_PROFILE:
         starts = config.search.starts
         now += f" and config.search.starts={starts}"
         fewer = [("search.starts", starts // 2, " (slower, with the same result)")]

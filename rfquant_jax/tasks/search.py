@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import TRAIN
+from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.budget import Budget
 from rfquant_jax.search.greedy import check_reachable, reachable
@@ -90,7 +91,7 @@ def _search(run: Run) -> None:
         ends = reachable(run.search_space, budget)
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
     images, model = search_images(run), None
-    if run.config.search.algorithm == "trust_region":
+    if run.config.search.algorithm == ON_PROFILE:
         proposals, model = propose_from_profile(run, trained, images)
     else:
         proposals = propose(run, trained, images.proposing[0])

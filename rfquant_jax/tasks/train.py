@@ -22,7 +22,8 @@ from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.network_check import warn_if_not_quantizable
 from rfquant_jax.tasks.teacher import load_teacher
-from rfquant_jax.train.loop import Plan, TrainingLoop
+from rfquant_jax.train.loop import TrainingLoop
+from rfquant_jax.train.plan import Plan
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import TrainStep
 

@@ -17,7 +17,7 @@ from rfquant_jax.quant.coupled_network import CoupledNetwork, check_coupled, che
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.loop import split_batch
-from rfquant_jax.train.state import Masks, Rates, StepReport, TrainState
+from rfquant_jax.train.state import StepReport, TrainState
 from rfquant_jax.train.step import TrainStep
 from rfquant_jax.train.step_config import StepConfig
 
@@ -29,16 +29,18 @@ class StepMetrics:
     Attributes:
       passes: the metrics of each pass, {name: float32[devices]}; with micro-batches, all passes of
         the first one, then all passes of the next.
-      report: whether the update was applied, and the configurations of the passes.
+      report: whether the update was applied.
+      sampled: see `configurations`, on the devices.
     """
 
     passes: list[Arrays]
     report: StepReport
+    sampled: jax.Array
 
     @property
     def configurations(self) -> np.ndarray:
         """Configurations of the passes, int32[1 + K, L, 2]; the first is the largest allowed."""
-        return np.asarray(self.report.configurations)
+        return np.asarray(self.sampled)
 
     @property
     def losses(self) -> np.ndarray:
@@ -61,7 +63,7 @@ class StepMetrics:
           NaN for passes without the term; for example, the max pass is not distilled.
         """
         found = [np.mean(devices.fetch(m[name])) if name in m else np.nan for m in self.passes]
-        return np.reshape(found, (-1, len(self.report.configurations))).mean(0, dtype=np.float64)
+        return np.reshape(found, (-1, len(self.sampled))).mean(0, dtype=np.float64)
 
     @property
     def skipped(self) -> bool:
@@ -158,16 +160,15 @@ class CoupledStep:
         if teacher_logits is not None:
             logits = np.split(np.asarray(teacher_logits, np.float32), len(parts))
             teachers = [devices.split(part, mesh) for part in logits]
-        rates = Rates(*map(np.float32, (lr, step_size_lr, damping)))
         if configurations is not None:
             configurations = self._explicit(configurations)
         elif key is None:
             raise ArgumentError("key", None, "is needed to sample configurations")
         key = jax.random.key(0) if key is None else key
-        state, passes, report = self._step(
-            state, on_devices, self._masks(masks), rates, key, teachers, configurations
-        )
-        return state, StepMetrics(passes, report)
+        rates = {"lr": lr, "step_size_lr": step_size_lr, "damping": damping}
+        inputs = self._step.inputs(self._masks(masks), key, **rates, configurations=configurations)
+        state, passes, report = self._step(state, on_devices, inputs, teachers)
+        return state, StepMetrics(passes, report, inputs.configurations)
 
     def update_network(self, state: TrainState, *, average: bool = True) -> CoupledNetwork:
         """Writes trained values into the coupled network.
@@ -192,10 +193,10 @@ class CoupledStep:
         check_divisible("batch", len(batch["label"]), self._coupled.mesh, self.config.accumulate)
         return batch
 
-    def _masks(self, masks: ArrayLike | None) -> Masks:
+    def _masks(self, masks: ArrayLike | None) -> np.ndarray:
         full = self._space.full_mask
         if masks is None:
-            return Masks(full, full)
+            return np.stack([full, full])
         given = np.asarray(masks, bool)
         if given.shape not in (full.shape, (2, *full.shape)):
             raise ArgumentError("masks", given.shape, f"must have shape {full.shape}, or two of it")
@@ -204,7 +205,7 @@ class CoupledStep:
             layer = int(np.argmin(weights.any(1) & activations.any(1)))
             rule = f"leaves layer {self._space.names[layer]} no bit-width"
             raise ArgumentError("masks", "this mask", rule)
-        return Masks(weights, activations)
+        return np.stack([weights, activations])
 
     def _explicit(self, configurations: ArrayLike) -> np.ndarray:
         given, space = np.asarray(configurations), self._space

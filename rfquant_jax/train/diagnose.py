@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ from rfquant_jax.nn.functional import Arrays, dotted, replace_modules, zeros_lik
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
 from rfquant_jax.runtime import devices
-from rfquant_jax.train.passes import CoupledPass
-from rfquant_jax.train.state import Carry, DistillationTargets, StepInputs, Taken, TrainState
+from rfquant_jax.train.passes import configuration_of, max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs, StepReport, TrainState
+from rfquant_jax.train.training_network import TrainingNetwork
 from rfquant_jax.train.update import all_finite
 
 IMAGES = "the images"
@@ -23,6 +25,23 @@ _LAYERS = QuantizedLayer | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.Bat
 
 # record(place, values): called with the array at each place, such as "the kernel of conv1"
 Record = Callable[[str, jax.Array], None]
+
+
+class DispatchedStep(NamedTuple):
+    """A step: enough to rerun its passes while the state is unchanged.
+
+    Attributes:
+      number: index of the step, counted from 1.
+      parts, inputs, teachers: arguments of the step.
+      metrics, report: results of the step.
+    """
+
+    number: int
+    parts: Sequence[Arrays]
+    inputs: StepInputs
+    teachers: Sequence[jax.Array] | None
+    metrics: list[Arrays]
+    report: StepReport
 
 
 class Finding(NamedTuple):
@@ -43,19 +62,18 @@ class Finding(NamedTuple):
     place: str | None
 
 
-def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInputs) -> Finding:
+def diagnose(network: TrainingNetwork, state: TrainState, step: DispatchedStep) -> Finding:
     """Reruns the passes of a failed step on a single device until one fails again.
 
     Only passes with a non-finite loss are rerun; all passes if every loss was finite.
 
     Args:
-      one: the pass function.
-      state: the state before the step.
-      taken: the failed step.
-      inputs: the inputs shared by its passes.
+      network: the network that the step trains.
+      state: the state before the step, which is also the state after a failed step.
+      step: the failed step.
     """
-    repeat = _Repeater(one, state, taken, jax.device_get(inputs._replace(key=())), inputs.key)
-    losses = np.stack([of_pass["loss"] for of_pass in devices.fetch(taken.metrics)])
+    repeat = _Repeater(network, state, step)
+    losses = np.stack([of_pass["loss"] for of_pass in devices.fetch(step.metrics)])
     failed = ~np.isfinite(losses)
     suspects = np.argwhere(failed if failed.any() else np.ones_like(failed)).tolist()
     for number, device in suspects:
@@ -70,22 +88,23 @@ def diagnose(one: CoupledPass, state: TrainState, taken: Taken, inputs: StepInpu
 class _Repeater:
     """Reruns single passes of a step on one device; see `diagnose` for the arguments."""
 
-    def __init__(
-        self, one: CoupledPass, state: TrainState, taken: Taken, shared: StepInputs, key: jax.Array
-    ):
-        self._one, self._taken, self._shared, self._key = one, taken, shared, key
+    def __init__(self, network: TrainingNetwork, state: TrainState, step: DispatchedStep):
+        self._network, self._step = network, step
         # Via the host: arrays sharded over a mesh cannot be mixed with single-device arrays.
+        shared = jax.device_get(step.inputs._replace(key=()))
+        self._inputs = shared._replace(key=step.inputs.key)
         self._params = jax.device_get(state.params)
         self._stats = devices.first_copy(state.stats)
-        self._devices = len(taken.metrics[0]["loss"])
+        self._devices = len(step.metrics[0]["loss"])
         self._every = len(shared.configurations)
         self._places: list[str] = []
         self._observe = jax.jit(self._finite_places)
-        self._pass = jax.jit(one, static_argnames="is_max")
+        self._max_pass = jax.jit(partial(max_pass, network))
+        self._random_pass = jax.jit(partial(random_pass, network))
 
     def configuration(self, number: int) -> np.ndarray:
         """The configuration of a pass, int32[L, 2]."""
-        return self._shared.configurations[number % self._every]
+        return configuration_of(self._inputs, number)
 
     def __call__(self, number: int, device: int) -> str | None:
         """The first non-finite place of a pass: forward pass, then loss terms, then gradients.
@@ -95,23 +114,24 @@ class _Repeater:
           device: index of the device whose shard of the batch is used.
         """
         micro, of_micro = divmod(number, self._every)
-        batch = {n: self._part(v, device) for n, v in self._taken.parts[micro].items()}
-        inputs = self._shared._replace(key=jax.random.fold_in(self._key, device))
+        batch = {n: self._part(v, device) for n, v in self._step.parts[micro].items()}
+        inputs = self._inputs._replace(key=jax.random.fold_in(self._inputs.key, device))
         flags = self._observe(self._params, self._stats, batch["image"], inputs, number)
         if place := _first_false(zip(self._places, flags, strict=True)):
             return place
-        targets = None
-        if self._taken.teachers is not None:
-            targets = DistillationTargets(self._part(self._taken.teachers[micro], device), {})
-            if not np.all(np.isfinite(targets.logits)):
+        teacher = None
+        if self._step.teachers is not None:
+            teacher = self._part(self._step.teachers[micro], device)
+            if not np.all(np.isfinite(teacher)):
                 return "the logits of the external teacher"
-        start = self._params, Carry(self._stats, zeros_like(self._params)), batch
+        state = PassState(self._stats, zeros_like(self._params))
+        first = number - of_micro
+        after, terms = self._max_pass(self._params, state, batch, inputs, first, teacher=teacher)
         if of_micro:
-            first = number - of_micro
-            _, targets, _ = self._pass(*start, targets, inputs, first, is_max=True)
-        carry, _, terms = self._pass(*start, targets, inputs, number, is_max=not of_micro)
+            state = state._replace(logits=after.logits, features=after.features)
+            after, terms = self._random_pass(self._params, state, batch, inputs, number)
         named = {f"the loss term {n}": bool(np.isfinite(v)) for n, v in terms.items()}
-        return _first_false(named.items()) or self._last_gradient(carry.gradients)
+        return _first_false(named.items()) or self._last_gradient(after.gradients)
 
     def _part(self, values: jax.Array, device: int) -> np.ndarray:
         """One device's shard of a sharded array."""
@@ -139,10 +159,12 @@ class _Repeater:
             self._places.append(place)
             flags.append(all_finite(values))
 
-        network = self._one.network(params, stats, inputs, number)
+        key = jax.random.fold_in(inputs.key, number)
+        configuration = configuration_of(inputs, number)
+        network = self._network.module(params, stats, configuration, key)
         layers = [(p, m) for p, m in nnx.iter_modules(network) if isinstance(m, _LAYERS)]
         replace_modules(network, {p: _Recorded(m, dotted(p), record) for p, m in layers})
-        images = self._one.preprocess(images)
+        images = self._network.preprocess(images)
         record(IMAGES, images)
         record("the logits", network(images))
         return jnp.stack(flags)

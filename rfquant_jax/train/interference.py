@@ -13,25 +13,22 @@ import jax
 import numpy as np
 
 from rfquant_jax.nn.functional import Arrays
-from rfquant_jax.quant.space import COLUMN_NAMES, Space, smallest_bits
+from rfquant_jax.quant.space import COLUMN_NAMES, WEIGHTS, Space, smallest_bits
 from rfquant_jax.runtime import devices
-from rfquant_jax.train.state import Masks
+from rfquant_jax.train.state import StepInputs
 
 MAX, SMALLEST, RANDOM = "max", "smallest", "random"
 # The max pass has no prefix, so that its metrics have the names of full-precision training.
 _PREFIXES = {MAX: "", SMALLEST: "smallest/", RANDOM: "random/"}
 
 
-def pass_kinds(configurations: np.ndarray, masks: Masks, candidates: tuple[int, ...]) -> list[str]:
+def pass_kinds(inputs: StepInputs) -> list[str]:
     """The kind of each pass of a step: `max` for the first, then `smallest` or `random`.
 
-    Args:
-      configurations: int32[1 + K, L, 2].
-      masks: candidate masks of the step. A pass is `smallest` if every layer runs at the smallest
-        bit-widths of its masks.
+    A pass is `smallest` if every layer runs at the smallest bit-widths allowed in that step.
     """
-    least = np.stack([smallest_bits(mask, candidates) for mask in masks], axis=-1)
-    return [MAX] + [SMALLEST if (c == least).all() else RANDOM for c in configurations[1:]]
+    _, *others = np.asarray(inputs.configurations)
+    return [MAX] + [SMALLEST if (c == inputs.smallest).all() else RANDOM for c in others]
 
 
 def summarize(metrics: list[Arrays], kinds: Sequence[str]) -> dict[str, float]:
@@ -105,11 +102,11 @@ class BitCounts:
         )
 
 
-def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> dict:
+def record(space: Space, masks: np.ndarray, counts: Mapping, shares: np.ndarray) -> dict:
     """The record in `metrics.jsonl` for the time since the last evaluation.
 
     Args:
-      masks: the current candidate masks.
+      masks: the current candidate masks, bool[2, L, |B|].
       counts: from `BitCounts.take`.
       shares: float[L, |B|], share of weights near a rounding boundary at each bit-width.
     """
@@ -123,7 +120,7 @@ def record(space: Space, masks: Masks, counts: Mapping, shares: np.ndarray) -> d
             [round(value, 4) if has else None for value, has in zip(*row, strict=True)]
             for row in allowed
         ],
-        "smallest": smallest_bits(masks.weights, space.candidates).tolist(),
+        "smallest": smallest_bits(masks[WEIGHTS], space.candidates).tolist(),
     }
 
 

@@ -13,11 +13,11 @@ from rfquant_jax.errors import RunFailure
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
-from rfquant_jax.train.diagnose import IMAGES, Finding
-from rfquant_jax.train.state import FAILURES, Taken, TrainState
+from rfquant_jax.train.diagnose import IMAGES, DispatchedStep, Finding
+from rfquant_jax.train.state import FAILURES, TrainState
 
 # diagnose(state before the step, the step) -> where it failed
-Diagnose = Callable[[TrainState, Taken], Finding]
+Diagnose = Callable[[TrainState, DispatchedStep], Finding]
 
 _WORDS = dict(
     zip(
@@ -53,11 +53,11 @@ class NonFiniteGuard:
     ):
         self._task, self._most, self._remedy = task, most, remedy
         self._space, self._log, self._diagnose = space, log, diagnose
-        self._pending: deque[Taken] = deque()
+        self._pending: deque[DispatchedStep] = deque()
         self._delay = min(2, most - 1)
         self._in_a_row = self._bad = self._floored = 0
 
-    def add(self, taken: Taken, state: TrainState) -> None:
+    def add(self, step: DispatchedStep, state: TrainState) -> None:
         """Adds a dispatched step and reads the reports that are due.
 
         Args:
@@ -66,7 +66,7 @@ class NonFiniteGuard:
         Raises:
           RunFailure: the last `most` steps were all bad.
         """
-        self._pending.append(taken)
+        self._pending.append(step)
         self._read(state, self._delay)
 
     def drain(self, state: TrainState) -> None:
@@ -95,55 +95,55 @@ class NonFiniteGuard:
 
     def _read(self, state: TrainState, delay: int) -> None:
         while len(self._pending) > delay or (self._pending and self._in_a_row):
-            taken = self._pending.popleft()
-            report = jax.device_get(taken.report)
+            step = self._pending.popleft()
+            report = jax.device_get(step.report)
             self._floored += int(report.floored)
             if not np.any(report.failed):
                 self._in_a_row = 0
                 continue
             self._in_a_row += 1
             self._bad += 1
-            what = self._describe_failure(taken, FAILURES[int(np.argmax(report.failed))])
+            what = self._describe_failure(step, FAILURES[int(np.argmax(report.failed))])
             if self._in_a_row >= self._most:
-                raise RunFailure(self._failure(taken, state, what))
+                raise RunFailure(self._failure(step, state, what))
 
-    def _describe_failure(self, taken: Taken, failure: str) -> str:
+    def _describe_failure(self, step: DispatchedStep, failure: str) -> str:
         """Logs a bad step and returns what was not finite."""
-        losses = np.stack([m["loss"] for m in devices.fetch(taken.metrics)])
+        losses = np.stack([m["loss"] for m in devices.fetch(step.metrics)])
         passes = (1 + np.flatnonzero(~np.isfinite(losses).all(axis=1))).tolist()
         what = f"the loss of pass {passes[0]}" if passes else _WORDS[failure]
         self._log.info(
-            f"{self._task}: step {taken.number}: {what} is not finite; update skipped "
+            f"{self._task}: step {step.number}: {what} is not finite; update skipped "
             f"({self._in_a_row} of {self._most} in a row)"
         )
         record = {"event": "bad_step", "not_finite": failure, "passes": passes}
-        self._log.event(self._task, taken.number, record | {"in_a_row": self._in_a_row})
+        self._log.event(self._task, step.number, record | {"in_a_row": self._in_a_row})
         return what
 
-    def _failure(self, taken: Taken, state: TrainState, what: str) -> str:
+    def _failure(self, step: DispatchedStep, state: TrainState, what: str) -> str:
         """Logs the diagnosis and returns the error message."""
-        found = self._diagnose(state, taken)
+        found = self._diagnose(state, step)
         record = found._asdict() | {"event": "failure", "configuration": None}
         if found.configuration is not None and len(self._space):
             record["configuration"] = self._space.to_json(found.configuration)
             named = json.dumps(record["configuration"])
             self._log.info(f"{self._task}: the configuration of pass {found.number + 1}: {named}")
-        self._log.event(self._task, taken.number, record)
+        self._log.event(self._task, step.number, record)
         devices.barrier("failure")  # wait: the first process to exit would abort the others
         remedy = "check the data and `std`" if found.place == IMAGES else None
         return (
-            f"{self._task}: step {taken.number}: {what} is not finite, and updates were skipped "
+            f"{self._task}: step {step.number}: {what} is not finite, and updates were skipped "
             f"for {self._in_a_row} steps in a row (`max_bad_steps`); "
-            f"{self._where(taken, found)}; checkpoints are unaffected; {remedy or self._remedy}"
+            f"{self._where(step, found)}; checkpoints are unaffected; {remedy or self._remedy}"
         )
 
-    def _where(self, taken: Taken, found: Finding) -> str:
+    def _where(self, step: DispatchedStep, found: Finding) -> str:
         if found.number is None:
             return "each of its passes and gradients is finite when rerun alone"
-        where = f"pass {found.number + 1} of {len(taken.metrics)}"
+        where = f"pass {found.number + 1} of {len(step.metrics)}"
         if len(self._space):
             where += f" (configuration {short(self._space, found.configuration)})"
-        if len(taken.metrics[0]["loss"]) > 1:
+        if len(step.metrics[0]["loss"]) > 1:
             where += f" on device {found.device}"
         if found.place is None:
             return f"{where} is finite when rerun alone"

@@ -1,220 +1,219 @@
-"""One pass: forward and backward pass of the network at one configuration.
+"""The passes of a coupled step: forward and backward pass of the network at one configuration.
 
-`CoupledPass.__call__` has the whole loss: the terms on outputs are in `losses.py`, those on weights
-in `damping.py`. A pass runs on one device and adds its gradients to accumulators; there is no
-communication between devices.
+`loss_terms` is the whole loss. `max_pass` and `random_pass` differ in what they compare the network
+with: the max pass has the labels, and an external teacher if there is one; a random pass is also
+distilled from the max pass and has the terms that couple the bit-widths. A pass runs on one device
+and adds its gradients to accumulators; there is no communication between devices.
 
 Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from rfquant_jax.nn.features import recording_features
-from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, reseed
+from rfquant_jax.nn.functional import Arrays
 from rfquant_jax.ops.ordering import alone, replaced
-from rfquant_jax.quant.calibrate import Preprocess
-from rfquant_jax.quant.layers import assign, searched_layers
 from rfquant_jax.quant.space import WEIGHTS
 from rfquant_jax.train import damping, losses
-from rfquant_jax.train.state import Carry, DistillationTargets, StepInputs
-from rfquant_jax.train.stem import Start, Stem
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.stem import Start
+from rfquant_jax.train.training_network import Outputs, TrainingNetwork
 
 COUPLING = ("damping", "idm")  # loss terms of random passes only
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the loss terms; `StepConfig` has their meanings."""
+class Comparison(NamedTuple):
+    """What the loss compares a pass with, besides the labels.
 
-    label_smoothing: float = 0.0
-    distillation: float = 0.5  # the cross-entropy has weight 1 - distillation
-    idm: float = 0.01  # 0 disables information distortion mitigation
-    region: float = 0.0  # wd_region - wd, the weight of R
+    Attributes:
+      logits: of the teacher, float32[N, classes]; None: no distillation.
+      share: weight of the distillation; the cross-entropy has weight 1 - share.
+      features: of the max pass by layer name; None: a max pass, without coupling terms.
+      damping: weight of oscillation damping, float32[].
+      smallest: int32[L], the smallest weight bit-widths allowed now.
+      at_smallest: bool[L], the layers to which information distortion mitigation applies.
+    """
+
+    logits: jax.Array | None = None
+    share: float | jax.Array = 0.0
+    features: Arrays | None = None
+    damping: jax.Array | None = None
+    smallest: jax.Array | None = None
+    at_smallest: jax.Array | None = None
 
 
-class CoupledPass:
-    """The pass of one network as a pure function, to be compiled by the caller.
+def loss_terms(
+    network: TrainingNetwork,
+    params: Arrays,
+    configuration: jax.Array,
+    outputs: Outputs,
+    labels: jax.Array,
+    compared: Comparison,
+) -> Arrays:
+    """The weighted terms of the loss of a pass, float32[] by name; the loss is their sum."""
+    weights, (logits, features) = network.weights, outputs
+    entropy = losses.cross_entropy(logits, labels, weights.label_smoothing)
+    terms = {"cross_entropy": (1 - compared.share) * entropy}
+    if compared.logits is not None:
+        terms["distillation"] = compared.share * losses.distillation(compared.logits, logits)
+
+    def oscillation(kernel, step, bits, index):
+        return damping.oscillation(kernel, step, bits, compared.smallest[index])
+
+    if compared.features is not None:
+        total = network.sum_over_weights(params, configuration, oscillation)
+        terms["damping"] = compared.damping * total
+        if weights.idm:
+            terms["idm"] = weights.idm * losses.information_distortion(
+                features, compared.features, list(features), compared.at_smallest
+            )
+    if weights.region:
+        total = network.sum_over_weights(params, configuration, lambda *w: damping.region(*w[:3]))
+        terms["region"] = weights.region * total
+    return terms
+
+
+def max_pass(
+    network: TrainingNetwork,
+    params: Arrays,
+    state: PassState,
+    batch: Arrays,
+    inputs: StepInputs,
+    number: jax.Array | int,
+    *,
+    teacher: jax.Array | None = None,
+    start: Start | None = None,
+) -> tuple[PassState, Arrays]:
+    """The pass at the largest bit-widths; its outputs become the targets of random passes.
 
     Args:
-      functional: a coupled network, or a plain one (which has no searched layers).
-      preprocess: maps a batch of images to the network's input.
-      weights: weights of the loss terms.
+      params: parameters of the network.
+      state: this device's state; its logits and features are not read.
+      batch: {"image": [N, H, W, C], "label": int32[N]}, this device's shard.
+      inputs: inputs shared by all passes of the step.
+      number: int32[], index of the pass within the step.
+      teacher: logits of an external teacher, float32[N, classes]; None: there is none.
+      start: activations of the stem, whose statistics are already updated; None: start from the
+        images.
+
+    Returns:
+      the new state; the loss terms, their sum "loss" and the "accuracy", float32[].
     """
+    share = 0.0 if teacher is None else network.weights.distillation
 
-    def __init__(self, functional: FunctionalNetwork, preprocess: Preprocess, weights: LossWeights):
-        self.functional, self.preprocess, self.weights = functional, preprocess, weights
-        self.stem: Stem | None = None
+    def compare(configuration, outputs):
+        return Comparison(teacher, share), jax.lax.stop_gradient(outputs)
 
-    def __call__(
-        self,
-        params: Arrays,
-        carry: Carry,
-        batch: Arrays,
-        targets: DistillationTargets | None,
-        inputs: StepInputs,
-        number: jax.Array,
-        *,
-        is_max: bool | jax.Array,
-        taught: bool | jax.Array = True,
-        start: Start | None = None,
-    ) -> tuple[Carry, DistillationTargets, Arrays]:
-        """One forward and backward pass.
+    return _run(network, params, state, batch, inputs, number, start, compare)
 
-        With a static `is_max`, max and random passes are two programs. With `is_max` as data, one
-        program runs both: a max pass then returns the coupling terms as zeros, and it takes
-        features, which it replaces by its own; a random pass returns them unchanged.
 
-        Args:
-          params: parameters of the network.
-          carry: this device's statistics and gradient accumulators.
-          batch: {"image": [N, H, W, C], "label": int32[N]}, this device's shard.
-          targets: results of the max pass; for the max pass itself, the external teacher's logits
-            or None. If `is_max` is data, features are always present.
-          inputs: inputs shared by all passes of the step.
-          number: int32[], index of the pass within the step.
-          is_max: whether this is the max pass; static or bool[].
-          taught: whether the logits of `targets` are valid; static or bool[].
-          start: activations of the stem, shared by all passes of the batch, whose statistics are
-            already updated; None: start from the images.
+def random_pass(
+    network: TrainingNetwork,
+    params: Arrays,
+    state: PassState,
+    batch: Arrays,
+    inputs: StepInputs,
+    number: jax.Array | int,
+    *,
+    start: Start | None = None,
+) -> tuple[PassState, Arrays]:
+    """A pass at a sampled configuration, coupled to the max pass; arguments as for `max_pass`."""
 
-        Returns:
-          the new carry, distillation targets for later passes, and scalar metrics.
-        """
-        # Kept out of XLA's fusions: each layer's loops would repeat the lookup and compile longer.
-        configuration = alone(lambda: _configuration(inputs, number), inputs.damping)
-        key = jax.random.fold_in(inputs.key, number)
-
-        def loss(params, learned):
-            if start is None:
-                outputs, stats = self.forward(
-                    params, carry.stats, batch["image"], configuration, key
-                )
-            else:
-                given = start._replace(learned=learned)
-                outputs, stats = self.stem.rest(params, carry.stats, given, configuration, key)
-            logits, own = outputs
-            network = self._configured(params, carry.stats, configuration)
-            searched = searched_layers(network)
-            terms = self._output_terms(logits, batch["label"], targets, taught)
-            kept = own
-            if is_max is not True:
-                kept = _of_max(own, targets.features, is_max)
-                coupled = jnp.logical_not(is_max)
-                terms |= self._coupling_terms(own, kept, coupled, searched, inputs, configuration)
-            if self.weights.region:
-                terms["region"] = self.weights.region * _sum_layers(
-                    searched, lambda kernel, step, bits, _: damping.region(kernel, step, bits)
-                )
-            return sum(terms.values()), (stats, DistillationTargets(logits, kept), terms)
-
-        learned = () if start is None else start.learned
-        differentiated = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (total, (stats, own, terms)), (pass_gradients, of_start) = differentiated(params, learned)
-        accuracy = jnp.mean(jnp.argmax(own.logits, -1) == batch["label"])
-        gradients = jax.tree.map(jnp.add, carry.gradients, pass_gradients)
-        # float32, because these are summed over passes: bfloat16 would round after every pass.
-        of_start = jax.tree.map(lambda cotangent: cotangent.astype(jnp.float32), of_start)
-        if carry.start:
-            of_start = jax.tree.map(jnp.add, carry.start, of_start)
-        carry = Carry(stats, gradients, of_start)
-        return carry, own, terms | {"loss": total, "accuracy": accuracy}
-
-    def trace_stem(self, images: jax.ShapeDtypeStruct, layers: int, *, passes: int) -> None:
-        """Finds the part of the network that all passes of a step share; see `stem`.
-
-        Args:
-          images: one device's shard of a micro-batch.
-          layers: L.
-          passes: 1 + K.
-        """
-        configuration = jax.ShapeDtypeStruct((layers, 2), jnp.int32)
-        # Shapes only: the trace runs per device, so it must not capture the arrays' shardings.
-        of_network = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-            (self.functional.params, self.functional.stats),
+    def compare(configuration, _):
+        given = Comparison(
+            logits=state.logits,
+            share=network.weights.distillation,
+            features=state.features,
+            damping=inputs.damping,
+            smallest=inputs.smallest[:, WEIGHTS],
+            at_smallest=configuration[:, WEIGHTS] == inputs.smallest[:, WEIGHTS],
         )
-        key = jax.eval_shape(jax.random.key, 0)
-        arguments = (*of_network, images, configuration, key)
-        self.stem = Stem(self.forward, *arguments, passes=passes)
+        return given, (state.logits, state.features)
 
-    def forward(
-        self, params: Arrays, stats: Arrays, images: jax.Array, configuration: jax.Array, key
-    ) -> tuple[tuple[jax.Array, Arrays], Arrays]:
-        """Logits and features of the network, and its updated statistics."""
-        network = self._configured(params, stats, configuration)
-        reseed(network, key)
-        with recording_features() as features:
-            logits = network(self.preprocess(images)).astype(jnp.float32)
-        searched = searched_layers(network)
-        own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
-        return (logits, own), self.functional.stats_in(network)
-
-    def network(
-        self, params: Arrays, stats: Arrays, inputs: StepInputs, number: jax.Array
-    ) -> nnx.Module:
-        """The network as a pass runs it: in training mode, with its configuration and dropout."""
-        network = self._configured(params, stats, _configuration(inputs, number))
-        reseed(network, jax.random.fold_in(inputs.key, number))
-        return network
-
-    def _configured(self, params: Arrays, stats: Arrays, configuration: jax.Array) -> nnx.Module:
-        network = self.functional.merge(params, stats)
-        network.train()
-        assign(network, configuration)
-        return network
-
-    def _output_terms(self, logits, labels, targets: DistillationTargets | None, taught) -> Arrays:
-        entropy = losses.cross_entropy(logits, labels, self.weights.label_smoothing)
-        if targets is None:
-            return {"cross_entropy": entropy}
-        # Selected, not multiplied: without a teacher the logits may be NaN, and 0 * NaN is NaN.
-        teacher = jnp.where(taught, targets.logits, 0)
-        divergence = losses.distillation(teacher, logits)
-        share = jnp.where(taught, self.weights.distillation, 0)
-        return {"cross_entropy": (1 - share) * entropy, "distillation": share * divergence}
-
-    def _coupling_terms(self, own, of_max, coupled, searched, inputs, configuration) -> Arrays:
-        at_smallest = (configuration[:, WEIGHTS] == inputs.smallest) & coupled
-
-        def oscillation(kernel, step, bits, index):
-            return damping.oscillation(kernel, step, bits, inputs.smallest[index])
-
-        factor = jnp.where(coupled, inputs.damping, 0)
-        terms = {"damping": factor * _sum_layers(searched, oscillation)}
-        if self.weights.idm:
-            terms["idm"] = self.weights.idm * losses.information_distortion(
-                own, of_max, list(own), at_smallest
-            )
-        return terms
+    return _run(network, params, state, batch, inputs, number, start, compare)
 
 
-def _of_max(own: Arrays, given: Arrays, is_max: bool | jax.Array) -> Arrays:
-    """The features of the max pass: the pass's own in a max pass, else the given ones.
+def either_pass(
+    network: TrainingNetwork,
+    params: Arrays,
+    state: PassState,
+    batch: Arrays,
+    inputs: StepInputs,
+    number: jax.Array,
+    *,
+    teacher: jax.Array | None = None,
+    start: Start | None = None,
+) -> tuple[PassState, Arrays]:
+    """`max_pass` or `random_pass`, by the number of the pass, as one program.
 
-    If the given buffers are donated, a random pass returns them without a copy.
+    Compiling a pass takes most of the compile time, so the host loop compiles one for both. In a
+    max pass the coupling terms are multiplied by zero, and the distillation without a teacher.
+    The state always has logits and features; those of a max pass replace them in place.
     """
-    if is_max is False:
-        return given
-    own = jax.lax.stop_gradient(own)
-    return {name: replaced(is_max, own[name], given[name]) for name in own}
+    is_max = number % len(inputs.configurations) == 0
+    is_random = jnp.logical_not(is_max)
+    is_taught = is_random | (teacher is not None)
+
+    def compare(configuration, outputs):
+        logits, own = jax.lax.stop_gradient(outputs)
+        features = {name: replaced(is_max, own[name], state.features[name]) for name in own}
+        # Selected, not multiplied: logits that are no targets may be NaN, and 0 * NaN is NaN.
+        given = Comparison(
+            logits=jnp.where(is_max, 0.0 if teacher is None else teacher, state.logits),
+            share=jnp.where(is_taught, network.weights.distillation, 0),
+            features=features,
+            damping=jnp.where(is_random, inputs.damping, 0),
+            smallest=inputs.smallest[:, WEIGHTS],
+            at_smallest=(configuration[:, WEIGHTS] == inputs.smallest[:, WEIGHTS]) & is_random,
+        )
+        return given, (jnp.where(is_max, logits, state.logits), features)
+
+    return _run(network, params, state, batch, inputs, number, start, compare)
 
 
-def _configuration(inputs: StepInputs, number: jax.Array) -> jax.Array:
+def configuration_of(inputs: StepInputs, number: jax.Array | int) -> jax.Array:
     """The configuration of a pass, int32[L, 2]; every micro-batch runs all configurations."""
     return inputs.configurations[number % len(inputs.configurations)]
 
 
-def _sum_layers(searched: list[nnx.Module], term) -> jax.Array:
-    """Sums `term(kernel, step, bits, index)` over the searched layers."""
-    total = jnp.zeros(())
-    for layer in searched:
-        bits = layer.bits[...][WEIGHTS]
-        step = layer.weight_quantizer.step_size(bits)
-        total = total + term(layer.kernel[...], step, bits, layer.index)
-    return total
+def _run(network, params, state, batch, inputs, number, start, compare):
+    """Forward and backward pass; see `max_pass` for the arguments.
+
+    Args:
+      compare: `compare(configuration, outputs)` -> a `Comparison`, and the logits and features of
+        the new state.
+    """
+    # Kept out of XLA's fusions: each layer's loops would repeat the lookup and compile longer.
+    configuration = alone(lambda: configuration_of(inputs, number), inputs.damping)
+    key = jax.random.fold_in(inputs.key, number)
+
+    def loss(params, learned):
+        if start is None:
+            outputs, stats = network(params, state.stats, batch["image"], configuration, key)
+        else:
+            given = start._replace(learned=learned)
+            outputs, stats = network.after_stem(params, state.stats, given, configuration, key)
+        compared, targets = compare(configuration, outputs)
+        terms = loss_terms(network, params, configuration, outputs, batch["label"], compared)
+        return sum(terms.values()), (stats, targets, outputs[0], terms)
+
+    learned = () if start is None else start.learned
+    differentiated = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (total, (stats, targets, logits, terms)), gradients = differentiated(params, learned)
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+    state = PassState(stats, *_added(state, *gradients), *targets)
+    return state, terms | {"loss": total, "accuracy": accuracy}
+
+
+def _added(state: PassState, gradients: Arrays, cotangents: tuple) -> tuple[Arrays, tuple]:
+    """The accumulators of a state with the gradients and cotangents of a pass added."""
+    gradients = jax.tree.map(jnp.add, state.gradients, gradients)
+    # float32, because these are summed over passes: bfloat16 would round after every pass.
+    cotangents = jax.tree.map(lambda cotangent: cotangent.astype(jnp.float32), cotangents)
+    if state.cotangents:
+        cotangents = jax.tree.map(jnp.add, state.cotangents, cotangents)
+    return gradients, cotangents

@@ -20,7 +20,7 @@ from flax import nnx
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import searched_layers
-from rfquant_jax.quant.space import Space
+from rfquant_jax.quant.space import WEIGHTS, Space
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,20 @@ def instability(
     return jnp.sum(jnp.where(weight_mask, terms, 0.0), axis=1) / jnp.sum(weight_mask, axis=1)
 
 
-def freeze(
-    metric: np.ndarray, space: Space, ratio: float, *, split_candidates: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def fire(
+    metric: np.ndarray, masks: np.ndarray, space: Space, ratio: float, *, split_candidates: bool
+) -> tuple[np.ndarray, list[dict]]:
+    """The masks after a firing, see `freeze`, and the changes of the weights' mask.
+
+    Args:
+      masks: those before it, bool[2, L, |B|].
+      ratio: 0 releases all bit-widths.
+    """
+    after = freeze(metric, space, ratio, split_candidates=split_candidates)
+    return after, changes(masks[WEIGHTS], after[WEIGHTS], space, metric)
+
+
+def freeze(metric: np.ndarray, space: Space, ratio: float, *, split_candidates: bool) -> np.ndarray:
     """Candidate masks after a firing: the most unstable layers lose their smallest bit-width.
 
     All other layers get their full set of candidates. The last remaining bit-width of a layer is
@@ -126,7 +137,7 @@ def freeze(
       split_candidates: if False, the bit-width is frozen for activations as well.
 
     Returns:
-      weight and activation masks, bool[L, |B|].
+      masks of weights and activations, bool[2, L, |B|].
     """
     # The tolerance keeps a product such as 0.35 * 20 = 6.999... from losing a layer to rounding.
     count = math.floor(ratio * len(space) + 1e-9)
@@ -136,7 +147,7 @@ def freeze(
         if len(allowed) > 1:
             weight_mask[index, allowed[-1]] = False
     activation_mask = space.full_mask if split_candidates else weight_mask
-    return weight_mask, activation_mask.copy()
+    return np.stack([weight_mask, activation_mask])
 
 
 def changes(

@@ -1,8 +1,7 @@
-"""Arguments and results of a training step."""
+"""State, inputs and result of a training step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,9 @@ class TrainState(NamedTuple):
       params, ema_params, ema_stats: replicated.
       stats: BatchNorm statistics with a leading device axis; equal on all devices between steps.
       optimizer: the state of the optimizer, replicated.
+      buffers: memory that the host loop hands from step to step; not part of a checkpoint. Its
+        gradients are zeros, its logits and features are overwritten unread. None: allocated by the
+        next step, if it needs any.
     """
 
     params: Arrays
@@ -25,72 +27,46 @@ class TrainState(NamedTuple):
     optimizer: object
     ema_params: Arrays
     ema_stats: Arrays
+    buffers: PassState | None = None
 
 
-class Carry(NamedTuple):
-    """The state carried from pass to pass; with a leading device axis between compiled functions.
+class PassState(NamedTuple):
+    """The state carried from pass to pass; with a leading device axis outside of passes.
 
     Attributes:
       stats: BatchNorm statistics.
-      gradients: gradient accumulators.
-      start: summed gradients with respect to the activations that all passes of a batch start from,
-        see `stem.Start`; empty before the first pass.
+      gradients: gradient accumulators, summed over the passes.
+      cotangents: of the activations that all passes of a batch start from (`stem.Start.learned`),
+        summed over the passes, float32; empty without a stem.
+      logits: of the max pass, float32[N, classes]; the distillation targets of random passes.
+      features: of the max pass by layer name, in the compute dtype; empty if unused.
     """
 
     stats: Arrays
     gradients: Arrays
-    start: tuple[jax.Array, ...] = ()
-
-
-class DistillationTargets(NamedTuple):
-    """Targets of distillation.
-
-    Attributes:
-      logits: float32[N, classes], from the max pass; for the max pass itself, from an external
-        teacher.
-      features: by layer name, of the max pass, in the compute dtype; empty if unused.
-    """
-
-    logits: jax.Array
-    features: Arrays
+    cotangents: tuple[jax.Array, ...] = ()
+    logits: jax.Array | None = None
+    features: Arrays | None = None
 
 
 class StepInputs(NamedTuple):
-    """Inputs of all passes of a step; replicated arrays, so that no change of them recompiles.
+    """Inputs of a step besides its images; replicated arrays, so no change of them recompiles.
 
     Attributes:
       configurations: int32[1 + K, L, 2], the max pass first.
-      smallest: int32[L], the smallest weight bit-widths allowed now.
-      damping: float32[], eta.
+      smallest: int32[L, 2], the smallest bit-widths allowed now.
+      lr: learning rate of all parameters except step sizes, float32[].
+      step_size_lr: learning rate of step sizes, float32[].
+      damping: weight of oscillation damping, eta, float32[].
       key: for dropout.
     """
 
     configurations: jax.Array
     smallest: jax.Array | np.ndarray
+    lr: np.float32
+    step_size_lr: np.float32
     damping: np.float32
     key: jax.Array
-
-
-class PassInfo(NamedTuple):
-    """Which pass of a step runs; replicated arrays, because one compiled program runs every pass.
-
-    Attributes:
-      number: int32[], index of the pass within the step.
-      is_max: bool[], whether it is a max pass.
-      taught: bool[], whether the distillation targets are valid.
-    """
-
-    number: jax.Array | np.int32
-    is_max: jax.Array | np.bool_
-    taught: jax.Array | np.bool_
-
-
-class Rates(NamedTuple):
-    """Learning rates and damping weight of an update."""
-
-    learning: np.float32
-    step_size: np.float32
-    damping: np.float32
 
 
 # Checks of a step, in the order of `StepReport.failed`.
@@ -105,35 +81,7 @@ class StepReport(NamedTuple):
         BatchNorm statistics, the new parameters with the optimizer state. If any is set, the update
         was skipped and the state is unchanged.
       floored: int32[], number of step-size elements clamped to `lsq.MIN_STEP`.
-      configurations: int32[1 + K, L, 2], the configurations of the passes, the max pass first.
     """
 
     failed: jax.Array | np.ndarray
     floored: jax.Array | np.ndarray
-    configurations: jax.Array | np.ndarray | None = None
-
-
-class Masks(NamedTuple):
-    """Candidate masks, bool[L, |B|]: the bit-widths that may be sampled now."""
-
-    weights: np.ndarray
-    activations: np.ndarray
-
-
-class Taken(NamedTuple):
-    """A dispatched step: enough to rerun its passes while the state is unchanged.
-
-    Attributes:
-      number: index of the step, counted from 1.
-      parts, masks, rates, key, teachers: arguments of the step.
-      metrics, report: results of the step.
-    """
-
-    number: int
-    parts: Sequence[Arrays]
-    masks: Masks
-    rates: Rates
-    key: jax.Array
-    teachers: Sequence[jax.Array] | None
-    metrics: list[Arrays]
-    report: StepReport

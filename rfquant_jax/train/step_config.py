@@ -9,8 +9,8 @@ from typing import Any, Literal
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.passes import LossWeights
 from rfquant_jax.train.step import StepSettings, default_strategy
+from rfquant_jax.train.training_network import LossWeights
 
 # rule -> (test, fields)
 Ranges = Mapping[str, tuple[Callable[[Any], bool], tuple[str, ...]]]
@@ -26,8 +26,8 @@ _RANGES: Ranges = {
         lambda v: 0 <= v < 1,
         ("momentum", "adam_b1", "adam_b2", "ema_decay", "label_smoothing"),
     ),
-    "must be auto, loop, unroll or scan": (
-        lambda v: v in ("auto", "loop", "unroll", "scan"),
+    "must be auto, loop or scan": (
+        lambda v: v in ("auto", "loop", "scan"),
         ("strategy",),
     ),
     "must be independent or levels": (lambda v: v in ("independent", "levels"), ("sampling",)),
@@ -41,7 +41,7 @@ class StepConfig:
     Attributes:
       random_passes: K, number of random configurations per step, in addition to the largest.
       accumulate: number of micro-batches per update.
-      strategy: how the passes are compiled. "loop": one program per pass in a host loop; "unroll",
+      strategy: how the passes are compiled. "loop": one program per pass in a host loop;
         "scan": one program for all passes; "auto": "loop" on CPU, "scan" elsewhere.
       sampling: how random configurations are drawn. "independent": every bit-width uniformly;
         "levels": bit-widths around one level for all layers of a pass.
@@ -72,7 +72,7 @@ class StepConfig:
 
     random_passes: int = 3
     accumulate: int = 1
-    strategy: Literal["auto", "loop", "unroll", "scan"] = "auto"
+    strategy: Literal["auto", "loop", "scan"] = "auto"
     sampling: Literal["independent", "levels"] = "independent"
     level_spread: float = 0.8
     smallest_pass: float = 0.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.train.loop import Plan
+from rfquant_jax.train.plan import Plan
 from rfquant_jax.train.scheduler import Timing
 from rfquant_jax.train.step_config import Ranges, StepConfig, check_ranges
 

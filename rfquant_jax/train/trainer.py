@@ -27,8 +27,9 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.report.history import History
 from rfquant_jax.runtime import cpus, devices
 from rfquant_jax.runtime.signals import StopSignal
-from rfquant_jax.train.loop import Plan, Score, TrainingLoop
+from rfquant_jax.train.loop import Score, TrainingLoop
 from rfquant_jax.train.no_checkpoints import NoCheckpoints
+from rfquant_jax.train.plan import Plan
 from rfquant_jax.train.scheduler import InstabilityMeter
 from rfquant_jax.train.step import TrainStep
 from rfquant_jax.train.train_config import TrainConfig

@@ -15,7 +15,7 @@ from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import AXIS
 from rfquant_jax.train import optimizer
-from rfquant_jax.train.state import Rates, StepReport, TrainState
+from rfquant_jax.train.state import StepInputs, StepReport, TrainState
 
 
 class Update:
@@ -43,7 +43,7 @@ class Update:
         stats: Arrays,
         gradients: Arrays,
         losses: list[jax.Array],
-        rates: Rates,
+        inputs: StepInputs,
         count: jax.Array | int,
     ) -> tuple[TrainState, Arrays, StepReport]:
         """Applies one update.
@@ -53,7 +53,7 @@ class Update:
           stats: the statistics after the last pass, with a leading device axis.
           gradients: sums over this device's passes, with a leading device axis.
           losses: losses of this device's passes, float32[1] each.
-          rates: rates of this epoch.
+          inputs: has the learning rates.
           count: number of micro-batches summed in the gradients.
 
         Returns:
@@ -65,7 +65,7 @@ class Update:
         # On one device pmean would copy every array.
         mean, stats, failed = own if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(own, AXIS)
         mean = {name: value / count for name, value in mean.items()}
-        new, floored = self._moved(state, stats, mean, rates)
+        new, floored = self._moved(state, stats, mean, inputs)
         finite = (failed == 0, *map(all_finite, (mean, stats, (new.params, new.optimizer))))
         good = _all_of(jnp.stack(finite))
         # Selected, not multiplied: a NaN times zero is a NaN.
@@ -74,11 +74,11 @@ class Update:
         return new, zeros_like(gradients), report
 
     def _moved(
-        self, state: TrainState, stats: Arrays, mean: Arrays, rates: Rates
+        self, state: TrainState, stats: Arrays, mean: Arrays, inputs: StepInputs
     ) -> tuple[TrainState, jax.Array]:
         directions, moments = self._optimizer.update(mean, state.optimizer, state.params)
         params, floored = optimizer.descend(
-            state.params, directions, self._steps, rates.learning, rates.step_size
+            state.params, directions, self._steps, inputs.lr, inputs.step_size_lr
         )
         new = TrainState(
             params=params,

@@ -1,5 +1,7 @@
 """The PyTorch step that train_step.py compares with computes what ours does."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork, dotted, zeros_like
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import Carry, StepInputs
+from rfquant_jax.train.passes import max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 
 torch = pytest.importorskip("torch")
 peer_layers, peer_networks, peer_pytorch = (
@@ -96,20 +99,18 @@ def batch_of(size, count=4):
 def ours(pair, batch, configurations):
     """Metrics and gradients of every pass, and the statistics after the last."""
     weights = LossWeights(idm=CONSTANTS.idm, region=CONSTANTS.region)
-    one = CoupledPass(pair.functional, PREPROCESS, weights)
-    smallest = np.asarray([unit.allowed[-1] for unit in pair.units[1:]], np.int32)
-    damping = np.float32(CONSTANTS.damping)
-    inputs = StepInputs(configurations, smallest, damping, jax.random.key(0))
-    run = jax.jit(one, static_argnames="is_max")
-    stats, reference, passes = pair.functional.stats, None, []
+    network = TrainingNetwork(pair.functional, PREPROCESS, weights)
+    smallest = np.asarray([[unit.allowed[-1]] * 2 for unit in pair.units[1:]], np.int32)
+    rates = np.float32(0), np.float32(0), np.float32(CONSTANTS.damping)
+    inputs = StepInputs(configurations, smallest, *rates, jax.random.key(0))
+    of_max, of_random = (jax.jit(partial(one, network)) for one in (max_pass, random_pass))
+    state, passes = PassState(pair.functional.stats, {}), []
     for number in range(len(configurations)):
-        carry = Carry(stats, zeros_like(pair.params))
-        carry, own, metrics = run(
-            pair.params, carry, batch, reference, inputs, np.int32(number), is_max=not number
-        )
-        stats, reference = carry.stats, reference or own
-        passes.append((metrics, carry.gradients))
-    return passes, stats
+        one = of_random if number else of_max
+        state = state._replace(gradients=zeros_like(pair.params))
+        state, metrics = one(pair.params, state, batch, inputs, np.int32(number))
+        passes.append((metrics, state.gradients))
+    return passes, state.stats
 
 
 def theirs(pair, batch, configurations):

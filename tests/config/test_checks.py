@@ -106,7 +106,7 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("data.val_fraction", 1.0, "must be at least 0 and below 1"),
         ("data.num_classes", 1, "must be 0 or at least 2"),
         ("scheduler.late_from", 1.5, "must lie between 0 and 1"),
-        ("train.strategy", "fast", "must be auto, loop, unroll or scan"),
+        ("train.strategy", "fast", "must be auto, loop or scan"),
         ("train.sampling", "even", "must be independent or levels"),
         ("train.init", "random", "must be pretrained or checkpoint"),
         ("train.init", "checkpoint", "needs config.checkpoint, the folder of a run"),

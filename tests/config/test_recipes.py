@@ -17,7 +17,6 @@ from rfquant_jax.data.sources import ArraySource, DataSet, split
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.context import Run
-from rfquant_jax.train.state import Masks
 from rfquant_jax.train.step import TrainStep
 from tests.config.test_checks import CONFIGS, RECIPES
 
@@ -81,9 +80,9 @@ def first_step(config, folder):
     batch = run.pipeline.training(run.data.train, config.train.batch_size, seed=plan.seed)[0]
     batch = devices.split(batch, run.mesh)
     teachers = [jnp.zeros((4, CLASSES))] if config.distillation.teacher else None
-    masks = Masks(run.plan.space.full_mask, run.plan.space.full_mask)
-    key = jax.random.key(0)
-    return step, (step.init(functional.params), [batch], masks, plan.rates(0, 1), key, teachers)
+    masks = np.stack([run.plan.space.full_mask] * 2)
+    inputs = step.inputs(masks, jax.random.key(0), **plan.rates(0, 1))
+    return step, (step.init(functional.params), [batch], inputs, teachers)
 
 
 def essence(config):

@@ -4,9 +4,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import OPERATIONS
 from rfquant_jax.export.ir.runtime import accumulate, finish, quantize
+from rfquant_jax.quant.lsq import FULL_PRECISION
 
 MEAN, STD = 0.5, 0.25  # a pixel's value is then exact in float32, and so is every sum of the stem
 
@@ -30,13 +31,13 @@ class Builder:
         self.values[name] = OPERATIONS[op].compute(np, operands, attributes)
         return name
 
-    def layer(self, op, x, kernel, bits, input_bits=FLOAT_BITS, signed=False, **attributes):
+    def layer(self, op, x, kernel, bits, input_bits=FULL_PRECISION, signed=False, **attributes):
         rng, name = self.rng, f"v{len(self.nodes)}"
         layer = f"layer.{len(self.layers)}"
         node = Node(op, (x,), name, {"layer": layer, "kernel": list(kernel)} | attributes)
         weights = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), kernel).astype(np.int8)
         step, ones = 1.0, np.ones(kernel[0])
-        if input_bits < FLOAT_BITS:
+        if input_bits < FULL_PRECISION:
             high = (1 << (input_bits - signed)) - 1
             step = float(np.float32(max(np.abs(self.values[x]).max(), 1e-3) / high))
             step = float(np.float32(step * rng.uniform(0.7, 1.2)))

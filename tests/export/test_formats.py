@@ -33,9 +33,43 @@ BETWEEN = {
     "reshape": lambda x: x.reshape(len(x), 3, 12, 4),
     "max": lambda x: (jnp.maximum(x, 0.1) + x.max((1, 2), keepdims=True)) / 8,
     "maxout": lambda x: jnp.concatenate([x, 2 - x], -1).reshape(len(x), 6, 6, 4, 2).max(-1),
+    "leaky": lambda x: nnx.leaky_relu(x, 0.1),
+    "gelu": lambda x: nnx.gelu(x, approximate=False),
+    "gelu_tanh": nnx.gelu,
+    "mish": jax.nn.mish,
+    "elu": nnx.elu,
+    "selu": nnx.selu,
+    "celu": nnx.celu,
+    "softplus": nnx.softplus,
+    "prelu": lambda x: jnp.where(x >= 0, x, SHIFT * x),
+    "where": lambda x: jnp.where((x > 0.2) & ~(x <= -0.3) | (x == 0), x, -jnp.sign(x) / 2),
+    "group_norm": lambda x: normalized(x.reshape(len(x), 6, 6, 2, 2), (1, 2, 4)).reshape(x.shape),
+    "layer_norm": lambda x: normalized(x, (3,)),
+    "shuffle": lambda x: x.reshape(*x.shape[:3], 2, 2).swapaxes(3, 4).reshape(x.shape),
+    "split": lambda x: jnp.concatenate(jnp.split(x, 2, -1)[::-1], -1),
+    "einsum": lambda x: jnp.einsum("nhwc,cd->nhwd", x, np.outer(SHIFT, 1 - SHIFT) + np.eye(4)),
+    "repeat": lambda x: x[:, :3].repeat(2, 1),
+    "attention": lambda x: attention(x.reshape(len(x), 36, 4)).reshape(x.shape),
+    "heads": lambda x: jnp.einsum("nhwc,nhvc->nhwv", x, x)[..., :4],
+    "bilinear": lambda x: jax.image.resize(x, (len(x), 3, 9, 4), "bilinear"),
+    "nearest": lambda x: jax.image.resize(x, (len(x), 12, 3, 4), "nearest"),
     "sum_of_groups": lambda x: jnp.concatenate([x, x * x], -1).reshape(len(x), 6, 6, 2, 4).sum(3),
 }
+
+
+def normalized(x, axes):
+    """As LayerNorm and GroupNorm do, without their parameters."""
+    mean = x.mean(axes, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(jnp.square(x - mean).mean(axes, keepdims=True) + 0.1)
+
+
+def attention(x):
+    """One head over positions [N, P, C]: queries, keys and values are the input."""
+    return jnp.einsum("nqk,nkc->nqc", nnx.softmax(jnp.einsum("nqc,nkc->nqk", x, x)), x)
+
+
 BEHIND = {
+    "softmax": (lambda x: x.mean((1, 2)), 4),
     "flat": (lambda x: x.reshape(len(x), -1), 4 * 36),
     "rows": (lambda x: x.max(1), 4),
     "everywhere": (lambda x: x, 4),

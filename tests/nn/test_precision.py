@@ -22,14 +22,15 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.metrics import METRICS
 from rfquant_jax.tasks.context import Run
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import Carry, StepInputs
+from rfquant_jax.train.passes import max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import IMAGE_SHAPE, batch, equations, identity, images, mesh_of, pipeline
 from tests.search.test_evaluator import neighbours_of
 
 WEIGHTS = LossWeights(label_smoothing=0.1, distillation=0.3, idm=0.7, region=-0.01)
 CONFIGURATIONS = np.asarray([[[6, 6]] * 4, [[3, 2], [2, 5], [4, 3], [3, 6]]], np.int32)
-SMALLEST = np.asarray([3, 2, 2, 3], np.int32)
+SMALLEST = np.asarray([[3, 2], [2, 2], [2, 2], [3, 2]], np.int32)
 
 
 def narrowed(x):
@@ -54,12 +55,13 @@ def networks(plain, layers, space):
 
 
 def two_passes(functional, preprocess, params, data):
-    inputs = StepInputs(CONFIGURATIONS, SMALLEST, np.float32(0.2), jax.random.key(0))
-    one = CoupledPass(functional, preprocess, WEIGHTS)
-    carry = Carry(functional.stats, zeros_like(functional.params))
-    carry, own, largest = one(params, carry, data, None, inputs, 0, is_max=True)
-    carry, _, mixed = one(params, carry, data, own, inputs, 1, is_max=False)
-    return carry, own, largest, mixed
+    rates = np.float32(0), np.float32(0), np.float32(0.2)
+    inputs = StepInputs(CONFIGURATIONS, SMALLEST, *rates, jax.random.key(0))
+    network = TrainingNetwork(functional, preprocess, WEIGHTS)
+    state = PassState(functional.stats, zeros_like(functional.params))
+    state, largest = max_pass(network, params, state, data, inputs, 0)
+    state, mixed = random_pass(network, params, state, data, inputs, 1)
+    return state, largest, mixed
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +76,31 @@ def passes(networks):
 
 
 def test_nothing_but_activations_is_narrow(passes):
-    carry, own, *metrics = passes["bfloat16"]
-    for name, value in (carry.stats | carry.gradients).items():
+    state, *metrics = passes["bfloat16"]
+    for name, value in (state.stats | state.gradients).items():
         assert value.dtype == jnp.float32, name
-    assert own.logits.dtype == jnp.float32
-    assert {f.dtype for f in own.features.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert state.logits.dtype == jnp.float32
+    assert {f.dtype for f in state.features.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {value.dtype for terms in metrics for value in terms.values()} == {jnp.dtype("float32")}
 
 
 def test_a_narrow_pass_is_close_to_a_wide_one(passes):
-    (wide_carry, wide, *wide_terms), (carry, own, *terms) = (passes[n] for n in PREPROCESS)
+    (wide, *wide_terms), (narrow, *terms) = (passes[n] for n in PREPROCESS)
     for found, expected in zip(terms, wide_terms, strict=True):
         for name in expected.keys() - {"accuracy"}:
             # The divergence is a small difference; damping and region see float32 weights alone.
             share = {"distillation": 0.1, "damping": 1e-6, "region": 1e-6}.get(name, 0.03)
             assert found[name] == pytest.approx(float(expected[name]), rel=share, abs=1e-6), name
     size = np.abs(wide.logits).max()
-    assert 0 < np.abs(own.logits - wide.logits).mean() < 0.02 * size
-    for name, expected in wide_carry.stats.items():
-        np.testing.assert_allclose(carry.stats[name], expected, rtol=0.02, atol=0.01, err_msg=name)
-    whole = np.sqrt(sum(np.sum(np.square(g)) for g in wide_carry.gradients.values()))
+    assert 0 < np.abs(narrow.logits - wide.logits).mean() < 0.02 * size
+    for name, expected in wide.stats.items():
+        np.testing.assert_allclose(narrow.stats[name], expected, rtol=0.02, atol=0.01, err_msg=name)
+    whole = np.sqrt(sum(np.sum(np.square(g)) for g in wide.gradients.values()))
     compared = 0
-    for name, expected in wide_carry.gradients.items():
+    for name, expected in wide.gradients.items():
         # As directions: near a tie a code is another one, and its gradient with it. Small ones are
         # differences: what a later BatchNorm takes out again, as a scale, has next to none.
-        a, b = (np.ravel(g).astype(np.float64) for g in (carry.gradients[name], expected))
+        a, b = (np.ravel(g).astype(np.float64) for g in (narrow.gradients[name], expected))
         if np.linalg.norm(b) > 0.02 * whole:
             assert a @ b > 0.97 * np.linalg.norm(a) * np.linalg.norm(b), name
             compared += 1

@@ -13,6 +13,7 @@ from rfquant_jax.quant import convert, lsq
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense, quantized_layers
 from tests.conftest import IMAGE_SHAPE, SEARCHED, images
+from tests.networks.transformers import Perceptron
 
 
 def by_name(layers):
@@ -291,3 +292,29 @@ def test_depthwise_layers_keep_three_bits_whatever_the_rules(plain):
 def test_a_network_without_a_searched_layer_is_refused(plain):
     with pytest.raises(UserError, match="no layer is left to search"):
         convert.plan(plain, IMAGE_SHAPE, rules=[("*", (4,))])
+
+
+ALL = (6, 5, 4, 3, 2)
+
+
+def planned(**options):
+    """The plan of a perceptron with two hidden dense layers, by layer."""
+    network = Perceptron((2, 2, 3), 5, nnx.Rngs(0))
+    return {layer.name: layer for layer in convert.plan(network, (2, 2, 3), **options)}
+
+
+def test_dense_layers_between_the_first_and_the_classifier_are_searched():
+    found = planned(fixed_bits=7)
+    assert [layer.candidates for layer in found.values()] == [(), ALL, ALL, ()]
+    assert [layer.quantize_input for layer in found.values()] == [False, True, True, True]
+    assert found["hidden.0"].fixed_bits == found["head"].fixed_bits == (7, 7)
+    assert [layer.macs for layer in found.values()] == [12 * 16, 16 * 12, 12 * 8, 8 * 5]
+
+
+def test_only_its_full_name_selects_the_classifier():
+    found = planned(rules=[("*", (4, 3)), ("head", (5,))])
+    assert [layer.candidates for layer in found.values()] == [(), (4, 3), (4, 3), ()]
+    assert found["head"].fixed_bits == (5, 5)
+    assert planned(rules=[("head", (6, 2))])["head"].candidates == (6, 2)
+    with pytest.raises(UserError, match="pattern 'hea\\*' matches no searched layer; they are hid"):
+        planned(rules=[("hea*", (4,))])

@@ -6,7 +6,7 @@ import pytest
 
 from rfquant_jax.quant.lsq import MIN_STEP
 from rfquant_jax.runtime import devices
-from rfquant_jax.train.state import Masks, Rates, TrainState
+from rfquant_jax.train.state import TrainState
 from rfquant_jax.train.step import TrainStep
 from tests.conftest import batch, identity, mesh_of
 from tests.train.test_step import KEY, RATES, collectives, settings
@@ -20,7 +20,7 @@ def step(request, functional):
 
 @pytest.fixture(scope="module")
 def masks(space):
-    return Masks(space.full_mask, space.full_mask)
+    return np.stack([space.full_mask] * 2)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,13 @@ def spoilt(data, value):
 
 def take(step, state, data, masks, rates=RATES, micro=1):
     parts = [{k: v[i::micro] for k, v in data.items()} for i in range(micro)]
-    return step(state, [devices.split(p, step.mesh) for p in parts], masks, rates, KEY)
+    inputs = step.inputs(masks, KEY, **rates)
+    return step(state, [devices.split(p, step.mesh) for p in parts], inputs)
 
 
 def copied(tree):
-    """On the host, sharing no memory with what a step donates."""
+    """On the host, sharing no memory with what a step donates; without buffers."""
+    tree = tree._replace(buffers=None)
     return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(tree))
 
 
@@ -79,7 +81,6 @@ def test_a_bad_image_on_one_device_leaves_every_array_as_it_was(step, start, dat
     traces = dict(step.traces)
     after, _, report = take(step, state, data, masks)
     assert not np.any(report.failed)
-    step._gradients = None
     expected, *_ = take(step, placed(step, start), data, masks)
     assert_same(copied(after), copied(expected))
     assert not np.array_equal(after.params["conv.kernel"], start.params["conv.kernel"])
@@ -99,7 +100,7 @@ def test_statistics_that_overflow_are_left_out_too(step, start, data, masks):
 def test_an_update_that_is_not_finite_is_left_out_though_all_before_it_was(
     step, start, data, masks
 ):
-    rates = Rates(np.float32(np.inf), *RATES[1:])
+    rates = RATES | {"lr": np.inf}
     state, _, report = take(step, placed(step, start), data, masks, rates)
     assert np.asarray(report.failed).tolist() == [False, False, False, True]
     assert_same(copied(state), start)
@@ -107,7 +108,7 @@ def test_an_update_that_is_not_finite_is_left_out_though_all_before_it_was(
 
 def test_step_sizes_below_the_floor_are_kept_there_and_counted(step, start, data, masks):
     # Adam's directions are about 1 in size: a rate of 10 takes every step size below or far up.
-    rates = Rates(RATES.learning, np.float32(10), RATES.damping)
+    rates = RATES | {"step_size_lr": 10}
     state, _, report = take(step, placed(step, start), data, masks, rates)
     before, after = (
         np.concatenate([v for n, v in s.items() if n.endswith("step")])
@@ -124,9 +125,9 @@ def test_the_whole_step_has_one_all_reduce(step, start, data, masks):
     if step.settings.strategy == "loop":
         pytest.skip("test_step.py looks at every program of a host loop")
     sharded = devices.split(data, step.mesh)
-    inputs = step.inputs(masks, RATES, KEY)
-    found = collectives(step._whole, placed(step, start), (sharded,), (None,), inputs, RATES)
-    assert found == ["all-reduce"]
+    inputs = step.inputs(masks, KEY, **RATES)
+    compiled, given = step.programs(placed(step, start), sharded, inputs)["whole"]
+    assert collectives(compiled, *given) == ["all-reduce"]
 
 
 def test_a_bad_micro_batch_spoils_the_whole_update(functional, data, masks):

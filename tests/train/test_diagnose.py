@@ -9,33 +9,35 @@ from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.runtime import devices
-from rfquant_jax.train.diagnose import IMAGES, diagnose
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import FAILURES, Masks, Rates, StepInputs, StepReport, Taken
+from rfquant_jax.train.diagnose import IMAGES, DispatchedStep, diagnose
+from rfquant_jax.train.state import FAILURES, StepInputs, StepReport
 from rfquant_jax.train.step import TrainStep
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import batch, identity, mesh_of
 from tests.train.test_step import settings
 
-RATES = Rates(np.float32(0.1), np.float32(0), np.float32(0.1))
+RATES = {"lr": 0.1, "step_size_lr": 0.0, "damping": 0.1}
 KEY = jax.random.key(3)
 DEVICES, PASSES = 2, 2
 
 
 def found(functional, space, changes, losses, *, parts=None, teachers=None):
     """Diagnoses a step of a network with changed parameters, whose losses were these."""
-    masks = Masks(space.full_mask, space.full_mask) if space else None
     sample_key, dropout = jax.random.split(KEY)
     drawn = np.zeros((1, 0, 2), np.int32)
     if space:
+        masks = [space.full_mask] * 2
         drawn = sample_step(sample_key, *masks, space.candidates, PASSES - 1)
-    inputs = StepInputs(drawn, np.full(len(drawn[0]), 2, np.int32), RATES.damping, dropout)
+    smallest = np.full(drawn[0].shape, 2, np.int32)
+    inputs = StepInputs(drawn, smallest, *map(np.float32, RATES.values()), dropout)
     step = TrainStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
     state = step.init(functional.params | changes)
     parts = parts or [batch(np.random.default_rng(0), 8)]
     metrics = [{"loss": np.asarray(row, np.float32)} for row in losses]
     report = StepReport(np.ones(len(FAILURES), bool), np.int32(0))
-    taken = Taken(1, parts, masks, RATES, KEY, teachers, metrics, report)
-    return diagnose(CoupledPass(functional, identity, LossWeights()), state, taken, inputs), drawn
+    taken = DispatchedStep(1, parts, inputs, teachers, metrics, report)
+    network = TrainingNetwork(functional, identity, LossWeights())
+    return diagnose(network, state, taken), drawn
 
 
 NAN, BOTH = np.nan, [[1, 1], [np.nan, 1]]
@@ -138,29 +140,29 @@ def test_a_step_diagnoses_itself(plain):
     """From the arrays on the devices to the layer, dropout and statistics included."""
     functional = FunctionalNetwork(plain)
     step = TrainStep(functional, mesh_of(DEVICES), identity, settings(random_passes=0))
-    masks = Masks(*(np.zeros((0, 4), bool),) * 2)
+    inputs = step.inputs(np.zeros((2, 0, 4), bool), KEY, **RATES)
     parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
     state = step.init(functional.params | at(functional, "expand_bn.bias", NAN))
-    state, metrics, report = step(state, parts, masks, RATES, KEY)
-    taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)
+    state, metrics, report = step(state, parts, inputs)
+    taken = DispatchedStep(1, parts, inputs, None, metrics, report)
     assert step.diagnose(state, taken).place == "the bias of expand_bn"
 
 
 def test_a_step_of_explicit_configurations_is_diagnosed_under_these(functional, space):
     """The key would draw other bits for the layer that fails at 4 bits alone."""
     step = TrainStep(functional, mesh_of(1), identity, settings(random_passes=1))
-    masks, layer = Masks(space.full_mask, space.full_mask), space.names.index("expand")
+    masks, layer = np.stack([space.full_mask] * 2), space.names.index("expand")
     slot = convert.CANDIDATES.index(4)
     state = step.init(
         functional.params | at(functional, "expand.weight_quantizer.step", NAN, (slot,))
     )
     given = space.uniform(4, 3)[None]
-    drawn = np.asarray(step.inputs(masks, RATES, KEY).configurations)
+    drawn = np.asarray(step.inputs(masks, KEY, **RATES).configurations)
     assert 4 not in drawn[:, layer, 0]
     parts = [devices.split(batch(np.random.default_rng(0), 8), step.mesh)]
-    state, metrics, report = step(state, parts, masks, RATES, KEY, None, given)
-    taken = Taken(1, parts, masks, RATES, KEY, None, metrics, report)
-    finding = step.diagnose(state, taken)
+    inputs = step.inputs(masks, KEY, **RATES, configurations=given)
+    state, metrics, report = step(state, parts, inputs)
+    finding = step.diagnose(state, DispatchedStep(1, parts, inputs, None, metrics, report))
     assert finding.number == 1
     assert finding.place == "the step size of the weights of expand"
     np.testing.assert_array_equal(finding.configuration, given[0])

@@ -18,13 +18,14 @@ from flax import nnx
 from rfquant_jax.nn.features import listening_to_inputs
 from rfquant_jax.nn.functional import FunctionalNetwork, zeros_like
 from rfquant_jax.quant.layers import Quantizer, quantized_layers
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import Carry, StepInputs
+from rfquant_jax.train.passes import max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import batch, identity
 
 WEIGHTS = LossWeights(label_smoothing=0.1, distillation=0.3, idm=0.7, region=0.02)
 CONFIGURATIONS = np.asarray([[[6, 6]] * 4, [[3, 2], [2, 5], [4, 3], [3, 6]]], np.int32)
-SMALLEST = np.asarray([3, 2, 2, 3], np.int32)
+SMALLEST = np.asarray([[3, 2], [2, 2], [2, 2], [3, 2]], np.int32)
 WITHOUT_STEP_GRADIENT = ("damping", "region")  # terms that hold step sizes constant
 KINDS = {
     "kernels": lambda name: name.endswith("kernel"),
@@ -37,10 +38,10 @@ SPAN = 1e-6
 class Surrogates:
     """Replaces `Quantizer.quantize` by its surrogate around the values of one forward pass."""
 
-    def __init__(self, one: CoupledPass, params, stats, data, configuration):
+    def __init__(self, network: TrainingNetwork, params, stats, data, configuration):
         self._constants = {}
         with listening_to_inputs(lambda layer, x: self._hold(layer, x)):
-            one.forward(params, stats, data["image"], configuration, jax.random.key(0))
+            network(params, stats, data["image"], configuration, jax.random.key(0))
 
     def _hold(self, layer, x):
         weight_bits, input_bits = layer.bits[...]
@@ -83,22 +84,24 @@ class Problem:
         self.stats = {name: jnp.asarray(np.float64(v)) for name, v in functional.stats.items()}
         self.data = batch(rng, 8)
         self.data["image"] = np.float64(self.data["image"])
-        self.one = CoupledPass(functional, identity, WEIGHTS)
-        self._inputs = StepInputs(CONFIGURATIONS, SMALLEST, np.float64(0.2), jax.random.key(0))
-        self._of_max = jax.jit(lambda: self._run(self.params, None, 0, is_max=True)[1])()
+        self.network = TrainingNetwork(functional, identity, WEIGHTS)
+        rates = np.float64(0), np.float64(0), np.float64(0.2)
+        self._inputs = StepInputs(CONFIGURATIONS, SMALLEST, *rates, jax.random.key(0))
+        start = PassState(self.stats, zeros_like(self.params))
+        after, _ = jax.jit(lambda: self._run(max_pass, self.params, start, 0))()
+        self._start = start._replace(logits=after.logits, features=after.features)
 
     def compiled(self):
         """`params -> (gradients, terms)` of a random pass, compiled for the current quantizers."""
 
-        def random_pass(params):
-            carry, _, terms = self._run(params, self._of_max, 1, is_max=False)
-            return carry.gradients, terms
+        def gradients_and_terms(params):
+            after, terms = self._run(random_pass, params, self._start, 1)
+            return after.gradients, terms
 
-        return jax.jit(random_pass)
+        return jax.jit(gradients_and_terms)
 
-    def _run(self, params, targets, number, *, is_max):
-        carry = Carry(self.stats, zeros_like(params))
-        return self.one(params, carry, self.data, targets, self._inputs, number, is_max=is_max)
+    def _run(self, one, params, start, number):
+        return one(self.network, params, start, self.data, self._inputs, number)
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def found(coupled):
         problem = Problem(tagged(coupled))
         gradients, terms = problem.compiled()(problem.params)
         surrogates = Surrogates(
-            problem.one, problem.params, problem.stats, problem.data, CONFIGURATIONS[1]
+            problem.network, problem.params, problem.stats, problem.data, CONFIGURATIONS[1]
         )
         patch.setattr(Quantizer, "quantize", lambda *a: surrogates.quantize(*a))
         surrogate = problem.compiled()

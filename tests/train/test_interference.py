@@ -8,7 +8,7 @@ import pytest
 from rfquant_jax.quant.space import Space
 from rfquant_jax.train import interference
 from rfquant_jax.train.interference import BitCounts, pass_kinds, summarize
-from rfquant_jax.train.state import Masks
+from rfquant_jax.train.state import StepInputs
 
 B = (4, 3, 2)
 
@@ -19,7 +19,7 @@ def space():
     return Space(("a", "dw"), B, np.asarray([[1, 1, 1], [1, 1, 0]], bool))
 
 
-def test_a_pass_is_the_smallest_one_by_the_masks_of_its_step(space):
+def test_a_pass_is_the_smallest_one_by_what_its_step_allows():
     passes = np.asarray(
         [
             [[4, 4], [4, 4]],
@@ -28,16 +28,14 @@ def test_a_pass_is_the_smallest_one_by_the_masks_of_its_step(space):
             [[2, 2], [3, 4]],
         ]
     )
-    full = Masks(space.full_mask, space.full_mask)
-    assert pass_kinds(passes, full, B) == ["max", "smallest", "random", "random"]
-    frozen = space.full_mask.copy()
-    frozen[0, 2] = False  # the weights of the first layer have lost 2 bits
-    assert pass_kinds(passes, Masks(frozen, space.full_mask), B) == [
-        "max",
-        "random",
-        "smallest",
-        "random",
-    ]
+    assert kinds(passes, [[2, 2], [3, 3]]) == ["max", "smallest", "random", "random"]
+    # The weights of the first layer have lost 2 bits.
+    assert kinds(passes, [[3, 2], [3, 3]]) == ["max", "random", "smallest", "random"]
+
+
+def kinds(configurations, smallest):
+    nothing = [None] * 4
+    return pass_kinds(StepInputs(configurations, np.asarray(smallest), *nothing))
 
 
 def test_metrics_are_means_over_devices_passes_and_micro_batches():
@@ -73,7 +71,8 @@ def test_a_record_and_its_curves(space):
     frozen = space.full_mask.copy()
     frozen[0, 2] = False
     shares = np.asarray([[0.5, 0.25, 0.125], [0.75, 0.5, 1.0]])
-    record = interference.record(space, Masks(frozen, space.full_mask), counts, shares)
+    masks = np.stack([frozen, space.full_mask])
+    record = interference.record(space, masks, counts, shares)
     # What a layer cannot run at has no share.
     assert record["near_boundary"] == [[0.5, 0.25, 0.125], [0.75, 0.5, None]]
     assert record["smallest"] == [3, 3]
@@ -87,7 +86,7 @@ def test_a_record_and_its_curves(space):
 
 def test_every_curve_is_in_exactly_one_chart(space):
     counts = {"passes": 4, "weights": [[0, 1, 3], [2, 2, 0]], "activations": [[2, 2, 0], [1, 3, 0]]}
-    masks = Masks(space.full_mask, space.full_mask)
+    masks = np.stack([space.full_mask] * 2)
     curves = interference.scalars(interference.record(space, masks, counts, np.ones((2, 3))))
     names = [*curves, "loss", "random/loss", "smallest/loss", "held_out/w4a4", "frozen_layers"]
     found = {

@@ -15,11 +15,13 @@ from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import Interrupted
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import RunLog
-from rfquant_jax.train import loop
+from rfquant_jax.train import save_clock
 from rfquant_jax.train.diagnose import Finding
-from rfquant_jax.train.loop import Plan, SaveClock, TrainingLoop, split_batch
+from rfquant_jax.train.loop import TrainingLoop, split_batch
+from rfquant_jax.train.plan import Plan
+from rfquant_jax.train.save_clock import SaveClock
 from rfquant_jax.train.scheduler import Timing
-from rfquant_jax.train.state import StepReport, TrainState
+from rfquant_jax.train.state import StepInputs, StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
 
 CANDIDATES = (4, 3, 2)
@@ -56,16 +58,18 @@ class WritingStep:
     def init(self, params):
         return TrainState(params, {"s": jnp.zeros((1, 1))}, {}, params, {"s": jnp.zeros(1)})
 
-    def __call__(self, state, parts, masks, rates, key, teachers):
-        labels = np.concatenate([part["label"] for part in parts]).tolist()
-        weights = np.asarray(masks.weights).copy()
-        key = tuple(jax.random.key_data(key).tolist())
-        self.calls.append((labels, weights, rates, key, len(parts), teachers))
-        bad = len(self.calls) in self._bad
-        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([np.nan if bad else 3.0])}]
+    def inputs(self, masks, key, **rates):
         # Two layers: the max pass, then 2 and 3 bits for weights, 4 and 2 for activations.
         ran = np.asarray([[[4, 4], [4, 4]], [[2, 4], [3, 2]]], np.int32)
-        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored), ran)
+        self._given = np.array(masks[0]), rates, tuple(jax.random.key_data(key).tolist())
+        return StepInputs(ran, np.asarray([[2, 2], [2, 2]]), **rates, key=key)
+
+    def __call__(self, state, parts, inputs, teachers):
+        labels = np.concatenate([part["label"] for part in parts]).tolist()
+        self.calls.append((labels, *self._given, len(parts), teachers))
+        bad = len(self.calls) in self._bad
+        metrics = [{"loss": np.asarray([1.0])}, {"loss": np.asarray([np.nan if bad else 3.0])}]
+        report = StepReport(np.asarray([bad, bad, False, False]), np.int32(self._floored))
         if bad:
             return state, metrics, report
         params = {"count": state.params["count"] + 1}
@@ -212,8 +216,8 @@ def test_a_training_stopped_at_its_release_goes_on_with_the_same_masks(released,
 
 
 def test_rates_are_those_of_the_epoch(undisturbed):
-    learning = [float(call[2].learning) for call in undisturbed[0]]
-    damping = [float(call[2].damping) for call in undisturbed[0]]
+    learning = [call[2]["lr"] for call in undisturbed[0]]
+    damping = [call[2]["damping"] for call in undisturbed[0]]
     cosine = [0.5 * (1 + np.cos(np.pi * e / 6)) for e in range(6)]
     expected = [0.0, 0.5, *cosine[2:]]
     np.testing.assert_allclose(learning, np.repeat(expected, 3), atol=1e-6)
@@ -242,7 +246,7 @@ def test_checkpoints_by_steps_come_between_those_of_evaluations(tmp_path):
 def test_checkpoints_by_time_count_from_the_last_one(tmp_path, monkeypatch):
     """The clock moves on by 40 seconds whenever it is looked at after a step."""
     now = itertools.count(0, 40)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(save_clock, "time", SimpleNamespace(monotonic=lambda: next(now)))
     clock = SaveClock(minutes=1.0)  # starts at 0
     assert not clock.due  # 40
     assert clock.due  # 80

@@ -1,5 +1,7 @@
 """The loss of a whole random pass against NumPy float64, on random weights and images."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from rfquant_jax.nn.features import recording_features
 from rfquant_jax.nn.functional import zeros_like
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import Carry, StepInputs
+from rfquant_jax.train.passes import either_pass, max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import CLASSES, SEARCHED, batch, identity
 
 # Every term has a weight of its own, so that none can stand for another.
@@ -23,41 +26,56 @@ MIXED = [[3, 2], [2, 5], [4, 3], [3, 6]]
 SMALLEST = np.asarray([3, 2, 2, 3], np.int32)
 
 
+def inputs_of(configurations, smallest):
+    columns = np.stack([smallest, np.full_like(smallest, 2)], axis=-1)
+    rates = np.float32(0), np.float32(0), np.float32(DAMPING)
+    return StepInputs(configurations, columns, *rates, jax.random.key(0))
+
+
+def compiled(functional, *passes):
+    network = TrainingNetwork(functional, identity, WEIGHTS)
+    return [jax.jit(partial(one, network)) for one in passes]
+
+
 @pytest.fixture(scope="module")
 def passes(functional):
     """The terms of a max pass and of a random pass after it, and their features and logits."""
     data = batch(np.random.default_rng(0), 8)
     configurations = np.asarray([LARGEST, MIXED], np.int32)
-    inputs = StepInputs(configurations, SMALLEST, np.float32(DAMPING), jax.random.key(0))
-    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
-    carry = Carry(functional.stats, zeros_like(functional.params))
-    carry, own, largest = one(functional.params, carry, data, None, inputs, 0, is_max=True)
-    _, _, mixed = one(functional.params, carry, data, own, inputs, 1, is_max=False)
+    inputs = inputs_of(configurations, SMALLEST)
+    of_max, of_random = compiled(functional, max_pass, random_pass)
+    state = PassState(functional.stats, zeros_like(functional.params))
+    state, largest = of_max(functional.params, state, data, inputs, 0)
+    _, mixed = of_random(functional.params, state, data, inputs, 1)
     outputs = [forward(functional, data["image"], bits) for bits in configurations]
     return largest, mixed, outputs, data["label"]
 
 
 def test_max_and_random_passes_may_be_one_program(functional):
-    """Which takes a reference in any case: the max pass must not depend on it, not even on NaNs."""
+    """Which takes targets in any case: the max pass must not depend on them, not even on NaNs."""
     data, configurations = batch(np.random.default_rng(0), 8), np.asarray([LARGEST, MIXED])
     # In part the smallest of both: the max pass would have random passes' terms, too.
-    smallest = np.asarray([6, 2, 4, 6], np.int32)
-    inputs = StepInputs(configurations, smallest, np.float32(DAMPING), jax.random.key(0))
-    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
-    both = jax.jit(CoupledPass(functional, identity, WEIGHTS))
-    start = functional.params, Carry(functional.stats, zeros_like(functional.params)), data
-    carry, own, terms = one(*start, None, inputs, 0, is_max=True)
-    nothing = jax.tree.map(lambda x: jnp.full_like(x, np.nan), own)
-    same, own_too, without = both(*start, nothing, inputs, 0, is_max=True, taught=False)
-    compare(same.gradients, carry.gradients)
-    compare(own_too.features, own.features)
+    inputs = inputs_of(configurations, np.asarray([6, 2, 4, 6], np.int32))
+    of_max, of_random, either = compiled(functional, max_pass, random_pass, either_pass)
+    given = functional.params, data, inputs
+    start = PassState(functional.stats, zeros_like(functional.params))
+    after, terms = of_max(given[0], start, *given[1:], 0)
+    nothing = {name: jnp.full_like(x, np.nan) for name, x in after.features.items()}
+    unset = start._replace(logits=jnp.full_like(after.logits, np.nan), features=nothing)
+    same, without = either(given[0], unset, *given[1:], 0)
+    compare(same.gradients, after.gradients)
+    compare(same.features, after.features)
+    np.testing.assert_allclose(same.logits, after.logits, rtol=1e-4, atol=1e-6)
     assert float(without["loss"]) == pytest.approx(float(terms["loss"]), rel=1e-6)
     assert {float(without[name]) for name in ("distillation", "damping", "idm")} == {0}
-    carry, _, terms = one(*start, own, inputs, 1, is_max=False)
-    same, _, coupled = both(*start, own, inputs, 1, is_max=False, taught=True)
-    compare(same.gradients, carry.gradients)
+    later, terms = of_random(given[0], after, *given[1:], 1)
+    same, coupled = either(given[0], after, *given[1:], 1)
+    compare(same.gradients, later.gradients)
     compare(coupled, terms)
     assert coupled["idm"] > 0
+    for state in (later, same):
+        compare(state.features, after.features)
+        np.testing.assert_array_equal(state.logits, after.logits)
 
 
 def compare(got, expected):

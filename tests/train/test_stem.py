@@ -1,6 +1,7 @@
 """What the passes of a step have in common, against the same passes made whole, one by one."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ from rfquant_jax.quant import convert
 from rfquant_jax.quant.layer_table import layer_table
 from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.quant.space import smallest_bits
-from rfquant_jax.train.passes import CoupledPass, LossWeights
-from rfquant_jax.train.state import Carry, StepInputs
+from rfquant_jax.train.passes import max_pass, random_pass
+from rfquant_jax.train.state import PassState, StepInputs
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import IMAGE_SHAPE, SEARCHED, TinyNet, batch, identity
 
 PASSES = 4
@@ -30,9 +32,9 @@ def shapes_of(images):
 
 
 def prepared(functional, images, preprocess=identity):
-    one = CoupledPass(functional, preprocess, WEIGHTS)
-    one.trace_stem(shapes_of(images), len(SEARCHED), passes=PASSES)
-    return one
+    network = TrainingNetwork(functional, preprocess, WEIGHTS)
+    network.trace_stem(shapes_of(images), passes=PASSES)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +52,36 @@ def functional(plain):
 def inputs():
     mask = np.tile([True, True, True, False], (len(SEARCHED), 1))
     configurations = sample_step(jax.random.key(2), mask, mask, CANDIDATES, PASSES - 1)
-    smallest = smallest_bits(mask, CANDIDATES)
-    return StepInputs(configurations, smallest, np.float32(0.1), jax.random.key(7))
+    smallest = np.stack([smallest_bits(mask, CANDIDATES)] * 2, axis=-1)
+    rates = np.float32(0), np.float32(0), np.float32(0.1)
+    return StepInputs(configurations, smallest, *rates, jax.random.key(7))
 
 
 @pytest.fixture(scope="module")
 def whole(functional, data, inputs):
     """Statistics and gradients after all passes, each from the images on."""
-    one = jax.jit(CoupledPass(functional, identity, WEIGHTS), static_argnames="is_max")
-    carry = Carry(functional.stats, zeros_like(functional.params))
-    carry, own, _ = one(functional.params, carry, data, None, inputs, 0, is_max=True)
-    for number in range(1, PASSES):
-        carry, _, _ = one(functional.params, carry, data, own, inputs, number, is_max=False)
-    return carry
+    network = TrainingNetwork(functional, identity, WEIGHTS)
+    state = PassState(functional.stats, zeros_like(functional.params))
+    return all_passes(network, state, data, inputs)
+
+
+def all_passes(network, state, data, inputs, start=None):
+    """The state after a max pass and random passes, each program compiled once."""
+    of_max, of_random = (jax.jit(partial(one, network)) for one in (max_pass, random_pass))
+    for number in range(PASSES):
+        one = of_random if number else of_max
+        state, _ = one(network.functional.params, state, data, inputs, number, start=start)
+    return state
 
 
 @pytest.fixture(scope="module")
 def shared(functional, data, inputs):
     one = prepared(functional, data["image"])
-    call = jax.jit(one, static_argnames="is_max")
     start, moved = jax.jit(one.stem.start)(functional.params, functional.stats, data["image"])
-    carry = Carry(functional.stats | moved, zeros_like(functional.params))
-    common = (data, None, inputs, 0)
-    carry, own, _ = call(functional.params, carry, *common, is_max=True, start=start)
-    for number in range(1, PASSES):
-        common = (data, own, inputs, number)
-        carry, _, _ = call(functional.params, carry, *common, is_max=False, start=start)
+    carry = PassState(functional.stats | moved, zeros_like(functional.params))
+    carry = all_passes(one, carry, data, inputs, start)
     own = jax.jit(one.stem.backward)(
-        functional.params, functional.stats, data["image"], carry.start
+        functional.params, functional.stats, data["image"], carry.cotangents
     )
     return one, start, moved, own, carry
 
@@ -109,11 +113,11 @@ def test_sums_over_passes_are_not_rounded_to_the_compute_type(plain, inputs, dat
     one = prepared(functional, data["image"])
     start, moved = one.stem.start(functional.params, functional.stats, data["image"])
     assert [value.dtype for value in start.learned] == [jnp.bfloat16]
-    carry = Carry(functional.stats | moved, zeros_like(functional.params))
-    given = (functional.params, carry, data, None, inputs, 0)
-    carry, _, _ = jax.eval_shape(lambda *args: one(*args, is_max=True, start=start), *given)
-    assert [cotangent.dtype for cotangent in carry.start] == [jnp.float32]
-    cotangents = tuple(jnp.ones(cotangent.shape) for cotangent in carry.start)
+    carry = PassState(functional.stats | moved, zeros_like(functional.params))
+    given = (functional.params, carry, data, inputs, 0)
+    carry, _ = jax.eval_shape(lambda *args: max_pass(one, *args, start=start), *given)
+    assert [cotangent.dtype for cotangent in carry.cotangents] == [jnp.float32]
+    cotangents = tuple(jnp.ones(cotangent.shape) for cotangent in carry.cotangents)
     own = one.stem.backward(functional.params, functional.stats, data["image"], cotangents)
     assert {gradient.dtype for gradient in own.values()} == {jnp.dtype(jnp.float32)}
 
@@ -157,8 +161,7 @@ def test_without_a_stem_no_gradient_reaches_the_images(data):
     first, last = layer_table(plain, IMAGE_SHAPE)
     first = replace(first, candidates=(4, 2), quantize_input=True)
     functional = FunctionalNetwork(convert.quantize(plain, (first, last), candidates=(4, 2)))
-    one = CoupledPass(functional, lambda x: 2.0 * x, WEIGHTS)
-    one.trace_stem(shapes_of(data["image"]), 1, passes=PASSES)
+    one = prepared(functional, data["image"], lambda x: 2.0 * x)
     start, moved = one.stem.start(functional.params, functional.stats, data["image"])
     assert start.learned == ()
     np.testing.assert_array_equal(start.fixed[0], 2 * data["image"])
@@ -184,7 +187,7 @@ def test_what_depends_on_statistics_that_passes_move_is_not_shared(data):
     (logits, _), stats = one.stem.rest(
         functional.params, functional.stats | moved, start, configuration, key
     )
-    (expected, _), after = one.forward(
+    (expected, _), after = one(
         functional.params, functional.stats, data["image"], configuration, key
     )
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

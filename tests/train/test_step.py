@@ -1,6 +1,7 @@
 """The coupled step: its update worked out from single passes, its devices, its programs."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,15 @@ from rfquant_jax.quant.sampling import Sampling, sample_step
 from rfquant_jax.quant.space import smallest_bits
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings, convolution_kernels
-from rfquant_jax.train.passes import CoupledPass, LossWeights
+from rfquant_jax.train.passes import max_pass, random_pass
 from rfquant_jax.train.scheduler import freeze
-from rfquant_jax.train.state import Carry, DistillationTargets, Masks, PassInfo, Rates, StepInputs
+from rfquant_jax.train.state import PassState, StepInputs
 from rfquant_jax.train.step import StepSettings, TrainStep, default_strategy
+from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
 from tests.conftest import SEARCHED, TinyNet, batch, identity, mesh_of
 
 WEIGHTS = LossWeights(label_smoothing=0.1, idm=0.01, region=-2.5e-5)
-RATES = Rates(np.float32(0.05), np.float32(1e-3), np.float32(0.1))
+RATES = {"lr": 0.05, "step_size_lr": 1e-3, "damping": 0.1}
 KEY = jax.random.key(5)
 DEVICES = 8
 
@@ -42,7 +44,7 @@ def masks(space):
     """One layer's weights have lost their smallest bit-width, its activations have not."""
     weights = space.full_mask.copy()
     weights[0, -1] = False
-    return Masks(weights, space.full_mask)
+    return np.stack([weights, space.full_mask])
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,8 @@ def data():
 def run(step, params, data, masks, micro=1, key=KEY):
     parts = np.split(np.arange(len(data["label"])), micro)
     batches = [devices.split({k: v[p] for k, v in data.items()}, step.mesh) for p in parts]
-    state, metrics, report = step(step.init(params), batches, masks, RATES, key)
+    state, metrics, report = step(step.init(params), batches, step.inputs(masks, key, **RATES))
     assert not np.any(report.failed)
-    configurations = step.inputs(masks, RATES, key).configurations
-    np.testing.assert_array_equal(report.configurations, configurations)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -76,32 +76,28 @@ def by_hand(functional, data, masks, space):
     """Gradients and statistics of each of the eight shards, every pass called alone."""
     sample_key, _ = jax.random.split(KEY)
     configurations = sample_step(sample_key, *masks, convert.CANDIDATES, 3)
-    inputs = StepInputs(
-        configurations, smallest_bits(masks.weights, convert.CANDIDATES), RATES.damping, KEY
-    )
+    smallest = np.stack([smallest_bits(mask, convert.CANDIDATES) for mask in masks], axis=-1)
+    inputs = StepInputs(configurations, smallest, *map(np.float32, RATES.values()), KEY)
     # They start from what they have in common, as those of a step do: computed anew in each pass it
     # would be rounded differently, and a few codes with it. tests/train/test_stem.py compares both.
-    one = CoupledPass(functional, identity, WEIGHTS)
-    each, layers = 16 // DEVICES, len(configurations[0])
+    network, each = TrainingNetwork(functional, identity, WEIGHTS), 16 // DEVICES
     part = jax.ShapeDtypeStruct((each, *data["image"].shape[1:]), jnp.float32)
-    one.trace_stem(part, layers, passes=4)
-    of_pass = jax.jit(one, static_argnames="is_max")
-    forward, backward = jax.jit(one.stem.start), jax.jit(one.stem.backward)
+    network.trace_stem(part, passes=4)
+    of_max, of_random = (jax.jit(partial(one, network)) for one in (max_pass, random_pass))
+    forward, backward = jax.jit(network.stem.start), jax.jit(network.stem.backward)
     shards = []
     for i in range(DEVICES):
         shard = {name: values[each * i : each * (i + 1)] for name, values in data.items()}
         start, moved = forward(functional.params, functional.stats, shard["image"])
-        carry, own = Carry(functional.stats | moved, zeros_like(functional.params)), None
+        state = PassState(functional.stats | moved, zeros_like(functional.params))
         for number in range(4):
-            carry, found, _ = of_pass(
-                functional.params, carry, shard, own, inputs, number, is_max=not number, start=start
-            )
-            own = own or found
-        stem_gradients = backward(functional.params, functional.stats, shard["image"], carry.start)
-        carry.gradients.update(
-            {n: carry.gradients[n] + gradient for n, gradient in stem_gradients.items()}
+            one = of_random if number else of_max
+            state, _ = one(functional.params, state, shard, inputs, number, start=start)
+        of_stem = functional.params, functional.stats, shard["image"], state.cotangents
+        state.gradients.update(
+            {n: state.gradients[n] + gradient for n, gradient in backward(*of_stem).items()}
         )
-        shards.append(jax.device_get(carry))
+        shards.append(jax.device_get(state))
     return shards
 
 
@@ -166,16 +162,15 @@ def test_metrics_tell_the_passes_apart(after):
         assert of_pass["loss"].shape == (DEVICES,)
 
 
-@pytest.mark.parametrize("strategy", ["unroll", "scan"])
-def test_all_ways_to_string_the_passes_together_agree(strategy, after, functional, data, masks):
-    step = TrainStep(functional, mesh_of(DEVICES), identity, settings(strategy))
+def test_the_scan_and_the_host_loop_agree(after, functional, data, masks):
+    step = TrainStep(functional, mesh_of(DEVICES), identity, settings("scan"))
     state, metrics = run(step, functional.params, data, masks)
     reference, reference_metrics = after
     for name, expected in reference.params.items():
         np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
     for got, want in zip(metrics, reference_metrics, strict=True):
         np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-4)
-    assert step.traces == {name: int(name in ("sample", "whole")) for name in step.traces}
+    assert step.traces == {"sample": 1, "whole": 1}
 
 
 def test_micro_batches_on_one_device_average_like_devices(functional, data, masks, after):
@@ -194,54 +189,38 @@ def collectives(compiled, *args):
     return re.findall(rf"({kinds})(?:-start)?\(", text)
 
 
-def test_one_all_reduce_a_step_and_none_in_a_pass(on_all, functional, data, masks):
-    state = on_all.init(functional.params)
-    sharded = devices.split(data, on_all.mesh)
-    configurations = on_all._sample(KEY, *masks)
-    inputs = StepInputs(configurations, np.full(4, 2, np.int32), RATES.damping, KEY)
-    gradients = devices.per_device(zeros_like(functional.params), on_all.mesh)
-    on_all._prepare(sharded["image"], inputs)
-    assert collectives(on_all._stem, state.params, state.stats, sharded) == []
-    start, moved, sums = on_all._stem(state.params, state.stats, sharded)
-    info = PassInfo(np.int32(0), np.bool_(True), np.bool_(False))
-    logits, features = on_all._blank()
-    shared = start, sharded, logits, inputs, info
-    of_pass = (state.params, state.stats | moved, (gradients, sums, features), *shared)
-    assert collectives(on_all._one_pass, *of_pass) == []
-    carry, _, metrics = on_all._one_pass(*of_pass)
-    of_back = (state.params, *carry, sharded)
-    assert collectives(on_all._stem_back, *of_back) == []
-    losses = [metrics["loss"]] * 4
-    update = collectives(on_all._update, state, *carry[:2], losses, RATES, np.float32(1))
-    assert update == ["all-reduce"]
+@pytest.fixture(scope="module")
+def inspected(functional):
+    """A step like `on_all` whose programs are looked at; it takes no step, and traces add up."""
+    return TrainStep(functional, mesh_of(DEVICES), identity, settings())
 
 
-def test_a_random_pass_leaves_what_it_is_compared_with_where_it_is(functional, data, masks):
+def test_one_all_reduce_a_step_and_none_in_a_pass(inspected, functional, data, masks):
+    programs = programs_of(inspected, functional, data, masks)
+    found = {name: collectives(compiled, *given) for name, (compiled, given) in programs.items()}
+    assert found.pop("update") == ["all-reduce"]
+    assert found == {"buffers": [], "stem": [], "one_pass": [], "stem_back": []}
+
+
+def programs_of(step, functional, data, masks):
+    sharded, inputs = devices.split(data, step.mesh), step.inputs(masks, KEY, **RATES)
+    return step.programs(step.init(functional.params), sharded, inputs)
+
+
+def test_a_pass_updates_accumulators_and_targets_in_place(functional, data, masks):
     step = TrainStep(functional, mesh_of(1), identity, settings())
-    sharded, state = devices.split(data, step.mesh), step.init(functional.params)
-    inputs = step.inputs(masks, RATES, KEY)
-    step._prepare(sharded["image"], inputs)
-    start, moved, sums = step._stem(state.params, state.stats, sharded)
-    logits, features = step._blank()
-    gradients = devices.per_device(zeros_like(functional.params), step.mesh)
-    donated, info = (gradients, sums, features), PassInfo(*map(np.asarray, (1, False, True)))
-    shared = start, sharded, logits, inputs, info
-    given = (state.params, state.stats | moved, donated, *shared)
-    compiled = step._one_pass.jitted.lower(*given).compile()
-    taken_over = sum(x.nbytes for x in jax.tree.leaves(donated))
-    assert compiled.memory_analysis().alias_size_in_bytes == taken_over
-    assert set(features) == set(SEARCHED)
+    compiled, given = programs_of(step, functional, data, masks)["one_pass"]
+    memory = compiled.jitted.lower(*given).compile().memory_analysis()
+    donated = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(given[2]))
+    assert memory.alias_size_in_bytes == donated
+    assert set(given[2].features) == set(SEARCHED)
 
 
 @pytest.fixture(scope="module")
-def update(functional):
+def update(inspected, functional, data, masks):
     """The update as XLA gets it and as it compiles it."""
-    step = TrainStep(functional, mesh_of(DEVICES), identity, settings())
-    state = step.init(functional.params)
-    gradients = devices.per_device(zeros_like(functional.params), step.mesh)
-    losses = [jnp.ones(DEVICES)] * 4
-    arguments = (state, state.stats, gradients, losses, RATES, np.float32(1))
-    lowered = step._update.jitted.lower(*arguments)
+    compiled, given = programs_of(inspected, functional, data, masks)["update"]
+    lowered = compiled.jitted.lower(*given)
     return lowered.as_text(), lowered.compile().as_text()
 
 
@@ -263,14 +242,25 @@ def test_nothing_is_traced_again_when_bits_masks_and_rates_change(
 ):
     state = on_all.init(functional.params)
     sharded = devices.split(data, on_all.mesh)
-    run(on_all, functional.params, data, Masks(space.full_mask, space.full_mask))
+    run(on_all, functional.params, data, np.stack([space.full_mask] * 2))
     before = dict(on_all.traces)
     for i in range(4):
-        masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
-        rates = Rates(*(np.float32(0.01 * i) for _ in range(3)))
-        state, *_ = on_all(state, [sharded], masks, rates, jax.random.key(i))
+        masks = freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0)
+        inputs = on_all.inputs(masks, jax.random.key(i), **dict.fromkeys(RATES, 0.01 * i))
+        state, *_ = on_all(state, [sharded], inputs)
     assert before == on_all.traces
-    assert on_all.traces == {name: int(name != "whole") for name in on_all.traces}
+    assert on_all.traces == dict.fromkeys(on_all.traces, 1)
+
+
+def test_a_plain_step_of_several_micro_batches_compiles_one_pass(plain, data):
+    step = TrainStep(FunctionalNetwork(plain), mesh_of(1), identity, settings(random_passes=0))
+    state, nothing = step.init(step.functional.params), np.zeros((2, 0, 5), bool)
+    parts = [{name: values[i::2] for name, values in data.items()} for i in range(2)]
+    for i in range(2):
+        batches = [devices.split(part, step.mesh) for part in parts]
+        state, *_ = step(state, batches, step.inputs(nothing, jax.random.key(i), **RATES))
+    used = ("sample", "buffers", "one_pass", "update")
+    assert step.traces == dict.fromkeys(step.traces, 0) | dict.fromkeys(used, 1)
 
 
 @pytest.mark.parametrize("devices_used", [1, 2, DEVICES])
@@ -280,8 +270,8 @@ def test_levels_are_drawn_by_one_program_alike_on_every_device(
     sampling = Sampling("levels", 0.8, 0.5)
     step = TrainStep(functional, mesh_of(devices_used), identity, settings(sampling=sampling))
     for i in range(4):
-        masks = Masks(*freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0))
-        drawn = step.inputs(masks, RATES, jax.random.key(i)).configurations
+        masks = freeze(rng.random(4), space, 0.25 * i, split_candidates=i % 2 == 0)
+        drawn = step.inputs(masks, jax.random.key(i), **RATES).configurations
         sample_key, _ = jax.random.split(jax.random.key(i))
         expected = sample_step(sample_key, *masks, convert.CANDIDATES, 3, sampling)
         for shard in drawn.addressable_shards:
@@ -318,8 +308,9 @@ def test_an_external_teacher_teaches_the_max_pass(functional, data, masks):
     step = TrainStep(functional, mesh_of(1), identity, settings(random_passes=0))
     sharded = devices.split(data, step.mesh)
     teacher = jnp.zeros((16, 5))
-    _, metrics, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY)
+    inputs = step.inputs(masks, KEY, **RATES)
+    _, metrics, _ = step(step.init(functional.params), [sharded], inputs, [teacher])
+    _, alone, _ = step(step.init(functional.params), [sharded], inputs)
     assert float(metrics[0]["cross_entropy"][0]) == pytest.approx(
         float(alone[0]["cross_entropy"][0]) / 2, rel=1e-5
     )
@@ -332,32 +323,23 @@ def test_an_external_teacher_teaches_the_max_pass_alone(functional, data, masks)
     sharded = devices.split(data, step.mesh)
     teacher = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
     teacher = devices.split(teacher, step.mesh)
-    _, metrics, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY, [teacher])
-    _, alone, _ = step(step.init(functional.params), [sharded], masks, RATES, KEY)
+    inputs = step.inputs(masks, KEY, **RATES)
+    _, metrics, _ = step(step.init(functional.params), [sharded], inputs, [teacher])
+    _, alone, _ = step(step.init(functional.params), [sharded], inputs)
     assert set(metrics[0]) == {*alone[0], "distillation"}
     assert float(metrics[0]["cross_entropy"][0]) < float(alone[0]["cross_entropy"][0])
     for taught, untaught in zip(metrics[1:], alone[1:], strict=True):
         assert jax.device_get(taught) == jax.device_get(untaught)
-    assert step.traces["one_pass"] == 1
+    assert step.traces["one_pass"] == 2  # with a teacher and without one
 
 
 def test_information_distortion_mitigation_can_be_left_out(functional, data, masks):
-    one = CoupledPass(functional, identity, LossWeights(idm=0.0))
-    inputs = StepInputs(
-        jnp.full((2, 4, 2), 4, jnp.int32), np.full(4, 4, np.int32), np.float32(0), KEY
-    )
-    carry = Carry(functional.stats, zeros_like(functional.params))
-    _, own, metrics = jax.jit(one, static_argnames="is_max")(
-        functional.params,
-        carry,
-        data,
-        DistillationTargets(jnp.zeros((16, 5)), {}),
-        inputs,
-        1,
-        is_max=False,
-    )
-    assert own.features == {}
-    assert "idm" not in metrics
+    step = TrainStep(functional, mesh_of(1), identity, settings(loss=LossWeights(idm=0.0)))
+    _, given = programs_of(step, functional, data, masks)["one_pass"]
+    assert given[2].features == {}
+    _, metrics = run(step, functional.params, data, masks)
+    assert "damping" in metrics[1]
+    assert "idm" not in metrics[1]
 
 
 def test_default_strategies(monkeypatch):

@@ -11,6 +11,7 @@ from rfquant_jax.export.formats.c_text import number
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.shapes import Shape
 
+_MATH = ("tanh", "exp", "expm1", "log", "log1p", "sqrt", "erf")  # of math.h, in float
 _BINARY = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -18,13 +19,19 @@ _BINARY = {
     "divide": "{0} / {1}",
     "maximum": "({0} > {1} ? {0} : {1})",
     "minimum": "({0} < {1} ? {0} : {1})",
+    "greater": "({0} > {1} ? 1.0f : 0.0f)",
+    "greater_equal": "({0} >= {1} ? 1.0f : 0.0f)",
+    "equal": "({0} == {1} ? 1.0f : 0.0f)",
 }
+_SELECTION = {"where": "({0} != 0.0f ? {1} : {2})"}
 _UNARY = {
     "negate": "-{0}",
     "absolute": "({0} < 0.0f ? -{0} : {0})",
     "sigmoid": "(tanhf({0} / 2.0f) + 1.0f) / 2.0f",
-    "tanh": "tanhf({0})",
+    "sign": "({0} > 0.0f ? 1.0f : ({0} < 0.0f ? -1.0f : {0}))",
+    **{name: f"{name}f({{0}})" for name in _MATH},
 }
+_ELEMENTWISE = _BINARY | _UNARY | _SELECTION
 _COMBINE = {"sum": "t = t + {0};", "max": "if ({0} > t) t = {0};"}
 
 
@@ -36,11 +43,17 @@ def emit(node: Node, shapes: Sequence[Shape | None], shape: Shape, names: Sequen
       shape: shape of the result.
       names: C expressions of the inputs, followed by that of the result.
     """
-    if node.op in _BINARY or node.op in _UNARY:
+    if node.op in _ELEMENTWISE:
         return _elementwise(node, shapes, shape, names)
-    if node.op == "concatenate":
-        return _concatenate(node, shapes, shape, names)
+    if node.op in ("concatenate", "matmul"):
+        make = _concatenate if node.op == "concatenate" else _matmul
+        return make(node, shapes, shape, names)
     return _OTHERS[node.op](node, shapes[0], shape, names)
+
+
+def uses_math(source: str) -> bool:
+    """Whether C source calls a function of math.h."""
+    return any(f"{name}f(" in source for name in _MATH)
 
 
 def affine(shape: Shape, names: Sequence[str], numbers: Sequence[str]) -> str:
@@ -79,7 +92,7 @@ def _elementwise(node, shapes, shape, names) -> str:
         number(x) if of is None else f"{name}[{place(of, indices(shape))}]"
         for x, of, name in zip(node.inputs, shapes, names[:-1], strict=True)
     ]
-    formula = (_BINARY | _UNARY)[node.op].format(*operands)
+    formula = _ELEMENTWISE[node.op].format(*operands)
     return loops(shape, f"{names[-1]}[{place(shape, indices(shape))}] = {formula};")
 
 
@@ -130,6 +143,38 @@ def _slice(node, of, shape, names) -> str:
     return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
 
 
+def _transpose(node, of, shape, names) -> str:
+    index = [""] * len(of)
+    for new, old in enumerate(node.attributes["axes"]):
+        index[old - 1] = f"i{new}"
+    value = f"{names[0]}[{place(of, index)}]"
+    return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
+
+
+def _take(node, of, shape, names) -> str:
+    axis, entries = node.attributes["axis"] - 1, node.attributes["indices"]
+    if of[axis] == 1:  # a repeated entry, whose index is always 0
+        value = f"{names[0]}[{place(of, indices(shape))}]"
+        return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
+    table = f"static const int32_t at[] = {{{', '.join(map(str, entries))}}};"
+    index = indices(shape)
+    index[axis] = f"at[{index[axis]}]"
+    value = f"{names[0]}[{place(of, index)}]"
+    target = f"{names[1]}[{place(shape, indices(shape))}]"
+    return f"{{ {table}\n  {loops(shape, f'{target} = {value};')} }}"
+
+
+def _matmul(node: Node, shapes: Sequence[Shape], shape: Shape, names: Sequence[str]) -> str:
+    """Sums over the inner axis i<rank>, one for each element of the result."""
+    *around, row, column = indices(shape)
+    inner = f"i{len(shape)}"
+    first = f"{names[0]}[{place(shapes[0], [*around, row, inner])}]"
+    second = f"{names[1]}[{place(shapes[1], [*around, inner, column])}]"
+    total = loops(shapes[0][-1:], f"t = t + {first} * {second};", len(shape))
+    target = f"{names[2]}[{place(shape, indices(shape))}]"
+    return loops(shape, f"float t = 0.0f;\n  {total}\n  {target} = t;")
+
+
 def _reshape(node, of, shape, names) -> str:
     return loops((int(np.prod(shape)),), f"{names[1]}[i0] = {names[0]}[i0];")
 
@@ -153,4 +198,6 @@ _OTHERS: Mapping[str, Callable] = {
     "pad": _pad,
     "slice": _slice,
     "reshape": _reshape,
+    "transpose": _transpose,
+    "take": _take,
 }

@@ -14,9 +14,10 @@ from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.consumers import Consumers
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.memory import MemoryPlan, codes_of, plan, scratch_of
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE
 from rfquant_jax.export.ir.packing import pack
+from rfquant_jax.quant.lsq import FULL_PRECISION
 
 _HEAD = """\
 static void run(const float *image, const uint8_t *pixels, float *logits, float *arena) {
@@ -127,7 +128,7 @@ class Program:
         """The fields of `layer_t`."""
         scale, bias = self._numbers(place, data)
         kernel = f"kernel_{place}"
-        if data.weight_bits >= FLOAT_BITS:
+        if data.weight_bits >= FULL_PRECISION:
             self.arrays.append(array("float", kernel, data.kernel))
             return f"0, {kernel}, 0, {scale}, {bias}"
         packed = pack(data.kernel, data.weight_bits)

@@ -16,8 +16,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.packing import pack
+from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.runtime.files import replacing
 
 FORMAT, VERSION = "rfquant-integer", "1"
@@ -81,7 +82,7 @@ def _entry(data: LayerData) -> dict:
 
 
 def _packed(data: LayerData) -> np.ndarray:
-    if data.weight_bits >= FLOAT_BITS:
+    if data.weight_bits >= FULL_PRECISION:
         return data.kernel
     return pack(data.kernel, data.weight_bits)
 

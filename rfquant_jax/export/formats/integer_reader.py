@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from rfquant_jax.errors import UserError, listed, one_line
 from rfquant_jax.export.formats.integer import FORMAT, VERSION, digest, kernel_name
 from rfquant_jax.export.ir.graph import Graph, GraphError, Node
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT
 from rfquant_jax.export.ir.packing import WIDTHS, packed_size, unpack
+from rfquant_jax.quant.lsq import FULL_PRECISION
 
 _ENTRY = ("weight_bits", "input_bits", "input_signed", "input_step")
 
@@ -141,11 +142,11 @@ class _Contents:
             raise GraphError(f"layer {node.layer} of {name!r} must have {', '.join(_ENTRY)}")
         weight_bits, input_bits, signed, step = (entry[key] for key in _ENTRY)
         for bits in (weight_bits, input_bits):
-            if type(bits) is not int or (bits not in WIDTHS and bits != FLOAT_BITS):
+            if type(bits) is not int or (bits not in WIDTHS and bits != FULL_PRECISION):
                 raise GraphError(f"layer {node.layer} of {name!r}: no bit-width can be {bits!r}")
         if not isinstance(signed, bool) or type(step) is not float:
             raise GraphError(f"layer {node.layer} of {name!r}: its input is not described")
-        if node.op == AFFINE and (weight_bits, input_bits) != (FLOAT_BITS, FLOAT_BITS):
+        if node.op == AFFINE and (weight_bits, input_bits) != (FULL_PRECISION, FULL_PRECISION):
             raise GraphError(f"layer {node.layer} of {name!r}: affine maps must have 32 bits")
         kernel = None if node.op == AFFINE else self._kernel(node, weight_bits)
         channels = [node.attributes["channels"] if kernel is None else len(kernel)]
@@ -157,7 +158,7 @@ class _Contents:
 
     def _kernel(self, node: Node, bits: int) -> np.ndarray:
         name, shape = kernel_name(node.layer, bits), node.attributes["kernel"]
-        if bits >= FLOAT_BITS:
+        if bits >= FULL_PRECISION:
             return self._take(name, np.float32, shape)
         if name not in self._kernels:
             count = int(np.prod(shape, dtype=np.int64))

@@ -29,7 +29,13 @@ _PLAIN = {
     "absolute": "Abs",
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "sign": "Sign",
+    "erf": "Erf",
 }
+_COMPARISONS = {"greater": "Greater", "greater_equal": "GreaterOrEqual", "equal": "Equal"}
 
 
 class Nodes:
@@ -87,11 +93,35 @@ def _elementwise(nodes: Nodes, node: Node) -> None:
         (place,) = numbers
         _clip(nodes, node, node.inputs[1 - place], node.inputs[place])
         return
-    operands = [
+    nodes.add(_PLAIN[node.op], _operands(nodes, node), node.output)
+
+
+def _operands(nodes: Nodes, node: Node) -> list[str]:
+    return [
         name if isinstance(name, str) else nodes.constant(np.asarray(name, np.float32))
         for name in node.inputs
     ]
-    nodes.add(_PLAIN[node.op], operands, node.output)
+
+
+def _compare(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    """1 or 0 in float32, as in the graph; ONNX compares to booleans."""
+    holds = nodes.add(_COMPARISONS[node.op], _operands(nodes, node))
+    nodes.add("Cast", [holds], node.output, to=onnx.TensorProto.FLOAT)
+
+
+def _where(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    condition, *cases = _operands(nodes, node)
+    holds = nodes.add("Cast", [condition], to=onnx.TensorProto.BOOL)
+    nodes.add("Where", [holds, *cases], node.output)
+
+
+def _around_one(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    """exp(x) - 1 or log(1 + x); ONNX has no operator that is more exact near 0."""
+    x, one = node.inputs[0], nodes.constant(np.asarray(1, np.float32))
+    if node.op == "expm1":
+        nodes.add("Sub", [nodes.add("Exp", [x]), one], node.output)
+    else:
+        nodes.add("Log", [nodes.add("Add", [x, one])], node.output)
 
 
 def _clip(nodes: Nodes, node: Node, x: str, bound: float) -> None:
@@ -159,6 +189,27 @@ def _in_onnx_order(by_axis: Sequence) -> list:
     return [by_axis[2], *by_axis[:2]] if len(by_axis) == 3 else by_axis
 
 
+def _transpose(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    order = [0, *node.attributes["axes"]]
+    if len(shapes[0]) == 3:  # to channels last, in this order, to channels first
+        order = [TO_LAST[order[axis]] for axis in TO_FIRST]
+    nodes.add("Transpose", [node.inputs[0]], node.output, perm=order)
+
+
+def _take(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    axis, indices = node.attributes["axis"], nodes.numbers(node.attributes["indices"])
+    axis = _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
+    nodes.add("Gather", [node.inputs[0], indices], node.output, axis=axis)
+
+
+def _matmul(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    if len(shapes[0]) != 3:
+        nodes.add("MatMul", list(node.inputs), node.output)
+        return
+    matrices = [nodes.add("Transpose", [x], perm=TO_LAST) for x in node.inputs]
+    nodes.add("Transpose", [nodes.add("MatMul", matrices)], node.output, perm=TO_FIRST)
+
+
 def _concatenate(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
     axis = node.attributes["axis"]
     axis = _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
@@ -185,4 +236,11 @@ _OTHERS: Mapping = {
     "slice": _slice,
     "concatenate": _concatenate,
     "reshape": _reshape,
+    "transpose": _transpose,
+    "take": _take,
+    "matmul": _matmul,
+    "where": _where,
+    "expm1": _around_one,
+    "log1p": _around_one,
+    **dict.fromkeys(_COMPARISONS, _compare),
 }

@@ -25,8 +25,9 @@ from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes, emit
 from rfquant_jax.export.ir.consumers import Quantizer
 from rfquant_jax.export.ir.graph import Node
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.runtime.files import replacing
 
 DOMAIN = "qonnx.custom_op.general"
@@ -96,7 +97,7 @@ class _Layers:
 
     def _weights(self, node: Node, data: LayerData, kernel: np.ndarray) -> str:
         held = self.nodes.constant(kernel, f"{node.layer}.kernel")
-        if data.weight_bits >= FLOAT_BITS:
+        if data.weight_bits >= FULL_PRECISION:
             return held
         return self._quant(held, 1.0, data.weight_bits, signed=True)
 

@@ -16,7 +16,7 @@ from rfquant_jax.errors import UserError
 PACKAGE = "ai-edge-litert"
 METADATA = "rfquant_jax"
 _MINIMUM_VERSION = b"1.14.0"  # oldest runtime version with all of these operators
-_TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}
+_TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
 
 
 def schema() -> ModuleType:

@@ -10,6 +10,7 @@ import numpy as np
 from rfquant_jax.export.formats.tflite_graph import FlatGraph
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.shapes import Shape
+from rfquant_jax.export.trace.values import UnsupportedNetwork
 
 _BINARY = {
     "add": ("ADD", "AddOptions"),
@@ -24,7 +25,17 @@ _UNARY = {
     "absolute": ("ABS", "AbsOptions"),
     "sigmoid": ("LOGISTIC", None),
     "tanh": ("TANH", None),
+    "exp": ("EXP", "ExpOptions"),
+    "log": ("LOG", None),
+    "sqrt": ("SQRT", None),
+    "sign": ("SIGN", "SignOptions"),
 }
+_COMPARISONS = {
+    "greater": ("GREATER", "GreaterOptions"),
+    "greater_equal": ("GREATER_EQUAL", "GreaterEqualOptions"),
+    "equal": ("EQUAL", "EqualOptions"),
+}
+_ABSENT = ("erf",)  # LiteRT has no operator for it
 
 
 def kernel_of(node: Node, kernel: np.ndarray) -> tuple[np.ndarray, int]:
@@ -91,7 +102,15 @@ def _padded(flat: FlatGraph, name: str, x: int, shape: Shape, padding, quantized
 
 
 def emit(flat: FlatGraph, node: Node, shapes: Mapping[str, Shape], values: dict[str, int]) -> None:
-    """Appends one operation without parameters and registers its result."""
+    """Appends one operation without parameters and registers its result.
+
+    Raises:
+      UnsupportedNetwork: LiteRT has no such operator.
+    """
+    if node.op in _ABSENT:
+        raise UnsupportedNetwork(
+            f"LiteRT has no operator for {node.op}; leave out the format tflite"
+        )
     inputs = [
         values[x] if isinstance(x, str) else flat.constant(np.float32([x])) for x in node.inputs
     ]
@@ -102,11 +121,62 @@ def emit(flat: FlatGraph, node: Node, shapes: Mapping[str, Shape], values: dict[
         if op in ("ADD", "SUB", "MUL", "DIV"):
             options["fusedActivationFunction"] = flat.activation("NONE")
         flat.add(op, inputs, y, **options)
+    elif node.op in _SEVERAL:
+        _SEVERAL[node.op](flat, node, inputs, shapes, y)
     elif node.op == "concatenate":
         options = {"axis": node.attributes["axis"], "fusedActivationFunction": 0}
         flat.add("CONCATENATION", inputs, y, kind="ConcatenationOptions", **options)
     else:
         _OTHERS[node.op](flat, node, inputs[0], shapes[node.inputs[0]], y)
+
+
+def _compare(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
+    """1 or 0 in float32, as in the graph; LiteRT compares to booleans."""
+    op, kind = _COMPARISONS[node.op]
+    holds = flat.value(f"{node.output}/holds", shapes[node.output], "bool")
+    flat.add(op, inputs, holds, kind=kind)
+    flat.add("CAST", [holds], y, kind="CastOptions")
+
+
+def _where(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
+    holds = flat.value(f"{node.output}/holds", shapes[node.inputs[0]], "bool")
+    flat.add("CAST", inputs[:1], holds, kind="CastOptions")
+    flat.add("SELECT_V2", [holds, *inputs[1:]], y, kind="SelectV2Options")
+
+
+def _around_one(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
+    """exp(x) - 1 or log(1 + x); LiteRT has no operator that is more exact near 0."""
+    one, between = flat.constant(np.float32([1])), f"{node.output}/between"
+    middle = flat.value(between, shapes[node.output])
+    if node.op == "expm1":
+        flat.add("EXP", inputs, middle, kind="ExpOptions")
+        flat.add("SUB", [middle, one], y, kind="SubOptions", fusedActivationFunction=0)
+    else:
+        flat.add("ADD", [*inputs, one], middle, kind="AddOptions", fusedActivationFunction=0)
+        flat.add("LOG", [middle], y)
+
+
+def _matmul(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
+    flat.add("BATCH_MATMUL", inputs, y, kind="BatchMatMulOptions")
+
+
+_SEVERAL: Mapping[str, Callable] = {
+    "where": _where,
+    "matmul": _matmul,
+    "expm1": _around_one,
+    "log1p": _around_one,
+    **dict.fromkeys(_COMPARISONS, _compare),
+}
+
+
+def _transpose(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
+    order = flat.numbers([0, *node.attributes["axes"]])
+    flat.add("TRANSPOSE", [x, order], y, kind="TransposeOptions")
+
+
+def _take(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
+    indices = flat.numbers(node.attributes["indices"])
+    flat.add("GATHER", [x, indices], y, kind="GatherOptions", axis=node.attributes["axis"])
 
 
 def _reduce(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
@@ -174,4 +244,6 @@ _OTHERS: Mapping[str, Callable] = {
     "pad": _pad,
     "slice": _slice,
     "reshape": _reshape,
+    "transpose": _transpose,
+    "take": _take,
 }

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from flax import nnx
 
-from rfquant_jax.export.ir.model import FLOAT_BITS, IntegerModel, LayerData
+from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.trace.capture import Captured, Normalization, capture
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer, Quantizer
+from rfquant_jax.quant.lsq import FULL_PRECISION
 
 
 def fold(
@@ -47,7 +48,7 @@ def fold(
 def _layer(found: Captured, name: str, module: nnx.Module) -> LayerData:
     if isinstance(module, Normalization):
         factor, shift = affine(module)
-        return LayerData(FLOAT_BITS, FLOAT_BITS, True, 1.0, None, factor, shift)
+        return LayerData(FULL_PRECISION, FULL_PRECISION, True, 1.0, None, factor, shift)
     weight_bits, weight_step, kernel = weight_codes(module)
     input_bits, input_step, signed = _input(module)
     factor, shift = np.ones(len(kernel)), np.zeros(len(kernel))
@@ -66,7 +67,7 @@ def weight_codes(module: QuantizedLayer) -> tuple[int, float, np.ndarray]:
     bits = int(module.bits[...][0])
     step = _step(module.weight_quantizer, bits)
     if step is None:
-        return FLOAT_BITS, 1.0, np.ascontiguousarray(kernel)
+        return FULL_PRECISION, 1.0, np.ascontiguousarray(kernel)
     half = 1 << (bits - 1)
     # In float32, to round like the evaluation.
     codes = np.rint(np.clip(kernel / step, -half, half - 1))
@@ -77,13 +78,13 @@ def _input(module: QuantizedLayer) -> tuple[int, float, bool]:
     bits = int(module.bits[...][1])
     step = _step(module.input_quantizer, bits)
     if step is None:
-        return FLOAT_BITS, 1.0, True
+        return FULL_PRECISION, 1.0, True
     return bits, float(step), bool(module.input_quantizer.signed)
 
 
 def _step(quantizer: Quantizer | None, bits: int) -> np.float32 | None:
     """The active step size, or None if the operand is not quantized."""
-    if quantizer is None or bits >= FLOAT_BITS:
+    if quantizer is None or bits >= FULL_PRECISION:
         return None
     return np.float32(quantizer.step_size(bits))
 

@@ -113,7 +113,7 @@ class Graph:
         for name in node.inputs:
             if not isinstance(name, str):
                 number(name)
-                if operation.operands != 2:
+                if operation.operands not in (2, 3):
                     raise ValueError("takes no number")
                 shapes.append(None)
             elif name not in known:

@@ -11,8 +11,8 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.export.ir.graph import Graph
 from rfquant_jax.export.ir.packing import packed_size
 from rfquant_jax.export.ir.shapes import LARGEST_FLOAT32, SMALLEST_FLOAT32
+from rfquant_jax.quant.lsq import FULL_PRECISION
 
-FLOAT_BITS = 32  # bit-widths of at least this value mean "not quantized"
 INT32_LIMIT = 2**31
 
 
@@ -40,12 +40,14 @@ class LayerData:
 
     @property
     def quantizes_input(self) -> bool:
-        return self.input_bits < FLOAT_BITS
+        return self.input_bits < FULL_PRECISION
 
     @property
     def is_integer(self) -> bool:
         """Whether the accumulators are integers."""
-        return self.kernel is not None and self.quantizes_input and self.weight_bits < FLOAT_BITS
+        return (
+            self.kernel is not None and self.quantizes_input and self.weight_bits < FULL_PRECISION
+        )
 
     @property
     def input_range(self) -> tuple[int, int]:

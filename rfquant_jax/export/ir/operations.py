@@ -14,22 +14,23 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from rfquant_jax.export.ir import arrangement, elementwise
 from rfquant_jax.export.ir.shapes import (
     Attributes,
     Shape,
     affine_shape,
+    broadcast_shape,
     constant_shape,
     convolution_shape,
     dense_shape,
-    elementwise,
     joined_shape,
     padded_shape,
     pool_shape,
     reduced_shape,
     reshaped,
     sliced_shape,
-    window_positions,
 )
+from rfquant_jax.ops.cpu.window import shifted
 
 CONVOLUTION, DENSE, AFFINE, CONSTANT = "convolution", "dense", "affine", "constant"
 LAYERS = (CONVOLUTION, DENSE, AFFINE)  # operations with parameters
@@ -61,15 +62,10 @@ def windows(
     dilation: Sequence[int] = (1, 1),
     fill: float = 0,
 ):
-    """Yields (row, column) and the shifted `x[N, H', W', C]` for every position of the window."""
-    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    rows, columns = window_positions(x.shape[1:], spans, strides, padding)
+    """(row, column) and the shifted `x[N, H', W', C]` of every position of a window, padded."""
     if any(map(any, padding)):
         x = xp.pad(x, [(0, 0), *map(tuple, padding), (0, 0)], constant_values=fill)
-    for i, j in itertools.product(*map(range, window)):
-        top, left = i * dilation[0], j * dilation[1]
-        bottom, right = top + (rows - 1) * strides[0] + 1, left + (columns - 1) * strides[1] + 1
-        yield (i, j), x[:, top : bottom : strides[0], left : right : strides[1]]
+    return shifted(x, tuple(window), tuple(strides), tuple(dilation))
 
 
 def _pool(fill: float, combine: str):
@@ -96,11 +92,16 @@ def _slice(xp, inputs, attributes):
 
 
 def _binary(name: str) -> Operation:
-    return Operation(2, (), elementwise, lambda xp, inputs, _: getattr(xp, name)(*inputs))
+    return Operation(2, (), broadcast_shape, lambda xp, inputs, _: getattr(xp, name)(*inputs))
 
 
-def _unary(compute: Callable[[ModuleType, Any], Any]) -> Operation:
-    return Operation(1, (), elementwise, lambda xp, inputs, _: compute(xp, inputs[0]))
+def _elements(operands: int, compute: Callable) -> Operation:
+    """`compute(array module, *inputs)` for each element."""
+    return Operation(operands, (), broadcast_shape, lambda xp, inputs, _: compute(xp, *inputs))
+
+
+def _named(name: str) -> Operation:
+    return _elements(1, lambda xp, x: elementwise.unary(xp, name, x))
 
 
 def _reduction(name: str) -> Operation:
@@ -125,11 +126,13 @@ OPERATIONS: dict[str, Operation] = {
     "divide": _binary("divide"),
     "maximum": _binary("maximum"),
     "minimum": _binary("minimum"),
-    "negate": _unary(lambda xp, x: -x),
-    "absolute": _unary(lambda xp, x: xp.abs(x)),
-    # Via tanh, because exp overflows for large negative inputs.
-    "sigmoid": _unary(lambda xp, x: (xp.tanh(x / 2) + 1) / 2),
-    "tanh": _unary(lambda xp, x: xp.tanh(x)),
+    **{name: _named(name) for name in elementwise.UNARY},
+    "sigmoid": _elements(1, elementwise.sigmoid),
+    "erf": _elements(1, elementwise.erf),
+    "greater": _elements(2, elementwise.greater),
+    "greater_equal": _elements(2, elementwise.greater_equal),
+    "equal": _elements(2, elementwise.equal),
+    "where": _elements(3, elementwise.where),
     "sum": _reduction("sum"),
     "max": _reduction("max"),
     "sum_pool": _pool(0.0, "add"),
@@ -149,6 +152,9 @@ OPERATIONS: dict[str, Operation] = {
         joined_shape,
         lambda xp, inputs, a: xp.concatenate(inputs, axis=a["axis"]),
     ),
+    "transpose": Operation(1, ("axes",), arrangement.transposed_shape, arrangement.transpose),
+    "take": Operation(1, ("axis", "indices"), arrangement.taken_shape, arrangement.take),
+    "matmul": Operation(2, (), arrangement.product_shape, arrangement.matmul),
     "reshape": Operation(
         1, ("shape",), reshaped, lambda xp, inputs, a: inputs[0].reshape(-1, *a["shape"])
     ),

@@ -63,7 +63,7 @@ def window_positions(
     return tuple(room // stride + 1 for room, stride in zip(free, strides, strict=True))
 
 
-def elementwise(shapes: Sequence[Shape], _: Attributes) -> Shape:
+def broadcast_shape(shapes: Sequence[Shape], _: Attributes) -> Shape:
     """Numbers fit everything; arrays must have equal ranks, with equal axes or axes of length 1."""
     arrays = [shape for shape in shapes if shape is not None]
     if not arrays or len({len(shape) for shape in arrays}) > 1:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive
 
-from rfquant_jax.errors import UserError
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.operations import CONSTANT
+from rfquant_jax.export.trace.attributes import RENAMED, attributes_of
+from rfquant_jax.export.trace.composed import COMPOSED
+from rfquant_jax.export.trace.products import product
+from rfquant_jax.export.trace.values import Operand, UnsupportedNetwork, Value, permuted
 
 _BINARY = {
     "add": "add",
@@ -21,7 +26,12 @@ _BINARY = {
     "max": "maximum",
     "min": "minimum",
 }
-_UNARY = {"neg": "negate", "abs": "absolute", "logistic": "sigmoid", "tanh": "tanh"}
+_UNARY = {
+    "neg": "negate",
+    "abs": "absolute",
+    "logistic": "sigmoid",
+    **{name: name for name in ("tanh", "exp", "expm1", "log", "log1p", "sqrt", "sign", "erf")},
+}
 _CALLS = (
     "jit",
     "pjit",
@@ -35,33 +45,6 @@ _CALLS = (
     "checkpoint",
 )
 _SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
-_RENAMED = {
-    "reduce_sum": "sum",
-    "reduce_max": "max",
-    "reduce_window_sum": "sum_pool",
-    "reduce_window_max": "max_pool",
-}
-
-
-class UnsupportedNetwork(UserError):  # noqa: N818 - the error is in what it says
-    """An integer model cannot express the network."""
-
-    def __init__(self, reason: str):
-        super().__init__(f"this network cannot be exported: {reason}")
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value that depends on the images; `shape` includes the leading batch axis.
-
-    Axes may have length 1 where the traced array is longer; consumers then broadcast it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-
-
-Operand = Value | np.ndarray
 
 
 class Translator:
@@ -88,7 +71,19 @@ class Translator:
         outputs = self._run(closed.jaxpr, consts, [Value(image, tuple(shape))])
         if len(outputs) != 1 or not isinstance(outputs[0], Value):
             raise UnsupportedNetwork("it must return its logits alone")
-        return outputs[0].name
+        output = self._settled(outputs[0]).name
+        self._prune(output)
+        return output
+
+    def _prune(self, output: str) -> None:
+        """Removes nodes that the output does not depend on, such as unused parts of a split."""
+        used, kept = {output}, []
+        for node in reversed(self.nodes):
+            if node.output in used:
+                kept.append(node)
+                used.update(name for name in node.inputs if isinstance(name, str))
+        self.nodes = kept[::-1]
+        self.constants = {name: x for name, x in self.constants.items() if name in used}
 
     def _run(self, jaxpr: Jaxpr, consts: Sequence, inputs: Sequence[Operand]) -> list[Operand]:
         known: dict[Any, Operand] = dict(
@@ -104,43 +99,113 @@ class Translator:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, equation: JaxprEqn, operands: list[Operand]) -> list[Operand]:
-        if (inner := _inner(equation)) is not None:
-            return self._run(inner.jaxpr, [np.asarray(c) for c in inner.consts], operands)
-        if not any(isinstance(operand, Value) for operand in operands):
-            found = equation.primitive.bind(*operands, **equation.params)
-            return [np.asarray(v) for v in (found if isinstance(found, list | tuple) else [found])]
-        return [self._value(equation, operands)]
+        try:
+            if (inner := _inner(equation)) is not None:
+                return self._run(inner.jaxpr, [np.asarray(c) for c in inner.consts], operands)
+            if any(isinstance(operand, Value) for operand in operands):
+                return self._values(equation, operands)
+        except UnsupportedNetwork as error:
+            # Equations inside a function of JAX have no place in the user's code; its call has.
+            place = error.place or source_info_util.summarize(equation.source_info)
+            raise UnsupportedNetwork(error.reason, place) from None
+        found = equation.primitive.bind(*operands, **equation.params)
+        return [np.asarray(v) for v in (found if isinstance(found, list | tuple) else [found])]
 
-    def _value(self, equation: JaxprEqn, operands: list[Operand]) -> Value:
+    def _values(self, equation: JaxprEqn, operands: list[Operand]) -> list[Operand]:
+        name, params = equation.primitive.name, equation.params
+        if name == "transpose":
+            return [permuted(operands[0], params["permutation"])]
+        if name == "dot_general":
+            found = product(self, params, *self._whole(equation, operands))
+        else:
+            operands = [self._settled(x) if isinstance(x, Value) else x for x in operands]
+            if name == "split":
+                (x,) = self._whole(equation, operands)
+                return self._split(x, int(params["axis"]), params["sizes"])
+            found = self._value(equation, operands)
+        if found is None:
+            sizes = ", ".join(str(list(x.shape[1:])) for x in operands if isinstance(x, Value))
+            raise UnsupportedNetwork(f"between its layers it uses {name!r} (on {sizes})")
+        return [found]
+
+    def _value(self, equation: JaxprEqn, operands: list[Operand]) -> Value | None:
         primitive, params, name = equation.primitive, equation.params, equation.primitive.name
         values = [x for x in operands if isinstance(x, Value)]
         if name in _BINARY:
             return self._binary(_BINARY[name], operands)
         if name in _UNARY:
-            return self._add(_UNARY[name], values, values[0].shape)
+            return self.add(_UNARY[name], values, values[0].shape)
+        if name in COMPOSED:
+            return COMPOSED[name](self, params, operands)
         if name in _SAME or (name == "convert_element_type" and params["new_dtype"] == np.float32):
             return values[0]
         if name == "broadcast_in_dim":
             return self._spread(values[0], params)
-        shape = equation.outvars[0].aval.shape
-        self._check_whole(equation, operands)
+        shape, operands = equation.outvars[0].aval.shape, self._whole(equation, operands)
+        values = [x for x in operands if isinstance(x, Value)]
         if primitive in self.marks:
             op, attributes = self.marks[primitive](params, values[0].shape)
-            return self._add(op, values, shape, attributes)
+            return self.add(op, values, shape, attributes)
         if name == "concatenate" and len(values) == len(operands) and params["dimension"] > 0:
-            return self._add(name, values, shape, {"axis": int(params["dimension"])})
+            return self.add(name, values, shape, {"axis": int(params["dimension"])})
         if name in ("reshape", "squeeze"):
-            return self._reshape(values[0], shape)
-        attributes = _attributes(name, params, operands)
+            return self.reshaped(values[0], shape)
+        attributes = attributes_of(name, params, operands)
         if attributes is None:
-            sizes = ", ".join(str(list(v.shape[1:])) for v in values)
-            raise UnsupportedNetwork(f"between its layers it uses {name!r} (on {sizes})")
-        return self._add(_RENAMED.get(name, name), values[:1], shape, attributes)
+            return None
+        return self.add(RENAMED.get(name, name), values[:1], shape, attributes)
+
+    def _settled(self, x: Value) -> Value:
+        """The value with its axes stored as they are traced."""
+        if x.order is None:
+            return x
+        if x.order[0] != 0:
+            raise UnsupportedNetwork("it moves the axis of the images")
+        return self.add("transpose", [x], x.shape, {"axes": list(x.order[1:])})
+
+    def _split(self, x: Value, axis: int, sizes: Sequence[int]) -> list[Operand]:
+        starts = np.cumsum([0, *sizes])
+        return [self._cut(x, axis, int(a), int(b)) for a, b in itertools.pairwise(starts)]
+
+    def _cut(self, x: Value, axis: int, start: int, limit: int) -> Value:
+        if axis == 0:
+            raise UnsupportedNetwork("it splits the batch of images")
+        starts, limits = [0] * (len(x.shape) - 1), list(x.shape[1:])
+        starts[axis - 1], limits[axis - 1] = start, limit
+        attributes = {"starts": starts, "limits": limits, "strides": [1] * len(starts)}
+        return self.add(
+            "slice", [x], (*x.shape[:axis], limit - start, *x.shape[axis + 1 :]), attributes
+        )
+
+    def arranged(self, x: Value, axes: Sequence[int], shape: Sequence[int]) -> Value:
+        """A value with traced axes in another order, that of the images first, reshaped.
+
+        Args:
+          shape: without the axis of the images.
+        """
+        return self.reshaped(self._settled(permuted(x, axes)), [self.count, *shape])
+
+    def held(self, x: np.ndarray) -> Value:
+        """A constant array with a leading axis of length 1, as it is."""
+        name = self._next_name()
+        self.nodes.append(Node(CONSTANT, (), name, {"shape": list(x.shape[1:])}))
+        self.constants[name] = x[0].astype(np.float32)
+        return Value(name, x.shape)
+
+    def operand(self, x: Operand | float) -> Value | float:
+        """An operand of an elementwise operation."""
+        return self._constant(x) if isinstance(x, np.ndarray) else x
 
     def _binary(self, op: str, operands: Sequence[Operand]) -> Value:
-        inputs = [x if isinstance(x, Value) else self._constant(x) for x in operands]
+        inputs = [self.operand(x) for x in operands]
+        if op == "maximum" and -math.inf in inputs:  # as in a softmax, against empty axes
+            return next(x for x in inputs if isinstance(x, Value))
+        return self.elementwise(op, *inputs)
+
+    def elementwise(self, op: str, *inputs: Value | float) -> Value:
+        """An operation on each element of its broadcast inputs."""
         shapes = [x.shape for x in inputs if isinstance(x, Value)]
-        return self._add(op, inputs, np.broadcast_shapes(*shapes))
+        return self.add(op, inputs, np.broadcast_shapes(*shapes))
 
     def _constant(self, x: np.ndarray) -> Value | float:
         """An array as an operand, with constant axes reduced to length 1, or a number."""
@@ -151,36 +216,46 @@ class Translator:
             return float(x.reshape(()))
         if x.shape[0] != 1:
             raise UnsupportedNetwork("it treats the images of a batch differently")
-        name = self._next_name()
-        self.nodes.append(Node(CONSTANT, (), name, {"shape": list(x.shape[1:])}))
-        self.constants[name] = x[0].astype(np.float32)
-        return Value(name, x.shape)
+        return self.held(x)
 
     def _spread(self, x: Value, params: Mapping) -> Value:
         """Inserts axes of length 1; elementwise consumers broadcast them."""
         shape = [1] * len(params["shape"])
         for size, axis in zip(x.shape, params["broadcast_dimensions"], strict=True):
             shape[axis] = size
-        return self._reshape(x, tuple(shape))
+        return self.reshaped(x, tuple(shape))
 
-    def _reshape(self, x: Value, shape: Sequence[int]) -> Value:
-        return self._add("reshape", [x], shape, {"shape": [int(size) for size in shape[1:]]})
+    def reshaped(self, x: Value, shape: Sequence[int]) -> Value:
+        """A value in another shape, in C order."""
+        if tuple(shape) == x.shape:
+            return x
+        return self.add("reshape", [x], shape, {"shape": [int(size) for size in shape[1:]]})
 
-    def _check_whole(self, equation: JaxprEqn, operands: Sequence[Operand]) -> None:
-        """Checks that no input still needs broadcasting."""
+    def _whole(self, equation: JaxprEqn, operands: Sequence[Operand]) -> list[Operand]:
+        """The operands with axes of length 1 repeated to the traced length."""
+        found = []
         for atom, x in zip(equation.invars, operands, strict=True):
-            if isinstance(x, Value) and x.shape != tuple(atom.aval.shape):
-                raise UnsupportedNetwork(
-                    f"it uses {equation.primitive.name!r} on a broadcast array"
-                )
+            for axis, size in enumerate(atom.aval.shape):
+                if isinstance(x, Value) and x.shape[axis] != size:
+                    x = self._repeated(x, axis, size)
+            found.append(x)
+        return found
 
-    def _add(
+    def _repeated(self, x: Value, axis: int, size: int) -> Value:
+        place, shape = x.stored[axis], (*x.shape[:axis], size, *x.shape[axis + 1 :])
+        stored = sorted(range(len(shape)), key=x.stored.__getitem__)
+        attributes = {"axis": place, "indices": [0] * size}
+        found = self.add("take", [x], tuple(shape[i] for i in stored), attributes)
+        return Value(found.name, shape, x.order)
+
+    def add(
         self,
         op: str,
         inputs: Sequence[Value | float],
         shape: Sequence[int],
         attributes: Mapping | None = None,
     ) -> Value:
+        """Appends a node; `shape` includes the axis of the images."""
         if not shape or shape[0] != self.count:
             raise UnsupportedNetwork(f"its operation {op!r} mixes the images of a batch")
         name = self._next_name()
@@ -202,45 +277,3 @@ def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
         if isinstance(value, Jaxpr):
             return ClosedJaxpr(value, ())
     return None
-
-
-def _attributes(name: str, params: Mapping, operands: Sequence[Operand]) -> dict | None:
-    """The attributes of an operation on one value, or None if it is not supported."""
-    if name in ("reduce_sum", "reduce_max") and 0 not in params["axes"]:
-        return {"axes": [int(axis) for axis in params["axes"]]}
-    if name in ("reduce_window_sum", "reduce_window_max"):
-        return _pool(params)
-    if name == "pad":
-        return _pad(params, operands[1])
-    if name == "slice":
-        rows = {"starts": "start_indices", "limits": "limit_indices", "strides": "strides"}
-        found = {ours: params[theirs] for ours, theirs in rows.items()}
-        found["strides"] = found["strides"] or (1,) * len(found["starts"])
-        whole = (found["starts"][0], found["limits"][0], found["strides"][0])
-        if whole == (0, operands[0].shape[0], 1):
-            return {key: [int(v) for v in values[1:]] for key, values in found.items()}
-    return None
-
-
-def _pool(params: Mapping) -> dict | None:
-    dilations = {*params["base_dilation"], *params["window_dilation"]}
-    window, strides, padding = (
-        tuple(params[name]) for name in ("window_dimensions", "window_strides", "padding")
-    )
-    images = len(window) == 4 and dilations == {1}
-    outer = [(window[i], strides[i], tuple(padding[i])) for i in (0, -1)]
-    if not images or outer != [(1, 1, (0, 0))] * 2:
-        return None
-    return {
-        "window": [int(v) for v in window[1:3]],
-        "strides": [int(v) for v in strides[1:3]],
-        "padding": [[int(low), int(high)] for low, high in padding[1:3]],
-    }
-
-
-def _pad(params: Mapping, value: Operand) -> dict | None:
-    config = [tuple(map(int, entry)) for entry in params["padding_config"]]
-    grows = all(low >= 0 and high >= 0 and inner == 0 for low, high, inner in config)
-    if isinstance(value, Value) or not grows or config[0] != (0, 0, 0):
-        return None
-    return {"padding": [[low, high] for low, high, _ in config[1:]], "value": float(value)}

@@ -38,7 +38,10 @@ def spans(window: Pair, dilation: Pair) -> list[int]:
 def shifted(
     x: jax.Array, window: Pair, strides: Pair, dilation: Pair
 ) -> Iterator[tuple[Pair, jax.Array]]:
-    """The pixels that each window position reads, one array of the output's size per position."""
+    """The pixels that each window position reads, one array of the output's size per position.
+
+    Slices only, so that `x` may also be a NumPy array.
+    """
     rows, columns = (
         (size - span) // stride + 1
         for size, span, stride in zip(x.shape[1:3], spans(window, dilation), strides, strict=True)

@@ -7,7 +7,7 @@ from flax import nnx
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.trace.capture import capture
-from rfquant_jax.export.trace.translate import UnsupportedNetwork
+from rfquant_jax.export.trace.values import UnsupportedNetwork
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE
@@ -107,6 +107,14 @@ SHIFT = np.asarray([0.5, -0.25, 1.0, 2.0], np.float32)
         (lambda x: x.reshape(len(x), 3, 12, 4), ["reshape"]),
         (lambda x: x + x.max((1, 2), keepdims=True), ["max", "reshape", "add"]),
         (lambda x: jax.jit(jax.checkpoint(nnx.relu))(x), ["maximum"]),
+        (nnx.leaky_relu, ["greater_equal", "multiply", "where"]),
+        (nnx.celu, ["maximum", "minimum", "divide", "expm1", "multiply", "add"]),
+        (nnx.softmax, ["max", "reshape", "subtract", "exp", "sum", "reshape", "divide"]),
+        (lambda x: x**3 / jnp.sqrt(x * x + 1), ["multiply"] * 3 + ["add", "sqrt", "divide"]),
+        (lambda x: jnp.where(x < 0.5, x, SHIFT), ["greater", "constant", "where"]),
+        (lambda x: x.transpose(0, 2, 3, 1).transpose(0, 3, 1, 2), []),
+        (lambda x: x.transpose(0, 2, 1, 3), ["transpose"]),
+        (lambda x: jnp.split(x, 2, -1)[1].repeat(2, -1), ["slice", "reshape", "take", "reshape"]),
     ],
 )
 def test_what_happens_between_layers_is_translated(between, ops):
@@ -128,13 +136,16 @@ def test_dense_layers_over_more_than_one_vector():
     ("between", "named"),
     [
         (lambda x: jnp.sort(x, -1), "'sort'"),
-        (nnx.leaky_relu, "'ge'"),
-        (lambda x: jnp.exp(x), "'exp'"),
+        (lambda x: jnp.floor(x), "'floor'"),
+        (lambda x: jnp.cumsum(x, -1), "'cumsum'"),
+        (lambda x: jnp.sort(x, -1), r"at .*test_capture.py:\d+:\d+ \(<lambda>\)"),
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y + 1, x), "'scan'|'while'"),
         (lambda x: x - x.mean(0, keepdims=True), "'reduce_sum'|mixes the images"),
         (lambda x: x * len(x), "the number of images in the batch"),
         (lambda x: x * jnp.arange(len(x))[:, None, None, None], "treats the images"),
-        (lambda x: x.transpose(0, 2, 1, 3), "'transpose'"),
+        (lambda x: x.transpose(1, 0, 2, 3) * 2, "moves the axis of the images"),
+        (lambda x: jnp.concatenate(jnp.split(x, len(x)), 1), "splits the batch|depends on the"),
+        (lambda x: x**2.5, "'pow'"),
     ],
 )
 def test_what_cannot_be_translated_is_named(between, named):

@@ -1,0 +1,1 @@
+"""Small networks of the architectures that people bring, in plain Flax NNX."""

@@ -1,0 +1,44 @@
+"""What the task `cost` says of a network that can or cannot be exported."""
+
+import inspect
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
+from rfquant_jax.tasks.activations import activation_bytes, activation_line
+from tests.conftest import IMAGE_SHAPE, TinyNet
+
+
+class Sorting(TinyNet):
+    """Sorts its channels, which no integer model can."""
+
+    def __call__(self, x):
+        return super().__call__(jnp.sort(x, axis=-1))
+
+
+def measured(build):
+    abstract = nnx.eval_shape(build)
+    plan = QuantizationPlan.of(abstract, IMAGE_SHAPE, QuantConfig())
+    return activation_bytes(abstract, plan, IMAGE_SHAPE)
+
+
+def test_the_line_of_code_that_prevents_the_export_is_named():
+    size, reason = measured(lambda: Sorting(nnx.Rngs(0)))
+    assert size is None
+    lines, first = inspect.getsourcelines(Sorting.__call__)
+    line = first + next(i for i, text in enumerate(lines) if "jnp.sort" in text)
+    assert f"test_activations.py:{line}:" in reason
+    assert "(Sorting.__call__)" in reason
+    assert activation_line(size, reason).startswith(
+        "peak activation memory: unknown, because this network cannot be exported: between its"
+    )
+
+
+def test_a_network_that_can_be_exported_has_its_bytes():
+    size, reason = measured(lambda: TinyNet(nnx.Rngs(0)))
+    assert size > 0
+    assert reason == ""
+    assert activation_line(size) == (
+        f"peak activation memory: {size} bytes for one image (C export, any configuration)"
+    )
