@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.errors import UserError, listed, one_line
+from rfquant_jax.errors import RunFailure, UserError, listed, one_line
 from rfquant_jax.nn.mode import ARGUMENTS, following_mode
 
 _RULE = "it must return the logits alone, [N, classes]"
@@ -86,13 +86,20 @@ def logits_shape(network: nnx.Module, image_shape: Sequence[int]) -> tuple[int, 
 
     Raises:
       UserError: the network does not map images to logits.
+      RunFailure: its code fails; names the line. The cause is attached.
     """
     check_call(network)
     found = []
 
     def evaluated(network: nnx.Module, images: jax.Array) -> None:
         network.eval()
-        output = network(images)
+        try:
+            output = network(images)
+        except UserError:
+            raise
+        except Exception as error:  # the network is user code
+            what = f"the network fails on an image of shape {tuple(image_shape)}"
+            raise RunFailure(f"{what}: {summary(error)}") from error
         check_output(output)
         found.append(output.shape[1:])
 
@@ -112,10 +119,8 @@ def check_training_mode(network: nnx.Module, images: jax.Array) -> None:
     except UserError:
         raise
     except Exception as error:  # the network is user code
-        reason = one_line((str(error).splitlines() or [""])[0])
         raise UserError(
-            "the network runs in evaluation mode, but not in training mode: "
-            f"{type(error).__name__}: {reason}{line_of(error)}"
+            f"the network runs in evaluation mode, but not in training mode: {summary(error)}"
         ) from error
     check_output(output, "training")
 
@@ -130,6 +135,12 @@ def abstractly(
         run(following_mode(nnx.merge(graphdef, state)), images)
 
     jax.eval_shape(traced, state, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+
+def summary(error: Exception) -> str:
+    """An exception of the network's own code in one line, with the line of code."""
+    reason = one_line((str(error).splitlines() or [""])[0])
+    return f"{type(error).__name__}: {reason}{line_of(error)}"
 
 
 def line_of(error: Exception) -> str:

@@ -211,6 +211,7 @@ def plan(
       UserError: a layer is of an unsupported type or is not called exactly once, a rule matches no
         layer, or there is no layer to search; the message names the layer. Or the network does not
         return `num_classes` logits.
+      RunFailure: the network's own code fails; names the line.
 
     Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 

@@ -23,13 +23,14 @@ from rfquant_jax.config.path_fields import expand_paths
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
 from rfquant_jax.data.transforms import normalizer
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ConfigError, RunFailure, UserError
 from rfquant_jax.models.pretrained.files import read_weights
 from rfquant_jax.models.pretrained.load import load_weights
 from rfquant_jax.nn import precision
 from rfquant_jax.nn.mode import following_mode
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.cost import CostModel
+from rfquant_jax.quant.forward import summary
 from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import cpus, devices
@@ -225,8 +226,18 @@ class Run:
     @cached_property
     @in_field_names()
     def abstract_network(self) -> nnx.Module:
-        """The plain network with abstract arrays."""
-        return models.abstract(self._builder)
+        """The plain network with abstract arrays.
+
+        Raises:
+          RunFailure: its constructor fails; names the line. The cause is attached.
+        """
+        try:
+            return models.abstract(self._builder)
+        except UserError:
+            raise
+        except Exception as error:  # the network may be user code
+            what = f"config.model.name={self.config.model.name}: its constructor fails"
+            raise RunFailure(f"{what}: {summary(error)}") from error
 
     @cached_property
     @in_field_names()

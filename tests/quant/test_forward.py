@@ -1,12 +1,14 @@
 """What a network returns, found on abstract passes, and which networks are refused."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import rfquant_jax as rfq
-from rfquant_jax.errors import ArgumentError, UserError
+from rfquant_jax.errors import ArgumentError, RunFailure, UserError
 from rfquant_jax.quant import convert
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.forward import check_classes, logits_shape
@@ -115,6 +117,23 @@ def test_what_would_fail_later_is_refused_by_the_plan(network, said):
     with pytest.raises(UserError) as error:
         rfq.plan(network, SHAPE)
     assert said in str(error.value)
+
+
+class Small(Network):
+    """It cannot take images of other than two channels."""
+
+    def __call__(self, x):
+        return super().__call__(x.reshape(-1, 4, 4, 2))[:1, :3]
+
+
+def test_code_that_fails_is_named_with_its_line():
+    with pytest.raises(RunFailure) as error:
+        rfq.plan(Small(), (5, 5, 2))
+    said = "the network fails on an image of shape (5, 5, 2): TypeError: cannot reshape array of "
+    assert str(error.value).startswith(said)
+    line = inspect.getsourcelines(Small.__call__)[1] + 1
+    assert str(error.value).endswith(f"(test_forward.py, line {line})")
+    assert isinstance(error.value.__cause__, TypeError)
 
 
 @pytest.mark.parametrize("name", ["kernel", "bias", "strides", "padding", "dtype"])

@@ -5,7 +5,7 @@ from flax import nnx
 
 from configs import quickstart
 from rfquant_jax import models
-from rfquant_jax.errors import UserError
+from rfquant_jax.errors import RunFailure, UserError
 from rfquant_jax.tasks import dispatch
 from rfquant_jax.tasks.context import Run
 
@@ -69,3 +69,20 @@ def test_pretraining_warns_of_a_network_that_train_refuses(monkeypatch, tmp_path
     said = "warning: the task train will refuse this network: layer conv is an nnx.ConvTranspose"
     assert said in log
     assert "pretrain: epoch 0" in log
+
+
+class Unbuilt(nnx.Module):
+    def __init__(self, num_classes, rngs):
+        self.stem = nnx.Conv(1, 2, (3, 3), rngs=rngs)
+
+
+def test_a_constructor_that_fails_is_one_line_without_a_traceback(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(models.REGISTRY, "unbuilt", models.Architecture(Unbuilt))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = ("cost",), "unbuilt", 1
+    with pytest.raises(RunFailure) as error:
+        dispatch.perform(Run(config, tmp_path / "run"))
+    said = "config.model.name=unbuilt: its constructor fails: TypeError: Unbuilt.__init__() got an"
+    assert str(error.value).startswith(said)
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
