@@ -73,9 +73,16 @@ def builder(
         if option not in architecture.options:
             known = ", ".join(architecture.options) or "none"
             raise ArgumentError(f"options.{option}", value, f"{name} takes {known}")
-    return lambda: architecture.construct(
-        num_classes=num_classes, channels=channels, rngs=nnx.Rngs(seed), **options
-    )
+
+    def build() -> nnx.Module:
+        given = {"num_classes": num_classes, "channels": channels, "rngs": nnx.Rngs(seed)}
+        network = architecture.construct(**given, **options)
+        if not isinstance(network, nnx.Module):
+            rule = f"must construct an nnx.Module, not a {type(network).__name__}"
+            raise ArgumentError("name", name, rule)
+        return network
+
+    return build
 
 
 def create(name: str, **arguments) -> nnx.Module:

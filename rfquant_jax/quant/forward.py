@@ -23,8 +23,10 @@ def check_call(network: nnx.Module) -> None:
     """Refuses a network that cannot be called with the images and the mode alone.
 
     Raises:
-      UserError: its `__call__` needs other arguments; names them.
+      UserError: it is no `nnx.Module`, or its `__call__` needs other arguments; names them.
     """
+    if not isinstance(network, nnx.Module):
+        raise UserError(f"the network must be an nnx.Module, not a {type(network).__name__}")
     kinds = inspect.Parameter
     _, *parameters = inspect.signature(type(network).__call__).parameters.values()
     several = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from rfquant_jax.errors import UserError
 from rfquant_jax.nn.functional import dotted, replace_modules
@@ -81,8 +82,15 @@ class _Probe(nnx.Module):
 
     def __init__(self, name: str, module: nnx.Module, record: Callable):
         self.name, self.module, self.record = name, module, record
+        self.trace = get_opaque_trace_state()
 
     def __call__(self, x, *args, **kwargs):
+        # Training reads features and layer inputs, which must not leave an inner trace.
+        if get_opaque_trace_state() != self.trace:
+            raise UserError(
+                f"layer {self.name} is called inside a transformation, such as nnx.jit, nnx.remat "
+                "or jax.vmap: call it directly; the whole network is compiled anyway"
+            )
         check_arguments(self.name, self.module, args, kwargs)
         y = self.module(x)
         self.record(self.module, x, y)

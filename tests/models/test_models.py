@@ -154,6 +154,13 @@ def test_the_tiny_mobilenetv2_by_hand():
     assert [layer.weights for layer in layers] == expected + [20 * 96, 96 * 10]
 
 
+def test_a_constructor_must_return_a_module(monkeypatch):
+    monkeypatch.setitem(models.REGISTRY, "odd", models.Architecture(lambda **given: len))
+    said = r"`name` = 'odd': must construct an nnx.Module, not a builtin_function_or_method"
+    with pytest.raises(ArgumentError, match=said):
+        models.create("odd", num_classes=2, channels=1, seed=0)
+
+
 class Reading(nnx.Module):
     """Its constructor computes with an array and reads the values."""
 

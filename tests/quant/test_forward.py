@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -215,6 +216,36 @@ def test_layers_that_are_not_one_each_are_refused_by_name(network, said):
     with pytest.raises(UserError) as error:
         rfq.plan(network, SHAPE)
     assert said in str(error.value)
+
+
+class Transformed(Network):
+    """Its second convolution runs inside a transformation of its own."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def __call__(self, x):
+        y = self.how(lambda layer, x: layer(x))(self.second, self.first(x))
+        return self.head(self.norm(y).mean((1, 2)))
+
+
+def over_images(call):
+    return lambda layer, x: jax.vmap(lambda image: call(layer, image[None])[0])(x)
+
+
+@pytest.mark.parametrize("how", [nnx.jit, nnx.remat, over_images])
+def test_layers_inside_transformations_are_refused(how):
+    with pytest.raises(UserError) as error:
+        rfq.plan(Transformed(how), SHAPE)
+    assert str(error.value).startswith("layer second is called inside a transformation, such as")
+    with jax.named_scope("scope"):
+        assert len(rfq.plan(Transformed(lambda call: call), SHAPE).layers) == 3
+
+
+def test_only_an_nnx_module_is_a_network():
+    with pytest.raises(UserError, match="the network must be an nnx.Module, not a function"):
+        rfq.plan(over_images, SHAPE)
 
 
 class Scaled(Network):
