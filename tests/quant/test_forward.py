@@ -244,7 +244,7 @@ def test_layers_inside_transformations_are_refused(how):
 
 
 def test_only_an_nnx_module_is_a_network():
-    with pytest.raises(UserError, match="the network must be an nnx.Module, not a function"):
+    with pytest.raises(UserError, match=r"the network must be an nnx\.Module, not a function"):
         rfq.plan(over_images, SHAPE)
 
 
