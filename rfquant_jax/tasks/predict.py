@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.config import settings
+from rfquant_jax.config import transforms
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.index import image_files
 from rfquant_jax.data.reader import PADDING_LABEL
@@ -100,7 +100,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
 def _to_size(run: Run) -> Transform:
     """The transform of images of any size, also if the data set needs none."""
     height, _, channels = run.image_shape
-    transform = settings.evaluation_transform(run.config, channels)
+    transform = transforms.evaluation_transform(run.config, channels)
     return replace(transform, size=transform.size or height)
 
 

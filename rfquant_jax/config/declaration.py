@@ -1,0 +1,96 @@
+"""How `schema.py` declares a field: by itself, or as a field of a settings class of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rfquant_jax.runtime.setting import ANY, NOT_NEGATIVE, Rule, Setting, setting_of
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the config.
+
+    Attributes:
+      setting: its default, meaning and rule.
+      resumable: whether it may differ when a run is resumed, because it changes no results except
+        for rounding and for the grouping of images in BatchNorm.
+      entries: type of the entries, for a tuple that is empty by default.
+      more: further lines of help.
+      target: the settings class and the name of its field that this field sets, if any.
+    """
+
+    setting: Setting
+    resumable: bool = False
+    entries: type | None = None
+    more: str = ""
+    target: tuple[type, str] | None = None
+
+    @property
+    def default(self) -> Any:
+        return self.setting.default
+
+    @property
+    def help(self) -> str:
+        """Meaning and further lines."""
+        return f"{self.setting.meaning}\n{self.more}".strip()
+
+    @property
+    def limits(self) -> str:
+        """The rule, and whether the field may differ on resume; may be empty."""
+        rule = "" if self.setting.rule is ANY else self.setting.rule.text
+        return "; ".join(filter(None, (rule, "may change on resume" if self.resumable else "")))
+
+
+def field(default: Any, meaning: str, rule: Rule | None = None, **options: Any) -> Field:
+    """A field that is declared here.
+
+    Args:
+      default, meaning: see `Setting`.
+      rule: None: numbers must not be negative, other values are free.
+      options: `resumable`, `entries` and `more` of `Field`.
+    """
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    rule = rule or (NOT_NEGATIVE if number else ANY)
+    return Field(Setting(default, meaning, rule), **options)
+
+
+def of(cls: type, name: str, meaning: str = "", *, default: Any = None, **options: Any) -> Field:
+    """A field that sets a field of a settings class, with its default, meaning and rule.
+
+    Args:
+      meaning, default: what differs in the config.
+      options: as for `field`, and `rule`.
+
+    Raises:
+      LookupError: the class has no such field.
+    """
+    declared = setting_of(cls, name)
+    changes = {"meaning": meaning or declared.meaning, "rule": options.pop("rule", declared.rule)}
+    changes["default"] = declared.default if default is None else default
+    return Field(replace(declared, **changes), target=(cls, name), **options)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Fields with a common prefix.
+
+    Attributes:
+      name: the prefix, without the period; empty for fields at the top.
+      meaning: what the fields are about.
+      fields: by dotted name.
+    """
+
+    name: str
+    meaning: str
+    fields: Mapping[str, Field]
+
+
+def section(name: str, meaning: str, /, *, resumable: bool = False, **fields: Field) -> Section:
+    """A section; `fields` have their own names, and all of them may be declared `resumable`."""
+    prefix = f"{name}." if name else ""
+    if resumable:
+        fields = {own: replace(field, resumable=True) for own, field in fields.items()}
+    return Section(name, meaning, {prefix + own: field for own, field in fields.items()})
