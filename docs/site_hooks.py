@@ -66,7 +66,7 @@ def fields_page() -> str:
             cells = (
                 f"`{name}`",
                 f"`{field.default!r}`",
-                field.help.replace("\n", "; "),
+                field.help.replace("\n", "<br>"),
                 field.limits,
             )
             lines.append(f"| {' | '.join(map(_escaped, cells))} |")

@@ -503,7 +503,7 @@ def test_the_defaults_are_the_published_ones():
         (lambda: rfq.StepConfig(momentum=1.0), "`momentum` = 1.0: must be at least 0 and below 1"),
         (lambda: rfq.StepConfig(strategy="fast"), "`strategy` = 'fast': must be auto"),
         (lambda: rfq.TrainConfig(epochs=3), "`warmup_epochs` = 5: must be below `epochs` 3"),
-        (lambda: rfq.SchedulerConfig(ratio_amplitude=0.5), "1.2 of the layers would be frozen"),
+        (lambda: rfq.SchedulerConfig(ratio_amplitude=0.5), "freezes 1.2 of the layers"),
     ],
 )
 def test_configs_name_the_field_its_value_and_the_rule(make, message):

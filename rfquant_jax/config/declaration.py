@@ -1,4 +1,15 @@
-"""How `schema.py` declares a field: by itself, or as a field of a settings class of the library."""
+"""How a field is declared: by itself, or by reference to a settings class of the library.
+
+    TRAIN = section(
+        "train",
+        "coupled training",
+        steps_per_epoch=field(0, "updates per epoch; 0: one pass over the images"),
+        random_passes=of(StepConfig, "random_passes"),
+    )
+
+A reference takes default, meaning and rule from the class, and `settings.py` passes the value of
+the field on to it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +29,7 @@ class Field:
       resumable: whether it may differ when a run is resumed, because it changes no results except
         for rounding and for the grouping of images in BatchNorm.
       entries: type of the entries, for a tuple that is empty by default.
-      more: further lines of help.
+      more: further paragraphs of help, a line each.
       target: the settings class and the name of its field that this field sets, if any.
     """
 
@@ -34,7 +45,7 @@ class Field:
 
     @property
     def help(self) -> str:
-        """Meaning and further lines."""
+        """The meaning and further paragraphs, a line each."""
         return f"{self.setting.meaning}\n{self.more}".strip()
 
     @property

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,11 @@ def describe(config: ConfigDict) -> str:
 def _entry(name: str, value: object, field: Field) -> list[str]:
     shown = tuple(value) if isinstance(value, list) else value
     meaning, *more = field.help.split("\n")
-    lines = [f"{meaning} ({field.limits})" if field.limits else meaning, *more]
+    texts = [f"{meaning} ({field.limits})" if field.limits else meaning, *more]
     if name in FIELDS and shown != field.default:
-        lines.append(f"default: {field.default!r}")
-    return [f"  --config.{name}={shown!r}", *(f"      {line}" for line in lines)]
+        texts.append(f"default: {field.default!r}")
+    indent = " " * 6
+    wrapped = [
+        textwrap.fill(t, 100, initial_indent=indent, subsequent_indent=indent) for t in texts
+    ]
+    return [f"  --config.{name}={shown!r}", *wrapped]

@@ -19,11 +19,12 @@ from rfquant_jax.search.problem import Algorithm, greedy_search
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 
 ON_PROFILE = "trust_region"
-NOTES = """\
-trust_region solves integer programs on a model fitted to a profile of the network
-paper is the published greedy search, except for three things: it makes an up move from the
-smallest bit-width (the published program chooses it and stays where it is), it enters no
-state twice, and weights move until activations alone can reach the budget"""
+NOTES = (
+    "trust_region solves integer programs on a model fitted to a profile of the network\n"
+    "paper is the published greedy search, except for three things: it makes an up move from the "
+    "smallest bit-width (the published program chooses it and stays where it is), it enters no "
+    "state twice, and weights move until activations alone can reach the budget"
+)
 
 OnMove = Callable[[Move, np.ndarray], None]
 # build(config, number of searched layers, callback of moves) -> the algorithm
