@@ -1,7 +1,7 @@
 """The default recipe: ResNet18 on ImageNet with the values of the paper.
 
-`rfquant_jax/config/schema.py` declares every field with default, meaning and range; `--help` prints
-them.
+`python launch.py --config=configs/default.py --help` prints every field with value, meaning and
+range; the files in `rfquant_jax/config/sections/` declare them.
 """
 
 from rfquant_jax.config import default_config as get_config
