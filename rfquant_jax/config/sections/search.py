@@ -12,7 +12,11 @@ from rfquant_jax.search.sampling import EvolutionSettings
 EVALUATE = section(
     "evaluate",
     "accuracy, after recalibration of BatchNorm",
-    batch_size=field(128, "images per device", at_least(1)),
+    batch_size=field(
+        128,
+        "images per batch, over all devices; each measures BatchNorm on whole batches",
+        at_least(1),
+    ),
     recalibration_images=field(7000, "maximum number of held-out images", at_least(1)),
     augment=field(False, "recalibrate on augmented images"),
 )
