@@ -43,20 +43,23 @@ class Rule:
 
 
 def at_least(least: float) -> Rule:
+    """For numbers from `least` on."""
     return Rule(f"must be at least {least}", lambda value: value >= least)
 
 
 def between(low: float, high: float) -> Rule:
+    """For numbers from `low` to `high`, both included."""
     return Rule(f"must lie between {low} and {high}", lambda value: low <= value <= high)
 
 
 def one_of(names: Sequence[str]) -> Rule:
+    """For one of two or more names."""
     *others, last = names
     return Rule(f"must be {', '.join(others)} or {last}", lambda value: value in names)
 
 
 def some_of(names: Sequence[str]) -> Rule:
-    """For a tuple of names."""
+    """For any number of these names."""
     return Rule(f"must be among {', '.join(names)}", lambda value: set(value) <= set(names))
 
 
