@@ -3,7 +3,7 @@
     TRAIN = section(
         "train",
         "coupled training",
-        steps_per_epoch=field(0, "updates per epoch; 0: one pass over the images"),
+        steps_per_epoch=Field(0, "updates per epoch; 0: one pass over the images"),
         random_passes=of(StepConfig, "random_passes"),
     )
 
@@ -17,15 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rfquant_jax.runtime.setting import ANY, NOT_NEGATIVE, Rule, Setting, setting_of
+from rfquant_jax.runtime.setting import ANY, Setting, setting_of
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field of the config.
+class Field(Setting):
+    """A field of the config: default, meaning and rule as in `Setting`.
 
     Attributes:
-      setting: its default, meaning and rule.
       resumable: whether it may differ when a run is resumed, because it changes no results except
         for rounding and for the grouping of images in BatchNorm.
       entries: type of the entries, for a tuple that is empty by default.
@@ -33,55 +32,35 @@ class Field:
       target: the settings class and the name of its field that this field sets, if any.
     """
 
-    setting: Setting
     resumable: bool = False
     entries: type | None = None
     more: str = ""
     target: tuple[type, str] | None = None
 
     @property
-    def default(self) -> Any:
-        return self.setting.default
-
-    @property
     def help(self) -> str:
         """The meaning and further paragraphs, a line each."""
-        return f"{self.setting.meaning}\n{self.more}".strip()
+        return f"{self.meaning}\n{self.more}".strip()
 
     @property
     def limits(self) -> str:
         """The rule, and whether the field may differ on resume; may be empty."""
-        rule = "" if self.setting.rule is ANY else self.setting.rule.text
+        rule = "" if self.rule is ANY else self.rule.text
         return "; ".join(filter(None, (rule, "may change on resume" if self.resumable else "")))
 
 
-def field(default: Any, meaning: str, rule: Rule | None = None, **options: Any) -> Field:
-    """A field that is declared here.
-
-    Args:
-      default, meaning: see `Setting`.
-      rule: None: numbers must not be negative, other values are free.
-      options: `resumable`, `entries` and `more` of `Field`.
-    """
-    number = isinstance(default, int | float) and not isinstance(default, bool)
-    rule = rule or (NOT_NEGATIVE if number else ANY)
-    return Field(Setting(default, meaning, rule), **options)
-
-
-def of(cls: type, name: str, meaning: str = "", *, default: Any = None, **options: Any) -> Field:
+def of(cls: type, name: str, meaning: str = "", **changes: Any) -> Field:
     """A field that sets a field of a settings class, with its default, meaning and rule.
 
     Args:
-      meaning, default: what differs in the config.
-      options: as for `field`, and `rule`.
+      meaning, changes: attributes of `Field` that differ.
 
     Raises:
       LookupError: the class has no such field.
     """
     declared = setting_of(cls, name)
-    changes = {"meaning": meaning or declared.meaning, "rule": options.pop("rule", declared.rule)}
-    changes["default"] = declared.default if default is None else default
-    return Field(replace(declared, **changes), target=(cls, name), **options)
+    changes = {"default": declared.default, "rule": declared.rule} | changes
+    return Field(meaning=meaning or declared.meaning, target=(cls, name), **changes)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def check_fields(config: ConfigDict) -> None:
     for name, field in declared.items():
         _check_type(name, given[name], field)
     for name, field in declared.items():
-        if not field.setting.rule.holds(given[name]):
-            raise ConfigError(name, given[name], field.setting.rule.text)
+        if not field.rule.holds(given[name]):
+            raise ConfigError(name, given[name], field.rule.text)
 
 
 def leaves(config: ConfigDict) -> Iterator[tuple[str, object]]:

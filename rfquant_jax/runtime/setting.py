@@ -80,7 +80,7 @@ class Setting:
     Attributes:
       default: its value if none is given.
       meaning: unit and meaning, without a final period.
-      rule: the condition on values.
+      rule: the condition on values. None: numbers must not be negative, other values are free.
 
     Raises:
       ValueError: there is no meaning, or the default breaks the rule.
@@ -88,16 +88,19 @@ class Setting:
 
     default: Any
     meaning: str
-    rule: Rule = ANY
+    rule: Rule | None = None
 
     def __post_init__(self) -> None:
+        if self.rule is None:
+            number = isinstance(self.default, int | float) and not isinstance(self.default, bool)
+            object.__setattr__(self, "rule", NOT_NEGATIVE if number else ANY)
         if not self.meaning.strip():
             raise ValueError(f"a setting with the default {self.default!r} has no meaning")
         if not self.rule.holds(self.default):
             raise ValueError(f"{self.meaning}: the default {self.default!r} {self.rule.text}")
 
 
-def setting(default: T, meaning: str, rule: Rule = ANY) -> T:
+def setting(default: T, meaning: str, rule: Rule | None = None) -> T:
     """A field of a dataclass, in place of `dataclasses.field`; arguments as for `Setting`."""
     return _field(Setting(default, meaning, rule))
 

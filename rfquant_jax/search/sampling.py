@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfquant_jax.runtime.setting import FRACTION, NOT_NEGATIVE, at_least, documented, setting
+from rfquant_jax.runtime.setting import FRACTION, at_least, documented, setting
 from rfquant_jax.search.greedy import GreedySettings, score, worst_for_nan
 from rfquant_jax.search.problem import Problem, sample_within
 
@@ -41,8 +41,8 @@ class EvolutionSettings:
     parents: int = setting(
         10, "survivors per generation; also the number of configurations returned", at_least(1)
     )
-    mutations: int = setting(25, "children by mutation per generation", NOT_NEGATIVE)
-    crossovers: int = setting(25, "children by crossover per generation", NOT_NEGATIVE)
+    mutations: int = setting(25, "children by mutation per generation")
+    crossovers: int = setting(25, "children by crossover per generation")
     probability: float = setting(0.2, "probability that a mutation changes a variable", FRACTION)
     least: float = setting(
         0.95, "fraction of the budget that every configuration uses, if possible", FRACTION

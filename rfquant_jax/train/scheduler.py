@@ -26,7 +26,6 @@ from rfquant_jax.quant.space import WEIGHTS, Space
 from rfquant_jax.runtime.setting import (
     FRACTION,
     INSIDE,
-    NOT_NEGATIVE,
     at_least,
     check_settings,
     documented,
@@ -44,7 +43,7 @@ class SchedulerConfig:
     """
 
     start_epoch: int = setting(
-        5, "the scheduler fires only in later epochs; epochs are counted from 0", NOT_NEGATIVE
+        5, "the scheduler fires only in later epochs; epochs are counted from 0"
     )
     period: int = setting(2, "epochs between firings", at_least(1))
     late_period: int = setting(
@@ -55,9 +54,7 @@ class SchedulerConfig:
     )
     ratio_min: float = setting(0.2, "fraction of the layers that are frozen at the end", FRACTION)
     ratio_amplitude: float = setting(
-        0.15,
-        "the fraction starts at `ratio_min + 2 * ratio_amplitude` and falls on a cosine",
-        NOT_NEGATIVE,
+        0.15, "the fraction starts at `ratio_min + 2 * ratio_amplitude` and falls on a cosine"
     )
     release_from: float = setting(
         1.0, "fraction of all epochs after which nothing is frozen; 1: never", FRACTION

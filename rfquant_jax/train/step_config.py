@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from rfquant_jax.quant.sampling import Sampling
 from rfquant_jax.runtime.setting import (
     BELOW_ONE,
-    NOT_NEGATIVE,
     at_least,
     check_settings,
     documented,
@@ -41,7 +40,7 @@ class StepConfig:
     """
 
     random_passes: int = setting(
-        3, "K, number of random configurations per step, in addition to the largest", NOT_NEGATIVE
+        3, "K, number of random configurations per step, in addition to the largest"
     )
     accumulate: int = setting(1, "number of micro-batches per update", at_least(1))
     strategy: str = setting(
@@ -57,9 +56,7 @@ class StepConfig:
     distillation: float = same(LossWeights, "distillation")
     idm: float = same(LossWeights, "idm")
     wd_region: float = setting(
-        0.0,
-        "weight decay of weights inside the 2-bit clipping range, in layers that run at 2 bits",
-        NOT_NEGATIVE,
+        0.0, "weight decay of weights inside the 2-bit clipping range, in layers that run at 2 bits"
     )
     clip: float = same(OptimizerSettings, "clip")
     momentum: float = same(OptimizerSettings, "momentum")

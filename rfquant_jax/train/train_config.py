@@ -7,7 +7,6 @@ from typing import Any
 
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.runtime.setting import (
-    NOT_NEGATIVE,
     POSITIVE,
     SEED,
     at_least,
@@ -36,27 +35,21 @@ class TrainConfig:
       0.1
     """
 
-    epochs: int = setting(150, "number of passes over the training images", NOT_NEGATIVE)
+    epochs: int = setting(150, "number of passes over the training images")
     batch_size: int = setting(512, "images per update, over all devices", at_least(1))
     lr: float = setting(0.04, "peak learning rate of SGD", POSITIVE)
     min_lr: float = setting(
-        1e-5, "learning rate at the start of the warm-up and at the end of the cosine", NOT_NEGATIVE
+        1e-5, "learning rate at the start of the warm-up and at the end of the cosine"
     )
-    warmup_epochs: int = setting(5, "epochs of linear warm-up", NOT_NEGATIVE)
-    step_size_lr: float = setting(
-        1e-5, "initial learning rate of step sizes (Adam); cosine to 0", NOT_NEGATIVE
-    )
-    damping: float = setting(0.1, "final weight of oscillation damping, eta; 0: off", NOT_NEGATIVE)
-    damping_start_epoch: int = setting(
-        40, "damping rises on a cosine after this epoch", NOT_NEGATIVE
-    )
+    warmup_epochs: int = setting(5, "epochs of linear warm-up")
+    step_size_lr: float = setting(1e-5, "initial learning rate of step sizes (Adam); cosine to 0")
+    damping: float = setting(0.1, "final weight of oscillation damping, eta; 0: off")
+    damping_start_epoch: int = setting(40, "damping rises on a cosine after this epoch")
     scheduler: SchedulerConfig | None = setting(
         SchedulerConfig(), "the bit-width scheduler; None: all bit-widths are always sampled"
     )
     step: StepConfig = setting(StepConfig(), "constants of the step")
-    eval_every: int = setting(
-        5, "epochs between evaluations and checkpoints; 0: only at the end", NOT_NEGATIVE
-    )
+    eval_every: int = setting(5, "epochs between evaluations and checkpoints; 0: only at the end")
     log_every: int = setting(50, "steps between records of metrics", at_least(1))
     max_bad_steps: int = setting(
         10,

@@ -14,7 +14,7 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, dotted, reseed
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import QuantizedLayer, assign, pick, searched_layers, slot
 from rfquant_jax.quant.space import WEIGHTS
-from rfquant_jax.runtime.setting import BELOW_ONE, FRACTION, NOT_NEGATIVE, documented, setting
+from rfquant_jax.runtime.setting import ANY, BELOW_ONE, FRACTION, documented, setting
 from rfquant_jax.train.stem import Start, Stem
 
 # term(kernel, step size, bit-width, index of the layer) -> float32[]
@@ -36,9 +36,8 @@ class LossWeights:
     idm: float = setting(
         0.01,
         "weight of information distortion mitigation; 0: off, which saves the memory for features",
-        NOT_NEGATIVE,
     )
-    region: float = setting(0.0, "wd_region - weight_decay, the weight of R")
+    region: float = setting(0.0, "wd_region - weight_decay, the weight of R", ANY)
 
 
 class TrainingNetwork:

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from rfquant_jax.config import default_config, settings
-from rfquant_jax.config.declaration import field, of, section
+from rfquant_jax.config.declaration import Field, of, section
 from rfquant_jax.config.fields import leaves
 from rfquant_jax.config.schema import FIELDS, RESUMABLE, SECTIONS
 from rfquant_jax.quant.quant_config import QuantConfig
-from rfquant_jax.runtime.setting import Setting, at_least, setting_of
+from rfquant_jax.runtime.setting import at_least, setting_of
 from rfquant_jax.train.scheduler import SchedulerConfig
 from rfquant_jax.train.step_config import StepConfig
 from rfquant_jax.train.train_config import TrainConfig
@@ -38,9 +38,9 @@ def test_configs_do_not_share_their_sections():
 @pytest.mark.parametrize(
     ("declare", "said"),
     [
-        (lambda: field(0, "count", at_least(1)), "count: the default 0 must be at least 1"),
-        (lambda: field(-1, "count"), "count: the default -1 must not be negative"),
-        (lambda: field("", ""), "has no meaning"),
+        (lambda: Field(0, "count", at_least(1)), "count: the default 0 must be at least 1"),
+        (lambda: Field(-1, "count"), "count: the default -1 must not be negative"),
+        (lambda: Field("", ""), "has no meaning"),
         (lambda: of(StepConfig, "momentum", default=1.0), "the default 1.0 .* below 1"),
     ],
 )
@@ -58,19 +58,19 @@ def test_a_reference_to_nothing_is_refused():
 
 def test_a_reference_takes_default_meaning_and_rule_from_the_class():
     found = of(StepConfig, "momentum")
-    assert found.setting == setting_of(StepConfig, "momentum")
-    assert found.setting.rule is setting_of(StepConfig, "momentum").rule
+    assert (found.default, found.meaning) == (0.9, setting_of(StepConfig, "momentum").meaning)
+    assert found.rule is setting_of(StepConfig, "momentum").rule
     assert FIELDS["train.random_passes"].default == 3
     changed = of(StepConfig, "momentum", "inertia", default=0.5, resumable=True, more="of SGD")
-    assert changed.setting == Setting(0.5, "inertia", found.setting.rule)
+    assert (changed.default, changed.meaning, changed.rule) == (0.5, "inertia", found.rule)
     assert (changed.resumable, changed.help) == (True, "inertia\nof SGD")
 
 
 def test_a_section_prefixes_its_fields_and_may_be_resumable():
-    part = section("a", "of a", resumable=True, name=field("x", "a name"))
+    part = section("a", "of a", resumable=True, name=Field("x", "a name"))
     assert list(part.fields) == ["a.name"]
     assert part.fields["a.name"].resumable
-    assert list(section("", "top", name=field("x", "a name")).fields) == ["name"]
+    assert list(section("", "top", name=Field("x", "a name")).fields) == ["name"]
 
 
 @pytest.mark.parametrize("sections", [settings.PRETRAIN, settings.COUPLED])

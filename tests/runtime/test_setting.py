@@ -7,9 +7,11 @@ import pytest
 
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.runtime.setting import (
+    ANY,
     BELOW_ONE,
     INSIDE,
     NOT_EMPTY,
+    NOT_NEGATIVE,
     POSITIVE,
     SEED,
     Setting,
@@ -74,6 +76,13 @@ def test_a_setting_needs_a_meaning_and_a_default_within_its_rule():
         Setting(3, "  ")
     with pytest.raises(ValueError, match="learning rate: the default 0 must be positive"):
         setting(0, "learning rate", POSITIVE)
+
+
+def test_numbers_must_not_be_negative_unless_declared_otherwise():
+    assert Setting(0.5, "a number").rule is Setting(1, "a number").rule is NOT_NEGATIVE
+    assert Setting(-1, "a number", ANY).rule is ANY
+    for other in (True, "text", (), None):
+        assert Setting(other, "no number").rule is ANY
 
 
 def test_a_value_that_breaks_its_rule_is_named():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfquant_jax.config.declaration import field, of, section
+from rfquant_jax.config.declaration import Field, of, section
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.runtime.setting import NOT_EMPTY, at_least
 from rfquant_jax.train.scheduler import SchedulerConfig
@@ -36,7 +36,7 @@ QUANT = section(
     unsigned=of(QuantConfig, "unsigned", entries=str),
     split_candidates=of(SchedulerConfig, "split_candidates"),
     scale_gradient=of(QuantConfig, "scale_gradient"),
-    calibration_batches=field(8, "training batches for activation step sizes", at_least(1)),
+    calibration_batches=Field(8, "training batches for activation step sizes", at_least(1)),
 )
 
 TRAIN = section(
@@ -45,7 +45,7 @@ TRAIN = section(
     epochs=of(TrainConfig, "epochs", more="0: post-training quantization"),
     batch_size=of(TrainConfig, "batch_size"),
     accumulate=of(StepConfig, "accumulate", resumable=True),
-    steps_per_epoch=field(0, "updates per epoch; 0: one pass over the images"),
+    steps_per_epoch=Field(0, "updates per epoch; 0: one pass over the images"),
     random_passes=of(StepConfig, "random_passes"),
     sampling=of(StepConfig, "sampling"),
     level_spread=of(StepConfig, "level_spread"),
@@ -76,7 +76,7 @@ OPTIMIZER = section(
 SCHEDULER = section(
     "scheduler",
     "freezes the smallest bit-width of unstable layers",
-    enabled=field(True, "False: all bit-widths are always sampled"),
+    enabled=Field(True, "False: all bit-widths are always sampled"),
     start_epoch=of(SchedulerConfig, "start_epoch"),
     period=of(SchedulerConfig, "period"),
     late_period=of(SchedulerConfig, "late_period"),
@@ -91,7 +91,7 @@ LOSSES = section(
     "losses",
     "terms besides cross-entropy",
     distillation=of(StepConfig, "distillation"),
-    information_distortion_mitigation=field(True, "False: weight 0, without memory for features"),
+    information_distortion_mitigation=Field(True, "False: weight 0, without memory for features"),
     lambda_idm=of(StepConfig, "idm"),
     damping=of(TrainConfig, "damping"),
     damping_start_epoch=of(TrainConfig, "damping_start_epoch"),
@@ -101,5 +101,5 @@ LOSSES = section(
 DISTILLATION = section(
     "distillation",
     "from a teacher",
-    teacher=field("", "workdir of a run whose full-precision network is the teacher"),
+    teacher=Field("", "workdir of a run whose full-precision network is the teacher"),
 )
