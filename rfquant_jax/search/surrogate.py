@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.variables import SearchSpace
@@ -225,6 +224,8 @@ def cross_validate(encoding: Encoding, configurations: np.ndarray, values: np.nd
     best = int(np.argmin(errors))
     variance = np.var(values)
     r2 = 1 - errors[best] / variance if variance > 0 else 0.0
+    from scipy import stats  # a second to import, which `--help` need not wait for
+
     rank = stats.spearmanr(values, predicted[best])[0] if variance > 0 else 0.0
     return Quality(STRENGTHS[best], float(r2), float(rank), values, predicted[best])
 

@@ -29,14 +29,14 @@ EXPORT = section(
     code_images=Field(100, "of these, images to compare the codes of every layer", at_least(1)),
     # Allowed fractions of differing predictions and of codes per layer; one may always differ.
     max_unequal=Field(
-        0.001, "fraction of predictions of the integer runtime unlike float64", FRACTION
+        0.001, "share of the integer runtime's predictions that may differ from float64", FRACTION
     ),
     # Other formats have their own float rounding, like the evaluation in float32: 0.001 is the
     # goal, and this bound is only exceeded by broken files.
     max_unequal_float=Field(
-        0.005, "fraction of predictions of other formats unlike float32", FRACTION
+        0.005, "share of other formats' predictions that may differ from float32", FRACTION
     ),
     max_differing_codes=Field(
-        1e-5, "fraction of codes per layer in float32, due to rounding; none in float64", FRACTION
+        1e-5, "share of a layer's codes that may differ in float32; none in float64", FRACTION
     ),
 )
