@@ -55,21 +55,22 @@ def _inside(text: str, target: str) -> str:
 
 
 def fields_page() -> str:
-    """Every field of the config with its default and its comment in `config/schema.py`."""
-    source = (ROOT / "rfquant_jax/config/schema.py").read_text()
-    pattern = r"^    config\.([\w.]+) = (.+?)(?:  # (.*))?$"
+    """Every field of the config: default, meaning, range and whether it may change on resume."""
+    from rfquant_jax.config.schema import SECTIONS
+
     lines = ["# Fields", "", "Set any field on the command line with `--config.<field>=VALUE`."]
-    lines += _heading("General", "")
-    for name, value, comment in re.findall(pattern, source, re.MULTILINE):
-        if value == "ConfigDict()" and "." not in name:
-            lines += _heading(name, comment)
-        else:
-            lines.append(f"| `{name}` | `{_escaped(value)}` | {_escaped(comment)} |")
+    for section in SECTIONS:
+        lines += ["", f"## {section.name or 'general'}", "", section.meaning, ""]
+        lines += ["| field | default | meaning | limits |", "|---|---|---|---|"]
+        for name, field in section.fields.items():
+            cells = (
+                f"`{name}`",
+                f"`{field.default!r}`",
+                field.help.replace("\n", "<br>"),
+                field.limits,
+            )
+            lines.append(f"| {' | '.join(map(_escaped, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _heading(title: str, text: str) -> list[str]:
-    return ["", f"## {title}", "", text, "", "| field | default | meaning |", "|---|---|---|"]
 
 
 def _escaped(text: str) -> str:

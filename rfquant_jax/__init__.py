@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from rfquant_jax.search.search import Found, search
     from rfquant_jax.tasks.load import load
     from rfquant_jax.train.coupled_step import CoupledStep, StepMetrics
+    from rfquant_jax.train.scheduler import SchedulerConfig
     from rfquant_jax.train.state import TrainState
     from rfquant_jax.train.step_config import StepConfig
-    from rfquant_jax.train.train_config import SchedulerConfig, TrainConfig
+    from rfquant_jax.train.train_config import TrainConfig
     from rfquant_jax.train.trainer import Trainer
 
 # Where each public name is defined. The packages search, evaluate and export are callable.
@@ -59,7 +60,7 @@ _ORIGINS = {
     "NetworkProfile": "search.network_profile:NetworkProfile",
     "QuantConfig": "quant.quant_config:QuantConfig",
     "QuantizationPlan": "quant.plan:QuantizationPlan",
-    "SchedulerConfig": "train.train_config:SchedulerConfig",
+    "SchedulerConfig": "train.scheduler:SchedulerConfig",
     "StepConfig": "train.step_config:StepConfig",
     "StepMetrics": "train.coupled_step:StepMetrics",
     "Feature": "nn.features:Feature",

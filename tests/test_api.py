@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 import rfquant_jax as rfq
 from configs import default
 from rfquant_jax.config import settings as of_config
+from rfquant_jax.data.grouped import grouped
+from rfquant_jax.evaluate import evaluator
 from rfquant_jax.nn.functional import arrays_of
 from tests.api_network import IMAGE_SHAPE, SmallNet, images_and_labels
 
@@ -437,6 +439,29 @@ def test_a_trainer_trains_a_plain_network():
     assert (np.asarray(plain(IMAGES)).argmax(1) == LABELS).mean() > 0.6
 
 
+def test_evaluation_shares_a_batch_between_the_devices(net, plan, monkeypatch):
+    """Each device gets 4 of 16 images; statistics and counts are those of one device."""
+    networks = [rfq.couple(net, plan, IMAGES[:48], devices=n) for n in (1, 4)]
+    # The step sizes differ: calibration normalizes with the statistics of each device's images.
+    nnx.update(networks[1].network, nnx.state(networks[0].network))
+    parts = {}
+
+    def recorded(batches, mesh):
+        for group, real in grouped(batches, mesh):
+            images = group["image"] if isinstance(group, dict) else group
+            parts.setdefault(mesh.size, []).append(len(images) // mesh.size)
+            yield group, real
+
+    monkeypatch.setattr(evaluator, "grouped", recorded)
+    one, four = (
+        rfq.evaluate(c, "w4a4", (IMAGES, LABELS), recalibrate=IMAGES[:32], batch_size=16)
+        for c in networks
+    )
+    assert parts == {1: [16, 16, 16, 16, 16, 16], 4: [16, 4, 4, 4, 4]}
+    assert (four.top1, four.top5, four.images) == (one.top1, one.top5, one.images) != (0, 0, 0)
+    assert four.loss == pytest.approx(one.loss, rel=1e-5)
+
+
 def test_images_are_what_preprocess_takes(net, plan):
     images = np.round(IMAGES * 20 + 128).clip(0, 255).astype(np.uint8)
 
@@ -503,7 +528,7 @@ def test_the_defaults_are_the_published_ones():
         (lambda: rfq.StepConfig(momentum=1.0), "`momentum` = 1.0: must be at least 0 and below 1"),
         (lambda: rfq.StepConfig(strategy="fast"), "`strategy` = 'fast': must be auto"),
         (lambda: rfq.TrainConfig(epochs=3), "`warmup_epochs` = 5: must be below `epochs` 3"),
-        (lambda: rfq.SchedulerConfig(ratio_amplitude=0.5), "1.2 of the layers would be frozen"),
+        (lambda: rfq.SchedulerConfig(ratio_amplitude=0.5), "freezes 1.2 of the layers"),
     ],
 )
 def test_configs_name_the_field_its_value_and_the_rule(make, message):

@@ -7,21 +7,21 @@ command line set fields: "config.quant.candidates = (2, 4): must be ...".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from rfquant_jax.config import settings
 from rfquant_jax.errors import ArgumentError, ConfigError, RunFailure, UserError
+from rfquant_jax.quant.quant_config import QuantConfig
 
 # argument -> field
 FIELDS = {
+    **settings.targets(settings.COUPLED, QuantConfig),
     "budgets": "search.budgets",
-    "candidates": "quant.candidates",
     "confirm_fraction": "search.confirm_fraction",
     "coordinator": "distributed.coordinator",
     "data_set": "data.name",
-    "depthwise_min_bits": "quant.depthwise_min_bits",
     "devices": "devices",
-    "fixed_bits": "quant.fixed_bits",
     "groups": "search.groups",
     "latency_table": "search.latency_table",
     "max_bad_fraction": "data.max_bad_fraction",
@@ -31,11 +31,8 @@ FIELDS = {
     "name": "model.name",
     "path": "data.path",
     "pins": "search.pins",
-    "rules": "quant.rules",
     "search_fraction": "data.search_fraction",
-    "signed": "quant.signed",
     "std": "data.std",
-    "unsigned": "quant.unsigned",
     "use_frozen": "search.use_frozen",
     "val_fraction": "data.val_fraction",
     "weights": "pretrained",
@@ -45,8 +42,11 @@ _OPTIONS, _CHECKED_OPTIONS = "options.", ("padding", "width")
 
 
 @contextmanager
-def in_field_names() -> Iterator[None]:
+def in_field_names(names: Mapping[str, str] = FIELDS) -> Iterator[None]:
     """Translates errors raised inside the context; also usable as a decorator.
+
+    Args:
+      names: field of each argument.
 
     Raises:
       ConfigError: instead of an ArgumentError whose argument is a config field.
@@ -54,29 +54,29 @@ def in_field_names() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        field = _field(error.argument)
+        field = _field(error.argument, names)
         if field is None:
             raise
-        raise ConfigError(field, error.value, _renamed(error.rule, "")) from error
+        raise ConfigError(field, error.value, _renamed(error.rule, "", names)) from error
     except (UserError, RunFailure) as error:
-        error.args = (_renamed(str(error), "config."), *error.args[1:])
+        error.args = (_renamed(str(error), "config.", names), *error.args[1:])
         raise
 
 
-def _field(argument: str) -> str | None:
+def _field(argument: str, names: Mapping[str, str]) -> str | None:
     if argument.startswith(_OPTIONS):
         return f"model.{argument}"
     if argument in _CHECKED_OPTIONS:
         return f"model.options.{argument}"
-    return FIELDS.get(argument)
+    return names.get(argument)
 
 
-def _renamed(text: str, prefix: str) -> str:
+def _renamed(text: str, prefix: str, names: Mapping[str, str]) -> str:
     """The text with field names, preceded by `prefix`, instead of arguments in backquotes."""
 
     def rename(match: re.Match) -> str:
         if match[1] == "workdir":
             return "--workdir"
-        return f"{prefix}{FIELDS[match[1]]}" if match[1] in FIELDS else match[0]
+        return f"{prefix}{names[match[1]]}" if match[1] in names else match[0]
 
     return re.sub(r"`(\w+)`", rename, text)

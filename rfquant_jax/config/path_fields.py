@@ -12,18 +12,10 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from rfquant_jax.config.fields import flat
+from rfquant_jax.config.schema import FIELDS
 from rfquant_jax.runtime.paths import expanded
 
-PATH_FIELDS = (
-    "compilation_cache",
-    "checkpoint",
-    "pretrained",
-    "configuration",
-    "data.path",
-    "distillation.teacher",
-    "search.latency_table",
-    "predict.images",
-)
+PATH_FIELDS = tuple(name for name, field in FIELDS.items() if field.path)
 PATH_FLAGS = ("config", "workdir")
 
 

@@ -6,15 +6,17 @@ import difflib
 import importlib.util
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfquant_jax.config import schema
 from rfquant_jax.config.checks import to_plain
+from rfquant_jax.config.declaration import Field
 from rfquant_jax.config.fields import flat
+from rfquant_jax.config.schema import FIELDS, SECTIONS
 from rfquant_jax.errors import RunFailure, UserError
 
 
@@ -108,35 +110,26 @@ def check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
         raise UserError(f"config.{match[1]} is not a field of the recipe{hint}")
 
 
-def describe(config: ConfigDict, recipe: Path) -> str:
-    """All fields with their values in this recipe and their meanings.
-
-    The meanings are those of the schema; the recipe may add some for options of its own.
-    """
-    meanings = field_meanings(recipe) | field_meanings(Path(schema.__file__))
-    lines = ["Fields of the recipe, with their values; override any of them:", ""]
-    for name, value in flat(to_plain(config)):
-        shown = tuple(value) if isinstance(value, list) else value
-        lines.append(f"  --config.{name}={shown!r}")
-        lines += [f"      {line}" for line in meanings.get(name, "").split("\n")]
+def describe(config: ConfigDict) -> str:
+    """All fields by section, with their values in this recipe, meanings, rules and defaults."""
+    fields = dict(flat(to_plain(config)))
+    lines = ["Fields of the recipe, with their values; override any of them:"]
+    for section in SECTIONS:
+        lines += ["", f"{section.name}: {section.meaning}" if section.name else section.meaning, ""]
+        for name, field in section.fields.items():
+            for own in (n for n in fields if n == name or n.startswith(f"{name}.")):
+                lines += _entry(own, fields[own], field)
     return "\n".join(lines)
 
 
-def field_meanings(recipe: Path) -> dict[str, str]:
-    """The meanings of the fields, from the comments after a recipe's assignments.
-
-    A meaning continues on following comment lines that start with three spaces.
-    """
-    assignment = re.compile(r"\s*config\.([\w.]+) = .*?  # (.+)")
-    continuation = re.compile(r"\s*#   (\S.*)")
-    meanings: dict[str, str] = {}
-    name = None
-    for line in recipe.read_text().splitlines():
-        if match := assignment.fullmatch(line):
-            name = match[1]
-            meanings[name] = match[2]
-        elif name and (match := continuation.fullmatch(line)):
-            meanings[name] += f"\n{match[1]}"
-        else:
-            name = None
-    return meanings
+def _entry(name: str, value: object, field: Field) -> list[str]:
+    shown = tuple(value) if isinstance(value, list) else value
+    meaning, *more = field.help.split("\n")
+    texts = [f"{meaning} ({field.limits})" if field.limits else meaning, *more]
+    if name in FIELDS and shown != field.default:
+        texts.append(f"default: {field.default!r}")
+    indent = " " * 6
+    wrapped = [
+        textwrap.fill(t, 100, initial_indent=indent, subsequent_indent=indent) for t in texts
+    ]
+    return [f"  --config.{name}={shown!r}", *wrapped]

@@ -19,6 +19,12 @@ from rfquant_jax.search.problem import Algorithm, greedy_search
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 
 ON_PROFILE = "trust_region"
+NOTES = (
+    "trust_region solves integer programs on a model fitted to a profile of the network\n"
+    "paper is the published greedy search, except for three things: it makes an up move from the "
+    "smallest bit-width (the published program chooses it and stays where it is), it enters no "
+    "state twice, and weights move until activations alone can reach the budget"
+)
 
 OnMove = Callable[[Move, np.ndarray], None]
 # build(config, number of searched layers, callback of moves) -> the algorithm
@@ -45,9 +51,8 @@ def search_algorithm(config: ConfigDict, layers: int, on_move: OnMove) -> Algori
 def greedy_settings(config: ConfigDict, layers: int) -> GreedySettings:
     """Settings of the greedy search; "paper" normalizes as published.
 
-    "paper" differs from the published program in three ways: it makes up moves from the smallest
-    bit-width, it enters no state twice, and weights move until activations alone can reach the
-    budget. The limit on iterations also applies; without it, the search can run for very long.
+    `NOTES` has how "paper" differs from the published program. The limit on iterations also
+    applies; without it, the search can run for very long.
     """
     search = config.search
     paper = search.algorithm == "paper"

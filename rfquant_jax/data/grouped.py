@@ -13,6 +13,11 @@ from rfquant_jax.data.loader import Filler
 from rfquant_jax.runtime import devices
 
 
+def share(batch_size: int, mesh: Mesh) -> int:
+    """Images for each device, if a batch has this many images over all devices; rounded up."""
+    return -(-batch_size // mesh.size)
+
+
 def grouped(batches: Iterable, mesh: Mesh) -> Iterator[tuple[Any, np.ndarray]]:
     """Stacks one batch for each of this process's devices.
 

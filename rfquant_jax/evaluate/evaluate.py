@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rfquant_jax.data.arrays import LabelledImages, labelled_batches
+from rfquant_jax.data.grouped import share
 from rfquant_jax.evaluate.evaluator import Accuracy
 from rfquant_jax.evaluate.recalibrate import BATCH_SIZE, Recalibrate, evaluator_of, statistics
 from rfquant_jax.nn.functional import arrays_of
@@ -31,7 +32,8 @@ def evaluate(
         in the form that `coupled.preprocess` takes. Images with the label -1 are ignored.
       recalibrate: images for the BatchNorm statistics of the configuration, see `recalibrate`.
         None: the calibration images of `couple`; False: the running averages of training.
-      batch_size: images per batch and device, for arrays.
+      batch_size: images per batch over all devices, for arrays. Statistics are measured on whole
+        batches, one per device, so that they do not depend on the number of devices.
 
     Returns:
       the counts `top1`, `top5` and `images`, the sum of cross-entropies `loss`, and the properties
@@ -55,7 +57,7 @@ def evaluate(
     """
     plan = check_coupled(coupled).plan
     rows = plan.configuration(configuration)
-    batches = labelled_batches(data, batch_size, plan.logits_shape[-1])
+    batches = labelled_batches(data, share(batch_size, coupled.mesh), plan.logits_shape[-1])
     params = devices.replicate(arrays_of(coupled.network)[0], coupled.mesh)
     found = statistics(coupled, params, rows, recalibrate, batch_size)
     return evaluator_of(coupled).accuracy(params, found, rows, batches)

@@ -105,8 +105,8 @@ class Evaluator:
 
     Args:
       functional: a coupled network, or a plain one (whose configurations are int32[0, 2]).
-      mesh: the devices. Batches are not sharded: each device processes whole ones, so that results
-        do not depend on the number of devices.
+      mesh: the devices. Batches are not sharded: each device processes whole ones, so that
+        statistics do not depend on the number of devices.
       preprocess: maps a batch of images to the network's input.
     """
 

@@ -16,7 +16,7 @@ from rfquant_jax.runtime import devices
 
 # Images for the statistics; None: the calibration images; False: the running averages.
 Recalibrate = Images | Literal[False] | None
-BATCH_SIZE = 128  # images per batch and device
+BATCH_SIZE = 128  # images per batch
 
 
 def recalibrate(
@@ -31,7 +31,7 @@ def recalibrate(
       coupled: modified in place: only the statistics of its current configuration, see `set_bits`.
       images: [N, H, W, C] or batches of one shape, in the form that `coupled.preprocess` takes.
         None: the calibration images of `couple`.
-      batch_size: images per batch, for an array.
+      batch_size: images per batch, for an array; each device processes whole batches.
 
     Raises:
       ArgumentError: there are no images, or batches of several shapes.

@@ -8,27 +8,30 @@ from dataclasses import dataclass
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.quant.convert import CANDIDATES, Rules
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.runtime.setting import Rule, check_settings, documented, setting
 
 MAX_BITS = 8  # codes with more bits do not fit the integer operands of exported models
-CANDIDATES_RULE = f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first"
 
 
+def _is_bits(value: object) -> bool:
+    return value == FULL_PRECISION or (isinstance(value, int) and 2 <= value <= MAX_BITS)
+
+
+CANDIDATES_RULE = Rule(
+    f"must be bit-widths from 2 to {MAX_BITS}, also {FULL_PRECISION}, largest first",
+    lambda bits: (
+        bool(bits)
+        and all(map(_is_bits, bits))
+        and all(larger > smaller for larger, smaller in itertools.pairwise(bits))
+    ),
+)
+_FIXED_RULE = Rule(f"must be a bit-width from 2 to {MAX_BITS}, or {FULL_PRECISION}", _is_bits)
+
+
+@documented
 @dataclass(frozen=True)
 class QuantConfig:
     """Bit-widths that the layers of a network may take; the defaults are those of RFQuant.
-
-    Attributes:
-      candidates: bit-widths to choose from, largest first; 2 to 8, or 32 for not quantized.
-      depthwise_min_bits: smallest bit-width of depthwise convolutions.
-      fixed_bits: bit-width of the first convolution's weights, and of weights and input of the last
-        dense layer, the classifier.
-      rules: (layer pattern, bit-widths) pairs for searched layers. Several bit-widths restrict the
-        candidates, a single one fixes the layer. Patterns are shell patterns; if several match a
-        layer, the last one applies. The classifier only follows a rule with its full name.
-      signed, unsigned: patterns of layers whose input is quantized as signed or unsigned, instead
-        of by the sign that calibration finds.
-      scale_gradient: whether gradients of step sizes are multiplied by 1 / sqrt(elements * Qp), as
-        in LSQ. RFQuant does not use it on ImageNet.
 
     Raises:
       ArgumentError: a bit-width is out of range, or a rule is malformed.
@@ -41,40 +44,58 @@ class QuantConfig:
       [(), (8, 4, 2), (), ()]
     """
 
-    candidates: tuple[int, ...] = CANDIDATES
-    depthwise_min_bits: int = 3
-    fixed_bits: int = 8
-    rules: Rules = ()
-    signed: tuple[str, ...] = ()
-    unsigned: tuple[str, ...] = ()
-    scale_gradient: bool = False
+    candidates: tuple[int, ...] = setting(
+        CANDIDATES,
+        f"bit-widths to choose from, largest first; 2 to {MAX_BITS}, or {FULL_PRECISION} for not "
+        "quantized",
+        CANDIDATES_RULE,
+    )
+    depthwise_min_bits: int = setting(3, "smallest bit-width of depthwise convolutions")
+    fixed_bits: int = setting(
+        8,
+        "bit-width of the first convolution's weights, and of weights and input of the last dense "
+        "layer, the classifier",
+        _FIXED_RULE,
+    )
+    rules: Rules = setting(
+        (),
+        "(layer pattern, bit-widths) pairs for searched layers. Several bit-widths restrict the "
+        "candidates, a single one fixes the layer. Patterns are shell patterns; if several match a "
+        "layer, the last one applies. The classifier only follows a rule with its full name",
+    )
+    signed: tuple[str, ...] = setting(
+        (),
+        "patterns of layers whose input is quantized as signed, instead of by the sign that "
+        "calibration finds",
+    )
+    unsigned: tuple[str, ...] = setting(
+        (),
+        "patterns of layers whose input is quantized as unsigned, instead of by the sign that "
+        "calibration finds",
+    )
+    scale_gradient: bool = setting(
+        False,
+        "whether gradients of step sizes are multiplied by 1 / sqrt(elements * Qp), as in LSQ. "
+        "RFQuant does not use it on ImageNet",
+    )
 
     def __post_init__(self) -> None:
         for name in ("candidates", "rules", "signed", "unsigned"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_bits()
+        check_settings(self)
+        if self.depthwise_min_bits > self.candidates[0]:
+            rule = f"leaves depthwise layers none of `candidates` {self.candidates}"
+            raise ArgumentError("depthwise_min_bits", self.depthwise_min_bits, rule)
         for rule in self.rules:
             _check_rule(rule)
-
-    def _check_bits(self) -> None:
-        bits = self.candidates
-        known = all(2 <= b <= MAX_BITS or b == FULL_PRECISION for b in bits)
-        falling = all(a > b for a, b in itertools.pairwise(bits))
-        if not bits or not known or not falling:
-            raise ArgumentError("candidates", bits, CANDIDATES_RULE)
-        if self.depthwise_min_bits > bits[0]:
-            rule = f"leaves depthwise layers none of `candidates` {bits}"
-            raise ArgumentError("depthwise_min_bits", self.depthwise_min_bits, rule)
-        if not 2 <= self.fixed_bits <= MAX_BITS and self.fixed_bits != FULL_PRECISION:
-            rule = f"must be a bit-width from 2 to {MAX_BITS}, or {FULL_PRECISION}"
-            raise ArgumentError("fixed_bits", self.fixed_bits, rule)
+        pairs = tuple((pattern, tuple(bits)) for pattern, bits in self.rules)
+        object.__setattr__(self, "rules", pairs)
 
 
 def _check_rule(rule: object) -> None:
     pair = isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
     bits = rule[1] if pair and isinstance(rule[1], tuple | list) else ()
-    valid = [b for b in bits if b == FULL_PRECISION or (isinstance(b, int) and 2 <= b <= MAX_BITS)]
-    if not bits or len(valid) != len(bits) or len(set(bits)) != len(bits):
+    if not bits or not all(map(_is_bits, bits)) or len(set(bits)) != len(bits):
         text = (
             f"must be a layer pattern and a tuple of different bit-widths from 2 to {MAX_BITS} "
             f"(or {FULL_PRECISION})"

@@ -12,28 +12,37 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-INDEPENDENT, LEVELS = "independent", "levels"
+from rfquant_jax.runtime.setting import FRACTION, POSITIVE, documented, one_of, setting
+
+RULES = INDEPENDENT, LEVELS = "independent", "levels"
 
 # Values folded into a step's key for each draw; 0 and 1 are the columns of a configuration.
 _LEVEL, _SMALLEST = 2, 3
 
 
+@documented
 @dataclass(frozen=True)
 class Sampling:
     """Settings of the sampling of random passes; the defaults are the published method.
 
-    Attributes:
-      rule: `independent` draws every bit-width uniformly from the allowed ones. `levels` draws one
-        level t per pass, uniformly from [min B - 0.5, max B + 0.5], and then every allowed
-        bit-width b with log-probability -(b - t)^2 / (2 * spread^2), up to normalization.
-      spread: standard deviation around the level, in bits.
-      smallest_pass: probability that the first random pass of a step runs every layer at its
-        smallest allowed bit-widths instead.
+    "levels" draws one level t per pass, uniformly from [min B - 0.5, max B + 0.5], and then every
+    allowed bit-width b with log-probability -(b - t)^2 / (2 * spread^2), up to normalization.
     """
 
-    rule: str = INDEPENDENT
-    spread: float = 0.8
-    smallest_pass: float = 0.0
+    rule: str = setting(
+        INDEPENDENT,
+        'how random configurations are drawn. "independent": every bit-width uniformly; "levels": '
+        "bit-widths around one level for all layers of a pass",
+        one_of(RULES),
+    )
+    spread: float = setting(
+        0.8, 'standard deviation of the bits around the level, for "levels"', POSITIVE
+    )
+    smallest_pass: float = setting(
+        0.0,
+        "probability that one random pass of a step runs the smallest bit-widths",
+        FRACTION,
+    )
 
 
 PUBLISHED = Sampling()

@@ -18,6 +18,7 @@ from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
 # evaluate(configurations int32[N, L, 2], iteration) -> error of each, float[N]
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
+NORMALIZATIONS = MAX, MINMAX = "max", "minmax"
 PHASE_SHARE = 0.95  # fraction of the cost at which phase 1 may end
 
 
@@ -207,7 +208,7 @@ def score(errors: np.ndarray, loads: np.ndarray, settings: GreedySettings) -> np
     errors = worst_for_nan(errors)
 
     def normalized(values: np.ndarray) -> np.ndarray:
-        low = values.min() if settings.normalize == "minmax" else 0.0
+        low = values.min() if settings.normalize == MINMAX else 0.0
         span = values.max() - low
         return (values - low) / span if span > 0 else np.zeros_like(values)
 

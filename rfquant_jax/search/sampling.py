@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rfquant_jax.runtime.setting import FRACTION, at_least, documented, setting
 from rfquant_jax.search.greedy import GreedySettings, score, worst_for_nan
 from rfquant_jax.search.problem import Problem, sample_within
 
@@ -30,26 +31,22 @@ def random_search(
     return found
 
 
+@documented
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """Settings of the evolution.
+    """Settings of the evolution."""
 
-    Attributes:
-      population: configurations in the first generation.
-      generations: number of generations.
-      parents: number of survivors per generation; also the number of configurations returned.
-      mutations, crossovers: children of each kind per generation.
-      probability: probability that a mutation changes a variable.
-      least: fraction of the budget that every configuration uses, if possible.
-    """
-
-    population: int = 50
-    generations: int = 20
-    parents: int = 10
-    mutations: int = 25
-    crossovers: int = 25
-    probability: float = 0.2
-    least: float = 0.95
+    population: int = setting(50, "configurations per generation", at_least(1))
+    generations: int = setting(20, "number of generations", at_least(1))
+    parents: int = setting(
+        10, "survivors per generation; also the number of configurations returned", at_least(1)
+    )
+    mutations: int = setting(25, "children by mutation per generation")
+    crossovers: int = setting(25, "children by crossover per generation")
+    probability: float = setting(0.2, "probability that a mutation changes a variable", FRACTION)
+    least: float = setting(
+        0.95, "fraction of the budget that every configuration uses, if possible", FRACTION
+    )
 
 
 def evolution(

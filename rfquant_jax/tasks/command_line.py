@@ -100,7 +100,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         config = recipes.load(recipe)
         if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(arguments):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may close the pipe
-            print(_help(arguments[0]) + "\n" + recipes.describe(config, recipe))
+            print(_help(arguments[0]) + "\n" + recipes.describe(config))
             raise SystemExit(0)
         recipes.check_overrides(config, arguments)
         config_flags.DEFINE_config_file("config", str(recipe), "the recipe", lock_config=True)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax import data, models
 from rfquant_jax.checkpoint.checkpoints import Checkpoints, stage_folder
-from rfquant_jax.config import checks, search_bits, settings
+from rfquant_jax.config import checks, search_bits, settings, transforms
 from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.config.path_fields import expand_paths
 from rfquant_jax.data.loader import Pipeline
@@ -178,8 +178,8 @@ class Run:
         """The data pipeline."""
         channels, wanted = self.image_shape[-1], self.config.data
         return Pipeline(
-            augmented=settings.training_transform(self.config, channels),
-            plain=settings.evaluation_transform(self.config, channels),
+            augmented=transforms.training_transform(self.config, channels),
+            plain=transforms.evaluation_transform(self.config, channels),
             threads=wanted.threads or cpus.available(),
             shape=self.image_shape,
             max_bad_fraction=wanted.max_bad_fraction,

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
+from rfquant_jax.config.schema import RESUMABLE
 from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.report.log import LOG_FILE, RunLog
 from rfquant_jax.tasks.context import Run
-from rfquant_jax.tasks.workdir import FREE_FIELDS
 
 # File system errors and remedies.
 _REMEDIES = {
@@ -115,7 +115,7 @@ def _about_memory(where: str, run: Run, task: str) -> str:
         return f"{head}no smaller setting is left; use a smaller network or more devices"
     tries = [f"--config.{name}={value}{why}" for name, value, why in proposals]
     text = f"{head}try {' or '.join(tries)}"
-    if any(name not in FREE_FIELDS for name, *_ in proposals):
+    if any(name not in RESUMABLE for name, *_ in proposals):
         text += ", which makes another run: use a separate --workdir"
         if task != "pretrain":
             text += f", and --config.checkpoint={run.workdir} to reuse trained networks"

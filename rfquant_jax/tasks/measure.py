@@ -9,6 +9,7 @@ import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.config import settings
+from rfquant_jax.data.grouped import share
 from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
@@ -69,7 +70,7 @@ class Measure:
 
     def _exact(self, part: Source) -> Iterator[Arrays]:
         """All images of a part, with progress messages."""
-        log, size = self._run.log, self._run.config.evaluate.batch_size
+        log, size = self._run.log, share(self._run.config.evaluate.batch_size, self._run.mesh)
         total = -(-len(part) // size)
         with log.progress("evaluate", total) as progress:
             for number, batch in enumerate(self._run.pipeline.exact(part, size), 1):

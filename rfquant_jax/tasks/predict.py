@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rfquant_jax.config import settings
+from rfquant_jax.config import transforms
 from rfquant_jax.data.folder import FolderSource
+from rfquant_jax.data.grouped import share
 from rfquant_jax.data.index import image_files
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.transforms import Transform
@@ -85,7 +86,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
     # Labels hold image indices. These images are not used for training, so any number may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))
     pipeline = replace(run.pipeline, max_bad_fraction=1.0, plain=_to_size(run))
-    batches = pipeline.exact(source, run.config.evaluate.batch_size)
+    batches = pipeline.exact(source, share(run.config.evaluate.batch_size, run.mesh))
     with run.log.progress("predict", len(files)) as progress:
         for numbers, probabilities in measure.evaluator.probabilities(
             trained.params, statistics, configuration, batches
@@ -100,7 +101,7 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
 def _to_size(run: Run) -> Transform:
     """The transform of images of any size, also if the data set needs none."""
     height, _, channels = run.image_shape
-    transform = settings.evaluation_transform(run.config, channels)
+    transform = transforms.evaluation_transform(run.config, channels)
     return replace(transform, size=transform.size or height)
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.config.checks import to_plain
 from rfquant_jax.config.fields import flat
+from rfquant_jax.config.schema import RESUMABLE
 from rfquant_jax.errors import UserError, listed
 from rfquant_jax.runtime.files import parse_json, read_text, replacing
 
@@ -24,42 +25,6 @@ SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
 PREDICTIONS_FILE = "predictions.csv"
 EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
-
-# Fields that may differ on resume. They select tasks, speed or paths, but do not change results,
-# except for rounding and for the grouping of images in BatchNorm if devices or micro-batches
-# differ.
-FREE_FIELDS = (
-    "tasks",
-    "configuration",
-    "devices",
-    "compilation_cache",
-    "distributed.detect",
-    "distributed.coordinator",
-    "distributed.processes",
-    "distributed.process",
-    "distributed.start_timeout_seconds",
-    "distributed.heartbeat_timeout_seconds",
-    "checkpoints.every_steps",
-    "checkpoints.every_minutes",
-    "data.path",
-    "data.max_bad_fraction",
-    "data.threads",
-    "train.accumulate",
-    "train.log_every",
-    "train.max_bad_steps",
-    "checkpoints.keep",
-    "search.starts",
-    "predict.images",
-    "predict.top",
-    "export.formats",
-    "export.platforms",
-    "export.batch",
-    "export.images",
-    "export.code_images",
-    "export.max_unequal",
-    "export.max_unequal_float",
-    "export.max_differing_codes",
-)
 
 
 def claim(workdir: Path, config: ConfigDict, lock: Callable[[Path], object] | None = None) -> None:
@@ -97,7 +62,7 @@ def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
     differing = [
         f"config.{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if name not in FREE_FIELDS and old.get(name) != new.get(name)
+        if name not in RESUMABLE and old.get(name) != new.get(name)
     ]
     if differing:
         raise UserError(

@@ -15,20 +15,24 @@ from flax import nnx
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.quant.lsq import MIN_STEP
+from rfquant_jax.runtime.setting import BELOW_ONE, POSITIVE, documented, setting
 
 WEIGHT_GROUP, STEP_GROUP = "weights", "step_sizes"
 
 
+@documented
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Constants of the update; `StepConfig` has their meanings."""
+    """Constants of the update."""
 
-    clip: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 2.5e-5
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_epsilon: float = 1e-8
+    clip: float = setting(1.0, "maximum magnitude of a gradient element", POSITIVE)
+    momentum: float = setting(
+        0.9, "Nesterov momentum of SGD, for all parameters except step sizes", BELOW_ONE
+    )
+    weight_decay: float = setting(2.5e-5, "L2, on convolution kernels")
+    adam_b1: float = setting(0.9, "Adam for step sizes: decay of the first moment", BELOW_ONE)
+    adam_b2: float = setting(0.999, "Adam for step sizes: decay of the second moment", BELOW_ONE)
+    adam_epsilon: float = setting(1e-8, "Adam for step sizes: epsilon", POSITIVE)
 
 
 def make_optimizer(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rfquant_jax.data.loader import TrainingBatches
 from rfquant_jax.train import schedules
-from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.scheduler import SchedulerConfig
+
+if TYPE_CHECKING:
+    from rfquant_jax.data.loader import TrainingBatches  # grain takes seconds to import
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Plan:
     step_size_lr: float = 0.0
     damping: float = 0.0
     damping_start_epoch: int = 0
-    scheduler: Timing | None = None
+    scheduler: SchedulerConfig | None = None
     split_candidates: bool = False
     max_bad_steps: int = 10
     remedy: str = "lower the learning rate"  # suggested when the loss is not finite

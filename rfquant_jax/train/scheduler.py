@@ -1,7 +1,8 @@
 """The bit-width scheduler: freezes the smallest bit-width of the most unstable layers.
 
-`Timing` decides when it fires and how many layers it freezes, `instability` ranks the layers, and
-`freeze` returns the new masks. The result depends on weights, step sizes, masks and epoch only.
+`SchedulerConfig` decides when it fires and how many layers it freezes, `instability` ranks the
+layers, and `freeze` returns the new masks. The result depends on weights, step sizes, masks and
+epoch only.
 
 Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), the dynamic bit-width schedule.
 """
@@ -17,34 +18,66 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rfquant_jax.errors import ArgumentError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import searched_layers
 from rfquant_jax.quant.space import WEIGHTS, Space
+from rfquant_jax.runtime.setting import (
+    FRACTION,
+    INSIDE,
+    at_least,
+    check_settings,
+    documented,
+    setting,
+)
 
 
+@documented
 @dataclass(frozen=True)
-class Timing:
-    """When the scheduler fires and how many layers it freezes.
+class SchedulerConfig:
+    """When the scheduler freezes the smallest bit-width of unstable layers, and in how many.
 
-    Attributes:
-      start_epoch: the scheduler fires only in later epochs.
-      period: epochs between firings.
-      late_period: epochs between firings after the fraction `late_from` of all epochs.
-      late_from: fraction of the epochs.
-      ratio_min: fraction of the layers frozen at the end.
-      ratio_amplitude: the fraction starts at `ratio_min + 2 * ratio_amplitude` and follows a
-        cosine.
-      release_from: fraction of the epochs after which all bit-widths are released; 1: never.
+    Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543), the dynamic bit-width schedule.
+    `release_from` is an addition of this project.
     """
 
-    start_epoch: int
-    period: int
-    late_period: int
-    late_from: float
-    ratio_min: float
-    ratio_amplitude: float
-    release_from: float = 1.0
+    start_epoch: int = setting(
+        5, "the scheduler fires only in later epochs; epochs are counted from 0"
+    )
+    period: int = setting(2, "epochs between firings", at_least(1))
+    late_period: int = setting(
+        15, "epochs between firings after the fraction `late_from` of all epochs", at_least(1)
+    )
+    late_from: float = setting(
+        0.72, "fraction of all epochs after which `late_period` applies", FRACTION
+    )
+    ratio_min: float = setting(0.2, "fraction of the layers that are frozen at the end", FRACTION)
+    ratio_amplitude: float = setting(
+        0.15, "the fraction starts at `ratio_min + 2 * ratio_amplitude` and falls on a cosine"
+    )
+    release_from: float = setting(
+        1.0, "fraction of all epochs after which nothing is frozen; 1: never", FRACTION
+    )
+    boundary: float = setting(
+        0.25,
+        "width of the unstable zone at a rounding boundary, as a fraction of half a bin",
+        INSIDE,
+    )
+    split_candidates: bool = setting(
+        False,
+        "whether only weight bit-widths are frozen; False: activation bit-widths as well",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        share = self.ratio_min + 2 * self.ratio_amplitude
+        if share > 1:
+            rule = (
+                f"with `ratio_min` it freezes {share:.3g} of the layers at first; at most 1 is "
+                "possible"
+            )
+            raise ArgumentError("ratio_amplitude", self.ratio_amplitude, rule)
 
     def has_released(self, epoch: int, epochs: int) -> bool:
         """Whether all frozen bit-widths are released in this epoch."""

@@ -14,6 +14,7 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, dotted, reseed
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import QuantizedLayer, assign, pick, searched_layers, slot
 from rfquant_jax.quant.space import WEIGHTS
+from rfquant_jax.runtime.setting import ANY, BELOW_ONE, FRACTION, documented, setting
 from rfquant_jax.train.stem import Start, Stem
 
 # term(kernel, step size, bit-width, index of the layer) -> float32[]
@@ -21,14 +22,22 @@ WeightTerm = Callable[[jax.Array, jax.Array, jax.Array, int], jax.Array]
 Outputs = tuple[jax.Array, Arrays]  # logits float32[N, classes] and features by layer name
 
 
+@documented
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; `StepConfig` has their meanings."""
+    """Weights of the loss terms."""
 
-    label_smoothing: float = 0.0
-    distillation: float = 0.5  # the cross-entropy has weight 1 - distillation
-    idm: float = 0.01  # 0 disables information distortion mitigation
-    region: float = 0.0  # wd_region - wd, the weight of R
+    label_smoothing: float = setting(
+        0.0, "fraction of the target that is spread evenly over all classes", BELOW_ONE
+    )
+    distillation: float = setting(
+        0.5, "weight of distillation in the loss; cross-entropy has 1 - this", FRACTION
+    )
+    idm: float = setting(
+        0.01,
+        "weight of information distortion mitigation; 0: off, which saves the memory for features",
+    )
+    region: float = setting(0.0, "wd_region - weight_decay, the weight of R", ANY)
 
 
 class TrainingNetwork:

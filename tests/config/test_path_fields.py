@@ -1,14 +1,13 @@
 """Paths in fields and flags are expanded alike, and only paths are."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from configs import default, quickstart
-from rfquant_jax.config import recipes, schema
 from rfquant_jax.config.fields import flat
 from rfquant_jax.config.path_fields import PATH_FIELDS, expand_flags, expand_paths
+from rfquant_jax.config.schema import FIELDS
 from rfquant_jax.runtime.paths import expanded
 from rfquant_jax.tasks import command_line
 from rfquant_jax.tasks.context import Run
@@ -29,10 +28,9 @@ def test_a_path_is_expanded_as_by_a_shell(tmp_path):
 
 def test_every_field_that_names_a_file_or_folder_is_expanded(tmp_path):
     """Their meanings say which ones they are."""
-    meanings = recipes.field_meanings(Path(schema.__file__))
     told = re.compile(r"^(file|folder|workdir)\b|JSON", re.IGNORECASE)
     texts = [n for n, v in flat(default.get_config()) if isinstance(v, str)]
-    named = {n for n in texts if told.search(meanings[n])} - {"data.name"}
+    named = {n for n in texts if told.search(FIELDS[n].meaning)} - {"data.name"}
     assert named == set(PATH_FIELDS)
     config = quickstart.get_config()
     config.update_from_flattened_dict({name: f"~/$PLACE/{name}" for name in PATH_FIELDS})

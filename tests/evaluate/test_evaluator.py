@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rfquant_jax.data.grouped import share
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes, _judged
 from rfquant_jax.nn.functional import FunctionalNetwork
@@ -146,6 +147,14 @@ def test_images_that_do_not_count_keep_their_place_but_add_nothing():
     outcomes = Outcomes(right, right, np.asarray([0.5, 9.0, 0.25], np.float32), labels)
     assert outcomes.accuracy == Accuracy(top1=2, top5=2, loss=0.75, images=2)
     assert outcomes.top1_by_class(2) == [100.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "expected"),
+    [(128, 1, 128), (128, 4, 32), (128, 8, 16), (10, 4, 3), (1, 8, 1)],
+)
+def test_a_batch_is_shared_by_the_devices(batch_size, devices, expected):
+    assert share(batch_size, mesh_of(devices)) == expected
 
 
 @pytest.mark.parametrize("devices", [1, 4])

@@ -126,7 +126,7 @@ def test_precision_is_proposed_where_it_can_be_lowered(tmp_path):
 
 
 def test_a_field_that_may_change_needs_no_other_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(failures, "FREE_FIELDS", ("train.accumulate",))
+    monkeypatch.setattr(failures, "RESUMABLE", ("train.accumulate",))
     assert "--workdir" not in explain(EXHAUSTED, run_of(tmp_path, **TRAIN), "train")
 
 

@@ -20,7 +20,7 @@ from rfquant_jax.train.diagnose import Finding
 from rfquant_jax.train.loop import TrainingLoop, split_batch
 from rfquant_jax.train.plan import Plan
 from rfquant_jax.train.save_clock import SaveClock
-from rfquant_jax.train.scheduler import Timing
+from rfquant_jax.train.scheduler import SchedulerConfig
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
 from tests.conftest import mesh_of, pipeline
 
@@ -38,7 +38,7 @@ PLAN = Plan(
     damping=1.0,
     damping_start_epoch=3,
     step_size_lr=0.5,
-    scheduler=Timing(0, 2, 2, 1.0, 0.5, 0.0),  # epochs 1, 3 and 5; half of the layers
+    scheduler=SchedulerConfig(0, 2, 2, 1.0, 0.5, 0.0),  # epochs 1, 3 and 5; half of the layers
 )
 
 

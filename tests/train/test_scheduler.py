@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.quant.space import Space, smallest_bits
 from rfquant_jax.train import scheduler
-from rfquant_jax.train.scheduler import InstabilityMeter, Timing, freeze
+from rfquant_jax.train.scheduler import InstabilityMeter, SchedulerConfig, freeze
 
-PUBLISHED = Timing(
+PUBLISHED = SchedulerConfig(
     start_epoch=5, period=2, late_period=15, late_from=0.72, ratio_min=0.2, ratio_amplitude=0.15
 )
 B = (6, 5, 4, 3, 2)
