@@ -69,22 +69,11 @@ def image_folder(settings: DataSettings) -> DataSet:
     """
     layout = find_layout(settings)
     train = _index(layout.train, complete=True)
-    source: Source = FolderSource(layout.train, train.files, train.labels)
-    remarks, indices = _ignored(layout.train, train), [train]
-    searched = None
-    if layout.search is not None:
-        source, searched, remark = _named_parts(layout, train, source)
-        indices.append(_index(layout.search))
-        remarks.append(remark)
+    source, searched, version, remarks = _training_images(layout, train)
     if layout.test is None:
-        total = len(source)
-        source, test = hold_out_test(source, settings)
-        _check_classes(source, train, "val_fraction", settings.val_fraction)
-        remarks.append(f"data: {len(test)} of {total} training images are the test images")
-        test_version = f"{_digest(train)} {settings.val_fraction} {settings.split_seed}"
+        source, test, test_version, found = _test_split(source, train, settings)
     else:
         test, test_version, found = _test_images(layout.test, train)
-        remarks += found
     if searched is None:
         source, searched = split(source, settings.search_fraction, settings.split_seed)
         _check_classes(source, train, "search_fraction", settings.search_fraction)
@@ -94,11 +83,34 @@ def image_folder(settings: DataSettings) -> DataSet:
         test,
         class_names=train.classes,
         image_shape=(0, 0, 3),
-        remark="\n".join(remarks),
-        training_version=_digest(*indices),
+        remark="\n".join([*remarks, *found]),
+        training_version=version,
         test_version=test_version,
         val_fraction=0.0 if layout.test else settings.val_fraction,
     )
+
+
+def _training_images(
+    layout: Layout, train: FolderIndex
+) -> tuple[Source, Source | None, str, list[str]]:
+    """The training images, those of `subImageNet` if it exists, their version, and remarks."""
+    source, remarks = FolderSource(layout.train, train.files, train.labels), []
+    remarks += _ignored(layout.train, train)
+    if layout.search is None:
+        return source, None, _digest(train), remarks
+    source, searched, remark = _named_parts(layout, train, source)
+    return source, searched, _digest(train, _index(layout.search)), [*remarks, remark]
+
+
+def _test_split(
+    source: Source, train: FolderIndex, settings: DataSettings
+) -> tuple[Source, Source, str, list[str]]:
+    """The remaining training images, held-out test images, their version, and a remark."""
+    rest, test = hold_out_test(source, settings)
+    _check_classes(rest, train, "val_fraction", settings.val_fraction)
+    version = f"{_digest(train)} {settings.val_fraction} {settings.split_seed}"
+    remark = f"data: {len(test)} of {len(source)} training images are the test images"
+    return rest, test, version, [remark]
 
 
 def _test_images(folder: Path, train: FolderIndex) -> tuple[FolderSource, str, list[str]]:

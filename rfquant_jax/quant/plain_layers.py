@@ -80,9 +80,9 @@ def _check_mode(name: str, module: nnx.BatchNorm, running: bool | None) -> None:
     if running is not None and bool(running) != mode:
         raise UserError(
             f"layer {name}: it is called with {_NORM_MODE}={running} in "
-            f"{'evaluation' if mode else 'training'} mode: the network's train() and eval() set "
-            f"the mode; they also set the argument of its __call__ named "
-            f"{' or '.join(ARGUMENTS)}"
+            f"{'evaluation' if mode else 'training'} mode: leave the argument to train() and "
+            "eval(), or take it from an argument of the network's __call__ that follows them: "
+            f"{', '.join(ARGUMENTS)}"
         )
 
 
