@@ -36,8 +36,8 @@ from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime.files import LineRecord
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import read_json, write_json
 
 _SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds", lower_bound=1)

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import read_json
 
 LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "launch.py")]

@@ -27,9 +27,9 @@ from rfquant_jax.evaluate.evaluator import Accuracy
 from rfquant_jax.report.tables import table
 from rfquant_jax.search.image_sets import image_sets
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.propose import candidate_evaluator
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json, write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)

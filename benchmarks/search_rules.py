@@ -18,7 +18,7 @@ from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import ProfileSearch, ProfileSettings, measure_profile
 from rfquant_jax.search.trust_region import TrustRegionSettings
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 PROFILE_SHARE = 0.6  # fraction of evaluations for the profile; the rest is for the budgets
 POPULATION = 12  # population of the evolution; the number of generations uses up the evaluations

@@ -23,7 +23,7 @@ from rfquant_jax.config.fields import leaves
 from rfquant_jax.data import embedded
 from rfquant_jax.quant.space import ACTIVATIONS
 from rfquant_jax.tasks import evaluate
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.quick_to_compile import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ TASKS = """
 from configs import quickstart
 from rfquant_jax import tasks
 from rfquant_jax.tasks import evaluate, search, train
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 config = quickstart.get_config()
 config.search.budgets = "1.05*w3a3,5KB"

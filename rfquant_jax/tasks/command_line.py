@@ -58,7 +58,7 @@ def main(_: list[str]) -> int:
         # Imported here, because the imports take seconds and a signal may already arrive then.
         from rfquant_jax.runtime import processes as distributed
         from rfquant_jax.tasks import dispatch
-        from rfquant_jax.tasks.context import Run
+        from rfquant_jax.tasks.run import Run
 
         try:
             run = Run(flags.FLAGS.config, workdir, stop, _command(sys.argv))

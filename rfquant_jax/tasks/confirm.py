@@ -14,8 +14,8 @@ from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.evaluator import Accuracy, Outcomes
 from rfquant_jax.runtime.files import LineRecord
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import CONFIRMED_FILE, SEARCH_FOLDER
 
 CROSS_BELOW = 2000  # held-out images; with fewer, both halves propose and both confirm

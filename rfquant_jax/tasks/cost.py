@@ -6,7 +6,7 @@ from rfquant_jax.quant.remarks import normalization_remarks
 from rfquant_jax.report.tables import COSTS, table
 from rfquant_jax.runtime import devices
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 def cost(run: Run) -> None:

@@ -10,7 +10,7 @@ from rfquant_jax.search.budget import CostKind
 from rfquant_jax.search.frontier import curve, spread
 from rfquant_jax.search.profile_search import ProfileSearch
 from rfquant_jax.tasks.confirm import Confirmation, figures
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import (
     FRONTIER_FILE,
     SENSITIVITY_FILE,

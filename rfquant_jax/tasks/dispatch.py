@@ -8,9 +8,9 @@ from importlib import import_module
 from rfquant_jax.config import checks
 from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.runtime import devices
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.failures import explained
 from rfquant_jax.tasks.network_check import check_network
+from rfquant_jax.tasks.run import Run
 
 
 def _function(module: str, name: str) -> Callable[[Run], object]:

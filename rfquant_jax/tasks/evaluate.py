@@ -16,8 +16,8 @@ from rfquant_jax.runtime.extras import missing
 from rfquant_jax.search.selection import on_all
 from rfquant_jax.tasks import networks, search
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure, full_precision
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import (
     EVALUATION_FOLDER,
     RESULTS_FILE,
@@ -128,8 +128,10 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
         if networks.exists(run, PRETRAIN):
             return []
         networks.check(run, TRAIN)
-    test = _Test(run)
-    started = time.monotonic()
+    trained = networks.coupled(run)
+    if found is not None:
+        run = search.leave_out_frozen(run, trained)  # to get the uniform ones of the search
+    test, started = _Test(run, trained), time.monotonic()
     rows = _uniform_rows(run, test) if found is None else _budget_rows(run, test, found)
     run.log.info(f"evaluate: {test.count} configurations in {time.monotonic() - started:.1f} s")
     return rows
@@ -146,7 +148,6 @@ def _uniform_rows(run: Run, test: _Test) -> list[dict]:
 def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
     """For each budget, the uniform and the searched configuration, with paired gains."""
     space, rows = run.plan.space, []
-    search.leave_out_frozen(run, test.trained)  # as in the search, to get the same uniform ones
     for budget, result in zip(run.budgets, found, strict=True):
         limits = budget.as_dict()
         best = dict(budget.uniform(run.search_space))
@@ -164,9 +165,9 @@ def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
 class _Test:
     """Evaluates configurations on the test images, each of them once."""
 
-    def __init__(self, run: Run):
-        self._run, self.trained = run, networks.coupled(run)
-        self._measure = Measure(run, self.trained.functional)
+    def __init__(self, run: Run, trained: networks.Trained):
+        self._run, self._trained = run, trained
+        self._measure = Measure(run, trained.functional)
         self._known: dict[bytes, Outcomes] = {}
 
     @property
@@ -177,7 +178,7 @@ class _Test:
         key = configuration.tobytes()
         if key not in self._known:
             self._run.stop.check()
-            found = self._measure.outcomes(self._run.data.test, self.trained.params, configuration)
+            found = self._measure.outcomes(self._run.data.test, self._trained.params, configuration)
             self._known[key] = found
         return self._known[key]
 

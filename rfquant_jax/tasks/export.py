@@ -32,9 +32,9 @@ from rfquant_jax.export.verify.verify import (
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.export_report import export_table
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import (
     EXPORT_FILE,
     EXPORT_FOLDER,

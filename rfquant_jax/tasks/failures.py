@@ -17,7 +17,7 @@ from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.report.log import LOG_FILE, RunLog
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 # File system errors and remedies.
 _REMEDIES = {

@@ -29,8 +29,8 @@ from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.statistics import install_statistics
 from rfquant_jax.runtime.devices import make_mesh, replicate
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
 
 

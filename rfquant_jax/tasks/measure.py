@@ -14,7 +14,7 @@ from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 NO_CONFIGURATION = np.zeros((0, 2), np.int32)  # the configuration of a full-precision network
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.quant.forward import check_classes, logits_shape
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 def check_network(run: Run) -> None:

@@ -16,7 +16,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints, sta
 from rfquant_jax.errors import CheckpointError, UserError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.runtime import devices
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 # Alternatives if a stage has no checkpoint.
 _OTHERWISE = {PRETRAIN: ", or config.pretrained must name weights and pretrain.epochs be 0"}

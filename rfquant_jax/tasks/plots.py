@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rfquant_jax.data.sources import Source
 from rfquant_jax.runtime.extras import missing
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import full_precision
+from rfquant_jax.tasks.run import Run
 
 
 def draw(run: Run, results: list[dict], curve: dict | None, images: Source) -> None:

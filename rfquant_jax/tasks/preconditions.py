@@ -8,7 +8,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import checks
 from rfquant_jax.tasks import export, networks, predict, train
 from rfquant_jax.tasks.confirm import search_images
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.workdir import CONFIG_FILE
 

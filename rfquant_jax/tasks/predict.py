@@ -18,8 +18,8 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.runtime.files import replacing
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
 
 

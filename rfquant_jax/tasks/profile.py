@@ -16,7 +16,6 @@ from rfquant_jax.search.profile import Profile
 from rfquant_jax.search.profile_search import ProfileSearch, measure_profile, unmeasured
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import SearchImages
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.profile_key import (
     differences,
     profile_header,
@@ -24,6 +23,7 @@ from rfquant_jax.tasks.profile_key import (
     stored_header,
 )
 from rfquant_jax.tasks.propose import Proposal, Proposals, candidate_evaluator
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import (
     PROFILE_FILE,
     SEARCH_FOLDER,

@@ -19,7 +19,7 @@ from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.runtime.digest import arrays_digest
 from rfquant_jax.search.image_sets import ImageSets
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:

@@ -20,7 +20,7 @@ from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.record import Recorder
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import SEARCH_FOLDER, TRACE_FILE
 
 

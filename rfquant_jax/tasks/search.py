@@ -18,11 +18,11 @@ from rfquant_jax.search.selection import Finalist, Gain, select
 from rfquant_jax.search.variables import without_frozen
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import Confirmation, SearchImages, figures, search_images
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.curve import write_curve, write_model
 from rfquant_jax.tasks.plots import draw
 from rfquant_jax.tasks.profile import propose_from_profile
 from rfquant_jax.tasks.propose import Proposal, propose
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import SEARCH_FOLDER, read_json, write_json
 
 
@@ -76,16 +76,17 @@ def result_file(run: Run, budget: Budget) -> Path:
     return run.workdir / SEARCH_FOLDER / f"{name}.json"
 
 
-def leave_out_frozen(run: Run, trained: networks.Trained) -> None:
-    """Removes frozen bit-widths from the run's search space if the config asks for it."""
-    if not run.config.search.use_frozen:
-        run.search_space = without_frozen(run.search_space, trained.masks)
-        run.log.info("search: frozen bit-widths are excluded (search.use_frozen)")
+def leave_out_frozen(run: Run, trained: networks.Trained) -> Run:
+    """The run without frozen bit-widths in its search space, if the config asks for it."""
+    if run.config.search.use_frozen:
+        return run
+    run.log_once("search: frozen bit-widths are excluded (search.use_frozen)")
+    return run.with_search_space(without_frozen(run.search_space, trained.masks))
 
 
 def _search(run: Run) -> None:
     trained = networks.coupled(run)
-    leave_out_frozen(run, trained)
+    run = leave_out_frozen(run, trained)
     check_reachable(run.search_space, run.budgets)
     for budget in run.budgets:
         ends = reachable(run.search_space, budget)

@@ -11,7 +11,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
 from rfquant_jax.train.loop import Teacher
 
@@ -30,12 +30,12 @@ def teacher_run(run: Run) -> Run | None:
     if not isinstance(content, dict):
         raise UserError(f"config.distillation.teacher: {path}: is not a run's")
     try:
-        other = Run(ConfigDict(content), folder)
+        # With this run's log: never writes into the folder of another run.
+        other = Run(ConfigDict(content), folder, log=run.log, mesh=run.mesh)
         if other.config.data.name == run.config.data.name:
             other.config.data.path = run.config.data.path  # they may have moved since
     except (ValueError, UserError) as error:
         raise UserError(f"config.distillation.teacher: {path}: is not a run's ({error})") from error
-    other.log = run.log  # never writes into the folder of another run
     for what in ("num_classes", "image_shape"):
         mine, theirs = getattr(run, what), getattr(other, what)
         if mine != theirs:
@@ -50,7 +50,6 @@ def load_teacher(run: Run) -> Teacher | None:
     other = teacher_run(run)
     if other is None:
         return None
-    other.mesh = run.mesh
     trained = networks.full_precision(other)
 
     def logits(params, stats, images):

@@ -18,9 +18,9 @@ from rfquant_jax.quant.convert import layers_without_feature, signed_layers
 from rfquant_jax.quant.remarks import normalization_remarks
 from rfquant_jax.quant.space import Space
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.network_check import warn_if_not_quantizable
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.teacher import load_teacher
 from rfquant_jax.train.loop import TrainingLoop
 from rfquant_jax.train.plan import Plan

@@ -10,7 +10,7 @@ from rfquant_jax.config.path_fields import PATH_FIELDS, expand_flags, expand_pat
 from rfquant_jax.config.schema import FIELDS
 from rfquant_jax.runtime.paths import expanded
 from rfquant_jax.tasks import command_line
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 @pytest.fixture(autouse=True)

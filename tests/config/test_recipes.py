@@ -16,7 +16,7 @@ from rfquant_jax.config import checks, recipes, search_bits, settings
 from rfquant_jax.data.sources import ArraySource, DataSet, split
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.runtime import devices
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.train.step import TrainStep
 from tests.config.test_checks import CONFIGS, RECIPES
 

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.quick_to_compile import environment
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch.py"

@@ -17,7 +17,7 @@ from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.verify import run_c, runners, verify
 from rfquant_jax.tasks import export, export_report
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 

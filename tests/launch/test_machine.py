@@ -13,7 +13,7 @@ import pytest
 from configs import quickstart
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, assert_one_line, read
 
 INTACT = "checkpoints written before are intact"

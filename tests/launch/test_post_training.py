@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
+from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import LAUNCH, LONGEST, read, table_of
 
 pytestmark = pytest.mark.slow  # it pretrains a whole quickstart

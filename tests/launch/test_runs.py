@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import SHRUNK, read, save_as_pytorch, table_of
 from tests.quick_to_compile import xla_flags
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.confirm import Confirmation, search_images
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import SHRUNK, assert_one_line, copy_without_search, read
 from tests.quick_to_compile import xla_flags
 

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import LAUNCH, LONGEST, SHRUNK, copy_without_search, read
 from tests.quick_to_compile import xla_flags
 

@@ -21,7 +21,7 @@ from rfquant_jax.quant.calibrate import initialize_activation_steps
 from rfquant_jax.runtime import devices
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.metrics import METRICS
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.train.passes import max_pass, random_pass
 from rfquant_jax.train.state import PassState, StepInputs
 from rfquant_jax.train.training_network import LossWeights, TrainingNetwork

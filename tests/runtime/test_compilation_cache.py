@@ -12,7 +12,7 @@ import pytest
 from configs import quickstart
 from rfquant_jax.runtime import compilation_cache
 from rfquant_jax.runtime.compilation_cache import LEAST_SECONDS, keep_compiled, prune
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import claim
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from PIL import Image
 from configs import quickstart
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.errors import CheckpointError, ConfigError
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 def run_of(folder, images, **fields):

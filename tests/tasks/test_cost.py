@@ -8,7 +8,7 @@ from flax import nnx
 from configs import quickstart
 from rfquant_jax import models
 from rfquant_jax.tasks import dispatch, train
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 SAID = (
     "no BatchNorm directly follows conv: no scale, bias and statistics are switched with the "

@@ -7,7 +7,7 @@ import pytest
 from configs import quickstart
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.tasks import export
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx_small", "onnx_fast", "qonnx"])

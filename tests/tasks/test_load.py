@@ -8,7 +8,7 @@ import rfquant_jax as rfq
 from configs import default
 from rfquant_jax.config import settings
 from rfquant_jax.tasks import evaluate, train
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import CONFIG_FILE
 
 

@@ -7,7 +7,7 @@ from configs import quickstart
 from rfquant_jax import models
 from rfquant_jax.errors import RunFailure, UserError
 from rfquant_jax.tasks import dispatch
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 
 
 class Fixed(nnx.Module):

@@ -12,7 +12,7 @@ from configs import quickstart
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.nn.functional import write_arrays
 from rfquant_jax.tasks import dispatch
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from tests.tasks.test_train import averages
 
 CLASSES = ("cat", "dog", "eel")

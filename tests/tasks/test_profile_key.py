@@ -11,9 +11,9 @@ from configs import quickstart
 from rfquant_jax import data
 from rfquant_jax.data.embedded import digits
 from rfquant_jax.tasks.confirm import search_images
-from rfquant_jax.tasks.context import Run
 from rfquant_jax.tasks.profile import profile_images
 from rfquant_jax.tasks.profile_key import differences, profile_header, stored_header
+from rfquant_jax.tasks.run import Run
 
 TRAINED = SimpleNamespace(origin="runs/mine/checkpoints/train/60 sha256:0123")
 

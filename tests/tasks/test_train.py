@@ -9,7 +9,7 @@ from configs import quickstart
 from rfquant_jax.checkpoint.restore import Reader
 from rfquant_jax.errors import CheckpointError
 from rfquant_jax.tasks import dispatch
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.train import averaging
 
 

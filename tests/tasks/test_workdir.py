@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from rfquant_jax.errors import UserError
-from rfquant_jax.tasks.context import Run
+from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import LOCK_FILE, claim, read_json, write_json
 from tests.runtime.test_locks import is_free
 
