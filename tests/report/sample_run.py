@@ -33,7 +33,6 @@ CONFIG = {
 
 COMMAND = {
     "arguments": ["launch.py", "--config=configs/quickstart.py", "--config.seed=0"],
-    "recipe": "configs/quickstart.py",
 }
 
 

@@ -15,6 +15,7 @@ from rfquant_jax.report import charts, page, timelines
 from rfquant_jax.report.markup import tag
 from rfquant_jax.report.page import SECTIONS, write_report
 from rfquant_jax.report.run_files import RunFiles
+from rfquant_jax.report.sections import asked
 from rfquant_jax.report.sections.classes import MOST_CLASSES, classes
 from rfquant_jax.report.sections.files import files
 from rfquant_jax.report.sections.interference import interference
@@ -207,7 +208,7 @@ def test_sensitivities(parsed):
     assert table[2] == ["blocks.0.expand", *weights, "-0.04", "0.00", "+0.07", "+0.21", "+0.49"]
     assert table[3][5] == ""  # depthwise layers have no 2 bits
     assert "growth of the log divergence" in parsed.sections["sensitivities"].text.lower()
-    assert "leaves w5a5" in parsed.sections["sensitivities"].text
+    assert "all other layers run at w5a5" in parsed.sections["sensitivities"].text
 
 
 def test_training_curves_and_freezes(parsed):
@@ -525,3 +526,16 @@ def test_importing_the_report_does_not_load_matplotlib():
         "sys.exit(any(name.split('.')[0] == 'matplotlib' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["launch.py", "--config=a/b.py", "--config.seed=1"], "a/b.py"),
+        (["rfquant", "--config", "c.py"], "c.py"),
+        (["launch.py", "--config.seed=1"], "the quickstart"),
+        ([], "not recorded"),
+    ],
+)
+def test_the_recipe_of_a_run_is_that_of_its_command(arguments, shown):
+    assert shown in str(asked._recipe(arguments))

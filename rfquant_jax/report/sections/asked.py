@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rfquant_jax.report.markup import Markup, details, join, note, tag
 from rfquant_jax.report.numbers import MISSING
@@ -36,7 +36,7 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
         return field(config, name)
 
     yield "Workdir", tag("code", run.workdir)
-    yield "Recipe", tag("code", command["recipe"]) if command.get("recipe") else "not recorded"
+    yield "Recipe", _recipe(command.get("arguments") or ())
     yield "Tasks", listed(of("tasks"))
     options = of("model.options")
     given = ", ".join(f"{k} = {v}" for k, v in options.items()) if options else ""
@@ -55,6 +55,17 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
     yield "Search algorithm", f"{of('search.algorithm')}, compared by {of('search.metric')}"
     yield "Precision", of("precision")
     yield "Seed", of("seed")
+
+
+def _recipe(arguments: Sequence[str]) -> object:
+    """The file given with `--config`; without one, a run is the quickstart."""
+    if not arguments:
+        return "not recorded"
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            return tag("code", value or following)
+    return "the quickstart"
 
 
 def _training(config: Mapping, section: str, without: str) -> str:

@@ -26,8 +26,9 @@ def sensitivities(run: RunFiles) -> Markup:
     layers = list(dict.fromkeys(layer for rows in growth.values() for layer in rows))
     unit = content.get("unit", "cross-entropy")
     text = (
-        f"Growth of the {unit} when a single layer leaves {_base(content)} for the bit-width of "
-        "the column. The stronger the colour, the larger the change."
+        f"Growth of the {unit} when a single layer goes from its largest bit-width to that of the "
+        f"column; all other layers run at {_base(content)}. The stronger the colour, the larger "
+        "the change."
     )
     shown = heat_map(layers, groups, label="Sensitivity of each layer")
     return join([paragraph(text), shown])
