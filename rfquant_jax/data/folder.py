@@ -98,8 +98,9 @@ def _training_images(
     remarks += _ignored(layout.train, train)
     if layout.search is None:
         return source, None, _digest(train), remarks
-    source, searched, remark = _named_parts(layout, train, source)
-    return source, searched, _digest(train, _index(layout.search)), [*remarks, remark]
+    index = _index(layout.search)
+    source, searched, remark = _named_parts(layout, train, index, source)
+    return source, searched, _digest(train, index), [*remarks, remark]
 
 
 def _test_split(
@@ -187,10 +188,9 @@ def _labels(folder: Path, index: FolderIndex, train: FolderIndex) -> np.ndarray:
 
 
 def _named_parts(
-    layout: Layout, train: FolderIndex, source: FolderSource
+    layout: Layout, train: FolderIndex, index: FolderIndex, source: FolderSource
 ) -> tuple[Subset, FolderSource, str]:
-    """The remaining training images, the images of `subImageNet`, and a remark."""
-    index = _index(layout.search)
+    """The remaining training images, the images of `subImageNet` (`index`), and a remark."""
     labels = _labels(layout.search, index, train)
     held_out = set(index.files)
     kept = np.asarray([i for i, name in enumerate(train.files) if name not in held_out])

@@ -95,13 +95,8 @@ def logits_shape(network: nnx.Module, image_shape: Sequence[int]) -> tuple[int, 
 
     def evaluated(network: nnx.Module, images: jax.Array) -> None:
         network.eval()
-        try:
-            output = network(images)
-        except UserError:
-            raise
-        except Exception as error:  # the network is user code
-            what = f"the network fails on an image of shape {tuple(image_shape)}"
-            raise RunFailure(f"{what}: {summary(error)}") from error
+        what = f"the network fails on an image of shape {tuple(image_shape)}"
+        output = _output(network, images, what, RunFailure)
         check_output(output)
         found.append(output.shape[1:])
 
@@ -116,15 +111,18 @@ def check_training_mode(network: nnx.Module, images: jax.Array) -> None:
       UserError: it fails or does not return logits.
     """
     network.train()
+    what = "the network runs in evaluation mode, but not in training mode"
+    check_output(_output(network, images, what, UserError), "training")
+
+
+def _output(network: nnx.Module, images: jax.Array, what: str, failure: type[Exception]) -> Any:
+    """Calls the network; an exception of its code becomes a `failure` that starts with `what`."""
     try:
-        output = network(images)
+        return network(images)
     except UserError:
         raise
-    except Exception as error:  # the network is user code
-        raise UserError(
-            f"the network runs in evaluation mode, but not in training mode: {summary(error)}"
-        ) from error
-    check_output(output, "training")
+    except Exception as error:
+        raise failure(f"{what}: {summary(error)}") from error
 
 
 def abstractly(

@@ -60,8 +60,8 @@ def check(run: Run) -> None:
     Raises:
       UserError: names the problem and the rule.
     """
-    # Reading these properties builds and validates them.
     check_network(run)
+    # Reading these properties builds and validates them.
     _ = run.configuration
     if checks.tasks(run.config) == ("cost",):
         _ = run.plan

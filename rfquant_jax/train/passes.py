@@ -124,15 +124,7 @@ def random_pass(
     """A pass at a sampled configuration, coupled to the max pass; arguments as for `max_pass`."""
 
     def compare(configuration, _):
-        given = Comparison(
-            logits=state.logits,
-            share=network.weights.distillation,
-            features=state.features,
-            damping=inputs.damping,
-            smallest=inputs.smallest[:, WEIGHTS],
-            at_smallest=configuration[:, WEIGHTS] == inputs.smallest[:, WEIGHTS],
-        )
-        return given, (state.logits, state.features)
+        return _coupled(network, state, inputs, configuration), (state.logits, state.features)
 
     return _run(network, params, state, batch, inputs, number, start, compare)
 
@@ -162,17 +154,32 @@ def either_pass(
         logits, own = jax.lax.stop_gradient(outputs)
         features = {name: replaced(is_max, own[name], state.features[name]) for name in own}
         # Selected, not multiplied: logits that are no targets may be NaN, and 0 * NaN is NaN.
-        given = Comparison(
+        coupled = _coupled(network, state, inputs, configuration)
+        given = coupled._replace(
             logits=jnp.where(is_max, 0.0 if teacher is None else teacher, state.logits),
-            share=jnp.where(is_taught, network.weights.distillation, 0),
+            share=jnp.where(is_taught, coupled.share, 0),
             features=features,
-            damping=jnp.where(is_random, inputs.damping, 0),
-            smallest=inputs.smallest[:, WEIGHTS],
-            at_smallest=(configuration[:, WEIGHTS] == inputs.smallest[:, WEIGHTS]) & is_random,
+            damping=jnp.where(is_random, coupled.damping, 0),
+            at_smallest=coupled.at_smallest & is_random,
         )
         return given, (jnp.where(is_max, logits, state.logits), features)
 
     return _run(network, params, state, batch, inputs, number, start, compare)
+
+
+def _coupled(
+    network: TrainingNetwork, state: PassState, inputs: StepInputs, configuration: jax.Array
+) -> Comparison:
+    """What a random pass is compared with: the max pass, at the smallest bit-widths allowed now."""
+    smallest = inputs.smallest[:, WEIGHTS]
+    return Comparison(
+        logits=state.logits,
+        share=network.weights.distillation,
+        features=state.features,
+        damping=inputs.damping,
+        smallest=smallest,
+        at_smallest=configuration[:, WEIGHTS] == smallest,
+    )
 
 
 def configuration_of(inputs: StepInputs, number: jax.Array | int) -> jax.Array:

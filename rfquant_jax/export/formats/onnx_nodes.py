@@ -197,9 +197,8 @@ def _transpose(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 
 def _take(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
-    axis, indices = node.attributes["axis"], nodes.numbers(node.attributes["indices"])
-    axis = _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
-    nodes.add("Gather", [node.inputs[0], indices], node.output, axis=axis)
+    indices = nodes.numbers(node.attributes["indices"])
+    nodes.add("Gather", [node.inputs[0], indices], node.output, axis=_axis(node, shapes))
 
 
 def _matmul(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
@@ -211,9 +210,13 @@ def _matmul(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 
 def _concatenate(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    nodes.add("Concat", list(node.inputs), node.output, axis=_axis(node, shapes))
+
+
+def _axis(node: Node, shapes: Sequence[Shape]) -> int:
+    """The attribute `axis` in ONNX's layout."""
     axis = node.attributes["axis"]
-    axis = _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
-    nodes.add("Concat", list(node.inputs), node.output, axis=axis)
+    return _IMAGE_AXES[axis] if len(shapes[0]) == 3 else axis
 
 
 def _reshape(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
