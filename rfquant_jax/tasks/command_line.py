@@ -15,6 +15,7 @@ from rfquant_jax.config.field_names import in_field_names
 from rfquant_jax.config.path_fields import expand_flags
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, printable
 from rfquant_jax.runtime import host_memory
+from rfquant_jax.runtime.arguments import flag_value
 from rfquant_jax.runtime.files import append
 from rfquant_jax.runtime.signals import EXIT_CODE, StopSignal
 
@@ -137,14 +138,8 @@ def recipe_path(arguments: list[str]) -> Path:
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
-    """The value of `--flag=VALUE` or `--flag VALUE`, before flags are parsed."""
-    arguments = expand_flags(arguments)
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.lstrip("-") == flag and argument.startswith("-"):
-            return following
-        if argument.startswith((f"--{flag}=", f"-{flag}=")):
-            return argument.split("=", 1)[1]
-    return None
+    """The value of a flag, before flags are parsed."""
+    return flag_value(expand_flags(arguments), flag)
 
 
 def complain(error: Exception | str, code: int = 2) -> int:

@@ -8,6 +8,7 @@ from rfquant_jax.report.markup import Markup, details, join, note, tag
 from rfquant_jax.report.numbers import MISSING
 from rfquant_jax.report.run_files import RunFiles
 from rfquant_jax.report.usage import command_line
+from rfquant_jax.runtime.arguments import flag_value
 
 COMMAND_FILE = "command.json"
 
@@ -61,11 +62,8 @@ def _recipe(arguments: Sequence[str]) -> object:
     """The file given with `--config`; without one, a run is the quickstart."""
     if not arguments:
         return "not recorded"
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config" and argument.startswith("-"):
-            return tag("code", value or following)
-    return "the quickstart"
+    named = flag_value(arguments, "config")
+    return "the quickstart" if named is None else tag("code", named)
 
 
 def _training(config: Mapping, section: str, without: str) -> str:
