@@ -35,10 +35,10 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime.files import LineRecord
+from rfquant_jax.runtime.json_files import read_json, write_json
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import read_json, write_json
 
 _SEEDS = flags.DEFINE_integer("seeds", 10, "how many seeds", lower_bound=1)
 _FIRST = flags.DEFINE_integer("first_seed", 0, "the first of them", lower_bound=0)
@@ -103,7 +103,7 @@ def figures_of(workdir: Path) -> Figures:
     """Top-1 (%) and cross-entropy of a trained run on its test part, by configurations."""
     run = Run(ConfigDict(read_json(workdir / "config.json")), workdir)
     trained, space = networks.coupled(run), run.plan.space
-    measure = Measure(run, trained.functional)
+    measure = measure_of(run, trained.functional)
     asked = {f"{bits} bits": [space.uniform(bits, bits)] for bits in UNIFORM}
     asked |= {f"mixed {mean}": mixed(space, mean) for mean in MIXED}
     figures = {}

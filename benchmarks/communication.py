@@ -22,7 +22,7 @@ from benchmarks.step_settings import StepTask, images
 from benchmarks.timing import machine
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.train.step import TrainStep
 
 _DEVICES = flags.DEFINE_integer("devices", 8, "fake devices")

@@ -24,7 +24,7 @@ from rfquant_jax.ops.convolution import convolve
 from rfquant_jax.ops.cpu import switch
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import host_memory
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 
 _NETWORK = flags.DEFINE_enum("network", "mobilenetv2", sorted(models.REGISTRY), "its layers")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images", lower_bound=1)

@@ -27,7 +27,7 @@ from rfquant_jax.quant.calibrate import initialize_activation_steps
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices, host_memory
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")

@@ -46,7 +46,7 @@ from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet20", "of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")

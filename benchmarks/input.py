@@ -25,7 +25,7 @@ from rfquant_jax.data.index import image_files
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre, RandomResizedCrop
 from rfquant_jax.report.tables import table
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 
 _FOLDER = flags.DEFINE_string("folder", None, "folder of images", required=True)
 _IMAGES = flags.DEFINE_integer("images", 500, "number of images to use", lower_bound=1)

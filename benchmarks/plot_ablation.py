@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.ablation import UNIFORM
-from rfquant_jax.tasks.workdir import read_json
+from rfquant_jax.runtime.json_files import read_json
 
 _SUMMARY = flags.DEFINE_string("summary", "runs/ablation/summary.json", "what the ablation wrote")
 _OUT = flags.DEFINE_string("out", "ablation.png", "the image to write")

@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from rfquant_jax.report.tables import paired, table
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds to run")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart-seeds", "folder of the results")

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from rfquant_jax.runtime.json_files import read_json
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import read_json
 
 LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "launch.py")]
 # A quickstart of half a minute: 30 full-precision steps, then 60 coupled ones.

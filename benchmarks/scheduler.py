@@ -22,7 +22,7 @@ from configs import default
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import host_memory
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.train.scheduler import InstabilityMeter, freeze
 from rfquant_jax.train.step import TrainStep
 

@@ -36,12 +36,12 @@ from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import WEIGHTS, Space
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.prefix import choose_starts
 from rfquant_jax.search.problem import Problem
 from rfquant_jax.search.variables import make_search_space
-from rfquant_jax.tasks.workdir import write_json
 
 _NETWORK = flags.DEFINE_string("network", "resnet18", "key of rfquant_jax.models.REGISTRY")
 _SIZE = flags.DEFINE_integer("size", 224, "height and width of the images")

@@ -25,12 +25,12 @@ from ml_collections import ConfigDict, config_flags
 from benchmarks.search_rules import RULES
 from rfquant_jax.evaluate.evaluator import Accuracy
 from rfquant_jax.report.tables import table
+from rfquant_jax.runtime.json_files import read_json, write_json
 from rfquant_jax.search.image_sets import image_sets
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import Measure
-from rfquant_jax.tasks.propose import candidate_evaluator
+from rfquant_jax.tasks.measure import candidate_evaluator, measure_of
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json, write_json
+from rfquant_jax.tasks.workdir import CONFIG_FILE
 
 _RUNS = flags.DEFINE_list("runs", None, "workdirs of trained runs", required=True)
 _EVALUATIONS = flags.DEFINE_list(
@@ -123,7 +123,7 @@ class _Accuracies:
 
     def __init__(self, run: Run, trained: networks.Trained):
         self._run, self._trained = run, trained
-        self._measure = Measure(run, trained.functional)
+        self._measure = measure_of(run, trained.functional)
         self._known: dict[bytes, Accuracy] = {}
 
     def row(self, folder: str, number: int, configuration: np.ndarray) -> dict:

@@ -30,7 +30,7 @@ from rfquant_jax.models import REGISTRY
 from rfquant_jax.nn.precision import TYPES
 from rfquant_jax.ops.cpu import switch
 from rfquant_jax.report.tables import table
-from rfquant_jax.tasks.workdir import write_json
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.train.step import STRATEGIES
 
 PEERS = ("eager", "compiled")

@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.data.reader import PADDING_LABEL
-from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
-from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
-from rfquant_jax.quant.layers import assign, evaluate_on_codes
-from rfquant_jax.quant.statistics import active_statistics, install_statistics
+from rfquant_jax.evaluate.network import batch_statistics_network, evaluation_network
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
+from rfquant_jax.quant.calibrate import Preprocess
+from rfquant_jax.quant.layers import assign
+from rfquant_jax.quant.statistics import active_statistics
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 
@@ -217,10 +218,7 @@ class Evaluator:
     # The functions below run per device, inside shard_map.
 
     def _batch_statistics(self, params, images, configuration):
-        network = with_batch_statistics(self.functional, params, zeros_like(self.functional.stats))
-        network.set_attributes(momentum=0.0, raise_if_not_found=False)  # keeps batch statistics
-        evaluate_on_codes(network)
-        assign(network, configuration)
+        network = batch_statistics_network(self.functional, params, configuration)
         network(self.preprocess(images))
         return devices.add_axis(active_statistics(network))
 
@@ -230,11 +228,7 @@ class Evaluator:
         return active_statistics(network)
 
     def _logits(self, params, statistics, images, configuration):
-        network = self.functional.merge(params, zeros_like(self.functional.stats))
-        network.eval()
-        evaluate_on_codes(network)
-        assign(network, configuration)
-        install_statistics(network, statistics)
+        network = evaluation_network(self.functional, params, statistics, configuration)
         return network(self.preprocess(images)).astype(jnp.float32)
 
     def _outcomes(self, params, statistics, batch, configuration):

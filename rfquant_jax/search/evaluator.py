@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rfquant_jax.data.loader import TrainingBatches
-from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
-from rfquant_jax.quant.calibrate import Preprocess, with_batch_statistics
-from rfquant_jax.quant.layers import assign, evaluate_on_codes
+from rfquant_jax.evaluate.network import batch_statistics_network
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
+from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
 from rfquant_jax.search.metrics import METRICS
@@ -185,11 +185,7 @@ class CandidateEvaluator:
         return jnp.stack([metric(logits, labels, reference) for metric in METRICS.values()])
 
     def _logits(self, params, images, rows) -> jax.Array:
-        network = with_batch_statistics(
-            self._functional, params, zeros_like(self._functional.stats)
-        )
-        evaluate_on_codes(network)
-        assign(network, rows)
+        network = batch_statistics_network(self._functional, params, rows)
         return network(self._preprocess(images)).astype(jnp.float32)
 
 

@@ -6,7 +6,7 @@ hundred images then resolve differences that accuracies do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,3 +167,40 @@ def select(
     best = min(uniform, key=lambda finalist: loss(finalist, everything))
     over = {f.name: on_all(f.name, outcomes[best.name], outcomes[f.name]) for f in uniform}
     return Choice(best, over)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The winner of a budget, and what it was confirmed by.
+
+    Attributes:
+      winner: the selected finalist.
+      outcomes: per-image results of each finalist by name.
+      over_uniform: its gain over the largest uniform configuration within the budget, if any.
+      over_pair: its gain over the best uniform pair wXaY within the budget, if any.
+    """
+
+    winner: Finalist
+    outcomes: Mapping[str, Outcomes]
+    over_uniform: Gain | None
+    over_pair: Gain | None
+
+
+def confirm(
+    proposals: Sequence[Finalist],
+    uniform: Sequence[Finalist],
+    evaluate: Callable[[np.ndarray], Outcomes],
+) -> Confirmed:
+    """Evaluates all finalists of a budget and selects the winner, see `select`.
+
+    Args:
+      proposals: at least one.
+      uniform: the largest uniform configuration within the budget, then the best pair; may be
+        empty.
+      evaluate: outcomes of a configuration on all confirmation images.
+    """
+    outcomes = {f.name: evaluate(f.configuration) for f in [*proposals, *uniform]}
+    choice = select(proposals, uniform, outcomes)
+    # Without a better pair, the uniform configuration is also the best pair.
+    gains = [choice.gains[uniform[place].name] for place in (0, -1)] if uniform else [None, None]
+    return Confirmed(choice.winner, outcomes, *gains)

@@ -20,9 +20,10 @@ from rfquant_jax.nn import precision
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.compilation_cache import keep_compiled
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.runtime.locks import WorkdirLock
 from rfquant_jax.runtime.signals import StopSignal
-from rfquant_jax.tasks.workdir import COMMAND_FILE, claim, write_json
+from rfquant_jax.tasks.workdir import COMMAND_FILE, claim
 
 
 class Context:

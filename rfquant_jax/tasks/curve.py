@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from rfquant_jax.quant.space import COLUMN_NAMES
+from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime.extras import missing
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.search.budget import CostKind
+from rfquant_jax.search.confirm import Confirmation
 from rfquant_jax.search.frontier import curve, spread
 from rfquant_jax.search.profile_search import ProfileSearch
-from rfquant_jax.tasks.confirm import Confirmation, figures
-from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import (
-    FRONTIER_FILE,
-    SENSITIVITY_FILE,
-    SURROGATE_FILE,
-    write_json,
-)
+from rfquant_jax.tasks.problem import SearchProblem
+from rfquant_jax.tasks.search_results import figures
+from rfquant_jax.tasks.workdir import FRONTIER_FILE, SENSITIVITY_FILE, SURROGATE_FILE
 
 
-def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dict:
+def write_curve(
+    workdir: Path,
+    problem: SearchProblem,
+    search: ProfileSearch,
+    confirmed: Confirmation,
+    count: int,
+) -> dict:
     """Solves budgets over the whole range of costs, confirms some, and writes `frontier.json`.
+
+    Args:
+      count: number of points to confirm.
 
     Returns:
       the content of the file.
     """
-    kind = _cost_kind(run)
-    points = curve(search.pooled, run.search_space, kind)
-    chosen = spread(len(points), run.config.search.frontier_points)
+    kind, space, search_space = _cost_kind(problem), problem.plan.space, problem.search_space
+    points = curve(search.pooled, search_space, kind)
+    chosen = spread(len(points), count)
     rows = []
     for number, point in enumerate(points):
         accuracy = confirmed(point.configuration).accuracy if number in chosen else None
@@ -35,8 +44,8 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
         rows.append(
             {
                 "budget": point.budget.text,
-                "layers": run.plan.space.to_json(point.configuration),
-                **run.costs_of(point.configuration),
+                "layers": space.to_json(point.configuration),
+                **problem.costs_of(point.configuration),
                 "predicted_divergence": point.predicted,
                 "divergence": None if np.isnan(measured) else float(measured),
                 "confirmed": accuracy and figures(accuracy),
@@ -45,18 +54,18 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
     content = {"checkpoint": confirmed.origin, "cost": _cost_name(kind), "points": rows}
     content["uniform"] = [
         {"name": f"w{bits}a{bits}"}
-        | run.costs_of(configuration)
+        | problem.costs_of(configuration)
         | {"confirmed": figures(confirmed(configuration).accuracy)}
-        for bits in run.search_space.candidates
-        for configuration in [run.search_space.uniform(bits, bits)]
+        for bits in search_space.candidates
+        for configuration in [search_space.uniform(bits, bits)]
     ]
-    write_json(run.workdir / FRONTIER_FILE, content)
+    write_json(workdir / FRONTIER_FILE, content)
     return content
 
 
-def _cost_kind(run: Run) -> CostKind:
+def _cost_kind(problem: SearchProblem) -> CostKind:
     """The cost of the curve: BitOPs, unless no budget limits them."""
-    kinds = [limit.kind for budget in run.budgets for limit in budget.limits]
+    kinds = [limit.kind for budget in problem.budgets for limit in budget.limits]
     return next((kind for kind in kinds if kind.unit == "G"), kinds[0])
 
 
@@ -64,7 +73,9 @@ def _cost_name(kind: CostKind) -> str:
     return {"G": "bitops_g", "MB": "size_mb", "ms": "latency_ms"}[kind.unit]
 
 
-def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
+def write_model(
+    workdir: Path, problem: SearchProblem, search: ProfileSearch, checkpoint: str, log: RunLog
+) -> None:
     """Writes the quality of the surrogate and the terms of each layer."""
     found = search.pooled.quality
     pairs = np.stack([found.measured, found.predicted], axis=1)
@@ -76,18 +87,20 @@ def write_model(run: Run, search: ProfileSearch, checkpoint: str) -> None:
         "configurations": len(pairs),
         "held_out": pairs.round(4).tolist(),
     }
-    write_json(run.workdir / SURROGATE_FILE, content)
-    run.log.info(
+    write_json(workdir / SURROGATE_FILE, content)
+    log.info(
         f"search: the surrogate explains {100 * found.r2:.0f} % of the variance of "
         f"log(divergence) of unseen configurations, rank correlation "
         f"{found.rank_correlation:.2f}"
     )
-    _write_sensitivity(run, search, checkpoint)
+    _write_sensitivity(workdir / SENSITIVITY_FILE, problem, search, checkpoint)
 
 
-def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None:
+def _write_sensitivity(
+    path: Path, problem: SearchProblem, search: ProfileSearch, checkpoint: str
+) -> None:
     """Predicted growth of log(divergence) if a single layer loses bits."""
-    space, search_space = run.plan.space, run.search_space
+    space, search_space = problem.plan.space, problem.search_space
     middle = search_space.candidates[len(search_space.candidates) // 2]
     base = search_space.uniform(middle, middle)
     growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
@@ -96,7 +109,6 @@ def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None
         for layer in variable.layers:
             growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
-    path = run.workdir / SENSITIVITY_FILE
     if missing("matplotlib") is None:
         from rfquant_jax.report import plots
 

@@ -62,9 +62,9 @@ def check(run: Run) -> None:
     """
     check_network(run)
     # Reading these properties builds and validates them.
-    _ = run.configuration
+    run.build("configuration")
     if checks.tasks(run.config) == ("cost",):
-        _ = run.plan
+        run.build("plan")
         return
     from rfquant_jax.tasks import preconditions  # it imports every task
 

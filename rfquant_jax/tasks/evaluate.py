@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.evaluate.evaluator import Outcomes
+from rfquant_jax.quant.space import Space
+from rfquant_jax.report.log import RunLog
 from rfquant_jax.report.tables import COSTS, results_table, table
 from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.extras import missing
+from rfquant_jax.runtime.json_files import read_json, write_json
 from rfquant_jax.search.selection import on_all
-from rfquant_jax.tasks import networks, search
+from rfquant_jax.search.variables import SearchSpace
+from rfquant_jax.tasks import networks, search_results
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
-from rfquant_jax.tasks.measure import Measure, full_precision
+from rfquant_jax.tasks.measure import full_precision, measure_of
+from rfquant_jax.tasks.problem import SearchProblem
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import (
-    EVALUATION_FOLDER,
-    RESULTS_FILE,
-    SEARCH_FOLDER,
-    read_json,
-    write_json,
-)
+from rfquant_jax.tasks.search import searched_problem
+from rfquant_jax.tasks.workdir import EVALUATION_FOLDER, RESULTS_FILE, SEARCH_FOLDER
 
 
 def evaluate(run: Run) -> dict:
@@ -52,7 +54,10 @@ def evaluate(run: Run) -> dict:
     images = {"number": len(run.data.test), "version": run.data.test_version}
     # Invalid budgets must not prevent the evaluation of a network without a search.
     searched = TRAIN in checkpoints and (run.workdir / SEARCH_FOLDER).is_dir()
-    found = search.results(run, checkpoints[TRAIN]) if searched else None
+    found = None
+    if searched:
+        given = run.workdir, run.plan.space, run.budgets
+        found = search_results.results(*given, checkpoints[TRAIN])
     results = read_json(path) if found is not None and path.exists() else None
     known = isinstance(results, dict) and (results.get("checkpoints"), results.get("images"))
     if known == (checkpoints, images):
@@ -73,30 +78,30 @@ def evaluate(run: Run) -> dict:
     if "activation_bytes" in results:  # absent in results of earlier versions
         run.log.info(activation_line(results["activation_bytes"]))
     if found is not None and devices.is_first_process():
-        _log_uses(run)
-        _write_report(run)
+        smallest = search_results.result_file(run.workdir, run.budgets[-1])
+        run.log.info("\n" + _uses(run.workdir, smallest, run.arguments))
+        _write_report(run.workdir, run.log)
     return results
 
 
-def _write_report(run: Run) -> None:
+def _write_report(workdir: Path, log: RunLog) -> None:
     if lack := missing("matplotlib"):
-        run.log.info(f"no report: {lack}")
+        log.info(f"no report: {lack}")
         return
     from rfquant_jax.report.page import write_report  # it draws its charts with matplotlib
 
-    run.log.info(f"report: {write_report(run.workdir)}")
+    log.info(f"report: {write_report(workdir)}")
 
 
-def _log_uses(run: Run) -> None:
-    """Logs how to use the result for the smallest budget."""
-    file = search.result_file(run, run.budgets[-1]).relative_to(run.workdir)
-    lines = usage_lines(run.workdir, str(file), run.arguments)
-    run.log.info("\n" + "\n".join(f"{purpose}:\n  {line}" for purpose, line in lines))
+def _uses(workdir: Path, result: Path, arguments: Sequence[str] | None) -> str:
+    """How to use a result, for the log."""
+    lines = usage_lines(workdir, str(result.relative_to(workdir)), arguments)
+    return "\n".join(f"{purpose}:\n  {line}" for purpose, line in lines)
 
 
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
-    measure = Measure(run, trained.functional)
+    measure = measure_of(run, trained.functional)
     outcomes = measure.outcomes(run.data.test, trained.params, configuration)
     measured = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
@@ -128,46 +133,78 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
         if networks.exists(run, PRETRAIN):
             return []
         networks.check(run, TRAIN)
-    trained = networks.coupled(run)
-    if found is not None:
-        run = search.leave_out_frozen(run, trained)  # to get the uniform ones of the search
-    test, started = _Test(run, trained), time.monotonic()
-    rows = _uniform_rows(run, test) if found is None else _budget_rows(run, test, found)
+    trained, started = networks.coupled(run), time.monotonic()
+    test = _Test(_outcomes(run, trained), run.costs_of, run.data.num_classes)
+    if found is None:
+        rows = _uniform_rows(run.plan.space, test)
+    else:  # the uniform ones are those of the search
+        rows = _budget_rows(run.workdir, searched_problem(run, trained), test, found)
     run.log.info(f"evaluate: {test.count} configurations in {time.monotonic() - started:.1f} s")
     return rows
 
 
-def _uniform_rows(run: Run, test: _Test) -> list[dict]:
-    space = run.plan.space
+def _outcomes(run: Run, trained: networks.Trained) -> Callable[[np.ndarray], Outcomes]:
+    """Per-image results of configurations on the test images."""
+    measure = measure_of(run, trained.functional)
+
+    def outcomes(configuration: np.ndarray) -> Outcomes:
+        run.stop.check()
+        return measure.outcomes(run.data.test, trained.params, configuration)
+
+    return outcomes
+
+
+def _uniform_rows(space: Space, test: _Test) -> list[dict]:
     return [
         {"kind": "uniform", "name": f"w{bits}a{bits}"} | test.figures(space.uniform(bits, bits))
         for bits in space.candidates
     ]
 
 
-def _budget_rows(run: Run, test: _Test, found: list[dict]) -> list[dict]:
+def _budget_rows(
+    workdir: Path, problem: SearchProblem, test: _Test, found: list[dict]
+) -> list[dict]:
     """For each budget, the uniform and the searched configuration, with paired gains."""
-    space, rows = run.plan.space, []
-    for budget, result in zip(run.budgets, found, strict=True):
+    space, rows = problem.plan.space, []
+    for budget, result in zip(problem.budgets, found, strict=True):
         limits = budget.as_dict()
-        best = dict(budget.uniform(run.search_space))
+        best = dict(budget.uniform(problem.search_space))
         for name, configuration in best.items():
             rows.append({"kind": "uniform", "name": name} | limits | test.figures(configuration))
-        searched = space.from_json(result, source=str(search.result_file(run, budget)))
+        file = search_results.result_file(workdir, budget)
+        searched = space.from_json(result, source=str(file))
         row = {"kind": "searched", "name": budget.text, "budget": budget.text} | limits
         row |= test.figures(searched)
-        row["gain"] = test.gain(searched, result.get("gain"))
-        row["gain_pair"] = test.gain(searched, result.get("gain_pair"))
+        for gain in ("gain", "gain_pair"):
+            row[gain] = test.gain(searched, _pair(problem.search_space, result.get(gain)))
         rows.append(row)
     return rows
 
 
-class _Test:
-    """Evaluates configurations on the test images, each of them once."""
+def _pair(space: SearchSpace, gain: dict | None) -> tuple[str, np.ndarray] | None:
+    """The uniform pair wXaY that a gain of the search is over, by name."""
+    if gain is None:
+        return None
+    weights, activations = re.fullmatch(r"w(\d+)a(\d+)", gain["over"]).groups()
+    return gain["over"], space.uniform(int(weights), int(activations))
 
-    def __init__(self, run: Run, trained: networks.Trained):
-        self._run, self._trained = run, trained
-        self._measure = Measure(run, trained.functional)
+
+class _Test:
+    """Evaluates configurations on the test images, each of them once.
+
+    Args:
+      outcomes: per-image results of a configuration.
+      costs_of: its costs.
+      classes: number of classes.
+    """
+
+    def __init__(
+        self,
+        outcomes: Callable[[np.ndarray], Outcomes],
+        costs_of: Callable[[np.ndarray], dict],
+        classes: int,
+    ):
+        self._evaluate, self._costs_of, self._classes = outcomes, costs_of, classes
         self._known: dict[bytes, Outcomes] = {}
 
     @property
@@ -177,27 +214,21 @@ class _Test:
     def outcomes(self, configuration: np.ndarray) -> Outcomes:
         key = configuration.tobytes()
         if key not in self._known:
-            self._run.stop.check()
-            found = self._measure.outcomes(self._run.data.test, self._trained.params, configuration)
-            self._known[key] = found
+            self._known[key] = self._evaluate(configuration)
         return self._known[key]
 
     def figures(self, configuration: np.ndarray) -> dict:
         """Costs and accuracies, as in results."""
-        outcomes, run = self.outcomes(configuration), self._run
-        by_class = outcomes.top1_by_class(run.data.num_classes)
-        return (
-            run.costs_of(configuration) | accuracy_figures(outcomes) | {"top1_by_class": by_class}
-        )
+        outcomes = self.outcomes(configuration)
+        by_class = {"top1_by_class": outcomes.top1_by_class(self._classes)}
+        return self._costs_of(configuration) | accuracy_figures(outcomes) | by_class
 
-    def gain(self, configuration: np.ndarray, searched: dict | None) -> dict | None:
-        """The paired difference from the uniform pair used by the search."""
-        if searched is None:
+    def gain(self, configuration: np.ndarray, other: tuple[str, np.ndarray] | None) -> dict | None:
+        """The paired difference from another configuration, by name; None without one."""
+        if other is None:
             return None
-        weights, activations = re.fullmatch(r"w(\d+)a(\d+)", searched["over"]).groups()
-        other = self._run.search_space.uniform(int(weights), int(activations))
-        found = on_all(searched["over"], self.outcomes(configuration), self.outcomes(other))
-        return found.as_dict()
+        name, uniform = other
+        return on_all(name, self.outcomes(configuration), self.outcomes(uniform)).as_dict()
 
 
 def accuracy_figures(outcomes: Outcomes) -> dict:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
-from rfquant_jax.checkpoint.checkpoints import TRAIN, stage_folder
 from rfquant_jax.config import checks
-from rfquant_jax.data.reader import PADDING_LABEL
-from rfquant_jax.data.sources import Subset
 from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files, format_names
 from rfquant_jax.export.formats import integer, integer_reader, tflite_graph
@@ -23,25 +20,17 @@ from rfquant_jax.export.ir.model import IntegerModel
 from rfquant_jax.export.trace.capture import capture
 from rfquant_jax.export.verify.reference import ReferenceModel, fixed_network
 from rfquant_jax.export.verify.runners import open_all
-from rfquant_jax.export.verify.verify import (
-    LARGEST_BATCH,
-    Limits,
-    compare_files,
-    disagreements,
-)
-from rfquant_jax.quant.space import Space
+from rfquant_jax.export.verify.verify import Limits, compare_files, disagreements
+from rfquant_jax.report.tables import COSTS
 from rfquant_jax.runtime.extras import missing
+from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.export_report import export_table
-from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import (
-    EXPORT_FILE,
-    EXPORT_FOLDER,
-    SEARCH_FOLDER,
-    read_json,
-    write_json,
-)
+from rfquant_jax.tasks.verification import VerificationImages, accuracy
+from rfquant_jax.tasks.winners import configurations, file_name, searched
+from rfquant_jax.tasks.workdir import EXPORT_FILE, EXPORT_FOLDER
 
 
 def export(run: Run) -> dict:
@@ -58,31 +47,29 @@ def export(run: Run) -> dict:
     """
     run.claim()
     run = run.in_float32()  # files are compared with a float32 evaluation
-    wanted = configurations(run)
+    wanted, path = configurations(run), run.workdir / EXPORT_FILE
     trained = networks.coupled(run)
-    measure = Measure(run, trained.functional)
-    (run.workdir / EXPORT_FILE).unlink(missing_ok=True)  # describes the old files
-    results, models, wrong = {}, {}, {}
+    measure, images = measure_of(run, trained.functional), _images(run)
+    path.unlink(missing_ok=True)  # describes the old files
+    models, results = {}, {}
     for name, configuration in wanted.items():
         run.stop.check()
         statistics = measure.recalibrated(trained.params, configuration)
         network = fixed_network(trained.functional, trained.params, statistics, configuration)
-        references = ReferenceModel(network), ReferenceModel(network, np.float64)
         about = _about(run, name, trained.origin, configuration)
-        about["accuracy"] = _accuracy(run, references[0])
-        models[name] = fold(network, run.image_shape, about)
-        results[name] = _export_one(run, name, references, models[name], configuration)
-        found = list(disagreements(_limits(run), results[name]))
-        results[name]["verified"] = not found
-        wrong |= {name: found} if found else {}
+        models[name], results[name] = _exported(run, name, network, about, images)
+    wrong = _disagreements(run.config.export, results)
     content = {
         "checkpoint": trained.origin,
         "float32_bytes": float32_bytes(run.abstract_network),
         "configurations": results,
     }
     if format_names.BUNDLE in run.config.export.formats:
-        content["bundle"] = _bundle(run, models) | {"verified": not wrong}
-    write_json(run.workdir / EXPORT_FILE, content)
+        bundle = run.workdir / EXPORT_FOLDER / format_names.BUNDLE_FILE
+        _write_bundle(bundle, models)
+        entry = _file(run.workdir, bundle, content["float32_bytes"])
+        content["bundle"] = entry | {"verified": not wrong}
+    write_json(path, content)
     run.log.info("\n" + export_table(content))
     if wrong:
         name, reasons = next(iter(wrong.items()))
@@ -91,24 +78,6 @@ def export(run: Run) -> dict:
             f"{run.workdir / EXPORT_FOLDER} are not to be used"
         )
     return content
-
-
-def configurations(run: Run) -> dict[str, np.ndarray]:
-    """The configurations to export, int32[L, 2], by file name.
-
-    Raises:
-      UserError: no configuration is named, and there are no winners of a search of this network.
-    """
-    if run.configuration is not None:
-        return {_name(run.config.configuration): run.configuration}
-    workdir, found = _searched(run)
-    own = _checkpoint_seen_from(run, workdir)
-    if stale := [n for n, (checkpoint, _) in found.items() if checkpoint != own]:
-        raise UserError(
-            f"{workdir / SEARCH_FOLDER}: {listed(stale)} were found for another state of "
-            f"the network than {own}; search again, or name one with config.configuration"
-        )
-    return {name: configuration for name, (_, configuration) in found.items()}
 
 
 def check(run: Run, before: Container[str]) -> None:
@@ -132,61 +101,12 @@ def check(run: Run, before: Container[str]) -> None:
     network.eval()
     _ = capture(network, run.image_shape).graph.shapes  # reading them validates them
     if run.configuration is not None:
-        _name(run.config.configuration)
+        file_name(run.config.configuration)
     elif "search" not in before:
         if "train" in before:  # whether the winners are of this network is checked later
-            _searched(run)
+            searched(run)
         else:
             configurations(run)
-
-
-def _name(configuration: str) -> str:
-    """The name of the files of the config's configuration.
-
-    Raises:
-      UserError: the name is invalid.
-    """
-    name = re.sub(r"[^\w.-]+", "_", Path(configuration.removesuffix(".json")).name).strip("_.")
-    if name in ("", format_names.BUNDLE):
-        raise UserError(
-            f"config.configuration={configuration}: its file name is used for exported "
-            f"files and must not be {name or 'empty'!r}"
-        )
-    return name
-
-
-def _searched(run: Run) -> tuple[Path, dict[str, tuple[str, np.ndarray]]]:
-    """A workdir with results of a search, and its winners.
-
-    Raises:
-      UserError: there is none.
-    """
-    places = dict.fromkeys([run.workdir, networks.source_of(run, TRAIN)])
-    for workdir in places:
-        if found := dict(_winners(run.plan.space, workdir / SEARCH_FOLDER)):
-            return workdir, found
-    folders = " nor ".join(str(workdir / SEARCH_FOLDER) for workdir in places)
-    raise UserError(
-        f"nothing to export: config.configuration names no configuration, and {folders} holds no "
-        "result of the task search"
-    )
-
-
-def _checkpoint_seen_from(run: Run, workdir: Path) -> str:
-    """The origin of the run's network as written by a search in `workdir`."""
-    origin = networks.origin(run, TRAIN)
-    if workdir == run.workdir:
-        return origin
-    return str(stage_folder(Path(), TRAIN) / Path(origin).name)
-
-
-def _winners(space: Space, folder: Path) -> Iterator[tuple[str, tuple[str, np.ndarray]]]:
-    """Name, checkpoint and configuration of each result of a search."""
-    for path in sorted(folder.glob("*.json")):
-        content = read_json(path)
-        if isinstance(content, dict) and "budget" in content and "layers" in content:
-            configuration = space.from_json(content, source=str(path))
-            yield path.stem, (content.get("checkpoint"), configuration)
 
 
 def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
@@ -207,27 +127,20 @@ def _about(run: Run, name: str, origin: str, configuration: np.ndarray) -> dict:
     } | run.costs_of(configuration)
 
 
-def _accuracy(run: Run, reference: ReferenceModel) -> dict:
-    """The evaluation's accuracy on the verification images."""
-    correct = images = 0
-    for batch in _normalized(run, run.config.export.images):
-        real = batch["label"] != PADDING_LABEL
-        best = reference.logits(batch["image"])[real].argmax(axis=-1)
-        correct += int((best == batch["label"][real]).sum())
-        images += int(real.sum())
-    return {"top1": 100 * correct / images, "images": images}
+def _images(run: Run) -> VerificationImages:
+    size = min(run.config.evaluate.batch_size, run.config.export.images)
+    given = run.data.held_out, run.pipeline, run.preprocess, size
+    return VerificationImages(*given, check=run.stop.check)
 
 
-def _export_one(
-    run: Run,
-    name: str,
-    references: tuple[ReferenceModel, ReferenceModel],
-    model: IntegerModel,
-    configuration: np.ndarray,
-) -> dict:
-    """Writes all files of a configuration and compares them with the evaluation."""
-    wanted = run.config.export
-    folder = run.workdir / EXPORT_FOLDER
+def _exported(
+    run: Run, name: str, network: nnx.Module, about: dict, images: VerificationImages
+) -> tuple[IntegerModel, dict]:
+    """Writes all files of a configuration; returns its model and its entry in `export.json`."""
+    wanted, folder = run.config.export, run.workdir / EXPORT_FOLDER
+    references = ReferenceModel(network), ReferenceModel(network, np.float64)
+    about["accuracy"] = accuracy(references[0], images(wanted.images))
+    model = fold(network, run.image_shape, about)
     paths = files.write_all(folder, name, model, wanted.formats, wanted.platforms, wanted.batch)
     compared = compare_files(
         paths,
@@ -235,55 +148,46 @@ def _export_one(
         model,
         integer_reader.read(paths[format_names.INTEGER]).model(),
         references,
-        lambda: _normalized(run, wanted.images),
-        lambda: _normalized(run, wanted.code_images),
+        lambda: images(wanted.images),
+        lambda: images(wanted.code_images),
     )
-    formats = {kind: _file(run, path) | compared["formats"][kind] for kind, path in paths.items()}
-    return {
-        "layers": run.plan.space.to_json(configuration),
-        **run.costs_of(configuration),
-        "kernel_bytes": model.kernel_bytes,
-        "activation_bytes": memory_of(model).size,
-        **compared,
-        "formats": formats,
+    whole = float32_bytes(run.abstract_network)
+    formats = {
+        kind: _file(run.workdir, path, whole) | compared["formats"][kind]
+        for kind, path in paths.items()
     }
+    entry = {key: about[key] for key in ("layers", *COSTS, "latency_ms") if key in about}
+    entry |= {"kernel_bytes": model.kernel_bytes, "activation_bytes": memory_of(model).size}
+    return model, entry | compared | {"formats": formats}
 
 
-def _limits(run: Run) -> Limits:
-    wanted = run.config.export
-    return Limits(wanted.max_unequal, wanted.max_unequal_float, wanted.max_differing_codes)
+def _disagreements(wanted: ConfigDict, results: dict[str, dict]) -> dict[str, list[str]]:
+    """Marks each result as verified or not; returns what is wrong, by configuration."""
+    limits = Limits(wanted.max_unequal, wanted.max_unequal_float, wanted.max_differing_codes)
+    wrong = {}
+    for name, result in results.items():
+        found = list(disagreements(limits, result))
+        result["verified"] = not found
+        if found:
+            wrong[name] = found
+    return wrong
 
 
-def _normalized(run: Run, limit: int) -> Iterator[dict[str, np.ndarray]]:
-    """At most `limit` held-out images, normalised, with labels; see `Pipeline.exact`."""
-    whole = run.data.held_out
-    # A fixed random subset, because files are sorted by class.
-    chosen = np.random.default_rng(0).permutation(len(whole))[:limit]
-    part = Subset(whole, np.sort(chosen))
-    # One batch size for all limits, to avoid recompilation.
-    size = min(run.config.evaluate.batch_size, run.config.export.images, len(whole), LARGEST_BATCH)
-    preprocess = jax.jit(run.preprocess)
-    for batch in run.pipeline.exact(part, size):
-        run.stop.check()
-        yield {"image": np.asarray(preprocess(batch["image"])), "label": batch["label"]}
-
-
-def _bundle(run: Run, models: Mapping[str, IntegerModel]) -> dict:
+def _write_bundle(path: Path, models: Mapping[str, IntegerModel]) -> None:
     """Writes all configurations into one file and verifies its content against the single files."""
-    path = run.workdir / EXPORT_FOLDER / format_names.BUNDLE_FILE
     with files.writing(path, format_names.BUNDLE):
         integer.write(path, models)
     bundle = integer_reader.read(path)
     for name, model in models.items():
         if not bundle.model(name).equals(model.stored()):
             raise UserError(f"{path}: configuration {name} came back differently; this is a bug")
-    return _file(run, path)
 
 
-def _file(run: Run, path: Path) -> dict:
-    size, whole = path.stat().st_size, float32_bytes(run.abstract_network)
+def _file(workdir: Path, path: Path, whole: int) -> dict:
+    """The entry of a file; `whole` is the size of the network in float32, in bytes."""
+    size = path.stat().st_size
     return {
-        "file": str(path.relative_to(run.workdir)),
+        "file": str(path.relative_to(workdir)),
         "bytes": size,
         "ratio": round(whole / size, 2),
     }

@@ -17,7 +17,7 @@ from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.report.log import LOG_FILE, RunLog
-from rfquant_jax.tasks.run import Run
+from rfquant_jax.tasks.context import Context
 
 # File system errors and remedies.
 _REMEDIES = {
@@ -37,7 +37,7 @@ _OWN_SECTIONS = ("pretrain", "train", "search")  # tasks with their own batch si
 
 
 @contextmanager
-def explained(run: Run, task: str) -> Iterator[None]:
+def explained(run: Context, task: str) -> Iterator[None]:
     """Converts failures of the machine and bugs into one-line errors.
 
     The traceback is written to the run's log file.
@@ -85,7 +85,7 @@ def _record(error: Exception, line: str, log: RunLog) -> bool:
     return True
 
 
-def explain(error: Exception, run: Run, task: str) -> str | None:
+def explain(error: Exception, run: Context, task: str) -> str | None:
     """The message for an error, or None if it is not a failure of the machine."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return _about_file(error, run.workdir)
@@ -106,7 +106,7 @@ def _about_file(error: OSError, workdir: Path) -> str:
     )
 
 
-def _about_memory(where: str, run: Run, task: str) -> str:
+def _about_memory(where: str, run: Context, task: str) -> str:
     now, proposals = _sizes(run.config, task, run.mesh.size)
     if compute_type(run.config.precision) != jnp.bfloat16:
         proposals.append(("precision", "bfloat16", ""))

@@ -29,9 +29,10 @@ from rfquant_jax.quant.plan import QuantizationPlan
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.statistics import install_statistics
 from rfquant_jax.runtime.devices import make_mesh, replicate
-from rfquant_jax.tasks.measure import Measure
+from rfquant_jax.runtime.json_files import read_json
+from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
+from rfquant_jax.tasks.workdir import CONFIG_FILE
 
 
 class _Origin(NamedTuple):
@@ -177,4 +178,4 @@ def _as_evaluated(folder: Path, coupled: CoupledNetwork, rows: np.ndarray) -> Ar
     run = Run(_config(folder, read_json(folder / CONFIG_FILE)), folder)
     run.config.devices = coupled.mesh.size
     params = replicate(arrays_of(coupled.network)[0], run.mesh)
-    return Measure(run, coupled.functional).recalibrated(params, rows)
+    return measure_of(run, coupled.functional).recalibrated(params, rows)

@@ -25,7 +25,7 @@ def check_network(run: Run) -> None:
 def warn_if_not_quantizable(run: Run) -> None:
     """Logs why coupled training would refuse the network, before it is trained in vain."""
     try:
-        _ = run.plan
+        run.build("plan")
     except ConfigError:  # of the fields of quantization, which this run does not use
         return
     except UserError as error:

@@ -7,8 +7,8 @@ import os
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import checks
 from rfquant_jax.tasks import export, networks, predict, train
-from rfquant_jax.tasks.confirm import search_images
 from rfquant_jax.tasks.run import Run
+from rfquant_jax.tasks.search_images import split_held_out
 from rfquant_jax.tasks.teacher import teacher_run
 from rfquant_jax.tasks.workdir import CONFIG_FILE
 
@@ -20,22 +20,21 @@ def check(run: Run) -> None:
       UserError: names the problem and the rule.
     """
     asked = checks.tasks(run.config)
-    # Reading these properties builds and validates them.
-    _ = run.mesh
+    run.build("mesh")
     if os.path.exists(run.workdir / CONFIG_FILE):
         run.claim()  # before reading files that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
         run.plan.check(run.network)
     if "pretrain" in asked and not train.check(run, PRETRAIN):
-        _ = run.initial_network
+        run.build("initial_network")
     if "train" in asked and not train.check(run, TRAIN):
         teacher_run(run)
         # A started run resumes from its own checkpoint.
         if "pretrain" not in asked and not networks.has_checkpoints(run.workdir, TRAIN):
             networks.check(run, PRETRAIN if run.config.train.init == "pretrained" else TRAIN)
     if "search" in asked:
-        _ = run.budgets
-        search_images(run)
+        run.build("budgets")
+        split_held_out(run.config, run.data.held_out)
     if "train" not in asked and (
         {"search", "export"} & set(asked) or run.configuration is not None
     ):

@@ -16,9 +16,10 @@ from rfquant_jax.data.index import image_files
 from rfquant_jax.data.reader import PADDING_LABEL
 from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
+from rfquant_jax.evaluate.measure import NO_CONFIGURATION
 from rfquant_jax.runtime.files import replacing
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
+from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
 
@@ -77,11 +78,11 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
     """The index of an image, and the cells after its name."""
     if run.configuration is None:
         trained, configuration = networks.full_precision(run), NO_CONFIGURATION
-        measure = Measure(run, trained.functional)
+        measure = measure_of(run, trained.functional)
         statistics = measure.running(trained.params, trained.stats)
     else:
         trained, configuration = networks.coupled(run), run.configuration
-        measure = Measure(run, trained.functional)
+        measure = measure_of(run, trained.functional)
         statistics = measure.recalibrated(trained.params, configuration)
     # Labels hold image indices. These images are not used for training, so any number may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from rfquant_jax.data.transforms import Transform
 from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.runtime.digest import arrays_digest
 from rfquant_jax.search.image_sets import ImageSets
-from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.problem import SearchProblem
 from rfquant_jax.tasks.run import Run
 
 
-def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict:
+def profile_header(run: Run, origin: str, sets: ImageSets) -> dict:
     """The first line of a profile; profiles with equal headers hold the same divergences.
 
     The entries of "images" describe the images, so that a log can name what differs. The checksum
@@ -33,7 +32,7 @@ def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict
     # Absent from profiles of earlier releases.
     held_out = {"val_fraction": config.data.val_fraction} if config.data.val_fraction else {}
     header = {
-        "checkpoint": trained.origin.rpartition("sha256:")[2],
+        "checkpoint": origin.rpartition("sha256:")[2],
         "images": {
             "data": config.data.name,
             **held_out,
@@ -59,50 +58,33 @@ def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict
     return json.loads(json.dumps(header))  # lists, as in a stored header
 
 
-def snapshot_request(run: Run, trained: networks.Trained) -> dict:
-    """Everything that the result of a search depends on, except the measured divergences."""
+def snapshot_request(config: ConfigDict, origin: str, problem: SearchProblem) -> dict:
+    """Everything that the result of a search depends on, except the measured divergences.
+
+    Args:
+      origin: the checkpoint of the network.
+    """
+    space = problem.search_space.space
     request = {
-        "checkpoint": trained.origin,
-        "budgets": [budget.text for budget in run.budgets],
-        "profile": run.config.search.profile,
-        "evaluations": run.config.search.evaluations,
-        "seed": run.config.seed,
+        "checkpoint": origin,
+        "budgets": [budget.text for budget in problem.budgets],
+        "profile": config.search.profile,
+        "evaluations": config.search.evaluations,
+        "seed": config.seed,
         # The remaining choices, after pins, groups, limits and frozen bit-widths.
         "variables": [
             [
                 COLUMN_NAMES[v.column],
-                [run.search_space.space.names[i] for i in v.layers],
+                [space.names[i] for i in v.layers],
                 list(v.allowed),
             ]
-            for v in run.search_space.variables
+            for v in problem.search_space.variables
         ],
     }
-    if run.latencies is not None:
-        costs = {"milliseconds": run.latencies.milliseconds, "fixed": run.latencies.fixed}
+    if (table := problem.latencies) is not None:
+        costs = {"milliseconds": table.milliseconds, "fixed": table.fixed}
         request["latencies"] = arrays_digest({k: np.asarray(v) for k, v in costs.items()})
     return request
-
-
-def stored_header(path: Path) -> dict | None:
-    """The header of a profile on disk; None if there is no readable header."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            header = json.loads(file.readline())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return header if isinstance(header, dict) else None
-
-
-def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
-    """Names of the entries that differ; names of nested entries are joined with dots."""
-    names = []
-    for key in sorted(found.keys() | wanted.keys()):
-        old, new = found.get(key), wanted.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            names += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.append(f"{prefix}{key}")
-    return names
 
 
 def _fields(transform: Transform) -> dict:

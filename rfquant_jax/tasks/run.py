@@ -29,11 +29,23 @@ from rfquant_jax.tasks.identity import checkpoint_identity
 
 
 class Run(Context):
-    """A context and the values built from its config; arguments as for `Context`.
+    """A context and the values built from its config.
 
-    A value is built when it is first read and does not change. `in_float32` and `with_search_space`
-    return another run.
+    A value is built when it is first read and does not change. Tasks read what they need and pass
+    values on.
+
+    Args:
+      data: the images, to share them with another run; by default they are loaded.
+      others: see `Context`.
     """
+
+    def __init__(self, *context, data: DataSet | None = None, **others):
+        super().__init__(*context, **others)
+        self._data = data
+
+    def build(self, value: str) -> None:
+        """Builds a value before it is needed, so that its errors are raised before any work."""
+        getattr(self, value)
 
     def in_float32(self) -> Run:
         """This run in float32, the reference for exported models."""
@@ -41,15 +53,8 @@ class Run(Context):
             return self
         config = copy.deepcopy(self.config)
         config.precision = "float32"
-        other = Run(config, self.workdir, self.stop, log=self.log, mesh=self.mesh)
-        other.__dict__["data"] = self.data
-        return other
-
-    def with_search_space(self, space: SearchSpace) -> Run:
-        """This run with another search space; all other values are shared."""
-        other = copy.copy(self)
-        other.__dict__["search_space"] = space
-        return other
+        given = config, self.workdir, self.stop, self.arguments
+        return Run(*given, log=self.log, mesh=self.mesh, data=self.data)
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -64,7 +69,7 @@ class Run(Context):
         Raises:
           ConfigError: they are missing or do not match the config.
         """
-        return images.load_images(self.config, self.workdir)
+        return self._data or images.load_images(self.config, self.workdir)
 
     @property
     def _described(self) -> tuple[images.Shape, int]:
@@ -135,10 +140,7 @@ class Run(Context):
 
     def costs_of(self, configuration: np.ndarray) -> dict[str, float]:
         """All available kinds of cost by unit."""
-        costs = self.costs.of_one(configuration)
-        if self.latencies is not None:
-            costs["latency_ms"] = self.latencies(configuration)
-        return costs
+        return problem.costs_of(self.plan, self.latencies, configuration)
 
     @cached_property
     @in_field_names()
@@ -152,6 +154,12 @@ class Run(Context):
         """The budgets, largest first, see `problem.parsed_budgets`."""
         given = self.config, self.plan, self.latencies, self.search_space
         return problem.parsed_budgets(*given)
+
+    @property
+    def problem(self) -> problem.SearchProblem:
+        """The search problem of the budgets."""
+        parts = self.plan, self.search_space, tuple(self.budgets), self.latencies
+        return problem.SearchProblem(*parts)
 
     @cached_property
     def configuration(self) -> np.ndarray | None:

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN
 from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
+from rfquant_jax.runtime.json_files import read_json
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import CONFIG_FILE, read_json
+from rfquant_jax.tasks.workdir import CONFIG_FILE
 from rfquant_jax.train.loop import Teacher
 
 

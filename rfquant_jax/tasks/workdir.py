@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from rfquant_jax.config.checks import to_plain
 from rfquant_jax.config.fields import flat
 from rfquant_jax.config.schema import RESUMABLE
 from rfquant_jax.errors import UserError, listed
-from rfquant_jax.runtime.files import parse_json, read_text, replacing
+from rfquant_jax.runtime.json_files import read_json, write_json
 
 CONFIG_FILE, RESULTS_FILE, TRACE_FILE = "config.json", "results.json", "trace.jsonl"
 COMMAND_FILE = "command.json"
@@ -69,30 +67,3 @@ def _compare(found: object, wanted: Mapping, workdir: Path) -> None:
             f"--workdir={workdir} belongs to another run: {listed(differing, 3, '; ')}; "
             "use a separate --workdir for this run"
         )
-
-
-def read_json(path: Path) -> object:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: it cannot be read, is too large or is not JSON.
-    """
-    try:
-        return parse_json(read_text(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes a JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Puts lists of plain values on one line; newlines inside strings are escaped, so they are safe.
-    text = re.sub(
-        r"\[\n[^\[\]{}]*?\n *\]",
-        lambda match: re.sub(r"\n *", " ", match[0]).replace("[ ", "[").replace(" ]", "]"),
-        json.dumps(content, indent=2),
-    )
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n")

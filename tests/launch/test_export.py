@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +9,14 @@ import onnx
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
 from rfquant_jax import tasks
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.formats import integer_reader, stablehlo
 from rfquant_jax.export.ir import runtime
 from rfquant_jax.export.verify import run_c, runners, verify
-from rfquant_jax.tasks import export, export_report
+from rfquant_jax.tasks import export_report
 from rfquant_jax.tasks.run import Run
+from rfquant_jax.tasks.verification import VerificationImages
 from tests.conftest import pipeline
 from tests.launch.conftest import SHRUNK, assert_one_line, read
 
@@ -114,16 +113,10 @@ def test_models_are_verified_on_images_of_every_class():
     held_out = [
         {"image": np.full((2, 2, 1), i, np.uint8), "label": np.int32(i // 20)} for i in range(200)
     ]
-    run = SimpleNamespace(
-        data=SimpleNamespace(held_out=held_out),
-        config=default.get_config(),
-        preprocess=lambda x: x,
-        pipeline=pipeline(),
-        stop=SimpleNamespace(check=lambda: None),
-    )
+    images = VerificationImages(held_out, pipeline(), lambda x: x, 128)
     found = {}
     for limit in (60, 20, 1000):
-        batches = list(export._normalized(run, limit))
+        batches = list(images(limit))
         assert max(len(batch["label"]) for batch in batches) <= 16
         labels = np.concatenate([batch["label"] for batch in batches])
         pixels = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])

@@ -9,8 +9,9 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
+from rfquant_jax.evaluate.measure import NO_CONFIGURATION
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.measure import NO_CONFIGURATION, Measure
+from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
 from tests.launch.conftest import LAUNCH, LONGEST, read, table_of
 
@@ -76,7 +77,7 @@ def test_many_bits_keep_the_accuracy_without_any_training(workdir):
     workdir, output = workdir
     run = Run(ConfigDict(read(workdir / "config.json")), workdir)
     trained = networks.full_precision(run)
-    exact = Measure(run, trained.functional).quantized(
+    exact = measure_of(run, trained.functional).quantized(
         run.data.test, trained.params, NO_CONFIGURATION
     )
     found = {

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rfquant_jax.evaluate.measure import Measure
 from rfquant_jax.tasks import networks
-from rfquant_jax.tasks.confirm import Confirmation, search_images
-from rfquant_jax.tasks.measure import Measure
 from rfquant_jax.tasks.run import Run
+from rfquant_jax.tasks.search import confirmation
+from rfquant_jax.tasks.search_images import split_held_out
 from tests.launch.conftest import SHRUNK, assert_one_line, copy_without_search, read
 from tests.quick_to_compile import xla_flags
 
@@ -176,9 +177,10 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
     config = ConfigDict(read(finished[0] / "config.json"))
     config.tasks, config.checkpoint = ("search",), str(finished[0])
     run = Run(config, tmp_path)
-    trained, images = networks.coupled(run), search_images(run).confirming
+    trained = networks.coupled(run)
+    images = split_held_out(config, run.data.held_out).confirming
     configuration = run.plan.space.uniform(4, 4)
-    first = Confirmation(run, trained, images)
+    first = confirmation(run, trained, images)
     outcomes = first(configuration)
     assert len(outcomes.labels) == len(images) == 324
     asked = []
@@ -188,14 +190,14 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
         return outcomes
 
     monkeypatch.setattr(Measure, "outcomes", counted)
-    for again in (first(configuration), Confirmation(run, trained, images)(configuration)):
+    for again in (first(configuration), confirmation(run, trained, images)(configuration)):
         for name in ("loss", "top1", "top5", "labels"):
             np.testing.assert_array_equal(getattr(again, name), getattr(outcomes, name))
     assert asked == []
-    Confirmation(run, trained, images)(run.plan.space.uniform(3, 3))
+    confirmation(run, trained, images)(run.plan.space.uniform(3, 3))
     assert len(asked) == 1
     other = replace(trained, origin="another")
-    Confirmation(run, other, images)(configuration)
+    confirmation(run, other, images)(configuration)
     assert len(asked) == 2
 
 
@@ -203,7 +205,7 @@ def test_the_winner_is_chosen_on_the_half_that_did_not_propose_it(finished):
     """Recomputed from the images' outcomes in the workdir."""
     workdir, _ = finished
     run = Run(ConfigDict(read(workdir / "config.json")), workdir)
-    images, space = search_images(run), run.plan.space
+    images, space = split_held_out(run.config, run.data.held_out), run.plan.space
     assert [len(part) for part in images.proposing] == [162, 162]
     unseen = dict(zip("AB", images.unseen, strict=True))
     np.testing.assert_array_equal(unseen["A"], ~unseen["B"])

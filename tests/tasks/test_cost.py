@@ -1,13 +1,11 @@
 """What the task `cost` prints, and what it shares with the log of `train`."""
 
-from types import SimpleNamespace
-
 import pytest
 from flax import nnx
 
 from configs import quickstart
 from rfquant_jax import models
-from rfquant_jax.tasks import dispatch, train
+from rfquant_jax.tasks import coupled_start, dispatch
 from rfquant_jax.tasks.run import Run
 
 SAID = (
@@ -45,14 +43,18 @@ def test_costs_are_printed_with_what_is_not_switched(run, capsys):
     assert tuple(lines[-2:]) == SAID
 
 
+class NoCheckpoints:
+    latest = None
+
+
 def test_training_says_the_same_once(run, monkeypatch):
     def stop(run):
         raise KeyboardInterrupt
 
     run.workdir.mkdir()
-    monkeypatch.setattr(train.networks, "full_precision", stop)
+    monkeypatch.setattr(coupled_start.networks, "full_precision", stop)
     with pytest.raises(KeyboardInterrupt):
-        train._coupled_start(run, None, SimpleNamespace(latest=None), untrained=False)
+        coupled_start.coupled_start(run, None, NoCheckpoints(), untrained=False)
     run.close()
     log = (run.workdir / "log.txt").read_text()
     assert [log.count(line) for line in SAID] == [1, 1]

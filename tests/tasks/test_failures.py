@@ -2,7 +2,6 @@
 
 import errno
 import os
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,10 @@ import pytest
 
 from configs import quickstart
 from rfquant_jax.errors import Interrupted, RunFailure, UserError
-from rfquant_jax.report.log import LOG_FILE, RunLog
-from rfquant_jax.tasks import failures, workdir
+from rfquant_jax.report.log import LOG_FILE
+from rfquant_jax.runtime.devices import make_mesh
+from rfquant_jax.tasks import failures
+from rfquant_jax.tasks.context import Context
 from rfquant_jax.tasks.failures import explain, explained
 
 EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 3 GiB")
@@ -22,8 +23,7 @@ def run_of(folder, devices=1, **fields):
     config.precision = "bfloat16"
     with config.unlocked():
         config.update_from_flattened_dict(fields)
-    mesh = SimpleNamespace(size=devices)
-    return SimpleNamespace(config=config, workdir=folder, mesh=mesh, log=RunLog(folder))
+    return Context(config, folder, mesh=make_mesh(devices))
 
 
 def full(number=errno.ENOSPC, name=None):
@@ -62,7 +62,7 @@ def test_without_a_name_it_is_the_folder_and_elsewhere_it_may_be_reading(tmp_pat
 
 def test_a_relative_workdir_is_known_by_its_absolute_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = SimpleNamespace(workdir=workdir.Path("x"))
+    run = run_of("x")
     assert "could not be written" in explain(full(name=tmp_path / "x" / "lock"), run, "train")
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,19 +9,26 @@ import pytest
 from configs import quickstart
 from rfquant_jax import data
 from rfquant_jax.data.embedded import digits
-from rfquant_jax.tasks.confirm import search_images
-from rfquant_jax.tasks.profile import profile_images
-from rfquant_jax.tasks.profile_key import differences, profile_header, stored_header
+from rfquant_jax.quant.plan import QuantizationPlan
+from rfquant_jax.quant.quant_config import QuantConfig
+from rfquant_jax.search.latency import LatencyTable
+from rfquant_jax.search.snapshot import differences, stored_header
+from rfquant_jax.search.variables import make_search_space
+from rfquant_jax.tasks.problem import SearchProblem
+from rfquant_jax.tasks.profile_key import profile_header, snapshot_request
 from rfquant_jax.tasks.run import Run
+from rfquant_jax.tasks.search_images import profile_images, split_held_out
+from tests.search.landscapes import B, bitops_budgets, space_of
 
-TRAINED = SimpleNamespace(origin="runs/mine/checkpoints/train/60 sha256:0123")
+ORIGIN = "runs/mine/checkpoints/train/60 sha256:0123"
 
 
 def header(tmp_path, **changes):
     config = quickstart.get_config()
     config.update_from_flattened_dict(changes)
     run = Run(config, tmp_path)
-    return profile_header(run, TRAINED, profile_images(run, search_images(run)))
+    images = split_held_out(config, run.data.held_out)
+    return profile_header(run, ORIGIN, profile_images(config, run.pipeline, images))
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,12 @@ def test_held_out_test_images_make_another_header(tmp_path, base, monkeypatch):
 
 def test_one_other_pixel_makes_another_header(tmp_path, base):
     run = Run(quickstart.get_config(), tmp_path)
-    sets = profile_images(run, search_images(run))
+    images = split_held_out(run.config, run.data.held_out)
+    sets = profile_images(run.config, run.pipeline, images)
     image = np.array(sets[0]["image"])
     image[3, 2, 1] ^= 1
     sets[0]["image"] = image
-    assert differences(base, profile_header(run, TRAINED, sets)) == ["images.sha256"]
+    assert differences(base, profile_header(run, ORIGIN, sets)) == ["images.sha256"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "1", None])
@@ -89,3 +96,41 @@ def test_what_is_not_a_header_is_none(tmp_path, text):
     if text is not None:
         (tmp_path / "p.jsonl").write_text(text)
     assert stored_header(tmp_path / "p.jsonl") is None
+
+
+SEARCH_SPACE = make_search_space(space_of(2))
+
+
+def request(
+    *, budgets=(60.0, 34.0), search_space=SEARCH_SPACE, latencies=None, origin="o", **fields
+):
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(fields)
+    plan = QuantizationPlan(QuantConfig(candidates=B), (), search_space.space)
+    problem = SearchProblem(plan, search_space, bitops_budgets(2, *budgets), latencies)
+    return snapshot_request(config, origin, problem)
+
+
+def latencies(milliseconds):
+    return LatencyTable(np.full((2, 5, 5), milliseconds), 0.0, B)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"search.profile": 31},
+        {"search.evaluations": 12},
+        {"seed": 1},
+        {"origin": "another"},
+        {"budgets": (60.0,)},
+        {"search_space": make_search_space(space_of(2), pins=[("l0", (4, 4))])},
+        {"search_space": make_search_space(space_of(2), groups=[("both", "l*")])},
+        {"search_space": make_search_space(space_of(2), min_bits=3)},
+        {"latencies": latencies(2.0)},
+        {"latencies": None},
+    ],
+)
+def test_a_request_is_all_that_a_result_depends_on(change):
+    asked = {"latencies": latencies(1.0)}
+    assert request(**asked) == json.loads(json.dumps(request(**asked)))
+    assert request(**asked | change) != request(**asked)

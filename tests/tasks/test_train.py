@@ -10,7 +10,7 @@ from rfquant_jax.checkpoint.restore import Reader
 from rfquant_jax.errors import CheckpointError
 from rfquant_jax.tasks import dispatch
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.train import averaging
+from rfquant_jax.tasks.training_batches import averaging
 
 
 def test_a_long_training_says_how_far_its_average_looks_back():

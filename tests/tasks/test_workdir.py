@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from rfquant_jax.errors import UserError
+from rfquant_jax.runtime.json_files import read_json, write_json
 from rfquant_jax.tasks.run import Run
-from rfquant_jax.tasks.workdir import LOCK_FILE, claim, read_json, write_json
+from rfquant_jax.tasks.workdir import LOCK_FILE, claim
 from tests.runtime.test_locks import is_free
 
 JSON = st.recursive(

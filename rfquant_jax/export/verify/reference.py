@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rfquant_jax.evaluate.network import evaluation_network
 from rfquant_jax.export.ir.fold import weight_codes
 from rfquant_jax.nn.features import listening_to_inputs
-from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
-from rfquant_jax.quant.layers import assign, evaluate_on_codes, quantized_layers
+from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
+from rfquant_jax.quant.layers import quantized_layers
 from rfquant_jax.quant.lsq import FULL_PRECISION
-from rfquant_jax.quant.statistics import install_statistics
 
 
 def fixed_network(
@@ -29,12 +29,7 @@ def fixed_network(
       configuration: int32[L, 2].
     """
     params, statistics = jax.tree.map(jnp.asarray, jax.device_get((params, statistics)))
-    network = functional.merge(params, zeros_like(functional.stats))
-    network.eval()
-    evaluate_on_codes(network)
-    assign(network, jnp.asarray(configuration))
-    install_statistics(network, statistics)
-    return network
+    return evaluation_network(functional, params, statistics, jnp.asarray(configuration))
 
 
 class ReferenceModel:

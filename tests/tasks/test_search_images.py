@@ -1,22 +1,21 @@
 """Which held-out images propose, and which confirm."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
+from rfquant_jax.config import default_config
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.errors import ConfigError
-from rfquant_jax.tasks.confirm import CROSS_BELOW, search_images
+from rfquant_jax.search.search_images import CROSS_BELOW
+from rfquant_jax.tasks.search_images import split_held_out
 
 
-def run_of(count, algorithm="trust_region", confirm_fraction=0.25, split_seed=0):
+def images_of(count, algorithm="trust_region", confirm_fraction=0.25, split_seed=0):
     source = ArraySource(np.zeros((count, 1, 1, 1), np.uint8), np.arange(count))
-    config = SimpleNamespace(
-        search=SimpleNamespace(algorithm=algorithm, confirm_fraction=confirm_fraction),
-        data=SimpleNamespace(split_seed=split_seed, search_fraction=0.001),
-    )
-    return SimpleNamespace(config=config, data=SimpleNamespace(held_out=source))
+    config = default_config()
+    config.search.algorithm, config.search.confirm_fraction = algorithm, confirm_fraction
+    config.data.split_seed, config.data.search_fraction = split_seed, 0.001
+    return split_held_out(config, source)
 
 
 def labels(part):
@@ -25,7 +24,7 @@ def labels(part):
 
 @pytest.mark.parametrize("count", [2, 7, 324, CROSS_BELOW - 1])
 def test_with_few_images_each_half_proposes_and_the_other_confirms(count):
-    images = search_images(run_of(count))
+    images = images_of(count)
     halves = [set(labels(part)) for part in images.proposing]
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] == set(range(count))
@@ -39,7 +38,7 @@ def test_with_few_images_each_half_proposes_and_the_other_confirms(count):
     ("count", "algorithm"), [(CROSS_BELOW, "trust_region"), (100, "greedy"), (100, "evolution")]
 )
 def test_otherwise_one_part_proposes_and_one_confirms(count, algorithm):
-    images = search_images(run_of(count, algorithm))
+    images = images_of(count, algorithm)
     (part,) = images.proposing
     assert len(images.confirming) == count // 4
     assert set(labels(part)) | set(labels(images.confirming)) == set(range(count))
@@ -50,14 +49,14 @@ def test_otherwise_one_part_proposes_and_one_confirms(count, algorithm):
 
 
 def test_the_halves_are_drawn_by_the_seed_of_the_split():
-    one, same, other = (search_images(run_of(50, split_seed=s)).proposing[0] for s in (0, 0, 1))
+    one, same, other = (images_of(50, split_seed=s).proposing[0] for s in (0, 0, 1))
     assert labels(one) == labels(same) != labels(other)
 
 
 def test_a_part_without_images_is_refused_by_the_field_that_decides_it():
     said = "config.data.search_fraction = 0.001: must hold out two images or more for the search"
     with pytest.raises(ConfigError, match=said):
-        search_images(run_of(1))
+        images_of(1)
     with pytest.raises(ConfigError, match=r"config\.search\.confirm_fraction = 0\.001: must leave"):
-        search_images(run_of(100, "greedy", 0.001))
-    search_images(run_of(100, "trust_region", 0.001))  # which decides nothing there
+        images_of(100, "greedy", 0.001)
+    images_of(100, "trust_region", 0.001)  # which decides nothing there
