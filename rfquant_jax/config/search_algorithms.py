@@ -1,7 +1,7 @@
 """The search algorithms by name (`search.algorithm`), with their settings from the config.
 
 `ALGORITHMS` is the one place that turns a name into an algorithm. `trust_region` is not in it: it
-searches the profile instead of new batches, see `tasks/profile.py`.
+searches the profile instead of new batches, see `search/profile_search.py`.
 """
 
 from __future__ import annotations

@@ -61,7 +61,6 @@ def check(run: Run) -> None:
       UserError: names the problem and the rule.
     """
     check_network(run)
-    # Reading these properties builds and validates them.
     run.build("configuration")
     if checks.tasks(run.config) == ("cost",):
         run.build("plan")

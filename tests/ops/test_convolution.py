@@ -94,12 +94,8 @@ def test_gradients_across_all_channels_are_xlas(size, window, strides, padding, 
     ],
 )
 def test_small_images_of_many_channels_give_what_xla_gives(size, window, padding, dilation):
-    """They take matrix products for everything."""
     options = {"strides": (1, 1), "padding": padding, "dilation": dilation}
-    x, kernel = jnp.ones((3, *size, 129)), jnp.ones((*window, 129, 130))
-    text = jax.jit(lambda *a: convolve(*a, **options)).lower(x, kernel).as_text()
-    assert "stablehlo.convolution" not in text
-    compare_gradients(x.shape, kernel.shape, groups=1, **options)
+    compare_gradients((3, *size, 129), (*window, 129, 130), groups=1, **options)
 
 
 STRIPS = [
@@ -281,7 +277,6 @@ SWITCHED = {
     "depthwise": ((2, 6, 6, 8), (3, 3, 1, 8), 8),
     "pointwise": ((2, 6, 6, 8), (1, 1, 8, 8), 1),
     "kernel_gradient": ((2, 6, 6, 8), (3, 3, 8, 8), 1),
-    "small_images": ((2, 4, 4, 136), (3, 3, 136, 136), 1),
     "batch_strip": ((4, 32, 32, 32), (3, 3, 32, 32), 1),
 }
 COMMON = {"strides": (1, 1), "padding": "SAME", "dilation": (1, 1)}

@@ -13,8 +13,8 @@ from contextvars import ContextVar, Token
 
 import jax
 
-KERNELS = ("batch_strip", "depthwise", "kernel_gradient", "pointwise", "small_images")
-DENSE = ("batch_strip", "kernel_gradient", "small_images")  # parts of `dense.dense`
+KERNELS = ("batch_strip", "depthwise", "kernel_gradient", "pointwise")
+DENSE = ("batch_strip", "kernel_gradient")  # parts of `dense.dense`
 
 _off: ContextVar[frozenset[str]] = ContextVar("kernels_off", default=frozenset())
 
