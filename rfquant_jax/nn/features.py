@@ -3,6 +3,10 @@
 Plain networks do not depend on quantization. They only mark the feature of each convolution, which
 information distortion mitigation compares, with an identity module. Without an active recorder,
 marking has no effect and no cost.
+
+`nnx.Module.sow` is not used: it stores values in the module, so that each call outside of
+`nnx.capture` adds state, the graph definition changes, and a compiled function that takes the
+module is traced again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 When a process is lost, JAX terminates the others from one of its own threads and prints pages about
 it, which Python code cannot prevent. So a small filter program reads the libraries' standard error
 (Python's output does not pass through it). It copies lines until the libraries give up, and then
-names the lost process.
+names the lost process and its host. A message of our own beforehand cannot: only the libraries'
+last lines say which process it was, as a number between stack traces.
 """
 
 from __future__ import annotations

@@ -53,21 +53,20 @@ def of_objects():
     return file.getvalue()
 
 
-NUMBERS, BEGINNING = bytes(4), "a has no NumPy header"
+NUMBERS, NOT_ONE = bytes(4), "a is not an array"
 DAMAGES = {
-    "objects": (of_objects(), "a is of object, not of numbers"),
-    "pickle": (pickle.dumps(Harmful()), BEGINNING),
+    "objects": (of_objects(), "allow_pickle=False"),
+    "pickle": (pickle.dumps(Harmful()), "a is of bytes, not of numbers"),
     "text": (header(descr="'<U5'") + bytes(20), "a is of <U5, not of numbers"),
     "records": (header(descr="[('x', '<f4')]") + NUMBERS, "not of numbers"),
-    "huge": (header("(1000000, 1000000)") + NUMBERS, r"claims to be float32\[1000000, 1000000\]"),
-    "overflow": (header("(4294967296, 4294967296, 4)") + NUMBERS, "but holds 4 bytes"),
-    "negative": (header("(-1, -1)") + NUMBERS, "but holds 4 bytes"),
-    "long header": (header(version=b"\x02\x00")[:8] + b"\xff" * 4 + NUMBERS, BEGINNING),
-    "new version": (header(version=b"\x03\x00") + NUMBERS, BEGINNING),
-    "code": (header("__import__('os').mkdir('harmed')") + NUMBERS, BEGINNING),
-    "nested": (header("(" * 5000 + ")" * 5000) + NUMBERS, BEGINNING),
-    "short": (header("(2,)") + NUMBERS, "but holds 4 bytes"),
-    "nothing": (b"", BEGINNING),
+    "huge": (header("(1000000, 1000000)") + NUMBERS, NOT_ONE),
+    "overflow": (header("(4294967296, 4294967296, 4)") + NUMBERS, NOT_ONE),
+    "negative": (header("(-1, -1)") + NUMBERS, NOT_ONE),
+    "long header": (header(version=b"\x02\x00")[:8] + b"\xff" * 4 + NUMBERS, NOT_ONE),
+    "code": (header("__import__('os').mkdir('harmed')") + NUMBERS, NOT_ONE),
+    "nested": (header("(" * 5000 + ")" * 5000) + NUMBERS, NOT_ONE),
+    "short": (header("(2,)") + NUMBERS, NOT_ONE),
+    "nothing": (b"", "a is of bytes, not of numbers"),
 }
 
 
@@ -85,7 +84,7 @@ def test_an_array_that_is_not_what_it_claims_is_refused(tmp_path, monkeypatch, c
     [
         ([("a.npy", header() + NUMBERS), ("read.me", b"")], zipfile.ZIP_STORED, "not an array"),
         ([("a.npy", header() + NUMBERS)], zipfile.ZIP_LZMA, "NumPy never writes"),
-        ([("a\x1b.npy", b"")], zipfile.ZIP_BZIP2, r"a\\x1b.npy uses"),
+        ([("a\x1b.npy", b"")], zipfile.ZIP_BZIP2, r"a\\x1b uses"),
     ],
 )
 def test_an_archive_of_something_else_is_refused(tmp_path, members, kind, said):
@@ -114,7 +113,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     modest = whole.replace(claimed.to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     assert modest != whole
     tracemalloc.start()
-    for content, said in ((whole, "claims to hold 100000"), (modest, "CRC|but holds")):
+    for content, said in ((whole, "claims to hold 100000"), (modest, "CRC|not an array")):
         path.write_bytes(content)
         with pytest.raises((ValueError, zipfile.BadZipFile), match=said):
             read_npz(path)
