@@ -20,11 +20,8 @@ class Confirmation:
       measure: per-image results of a configuration int32[L, 2] on the confirmation images.
       space: the network's configurations.
       images: number of confirmation images.
-      origin: the checkpoint of the network; results of another one are discarded.
+      header: everything the results depend on; results under another header are discarded.
       path: path of the file, one JSON line for each configuration; None: no file.
-
-    Attributes:
-      origin: the checkpoint of the network.
     """
 
     def __init__(
@@ -32,11 +29,10 @@ class Confirmation:
         measure: Callable[[np.ndarray], Outcomes],
         space: Space,
         images: int,
-        origin: str,
+        header: dict,
         path: Path | None = None,
     ):
-        self._measure, self._space, self._images, self.origin = measure, space, images, origin
-        header = {"checkpoint": origin, "images": images, "content": "outcomes"}
+        self._measure, self._space, self._images = measure, space, images
         self._record = LineRecord(path, header, self._is_outcome)
         self._known = {
             line["configuration"]: _outcomes(line["outcomes"]) for line in self._record.lines

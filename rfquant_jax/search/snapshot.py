@@ -1,4 +1,4 @@
-"""The file of a profile: what it was measured on, and from which of its lines a search starts."""
+"""Records of measurements: what they were measured on, and the lines that a search starts from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfquant_jax.search.profile import Profile
 
 
 def stored_header(path: Path) -> dict | None:
-    """The header of a profile on disk; None if there is no readable header."""
+    """The header of a record on disk; None if there is no readable header."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = json.loads(file.readline())
@@ -36,7 +36,7 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
 
 
 def mismatch(path: Path, header: dict) -> str | None:
-    """Why a profile on disk was not measured under a header, as the end of a sentence."""
+    """Why a record on disk was not measured under a header, as the end of a sentence."""
     found = stored_header(path)
     if found == header:
         return None
@@ -45,8 +45,8 @@ def mismatch(path: Path, header: dict) -> str | None:
     return f"was measured with other {listed(differences(found, header))}"
 
 
-def copy_profile(source: Path, path: Path, header: dict) -> str | None:
-    """Copies the profile of another run, if it was measured under the same header.
+def copy_record(source: Path, path: Path, header: dict) -> str | None:
+    """Copies a record of another run, such as its profile, if it has the same header.
 
     Nothing happens if there is no such file, or if `path` exists.
 

@@ -24,11 +24,13 @@ def write_curve(
     problem: SearchProblem,
     search: ProfileSearch,
     confirmed: Confirmation,
+    checkpoint: str,
     count: int,
 ) -> dict:
     """Solves budgets over the whole range of costs, confirms some, and writes `frontier.json`.
 
     Args:
+      checkpoint: origin of the network.
       count: number of points to confirm.
 
     Returns:
@@ -51,7 +53,7 @@ def write_curve(
                 "confirmed": accuracy and figures(accuracy),
             }
         )
-    content = {"checkpoint": confirmed.origin, "cost": _cost_name(kind), "points": rows}
+    content = {"checkpoint": checkpoint, "cost": _cost_name(kind), "points": rows}
     content["uniform"] = [
         {"name": f"w{bits}a{bits}"}
         | problem.costs_of(configuration)

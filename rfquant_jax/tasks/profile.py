@@ -32,7 +32,7 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
     header = profile_header(run, trained.origin, sets)
     if run.config.checkpoint:
         source = Path(run.config.checkpoint) / SEARCH_FOLDER / PROFILE_FILE
-        if reason := snapshot.copy_profile(source, path, header):
+        if reason := snapshot.copy_record(source, path, header):
             run.log.info(f"search: the profile {source} {reason}: it is not used")
         devices.barrier("profile")  # every process reads the same lines
     if path.exists() and (reason := snapshot.mismatch(path, header)):

@@ -1,7 +1,8 @@
 """Keys that say when stored results may be reused.
 
-`profile_header` lists everything that measured divergences depend on, `snapshot_request` everything
-that the result of a search depends on.
+`profile_header` lists everything that measured divergences depend on, `confirmed_header` everything
+that confirmed accuracies depend on, and `snapshot_request` everything that the result of a search
+depends on.
 """
 
 from __future__ import annotations
@@ -28,34 +29,62 @@ def profile_header(run: Run, origin: str, sets: ImageSets) -> dict:
     of the pixels also detects changes that no config field shows, such as replaced files or another
     image decoder.
     """
-    config = run.config
-    # Absent from profiles of earlier releases.
-    held_out = {"val_fraction": config.data.val_fraction} if config.data.val_fraction else {}
+    search = run.config.search
+    measured = {
+        "views": search.views,
+        "limit": search.images,
+        "batches": sets.each,
+        "batch_size": len(sets[0]["label"]),
+        "sha256": _checksum(sets),
+    }
+    return _header(run, origin, _held_out(run) | measured)
+
+
+def confirmed_header(run: Run, origin: str, images: int) -> dict:
+    """The first line of the confirmed accuracies; equal headers mean equal accuracies.
+
+    Args:
+      images: number of confirmation images.
+    """
+    evaluation = run.config.evaluate
+    recalibration = {
+        "batch_size": evaluation.batch_size,
+        "images": evaluation.recalibration_images,
+        "augment": evaluation.augment,
+    }
+    header = _header(run, origin, _held_out(run) | {"number": images})
+    return header | {"recalibration": recalibration, "content": "outcomes"}
+
+
+def _header(run: Run, origin: str, images: dict) -> dict:
     header = {
         "checkpoint": origin.rpartition("sha256:")[2],
-        "images": {
-            "data": config.data.name,
-            **held_out,
-            "version": run.data.training_version,
-            "seed": config.seed,
-            "split_seed": config.data.split_seed,
-            "search_fraction": config.data.search_fraction,
-            "confirm_fraction": config.search.confirm_fraction,
-            "views": config.search.views,
-            "limit": config.search.images,
-            "first_view": _fields(run.pipeline.plain),
-            "other_views": _fields(run.pipeline.augmented),
-            "mean": list(config.data.mean),
-            "std": list(config.data.std),
-            "batches": sets.each,
-            "batch_size": len(sets[0]["label"]),
-            "sha256": _checksum(sets),
-        },
+        "images": images,
         "precision": jnp.dtype(run.compute_type).name,
         "candidates": list(run.plan.space.candidates),
         "layers": list(run.plan.space.names),
     }
     return json.loads(json.dumps(header))  # lists, as in a stored header
+
+
+def _held_out(run: Run) -> dict:
+    """What the held-out images and their views depend on."""
+    data = run.config.data
+    # Absent from profiles of earlier releases.
+    fraction = {"val_fraction": data.val_fraction} if data.val_fraction else {}
+    return {
+        "data": data.name,
+        **fraction,
+        "version": run.data.training_version,
+        "seed": run.config.seed,
+        "split_seed": data.split_seed,
+        "search_fraction": data.search_fraction,
+        "confirm_fraction": run.config.search.confirm_fraction,
+        "first_view": _fields(run.pipeline.plain),
+        "other_views": _fields(run.pipeline.augmented),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
 
 
 def snapshot_request(config: ConfigDict, origin: str, problem: SearchProblem) -> dict:

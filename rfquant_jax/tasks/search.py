@@ -7,9 +7,11 @@ import numpy as np
 from rfquant_jax.checkpoint.checkpoints import TRAIN
 from rfquant_jax.data.sources import Source
 from rfquant_jax.evaluate.evaluator import Outcomes
+from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.runtime.json_files import read_json, write_json
+from rfquant_jax.search import snapshot
 from rfquant_jax.search.confirm import Confirmation
 from rfquant_jax.search.finalists import proposed_finalists, uniform_finalists
 from rfquant_jax.search.greedy import check_reachable, reachable
@@ -20,6 +22,7 @@ from rfquant_jax.tasks.curve import write_curve, write_model
 from rfquant_jax.tasks.measure import full_precision, measure_of
 from rfquant_jax.tasks.plots import draw
 from rfquant_jax.tasks.problem import SearchProblem
+from rfquant_jax.tasks.profile_key import confirmed_header
 from rfquant_jax.tasks.propose import Proposed, proposals
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.search_images import split_held_out
@@ -63,8 +66,12 @@ def confirmation(run: Run, trained: networks.Trained, images: Source) -> Confirm
         run.stop.check()
         return measure.outcomes(images, trained.params, configuration)
 
+    header = confirmed_header(run, trained.origin, len(images))
     path = run.workdir / SEARCH_FOLDER / CONFIRMED_FILE
-    return Confirmation(outcomes, run.plan.space, len(images), trained.origin, path)
+    if run.config.checkpoint:  # the other run may have confirmed the same configurations
+        snapshot.copy_record(networks.other_run(run) / SEARCH_FOLDER / CONFIRMED_FILE, path, header)
+        devices.barrier("confirmed")  # every process reads the same lines
+    return Confirmation(outcomes, run.plan.space, len(images), header, path)
 
 
 def _search(run: Run) -> None:
@@ -77,12 +84,13 @@ def _search(run: Run) -> None:
     images = split_held_out(run.config, run.data.held_out)
     proposed = proposals(run, trained, problem, images)
     confirmed = confirmation(run, trained, images.confirming)
-    found = _answers(run, problem, images, proposed, confirmed)
+    found = _answers(problem, images, proposed, confirmed, trained.origin, run.log)
     curve = None
     if proposed.model is not None:
         write_model(run.workdir, problem, proposed.model, trained.origin, run.log)
         points = run.config.search.frontier_points
-        curve = write_curve(run.workdir, problem, proposed.model, confirmed, points)
+        given = run.workdir, problem, proposed.model, confirmed
+        curve = write_curve(*given, trained.origin, points)
     if lack := missing("matplotlib"):
         run.log.info(f"no plots: {lack}")
     else:
@@ -93,11 +101,12 @@ def _search(run: Run) -> None:
 
 
 def _answers(
-    run: Run,
     problem: SearchProblem,
     images: SearchImages,
     proposed: Proposed,
     confirmed: Confirmation,
+    checkpoint: str,
+    log: RunLog,
 ) -> list[dict]:
     """The content of each budget's result file."""
     answers, names = [], problem.plan.space.names
@@ -106,8 +115,8 @@ def _answers(
         finalists = proposed_finalists(proposed.found[index], images)
         uniform = uniform_finalists(problem.search_space, budget, images, divergences)
         found = confirm(finalists, uniform, confirmed)
-        run.log.info(f"search: {budget.text}: {search_results.verdict(budget, found)}")
-        result = search_results.content(problem, budget, found, confirmed.origin)
+        log.info(f"search: {budget.text}: {search_results.verdict(budget, found)}")
+        result = search_results.content(problem, budget, found, checkpoint)
         moves = [move for move in proposed.moves if move.budget == index]
         trace = [m.as_dict() | {"layer": names[m.layer]} for m in moves]
         answers.append(result | proposed.details[index] | {"trace": trace})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.search.profile import Profile
-from rfquant_jax.search.snapshot import copy_profile, mismatch, snapshot_length
+from rfquant_jax.search.snapshot import copy_record, mismatch, snapshot_length
 from rfquant_jax.search.variables import make_search_space
 from tests.search.landscapes import B, space_of
 
@@ -16,14 +16,14 @@ SEARCH_SPACE = make_search_space(space_of(2))
 def test_a_profile_starts_from_a_copy_of_another_runs(tmp_path):
     source = tmp_path / "trained" / "search" / "profile.jsonl"
     path = tmp_path / "mine" / "search" / "profile.jsonl"
-    assert copy_profile(source, path, {"images": 1}) is None
+    assert copy_record(source, path, {"images": 1}) is None
     assert not path.parent.exists()
     source.parent.mkdir(parents=True)
     source.write_text('{"images": 1}\none\n')
-    assert copy_profile(source, path, {"images": 1}) is None
+    assert copy_record(source, path, {"images": 1}) is None
     assert path.read_text() == '{"images": 1}\none\n'
     source.write_text('{"images": 1}\ntwo\n')
-    assert copy_profile(source, path, {"images": 1}) is None
+    assert copy_record(source, path, {"images": 1}) is None
     assert path.read_text() == '{"images": 1}\none\n'  # its own by now
     assert [file.name for file in path.parent.iterdir()] == ["profile.jsonl"]
 
@@ -38,7 +38,7 @@ def test_a_profile_of_other_images_is_not_copied(tmp_path):
         ([1], "is damaged"),
     ):
         source.write_text(json.dumps(header) + "\n")
-        assert copy_profile(source, path, wanted) == mismatch(source, wanted) == reason
+        assert copy_record(source, path, wanted) == mismatch(source, wanted) == reason
         assert not path.parent.exists()
 
 

@@ -15,7 +15,7 @@ from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.snapshot import differences, stored_header
 from rfquant_jax.search.variables import make_search_space
 from rfquant_jax.tasks.problem import SearchProblem
-from rfquant_jax.tasks.profile_key import profile_header, snapshot_request
+from rfquant_jax.tasks.profile_key import confirmed_header, profile_header, snapshot_request
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.search_images import profile_images, split_held_out
 from tests.search.landscapes import B, bitops_budgets, space_of
@@ -29,6 +29,29 @@ def header(tmp_path, **changes):
     run = Run(config, tmp_path)
     images = split_held_out(config, run.data.held_out)
     return profile_header(run, ORIGIN, profile_images(config, run.pipeline, images))
+
+
+def confirmed(tmp_path, images=324, origin=ORIGIN, **changes):
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(changes)
+    return confirmed_header(Run(config, tmp_path), origin, images)
+
+
+def test_confirmed_accuracies_have_the_header_of_all_they_depend_on(tmp_path):
+    base = confirmed(tmp_path)
+    assert confirmed(tmp_path, origin=f"elsewhere/{ORIGIN}") == base == confirmed(tmp_path)
+    for changes, fields in (
+        ({"images": 162}, {"images.number"}),
+        ({"origin": "train/60 sha256:9"}, {"checkpoint"}),
+        ({"evaluate.augment": True}, {"recalibration.augment"}),
+        ({"evaluate.batch_size": 8}, {"recalibration.batch_size"}),
+        ({"evaluate.recalibration_images": 8}, {"recalibration.images"}),
+        ({"data.split_seed": 1}, {"images.split_seed"}),
+        ({"seed": 1}, {"images.seed"}),
+        ({"precision": "bfloat16"}, {"precision"}),
+        ({"quant.candidates": (6, 4, 3)}, {"candidates"}),
+    ):
+        assert set(differences(base, confirmed(tmp_path, **changes))) == fields
 
 
 @pytest.fixture(scope="module")
