@@ -88,8 +88,15 @@ class Layout:
         return replace(self, stages=stages, stem=_rounded(self.stem * width), head=head)
 
     def for_small_images(self) -> Layout:
-        """The layout with stride 1 in the stem."""
-        return replace(self, stem_stride=1)
+        """The layout with stride 1 in the stem and in the first two stages.
+
+        An image of 32 pixels then ends at 4x4 positions; at the published strides, at one.
+        """
+        first = tuple(
+            (expansion, channels, blocks, 1, size)
+            for expansion, channels, blocks, _, size in self.stages[:2]
+        )
+        return replace(self, stem_stride=1, stages=(*first, *self.stages[2:]))
 
 
 def _rounded(channels: float, divisor: int = 8) -> int:

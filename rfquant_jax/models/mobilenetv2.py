@@ -71,7 +71,7 @@ class MobileNetV2(nnx.Module):
       channels: channels of the image.
       dropout: dropout rate of the classifier's input.
       width: width multiplier, see `Layout.widened`.
-      small_images: stride 1 in the stem, for images of 32 pixels.
+      small_images: stride 1 in the stem and the first two stages, for images of 32 pixels.
       options: padding and epsilon, see `inverted_residual.Maker`.
     """
 

@@ -142,7 +142,9 @@ def test_mobilenetv2_for_small_images_by_hand():
     stem = next(layer for layer in layers if layer.name == "features.0.0")
     assert stem.macs == 9 * 3 * 8 * 32**2
     last = next(layer for layer in layers if layer.name == "features.18.0")
-    assert last.macs == 80 * 1280 * 2**2
+    assert last.macs == 80 * 1280 * 4**2
+    second = next(layer for layer in layers if layer.name == "features.2.conv.6")
+    assert second.macs == 48 * 8 * 32**2
 
 
 def test_the_tiny_mobilenetv2_by_hand():
