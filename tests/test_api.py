@@ -338,6 +338,12 @@ def test_results_come_in_the_order_of_the_budgets_and_do_not_depend_on_it(profil
     assert found[0].costs["bitops_g"] == bitops(found[0].configuration) / 1e9
 
 
+def test_weights_and_activations_have_equal_bits_where_asked(profile):
+    [found] = rfq.search(profile, "0.9*w4a3", evaluations=4, same_bits=["*"])
+    assert found.measured
+    assert all(weights == activations for weights, activations in found.layers.values())
+
+
 def test_pins_and_groups_hold(profile):
     [found] = rfq.search(profile, "1*w5a5", evaluations=4, pins=[("conv", (3, 4))])
     assert found.layers["conv"] == (3, 4)

@@ -93,8 +93,8 @@ def _write_sensitivity(run: Run, search: ProfileSearch, checkpoint: str) -> None
     growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
     found = search.pooled.sensitivity(base)
     for variable, changes in zip(search_space.variables, found, strict=True):
-        for layer in variable.layers:
-            growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
+        for layer, column in variable.places:
+            growth[COLUMN_NAMES[column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
     path = run.workdir / SENSITIVITY_FILE
     if missing("matplotlib") is None:

@@ -18,6 +18,7 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.runtime.digest import arrays_digest
 from rfquant_jax.search.image_sets import ImageSets
+from rfquant_jax.search.variables import SearchVariable
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.run import Run
 
@@ -68,19 +69,20 @@ def snapshot_request(run: Run, trained: networks.Trained) -> dict:
         "evaluations": run.config.search.evaluations,
         "seed": run.config.seed,
         # The remaining choices, after pins, groups, limits and frozen bit-widths.
-        "variables": [
-            [
-                COLUMN_NAMES[v.column],
-                [run.search_space.space.names[i] for i in v.layers],
-                list(v.allowed),
-            ]
-            for v in run.search_space.variables
-        ],
+        "variables": [_variable(run, v) for v in run.search_space.variables],
     }
     if run.latencies is not None:
         costs = {"milliseconds": run.latencies.milliseconds, "fixed": run.latencies.fixed}
         request["latencies"] = arrays_digest({k: np.asarray(v) for k, v in costs.items()})
     return request
+
+
+def _variable(run: Run, variable: SearchVariable) -> list:
+    names = run.search_space.space.names
+    # Absent from requests of earlier releases.
+    inputs = [[names[i] for i in variable.inputs]] if variable.inputs else []
+    layers = [names[i] for i in variable.layers]
+    return [COLUMN_NAMES[variable.column], layers, list(variable.allowed), *inputs]
 
 
 def stored_header(path: Path) -> dict | None:

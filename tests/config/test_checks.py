@@ -135,6 +135,7 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("search.pins", (("a", (4, 4, 4)),), "(weight bits, activation bits) pair"),
         ("search.groups", (("weights",),), "must be one of weights, activations, both"),
         ("search.groups", (("all", "a"),), "must be one of weights, activations, both"),
+        ("search.same_bits", (("a", "b"),), "every entry must be text"),
         ("optimizer.warmup_epochs", 100, "must be below train.epochs 100"),
         ("optimizer.min_lr", 1.0, "must not be above optimizer.lr"),
         ("scheduler.ratio_amplitude", 0.5, "freezes 1.2 of the layers"),

@@ -50,7 +50,8 @@ def everything(search_space):
     bits = np.asarray(list(choices), np.int32)
     found = np.zeros((len(bits), len(search_space.space), 2), np.int32)
     for variable, taken in zip(search_space.variables, bits.T, strict=True):
-        found[:, list(variable.layers), variable.column] = taken[:, None]
+        for place in variable.places:
+            found[:, *place] = taken
     return found
 
 

@@ -22,6 +22,8 @@ RESTRICTIONS = [
     {"pins": [("l1", (4, 5))]},
     {"groups": [("both", "l0", "l2")]},
     {"groups": [("activations", "l*")], "min_bits": 3},
+    {"same_bits": ["l1"]},
+    {"same_bits": ["l[01]"], "groups": [("weights", "l0", "l2")]},
 ]
 PATIENT = TrustRegionSettings(evaluations=80, proposals=6, patience=4)
 FEW = TrustRegionSettings(evaluations=13, proposals=5, patience=2)
@@ -252,6 +254,22 @@ def test_tied_layers_count_once_and_are_solved_together():
     assert search.solve(without_pairs(terms), budget, centre, 2).tolist() == [[6, 3], [6, 3]]
 
 
+def test_equal_bits_of_weights_and_activations_are_solved_as_one_variable():
+    """Layer 0 has equal bits; layer 1 only minds its activations."""
+    search_space = make_search_space(space_of(2), same_bits=["l0"])
+    assert len(search_space.variables) == 3  # w0 = a0, w1, a1
+    search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
+    terms = [{b: 10.0 * (6 - b) for b in B}, dict.fromkeys(B, 0.0), {b: 6.0 - b for b in B}]
+    costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
+    budget = Budget("35G", (Limit(costs["G"], 35.0),))
+    # 5 * 5 + 2 * 5 = 35: 6 * 6 alone is too much, and what layer 1 has left is w2a5.
+    assert search.solve(without_pairs(terms), budget).tolist() == [[5, 5], [2, 5]]
+    # Both bit-widths of layer 0 count as one change.
+    centre = search_space.uniform(2, 5)
+    assert centre.tolist() == [[2, 2], [2, 5]]
+    assert search.solve(without_pairs(terms), budget, centre, 1).tolist() == [[5, 5], [2, 5]]
+
+
 def test_a_program_without_a_solution_says_so():
     search_space = make_search_space(space_of(2))
     search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
@@ -291,6 +309,7 @@ def test_a_network_of_one_or_few_configurations_is_searched(recwarn):
         {"pins": [("l0", (4, 3)), ("l1", (5, 4))], "max_bits": 5},
         {"groups": [("both", "l*")], "min_bits": 5},
         {"min_bits": 6},
+        {"same_bits": ["l*"]},
     ):
         search_space = make_search_space(space_of(2), **restrictions)
         network = Network(lambda c: divergence(additive_terms(2, 2), c), search_space, count=20)
