@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
+from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS, Space
 from rfquant_jax.search.ties import Allowed, Place, matching, tied_places
 
 
@@ -78,6 +78,11 @@ class SearchSpace:
     def candidates(self) -> tuple[int, ...]:
         """Every bit-width of the network, largest first."""
         return self.space.candidates
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Weight and activation bits of the uniform configurations, see `Space.levels`."""
+        return self.space.levels
 
     @property
     def lowest(self) -> np.ndarray:
@@ -161,14 +166,15 @@ def make_search_space(
         a layer is in two groups, or what shares a bit-width has none in common.
     """
     allowed = [
-        [_within(space.allowed(layer), min_bits, max_bits) for _ in (WEIGHTS, ACTIVATIONS)]
+        [_within(space.allowed(layer, c), min_bits, max_bits) for c in (WEIGHTS, ACTIVATIONS)]
         for layer in range(len(space))
     ]
     for pattern, bits in pins:
         for layer in matching(space, pattern, "pins"):
             for column in (WEIGHTS, ACTIVATIONS):
-                if bits[column] not in space.allowed(layer):
-                    rule = f"layer {space.names[layer]} takes {space.allowed(layer)}"
+                if bits[column] not in space.allowed(layer, column):
+                    what = "" if space.has_one_set else f" for {COLUMN_NAMES[column]}"
+                    rule = f"layer {space.names[layer]} takes {space.allowed(layer, column)}{what}"
                     raise ArgumentError("pins", (pattern, tuple(bits)), rule)
                 allowed[layer][column] = [bits[column]]
     parts = tied_places(space, groups, same_bits, allowed)

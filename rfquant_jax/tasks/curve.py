@@ -44,11 +44,11 @@ def write_curve(run: Run, search: ProfileSearch, confirmed: Confirmation) -> dic
         )
     content = {"checkpoint": confirmed.origin, "cost": _cost_name(kind), "points": rows}
     content["uniform"] = [
-        {"name": f"w{bits}a{bits}"}
+        {"name": f"w{w}a{a}"}
         | run.costs_of(configuration)
         | {"confirmed": figures(confirmed(configuration).accuracy)}
-        for bits in run.search_space.candidates
-        for configuration in [run.search_space.uniform(bits, bits)]
+        for w, a in run.search_space.levels
+        for configuration in [run.search_space.uniform(w, a)]
     ]
     write_json(run.workdir / FRONTIER_FILE, content)
     return content

@@ -140,8 +140,8 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
 def _uniform_rows(run: Run, test: _Test) -> list[dict]:
     space = run.plan.space
     return [
-        {"kind": "uniform", "name": f"w{bits}a{bits}"} | test.figures(space.uniform(bits, bits))
-        for bits in space.candidates
+        {"kind": "uniform", "name": f"w{w}a{a}"} | test.figures(space.uniform(w, a))
+        for w, a in space.levels
     ]
 
 

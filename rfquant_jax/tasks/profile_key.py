@@ -18,6 +18,7 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.runtime.digest import arrays_digest
 from rfquant_jax.search.image_sets import ImageSets
+from rfquant_jax.search.profile import candidates_of
 from rfquant_jax.search.variables import SearchVariable
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.run import Run
@@ -54,7 +55,7 @@ def profile_header(run: Run, trained: networks.Trained, sets: ImageSets) -> dict
             "sha256": _checksum(sets),
         },
         "precision": jnp.dtype(run.compute_type).name,
-        "candidates": list(run.plan.space.candidates),
+        **candidates_of(run.plan.space),
         "layers": list(run.plan.space.names),
     }
     return json.loads(json.dumps(header))  # lists, as in a stored header

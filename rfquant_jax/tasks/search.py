@@ -140,10 +140,9 @@ def _uniform(
 
 def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str, np.ndarray]]:
     """The uniform pair wXaY within a budget with the least divergence, by name; or empty."""
-    candidates = run.search_space.candidates
     pairs = {
         f"w{w}a{a}": run.search_space.uniform(w, a)
-        for w, a in itertools.product(candidates, repeat=2)
+        for w, a in itertools.product(*run.search_space.space.columns)
     }
     within = {name: c for name, c in pairs.items() if budget.fits(c)}
     if not within:

@@ -120,6 +120,8 @@ def test_nothing_warms_up_where_nothing_is_trained(section):
         ("quant.fixed_bits", 9, "from 2 to 8, or 32"),
         ("quant.rules", (("a", 4),), "must be a layer pattern and a tuple"),
         ("quant.rules", (("a", (4, 12)),), "must be a layer pattern and a tuple"),
+        ("quant.activation_candidates", (4, 8), "must be empty, or bit-widths from 2 to 8, also"),
+        ("quant.activation_candidates", ("a",), "every entry must be a whole number"),
         ("search.start_bits", 7, "must be 0 or one of quant.candidates"),
         ("search.start_bits", -1, "must not be negative"),
         ("search.min_bits", -1, "must not be negative"),

@@ -14,7 +14,14 @@ from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from rfquant_jax.search.variables import make_search_space
-from tests.search.landscapes import B, bitops_budgets, harm, problem, space_of
+from tests.search.landscapes import (
+    B,
+    bitops_budgets,
+    harm,
+    own_activations,
+    problem,
+    space_of,
+)
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
 JOINT = replace(SCORING, joint=True)
@@ -130,6 +137,23 @@ def test_evolution_comes_closer_than_its_first_generation():
         for g in (1, 12)
     )
     assert harm(weights, many[None])[0] < harm(weights, one[None])[0]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_evaluated_configuration_has_candidates_of_activations(name):
+    asked = []
+
+    def evaluate(configurations, iteration):
+        asked.extend(configurations)
+        return harm([1, 3, 2], configurations)
+
+    # The smallest cost is 3 layers of 2 * 3.
+    given_problem = problem([1, 3, 2], 50.0, 18.5, evaluate=evaluate, space=own_activations(3))
+    for budget, kept in zip(given_problem.budgets, ALGORITHMS[name](given_problem), strict=True):
+        assert all(budget.fits(configuration) for configuration in kept)
+        asked.extend(kept)
+    assert {tuple(c[:, 1].tolist()) for c in asked} <= {(3, a, b) for a in (5, 3) for b in (5, 3)}
+    assert {int(c[1, 0]) for c in asked} >= {2, 3, 4}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -15,7 +15,14 @@ from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.surrogate import Terms, distances, log_divergence
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
 from rfquant_jax.search.variables import make_search_space
-from tests.search.landscapes import B, additive_terms, divergence, everything, space_of
+from tests.search.landscapes import (
+    B,
+    additive_terms,
+    divergence,
+    everything,
+    own_activations,
+    space_of,
+)
 
 RESTRICTIONS = [
     {},
@@ -268,6 +275,24 @@ def test_equal_bits_of_weights_and_activations_are_solved_as_one_variable():
     centre = search_space.uniform(2, 5)
     assert centre.tolist() == [[2, 2], [2, 5]]
     assert search.solve(without_pairs(terms), budget, centre, 1).tolist() == [[5, 5], [2, 5]]
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10**4), share=st.floats(0.05, 0.7))
+def test_activations_with_candidates_of_their_own_are_solved_exactly(seed, share):
+    search_space, terms = make_search_space(own_activations(3)), additive_terms(seed, 3)
+    budget, fitting = Costs(3, seed).budget(everything(search_space), ("G", "ms"), share)
+    assume(len(fitting))
+
+    def truth(configurations):
+        return np.maximum(divergence(terms, configurations), 1e-9)
+
+    network = Network(truth, search_space)
+    found = network.search().search(budget, 0)
+    assert truth(found[0][None])[0] == pytest.approx(truth(fitting).min(), rel=1e-9)
+    for configuration in [*network.profile, *network.asked]:
+        assert search_space.holds(configuration)
+        assert set(configuration[:, 1].tolist()) <= {5, 3}
 
 
 def test_a_program_without_a_solution_says_so():
