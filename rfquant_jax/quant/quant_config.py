@@ -6,8 +6,9 @@ import itertools
 from dataclasses import dataclass
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.quant.convert import CANDIDATES, Rules
+from rfquant_jax.quant.convert import CANDIDATES
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.quant.rules import Rules
 from rfquant_jax.quant.space import union
 from rfquant_jax.runtime.setting import Rule, check_settings, documented, setting
 
