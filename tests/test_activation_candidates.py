@@ -12,10 +12,11 @@ import onnxruntime
 import pytest
 
 import rfquant_jax as rfq
-from rfquant_jax.nn.functional import arrays_of
+from rfquant_jax.nn.functional import FunctionalNetwork, arrays_of
 from rfquant_jax.quant.sampling import LEVELS, Sampling, sample_step
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.search.variables import make_search_space
+from rfquant_jax.train.scheduler import InstabilityMeter
 from tests.api_network import IMAGE_SHAPE, bitops, by_numpy, images_and_labels, size_bits, varied
 
 BW, BA = (8, 4, 2), (8, 4)
@@ -153,18 +154,54 @@ def test_other_candidates_are_another_checkpoint_and_equal_ones_the_same(net, pl
     assert ruled.identity()["activation_bits"] == {"conv": [8, 4], "last": [4]}
 
 
-def test_calibration_is_that_of_the_same_passes_with_equal_candidates(net, plan):
-    """The passes at 8 and at 4 bits are the same; only the one at 2 bits is missing."""
-    default = rfq.plan(net, IMAGE_SHAPE, rfq.QuantConfig(candidates=BW))
-    equal, own = (rfq.couple(net, p, IMAGES, devices=1) for p in (default, plan))
-    expected, found = arrays_of(equal.network)[0], arrays_of(own.network)[0]
-    for name, values in found.items():
-        if name.endswith("input_quantizer.step"):
-            np.testing.assert_array_equal(values, expected[name][: len(values)])
-    assert len(found["last.input_quantizer.step"]) == 2
-    searched = rfq.couple(net, plan, IMAGES, step_sizes="least_squares", devices=1)
-    steps = arrays_of(searched.network)[0]["last.input_quantizer.step"]
-    assert steps[1] > steps[0] > 0
+def test_calibration_is_that_of_the_same_passes_with_equal_candidates(net):
+    """The passes at 8 and at 4 bits are the same; only those at 6 and at 2 bits are missing."""
+    configs = (
+        rfq.QuantConfig(candidates=(8, 6, 4, 2)),
+        rfq.QuantConfig(candidates=(8, 6, 4, 2), activation_candidates=BA),
+    )
+    plans = [rfq.plan(net, IMAGE_SHAPE, config) for config in configs]
+    for step_sizes in ("published", "least_squares"):
+        options = {"step_sizes": step_sizes, "devices": 1}
+        networks = [rfq.couple(net, plan, IMAGES, **options) for plan in plans]
+        expected, found = (arrays_of(coupled.network)[0] for coupled in networks)
+        for layer in ("conv", "last"):
+            name = f"{layer}.input_quantizer.step"
+            np.testing.assert_array_equal(found[name], expected[name][np.asarray([0, 2])])
+            name = f"{layer}.weight_quantizer.step"
+            np.testing.assert_array_equal(found[name], expected[name])
+        name = "classifier.input_quantizer.step"
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_instability_is_that_of_the_weights_candidates(net):
+    """Masks and shares have a column for 8 bits, which only activations take."""
+    default = rfq.plan(net, IMAGE_SHAPE, rfq.QuantConfig(candidates=(6, 4)))
+    own = rfq.plan(net, IMAGE_SHAPE, rfq.QuantConfig(candidates=(6, 4), activation_candidates=BA))
+    functional = [FunctionalNetwork(plan.convert(net)) for plan in (default, own)]
+    expected = InstabilityMeter(functional[0], 0.25)
+    found = InstabilityMeter(functional[1], 0.25, own.space.candidates)
+    assert own.space.candidates == (8, 6, 4)
+    params, masks = functional[1].params, own.space.full_mask
+    of_default = functional[0].params, default.space.full_mask
+    np.testing.assert_array_equal(found(params, masks), expected(*of_default))
+    shares = found.shares(params, masks)
+    np.testing.assert_array_equal(shares[:, 0], 0)
+    np.testing.assert_array_equal(shares[:, 1:], expected.shares(*of_default))
+    assert (shares[:, 1:] > 0).all()
+
+
+@pytest.mark.parametrize("activations", [(32,), (32, 4)])
+def test_activations_may_stay_unquantized(net, activations):
+    config = rfq.QuantConfig(candidates=BW, activation_candidates=activations)
+    plan = rfq.plan(net, IMAGE_SHAPE, config)
+    coupled = rfq.couple(net, plan, IMAGES, devices=1)
+    assert coupled.configuration.tolist() == [[8, 32]] * 2
+    assert plan.costs("w2a32")["bitops_g"] == bitops([(2, 32)] * 2) / 1e9
+    step = rfq.CoupledStep(coupled, rfq.StepConfig(random_passes=1))
+    _, metrics = step(step.init(), (IMAGES, LABELS), key=jax.random.key(0), lr=0.1)
+    assert np.isfinite(metrics.losses).all()
+    assert not metrics.skipped
 
 
 @pytest.mark.parametrize("rows", [[[8, 8], [4, 4]], [[2, 8], [2, 4]], [[4, 4], [2, 4]]])
