@@ -7,9 +7,11 @@ activations (4) of the layer `last`.
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from flax import nnx
 
 import rfquant_jax as rfq
 from rfquant_jax.nn.functional import FunctionalNetwork, arrays_of
@@ -206,9 +208,13 @@ def test_activations_may_stay_unquantized(net, activations):
 
 @pytest.mark.parametrize("rows", [[[8, 8], [4, 4]], [[2, 8], [2, 4]], [[4, 4], [2, 4]]])
 def test_a_network_computes_what_its_bits_say(coupled, rows):
-    rfq.set_bits(coupled, np.asarray(rows))
-    expected = by_numpy(coupled, IMAGES[:6], rows, BW, BA)
-    np.testing.assert_allclose(coupled(IMAGES[:6]), expected, rtol=1e-4, atol=1e-5)
+    copy, rng = nnx.clone(coupled), np.random.default_rng(1)
+    for norm in (copy.network.bn, copy.network.last_bn):  # every bank is another one
+        for banks in (norm.scale, norm.bias, norm.mean, norm.var):
+            banks.set_value(jnp.asarray(rng.uniform(0.5, 2, (3, 2, 4)), jnp.float32))
+    rfq.set_bits(copy, np.asarray(rows))
+    expected = by_numpy(copy, IMAGES[:6], rows, BW, BA)
+    np.testing.assert_allclose(copy(IMAGES[:6]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_passes_draw_candidates_only_and_all_of_them(ruled):
