@@ -148,8 +148,12 @@ def best_pair(run: Run, budget: Budget, model: ProfileSearch) -> list[tuple[str,
     if not within:
         return []
     values = model.divergences(list(within.values()))
-    # Several pairs may be the same configuration: use the name with the most bits.
+    # Several pairs may be the same configuration: use the name with the most bits, or that of a
+    # level, so that a uniform configuration does not appear under two names.
     name = list(within)[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
+    levels = [f"w{w}a{a}" for w, a in run.search_space.levels]
+    same = [x for x in levels if x in within and np.array_equal(within[x], within[name])]
+    name = (same or [name])[0]
     return [(name, within[name])]
 
 

@@ -60,6 +60,13 @@ def test_of_pairs_that_are_one_configuration_the_name_has_the_most_bits():
     assert best_of({(6, 6): 1.0}, 23.9, pinned) == []
 
 
+def test_with_equal_bits_of_weights_and_activations_the_name_is_that_of_a_level():
+    equal = make_search_space(space_of(2), same_bits=["*"])
+    values = {(b, b): float(7 - b) for b in B}
+    ((name, configuration),) = best_of(values, 50, equal)
+    assert (name, configuration.tolist()) == ("w5a5", [[5, 5], [5, 5]])  # w6a5 is the same one
+
+
 def run_in(folder, *, checkpoint="", evaluations=12, profile=30, seed=0, **changes):
     search = SimpleNamespace(evaluations=evaluations, profile=profile)
     config = SimpleNamespace(checkpoint=checkpoint, search=search, seed=seed)
