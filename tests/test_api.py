@@ -21,7 +21,15 @@ from rfquant_jax.config import settings as of_config
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.evaluate import evaluator
 from rfquant_jax.nn.functional import arrays_of
-from tests.api_network import IMAGE_SHAPE, SmallNet, images_and_labels
+from tests.api_network import (
+    IMAGE_SHAPE,
+    SmallNet,
+    bitops,
+    by_numpy,
+    images_and_labels,
+    size_bits,
+    varied,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES, LABELS = images_and_labels(50)
@@ -30,15 +38,7 @@ MIXED = {"conv": (4, 2), "last": (3, 6)}
 
 @pytest.fixture(scope="module")
 def net():
-    """A plain network whose BatchNorms do something in evaluation."""
-    net = nnx.jit(lambda: SmallNet(nnx.Rngs(0)))()
-    rng = np.random.default_rng(3)
-    for norm in (net.stem_bn, net.bn, net.last_bn):
-        norm.mean.set_value(jnp.asarray(rng.normal(size=4) / 10, jnp.float32))
-        norm.var.set_value(jnp.asarray(rng.uniform(0.5, 2, 4), jnp.float32))
-        norm.scale.set_value(jnp.asarray(rng.uniform(0.5, 2, 4), jnp.float32))
-        norm.bias.set_value(jnp.asarray(rng.normal(size=4) / 10, jnp.float32))
-    return net
+    return varied()
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +66,6 @@ def profile(coupled, profile_file):
     return rfq.profile(coupled, IMAGES, profile_file, configurations=40)
 
 
-# By hand: 64 places, 9 * 3 * 4 weights of the stem, 9 * 4 * 4 of each searched layer, 4 * 3 of the
-# classifier; the stem and the classifier have 8 bits.
-FIXED_BITOPS, FIXED_BITS = 64 * (64 * 108 + 12), 8 * (108 + 12)
-
-
-def bitops(rows):
-    return FIXED_BITOPS + sum(int(w) * int(a) * 64 * 144 for w, a in rows)
-
-
-def size_bits(rows):
-    return FIXED_BITS + sum(int(w) * 144 for w, _ in rows)
-
-
 def test_a_plan_says_layers_and_costs_without_computing_anything(plan):
     abstract = nnx.eval_shape(lambda: SmallNet(nnx.Rngs(0)))
     assert rfq.plan(abstract, IMAGE_SHAPE).layers == plan.layers
@@ -89,45 +76,6 @@ def test_a_plan_says_layers_and_costs_without_computing_anything(plan):
         "size_mb": size_bits([(4, 2), (3, 6)]) / 8 / 2**20,
     }
     assert plan.costs("w3a2") == plan.costs(np.asarray([[3, 2], [3, 2]]))
-
-
-def quantized(x, step, low, high):
-    return step * np.round(np.clip((x / step).astype(np.float32), low, high))
-
-
-def convolved(x, kernel):
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = np.stack(
-        [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)], axis=3
-    )
-    return np.einsum("nhwkc,kco->nhwo", patches.astype(np.float64), kernel.reshape(9, -1, 4))
-
-
-def by_numpy(coupled, x, rows):
-    """Logits in evaluation, from the network's arrays alone."""
-    params, stats = ({n: np.asarray(v) for n, v in a.items()} for a in arrays_of(coupled.network))
-    places = {bits: place for place, bits in enumerate((6, 5, 4, 3, 2))}
-
-    def kernel(layer, bits, place):
-        step = params[f"{layer}.weight_quantizer.step"][place]
-        return quantized(params[f"{layer}.kernel"], step, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-    def inputs(layer, x, bits, place):
-        step = params[f"{layer}.input_quantizer.step"][place]
-        return quantized(x.astype(np.float32), step, 0, 2**bits - 1)
-
-    def normalized(name, x, bank):
-        mean, var = (stats[f"{name}.{kind}"][bank].astype(np.float64) for kind in ("mean", "var"))
-        scale, bias = params[f"{name}.scale"][bank], params[f"{name}.bias"][bank]
-        return np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + bias, 0)
-
-    x = normalized("stem_bn", convolved(x, kernel("stem", 8, 0)), ())
-    for layer, norm, (w, a) in zip(("conv", "last"), ("bn", "last_bn"), rows, strict=True):
-        bank = places[w], places[a]
-        x = convolved(inputs(layer, x, a, places[a]), kernel(layer, w, places[w]))
-        x = normalized(norm, x, bank)
-    x = inputs("classifier", x.mean((1, 2)), 8, 0)
-    return x @ kernel("classifier", 8, 0) + params["classifier.bias"]
 
 
 @pytest.mark.parametrize("rows", [[[6, 6], [6, 6]], [[4, 2], [3, 6]], [[2, 2], [2, 2]]])
@@ -336,6 +284,12 @@ def test_results_come_in_the_order_of_the_budgets_and_do_not_depend_on_it(profil
         for name, row in zip(("conv", "last"), found[0].configuration.tolist(), strict=True)
     }
     assert found[0].costs["bitops_g"] == bitops(found[0].configuration) / 1e9
+
+
+def test_weights_and_activations_have_equal_bits_where_asked(profile):
+    [found] = rfq.search(profile, "0.9*w4a3", evaluations=4, same_bits=["*"])
+    assert found.measured
+    assert all(weights == activations for weights, activations in found.layers.values())
 
 
 def test_pins_and_groups_hold(profile):

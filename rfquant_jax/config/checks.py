@@ -11,7 +11,7 @@ from rfquant_jax.config.transforms import RESIZED_CROP
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.quant.quant_config import CANDIDATES_RULE, MAX_BITS
 from rfquant_jax.search.budget import check_budget
-from rfquant_jax.search.variables import COLUMNS
+from rfquant_jax.search.ties import COLUMNS
 
 TASKS = ("pretrain", "train", "search", "evaluate", "export", "predict", "cost")
 

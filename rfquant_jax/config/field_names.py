@@ -31,6 +31,7 @@ FIELDS = {
     "name": "model.name",
     "path": "data.path",
     "pins": "search.pins",
+    "same_bits": "search.same_bits",
     "search_fraction": "data.search_fraction",
     "std": "data.std",
     "use_frozen": "search.use_frozen",

@@ -14,7 +14,8 @@ def limits(config: ConfigDict) -> tuple[int, int]:
 
     0 in `search.min_bits` or `search.max_bits` means the smallest or largest candidate.
     """
-    search, candidates = config.search, config.quant.candidates
+    search, quant = config.search, config.quant
+    candidates = (*quant.candidates, *quant.activation_candidates)
     return search.min_bits or min(candidates), search.max_bits or max(candidates)
 
 

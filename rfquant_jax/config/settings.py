@@ -87,7 +87,7 @@ def pretrain_step(config: ConfigDict) -> StepSettings:
 
 def coupled_step(config: ConfigDict) -> StepSettings:
     """Settings of a coupled step."""
-    return train_config(config).step.settings(tuple(config.quant.candidates))
+    return train_config(config).step.settings(quant_settings(config).all_candidates)
 
 
 def pretrain_plan(config: ConfigDict) -> Plan:

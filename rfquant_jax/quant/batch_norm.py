@@ -14,11 +14,25 @@ from rfquant_jax.quant.layers import Bits, pick, slot
 class SwitchableBatchNorm(nnx.Module):
     """BatchNorm with a bank of parameters and statistics for each (weight, activation) bit-width.
 
-    All arrays are float32[|B|, |B|, C]; every bank is initialised from the plain BatchNorm.
+    All arrays are float32[|Bw|, |Ba|, C]; every bank is initialised from the plain BatchNorm.
+
+    Args:
+      candidates: Bw, the bit-widths of weights, largest first.
+      activation_candidates: Ba, those of input activations; empty: Bw.
     """
 
-    def __init__(self, plain: nnx.BatchNorm, *, layer: str, index: int, candidates, bits):
-        self.layer, self.index, self.candidates = layer, index, candidates
+    def __init__(
+        self,
+        plain: nnx.BatchNorm,
+        *,
+        layer: str,
+        index: int,
+        candidates: tuple[int, ...],
+        bits: tuple[int, int],
+        activation_candidates: tuple[int, ...] = (),
+    ):
+        self.layer, self.index = layer, index
+        self.columns = candidates, activation_candidates or candidates
         self.epsilon, self.momentum = plain.epsilon, plain.momentum
         self.use_running_average = False
         self.bits = Bits(jnp.asarray(bits, jnp.int32))
@@ -26,7 +40,7 @@ class SwitchableBatchNorm(nnx.Module):
         def banks(kind: type[nnx.Variable], values: nnx.Variable | None):
             if values is None:
                 return None
-            shape = (len(candidates), len(candidates), plain.num_features)
+            shape = (*map(len, self.columns), plain.num_features)
             return kind(jnp.broadcast_to(values[...], shape).astype(jnp.float32))
 
         self.scale, self.bias = banks(nnx.Param, plain.scale), banks(nnx.Param, plain.bias)
@@ -35,12 +49,13 @@ class SwitchableBatchNorm(nnx.Module):
     def bank(self) -> tuple[jax.Array, jax.Array]:
         """Indices of the active bank, int32[] each."""
         weight_bits, input_bits = self.bits[...]
-        return slot(weight_bits, self.candidates), slot(input_bits, self.candidates)
+        weights, activations = self.columns
+        return slot(weight_bits, weights), slot(input_bits, activations)
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         del use_running_average  # the attribute is the mode, see `nn.batch_norm.BatchNorm`
         weights, activations = self.bank()
-        row = weights * len(self.candidates) + activations
+        row = weights * len(self.columns[1]) + activations
 
         def own(banks: nnx.Variable | None) -> jax.Array | None:
             return None if banks is None else pick(_rows(banks), row)
@@ -66,5 +81,5 @@ class SwitchableBatchNorm(nnx.Module):
 
 
 def _rows(banks: nnx.Variable) -> jax.Array:
-    """All banks as float32[|B| |B|, C], so that reading a bank takes one index: a slice."""
+    """All banks as float32[|Bw| |Ba|, C], so that reading a bank takes one index: a slice."""
     return banks[...].reshape(-1, banks.shape[-1])

@@ -97,10 +97,10 @@ def initialize_activation_steps(
 ) -> Arrays:
     """Parameters with every activation step size set from data, 2 * mean|x| / sqrt(Qp) as in LSQ.
 
-    There is one pass for each bit-width, from the largest to the smallest. In a pass, the step of
-    each layer is set from its input, in forward order, and later layers already use it. A layer
-    without the bit-width uses its next smaller one, else its smallest. Results are means over
-    batches and devices. Layers with fixed bit-widths keep the value of the first pass.
+    There is one pass for each bit-width of activations, from the largest to the smallest. In a
+    pass, the step of each layer is set from its input, in forward order, and later layers already
+    use it. A layer without the bit-width uses its next smaller one, else its smallest. Results are
+    means over batches and devices. Layers with fixed bit-widths keep the value of the first pass.
 
     Returns:
       `functional.params` with the input quantizers' steps replaced.
@@ -108,7 +108,7 @@ def initialize_activation_steps(
     in_specs = (REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
     measure = Compiled(measure_steps(functional, preprocess, _published), mesh, in_specs, SHARDED)
     params, stats = functional.params, replicate(functional.stats, mesh)
-    for bits in space.candidates:
+    for bits in space.columns[ACTIVATIONS]:
         configuration = space.uniform(bits, bits)
         # A smaller bit-width that replaces a missing one is measured here as well, so that it is
         # never used uninitialised. Its own, later pass overwrites the value.
@@ -136,8 +136,9 @@ def with_steps(params: Arrays, steps: Mapping[str, np.ndarray], space: Space, bi
     """
     configuration = space.uniform(bits, bits)[:, ACTIVATIONS]
     used = zip(space.names, configuration, configuration <= bits, strict=True)
-    slots = {name: space.candidates.index(b) for name, b, new in used if new}
-    if bits == space.candidates[0]:
+    candidates = space.columns[ACTIVATIONS]
+    slots = {name: candidates.index(b) for name, b, new in used if new}
+    if bits == candidates[0]:
         slots |= {name: 0 for name in steps if name not in space.names}
     keys = {name: f"{name}.input_quantizer.step" for name in steps if name in slots}
     return {key: params[key].at[slots[name]].set(steps[name]) for name, key in keys.items()}

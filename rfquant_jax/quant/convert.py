@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,9 +23,9 @@ from rfquant_jax.quant.layers import (
     Quantizer,
     quantized_layers,
 )
+from rfquant_jax.quant.rules import Rules, apply_rule, at_least
 
 CANDIDATES = (6, 5, 4, 3, 2)
-Rules = Sequence[tuple[str, Sequence[int]]]
 
 
 def plan(
@@ -34,6 +33,7 @@ def plan(
     input_shape: Sequence[int],
     *,
     candidates: tuple[int, ...] = CANDIDATES,
+    activation_candidates: tuple[int, ...] = (),
     depthwise_min_bits: int = 3,
     fixed_bits: int = 8,
     rules: Rules = (),
@@ -47,6 +47,7 @@ def plan(
     Args:
       network, input_shape: see `layer_table`.
       candidates: bit-widths, largest first; `lsq.FULL_PRECISION` means not quantized.
+      activation_candidates: those of input activations; empty: `candidates`.
       rules: (pattern, bit-widths) pairs for searched layers; the last match wins. The pattern is a
         shell pattern over layer names. Several bit-widths restrict the candidates; a single one
         fixes the layer's weights and activations. The full name of the classifier selects it, too.
@@ -70,11 +71,13 @@ def plan(
             fixed = (fixed_bits, fixed_bits)
             layer = replace(layer, fixed_bits=fixed, quantize_input=layer.name not in first)
         else:
-            layer = replace(layer, candidates=candidates)
+            given = {"candidates": candidates, "activation_candidates": activation_candidates}
+            layer = replace(layer, **given)
         decided.append(layer)
+    columns = candidates, activation_candidates
     for pattern, bits in rules:
-        decided = _apply_rule(decided, pattern, tuple(bits), candidates, classifier)
-    decided = [_at_least(layer, depthwise_min_bits) for layer in decided]
+        decided = apply_rule(decided, pattern, tuple(bits), columns, classifier)
+    decided = [at_least(layer, depthwise_min_bits) for layer in decided]
     if not any(layer.candidates for layer in decided):
         raise UserError(
             "no layer is left to search: apart from the first convolution and the classifier, the "
@@ -83,53 +86,12 @@ def plan(
     return tuple(decided)
 
 
-def _at_least(layer: Layer, depthwise_min_bits: int) -> Layer:
-    """The layer without the bit-widths below `depthwise_min_bits` if it is depthwise."""
-    if not layer.is_depthwise or not layer.quantize_input:
-        return layer
-    kept = tuple(b for b in layer.candidates if b >= depthwise_min_bits)
-    too_few = layer.candidates and not kept
-    if too_few or (not layer.candidates and min(layer.fixed_bits) < depthwise_min_bits):
-        raise UserError(
-            f"`rules`: {layer.name} is depthwise and must keep at least "
-            f"{depthwise_min_bits} bits (`depthwise_min_bits`)"
-        )
-    return replace(layer, candidates=kept)
-
-
-def _apply_rule(
-    layers: list[Layer],
-    pattern: str,
-    bits: tuple[int, ...],
-    candidates: tuple[int, ...],
-    classifier: list[str],
-) -> list[Layer]:
-    # The classifier by its full name only: a pattern such as `*` must not change it.
-    named = [pattern] if pattern in classifier else []
-    searchable = [x.name for x in layers if x.quantize_input and x.name not in classifier] + named
-    matched = set(fnmatch.filter(searchable, pattern))
-    if not matched:
-        raise UserError(
-            f"`rules`: pattern {pattern!r} matches no searched layer; "
-            f"they are {', '.join(searchable)}"
-        )
-    if len(bits) > 1 and not set(bits) <= set(candidates):
-        raise UserError(
-            f"`rules`: {pattern!r} asks for bits {bits}, of which only "
-            f"{candidates} (`candidates`) can be searched"
-        )
-    if len(bits) == 1:
-        changed = {"candidates": (), "fixed_bits": (bits[0], bits[0])}
-    else:
-        changed = {"candidates": tuple(sorted(bits, reverse=True))}
-    return [replace(layer, **changed) if layer.name in matched else layer for layer in layers]
-
-
 def quantize(
     network: nnx.Module,
     layers: Sequence[Layer],
     *,
     candidates: tuple[int, ...] = CANDIDATES,
+    activation_candidates: tuple[int, ...] = (),
     scale_gradient: bool = False,
 ) -> nnx.Module:
     """A coupled copy of a plain network, with quantized layers and switchable BatchNorms.
@@ -140,6 +102,8 @@ def quantize(
     Args:
       network: the plain network; not modified.
       layers: result of `plan`.
+      candidates, activation_candidates: those given to `plan`; one step size and one row or column
+        of BatchNorm banks for each.
 
     Raises:
       UserError: a Feature names an unknown layer, or a convolution has an unsupported padding.
@@ -152,14 +116,15 @@ def quantize(
         for layer in layers
         if layer.candidates and layer.batch_norm is not None
     }
+    columns = candidates, activation_candidates or candidates
     replaced: dict[tuple, nnx.Module] = {}
     for path, module in nnx.iter_modules(coupled):
         if isinstance(module, nnx.BatchNorm):
-            replaced[path] = _batch_norm(module, switchable.get(path), candidates)
+            replaced[path] = _batch_norm(module, switchable.get(path), columns)
     for layer in layers:
         index = searched.index(layer.name) if layer.candidates else None
         plain = module_at(coupled, layer.path)
-        replaced[layer.path] = _quantized(plain, layer, index, candidates, scale_gradient)
+        replaced[layer.path] = _quantized(plain, layer, index, columns, scale_gradient)
     replace_modules(coupled, replaced)
     return coupled
 
@@ -192,20 +157,30 @@ def _check_features(network: nnx.Module, layers: Sequence[Layer]) -> None:
             )
 
 
-def _batch_norm(plain: nnx.BatchNorm, owner: tuple[Layer, int] | None, candidates):
+def _batch_norm(plain: nnx.BatchNorm, owner: tuple[Layer, int] | None, columns):
     if owner is None:
         return BatchNorm.like(plain)
     layer, index = owner
-    bits = (layer.candidates[0], layer.candidates[0])
+    weights, activations = columns
     return SwitchableBatchNorm(
-        plain, layer=layer.name, index=index, candidates=candidates, bits=bits
+        plain,
+        layer=layer.name,
+        index=index,
+        candidates=weights,
+        activation_candidates=activations,
+        bits=_largest(layer),
     )
 
 
-def _quantized(plain, layer: Layer, index: int | None, candidates, scale_gradient: bool):
+def _largest(layer: Layer) -> tuple[int, int]:
+    """The largest bit-widths of a searched layer."""
+    weights, activations = layer.columns
+    return weights[0], activations[0]
+
+
+def _quantized(plain, layer: Layer, index: int | None, columns, scale_gradient: bool):
     if layer.candidates:
-        bits = (layer.candidates[0], layer.candidates[0])
-        weight_slots = input_slots = candidates
+        bits, (weight_slots, input_slots) = _largest(layer), columns
     else:
         bits = layer.fixed_bits
         weight_slots, input_slots = bits[:1], bits[1:] if layer.quantize_input else None

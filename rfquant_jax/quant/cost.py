@@ -91,8 +91,8 @@ class CostModel:
         }
 
     def table(self, space: Space) -> list[dict]:
-        """The costs of the uniform configurations with equal weight and activation bits."""
+        """The costs of the uniform configurations, see `Space.levels`."""
         return [
-            {"configuration": f"w{bits}a{bits}"} | self.of_one(space.uniform(bits, bits))
-            for bits in space.candidates
+            {"configuration": f"w{w}a{a}"} | self.of_one(space.uniform(w, a))
+            for w, a in space.levels
         ]

@@ -41,6 +41,7 @@ class Layer:
       macs: multiply-accumulates for one image.
       batch_norm: path of the BatchNorm applied to the layer's output, or None.
       candidates: bit-widths to search over, largest first; empty if the bits are fixed.
+      activation_candidates: those of the input, if they differ; empty: `candidates`.
       fixed_bits: (weight, input) bits of a fixed layer, used in cost models.
       quantize_input: False for the first convolution, which reads the image.
     """
@@ -52,8 +53,14 @@ class Layer:
     macs: int
     batch_norm: tuple | None = None
     candidates: tuple[int, ...] = ()
+    activation_candidates: tuple[int, ...] = ()
     fixed_bits: tuple[int, int] = (8, 8)
     quantize_input: bool = True
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The bit-widths of weights and of input activations to search over."""
+        return self.candidates, self.activation_candidates or self.candidates
 
     @property
     def is_convolution(self) -> bool:

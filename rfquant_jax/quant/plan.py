@@ -18,7 +18,7 @@ from rfquant_jax.quant.configuration import Configuration, as_configuration
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layer_table import Layer
 from rfquant_jax.quant.quant_config import QuantConfig
-from rfquant_jax.quant.space import Space
+from rfquant_jax.quant.space import ACTIVATIONS, Space
 
 
 # Compared by identity: modules that carry a plan can then be hashed by their structure.
@@ -54,11 +54,12 @@ class QuantizationPlan:
             network,
             input_shape,
             candidates=settings.candidates,
+            activation_candidates=settings.activation_candidates,
             depthwise_min_bits=settings.depthwise_min_bits,
             fixed_bits=settings.fixed_bits,
             rules=settings.rules,
         )
-        space = Space.of(layers, settings.candidates)
+        space = Space.of(layers, settings.candidates, settings.activation_candidates)
         return cls(settings, layers, space, tuple(input_shape), logits)
 
     @cached_property
@@ -100,6 +101,7 @@ class QuantizationPlan:
             network,
             self.layers,
             candidates=self.settings.candidates,
+            activation_candidates=self.settings.activation_candidates,
             scale_gradient=self.settings.scale_gradient,
         )
         convert.set_signed(coupled, signed)
@@ -175,12 +177,19 @@ class QuantizationPlan:
 
     def identity(self) -> Mapping[str, Any]:
         """The part of a checkpoint's identity that this plan determines, JSON."""
-        return {
+        found = {
             "candidates": list(self.settings.candidates),
             "layers": {layer.name: list(layer.kernel_shape) for layer in self.layers},
             "bits": {
                 layer.name: list(layer.candidates or layer.fixed_bits) for layer in self.layers
             },
+        }
+        if self.space.has_one_set:  # as in checkpoints of earlier releases
+            return found
+        searched = [layer for layer in self.layers if layer.candidates]
+        return found | {
+            "activation_candidates": list(self.settings.activation_candidates),
+            "activation_bits": {x.name: list(x.columns[ACTIVATIONS]) for x in searched},
         }
 
 

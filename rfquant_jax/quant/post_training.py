@@ -63,8 +63,8 @@ def search_activation_steps(
 ) -> Arrays:
     """`params` with every activation step size set by a line search on data.
 
-    For each bit-width, from the largest to the smallest, there are two passes over the batches. The
-    first searches each layer's step on each batch separately, in forward order, as
+    For each bit-width of activations, from the largest to the smallest, there are two passes over
+    the batches. The first searches each layer's step on each batch separately, in forward order, as
     `calibrate.initialize_activation_steps` does. The second uses the means of these steps in all
     layers and sums the errors of a fine grid around them over the batches; the step with the
     smallest sum is selected. Layers without a bit-width and layers with fixed bit-widths are
@@ -90,7 +90,7 @@ def search_activation_steps(
             found.append({name: values[real] for name, values in result.items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
-    for bits in space.candidates:
+    for bits in space.columns[ACTIVATIONS]:
         configuration = space.uniform(bits, bits)
         # As in `calibrate`: the replacement of a missing bit-width is measured as well.
         fresh = configuration[:, ACTIVATIONS] <= bits

@@ -6,8 +6,10 @@ import itertools
 from dataclasses import dataclass
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.quant.convert import CANDIDATES, Rules
+from rfquant_jax.quant.convert import CANDIDATES
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.quant.rules import Rules
+from rfquant_jax.quant.space import union
 from rfquant_jax.runtime.setting import Rule, check_settings, documented, setting
 
 MAX_BITS = 8  # codes with more bits do not fit the integer operands of exported models
@@ -50,6 +52,15 @@ class QuantConfig:
         "quantized",
         CANDIDATES_RULE,
     )
+    activation_candidates: tuple[int, ...] = setting(
+        (),
+        "bit-widths to choose from for the input activations of layers, largest first; empty: "
+        "`candidates`",
+        Rule(
+            f"must be empty, or {CANDIDATES_RULE.text.removeprefix('must be ')}",
+            lambda bits: not bits or CANDIDATES_RULE.holds(bits),
+        ),
+    )
     depthwise_min_bits: int = setting(3, "smallest bit-width of depthwise convolutions")
     fixed_bits: int = setting(
         8,
@@ -80,16 +91,23 @@ class QuantConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "rules", "signed", "unsigned"):
+        for name in ("candidates", "activation_candidates", "rules", "signed", "unsigned"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_settings(self)
-        if self.depthwise_min_bits > self.candidates[0]:
-            rule = f"leaves depthwise layers none of `candidates` {self.candidates}"
-            raise ArgumentError("depthwise_min_bits", self.depthwise_min_bits, rule)
+        for name in ("candidates", "activation_candidates"):
+            bits = getattr(self, name)
+            if bits and self.depthwise_min_bits > bits[0]:
+                rule = f"leaves depthwise layers none of `{name}` {bits}"
+                raise ArgumentError("depthwise_min_bits", self.depthwise_min_bits, rule)
         for rule in self.rules:
             _check_rule(rule)
         pairs = tuple((pattern, tuple(bits)) for pattern, bits in self.rules)
         object.__setattr__(self, "rules", pairs)
+
+    @property
+    def all_candidates(self) -> tuple[int, ...]:
+        """The bit-widths of weights and of activations together, largest first."""
+        return union(self.candidates, self.activation_candidates)
 
 
 def _check_rule(rule: object) -> None:

@@ -1,7 +1,8 @@
 """Configurations and candidate masks: naming, JSON in and out.
 
 A configuration is int32[L, 2]: the weight and activation bit-width of each searched layer, in
-forward order. A candidate mask is bool[L, |B|]: which bit-widths may be sampled now.
+forward order. A candidate mask is bool[L, |B|]: which bit-widths may be sampled now. B holds the
+bit-widths of weights and of activations, which may differ.
 """
 
 from __future__ import annotations
@@ -28,28 +29,79 @@ class Space:
     Attributes:
       names: the searched layers' names, in forward order.
       candidates: every bit-width of the search, largest first.
-      full_mask: bool[L, |B|], the bit-widths each layer may take, weights and activations alike.
+      full_mask: bool[L, |B|], the bit-widths that the weights of each layer may take.
+      activation_mask: the same for its input activations; None: those of the weights.
+      columns: the candidates of weights and those of activations, each largest first; empty: all
+        `candidates` for both.
     """
 
     names: tuple[str, ...]
     candidates: tuple[int, ...]
     full_mask: np.ndarray
+    activation_mask: np.ndarray | None = None
+    columns: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.activation_mask is None:
+            object.__setattr__(self, "activation_mask", self.full_mask)
+        if not self.columns:
+            object.__setattr__(self, "columns", (self.candidates, self.candidates))
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], candidates: tuple[int, ...]) -> Space:
-        """The space of the searched layers among `layers`."""
+    def of(
+        cls,
+        layers: Sequence[Layer],
+        candidates: tuple[int, ...],
+        activation_candidates: tuple[int, ...] = (),
+    ) -> Space:
+        """The space of the searched layers among `layers`.
+
+        Args:
+          activation_candidates: the candidates of activations; empty: those of weights.
+        """
         searched = [layer for layer in layers if layer.candidates]
-        rows = [[b in layer.candidates for b in candidates] for layer in searched]
-        mask = np.asarray(rows, bool).reshape(len(searched), len(candidates))
-        return cls(tuple(layer.name for layer in searched), candidates, mask)
+        columns = candidates, activation_candidates or candidates
+        bits = union(*columns)
+        masks = [
+            np.asarray([[b in layer.columns[c] for b in bits] for layer in searched], bool)
+            for c in (WEIGHTS, ACTIVATIONS)
+        ]
+        shape = len(searched), len(bits)
+        names = tuple(layer.name for layer in searched)
+        return cls(names, bits, *(mask.reshape(shape) for mask in masks), columns)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def full_masks(self) -> np.ndarray:
+        """The bit-widths that weights and activations of each layer may take, bool[2, L, |B|]."""
+        return np.stack([self.full_mask, self.activation_mask])
+
+    @property
+    def has_one_set(self) -> bool:
+        """Whether weights and activations have the same candidates."""
+        return self.columns[WEIGHTS] == self.columns[ACTIVATIONS]
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Weight and activation bits of the uniform configurations, one for each bit-width.
+
+        With equal candidates these are equal bits. Otherwise each column has its largest candidate
+        up to the bit-width, else its smallest.
+        """
+        weights, activations = self.columns
+        return list(
+            dict.fromkeys((_clamp(weights, b), _clamp(activations, b)) for b in self.candidates)
+        )
+
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
         """Every layer at its largest bit-width up to the given ones, else at its smallest."""
         rows = [
-            [_clamp(self.allowed(i), weight_bits), _clamp(self.allowed(i), activation_bits)]
+            [
+                _clamp(self.allowed(i, WEIGHTS), weight_bits),
+                _clamp(self.allowed(i, ACTIVATIONS), activation_bits),
+            ]
             for i in range(len(self))
         ]
         return np.asarray(rows, np.int32).reshape(len(self), 2)
@@ -59,9 +111,10 @@ class Space:
         """The configuration with every layer at its largest bit-widths."""
         return self.uniform(max(self.candidates), max(self.candidates))
 
-    def allowed(self, index: int) -> list[int]:
-        """The bit-widths that layer `index` may take, largest first."""
-        return [b for b, has in zip(self.candidates, self.full_mask[index], strict=True) if has]
+    def allowed(self, index: int, column: int = WEIGHTS) -> list[int]:
+        """The bit-widths that weights or activations of layer `index` may take, largest first."""
+        mask = (self.full_mask, self.activation_mask)[column][index]
+        return [b for b, has in zip(self.candidates, mask, strict=True) if has]
 
     def encode(self, configuration: np.ndarray) -> str:
         """A configuration as a string: a letter for each bit-width, by layer, weights first."""
@@ -90,11 +143,12 @@ class Space:
         uniform = re.fullmatch(r"w(\d+)a(\d+)", text)
         if uniform is None:
             return self.from_json(_read_json(Path(text)), source=text)
-        weight_bits, activation_bits = map(int, uniform.groups())
-        for bits in (weight_bits, activation_bits):
-            if bits not in self.candidates:
-                raise UserError(f"configuration {text!r}: {bits} is not one of {self.candidates}")
-        return self.uniform(weight_bits, activation_bits)
+        asked = tuple(map(int, uniform.groups()))
+        for name, bits, candidates in zip(COLUMN_NAMES, asked, self.columns, strict=True):
+            if bits not in candidates:
+                what = "" if self.has_one_set else f", the candidates of {name}"
+                raise UserError(f"configuration {text!r}: {bits} is not one of {candidates}{what}")
+        return self.uniform(*asked)
 
     def to_json(self, configuration: np.ndarray) -> dict[str, list[int]]:
         """`{layer name: [weight bits, activation bits]}`."""
@@ -123,14 +177,15 @@ class Space:
         return np.asarray(rows, np.int32).reshape(len(self), 2)
 
     def _row(self, name: str, bits: object, source: str) -> list[int]:
-        allowed = self.allowed(self.names.index(name))
-        valid = (
-            isinstance(bits, list | tuple) and len(bits) == 2 and all(b in allowed for b in bits)
-        )
-        if not valid:
+        weights, activations = (self.allowed(self.names.index(name), c) for c in (0, 1))
+        pair = isinstance(bits, list | tuple) and len(bits) == 2
+        if not (pair and bits[WEIGHTS] in weights and bits[ACTIVATIONS] in activations):
+            each = f"each one of {weights}"
+            if weights != activations:
+                each = f"one of {weights} and one of {activations}"
             raise UserError(
                 f"{source}: layer {name} has {one_line(repr(bits))}; it takes a weight and an "
-                f"activation bit-width, each one of {allowed}"
+                f"activation bit-width, {each}"
             )
         return list(bits)
 
@@ -139,7 +194,12 @@ def _shown(names: list[str]) -> str:
     return one_line(names or "none")
 
 
-def _clamp(allowed: list[int], bits: int) -> int:
+def union(*columns: Sequence[int]) -> tuple[int, ...]:
+    """Every bit-width of these candidates, largest first."""
+    return tuple(sorted(set().union(*columns), reverse=True))
+
+
+def _clamp(allowed: Sequence[int], bits: int) -> int:
     return next((b for b in allowed if b <= bits), allowed[-1])
 
 

@@ -56,7 +56,9 @@ def sensitivity(
       growth: {"weights" | "activations": {layer: {bits: growth}}}.
     """
     bits = sorted({b for of in growth.values() for row in of.values() for b in row}, reverse=True)
-    rows = [(what, b) for what in growth for b in bits]
+    rows = [
+        (what, b) for what, of in growth.items() for b in bits if any(b in x for x in of.values())
+    ]
     values = np.asarray(
         [[growth[what][layer].get(b, np.nan) for layer in layers] for what, b in rows]
     )

@@ -18,7 +18,8 @@ from rfquant_jax.quant.space import Space
 class Uniform(Protocol):
     """Anything with uniform configurations."""
 
-    candidates: tuple[int, ...]
+    @property
+    def levels(self) -> list[tuple[int, int]]: ...
 
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray: ...
 
@@ -88,10 +89,10 @@ class Budget:
         Args:
           space: a network's `Space`, or a `SearchSpace`, whose restrictions then apply.
         """
-        for bits in space.candidates:
-            configuration = space.uniform(bits, bits)
+        for weights, activations in space.levels:
+            configuration = space.uniform(weights, activations)
             if self.fits(configuration):
-                return [(f"w{bits}a{bits}", configuration)]
+                return [(f"w{weights}a{activations}", configuration)]
         return []
 
     @property
@@ -171,10 +172,11 @@ def _limit(part: Part, text: str, kinds: Mapping[str, CostKind], space: Space) -
         return Limit(kind, part.number)
     if part.is_share:
         reference = np.full((len(space), 2), part.bits, np.int32)
-    elif set(part.bits) <= set(space.candidates):
+    elif all(bits in column for bits, column in zip(part.bits, space.columns, strict=True)):
         reference = space.uniform(*part.bits)
     else:
-        rule = f"uses bit-widths outside the candidates {space.candidates}"
+        known = " and ".join(map(str, dict.fromkeys(space.columns)))
+        rule = f"uses bit-widths outside the candidates {known}"
         raise ArgumentError("budgets", text, rule)
     value = part.number * kind.cost(reference)
     if not 0 < value < math.inf:

@@ -32,7 +32,7 @@ def profile_configurations(search_space: SearchSpace, count: int, seed: int) -> 
         found.setdefault(configuration.tobytes(), configuration)
 
     add(search_space.uniform(candidates[0], candidates[0]))
-    for pair in itertools.product(candidates, candidates):
+    for pair in itertools.product(*search_space.space.columns):
         add(search_space.uniform(*pair))
     moves = _single_moves(search_space)
     for place in rng.permutation(len(moves))[: int(SINGLE_MOVES * count)]:

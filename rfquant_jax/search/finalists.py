@@ -51,12 +51,16 @@ def best_pair(
     """The uniform pair wXaY within a budget with the least divergence, by name; or empty."""
     pairs = {
         f"w{w}a{a}": search_space.uniform(w, a)
-        for w, a in itertools.product(search_space.candidates, repeat=2)
+        for w, a in itertools.product(*search_space.space.columns)
     }
     within = {name: c for name, c in pairs.items() if budget.fits(c)}
     if not within:
         return []
     values = divergences(list(within.values()))
-    # Several pairs may be the same configuration: use the name with the most bits.
+    # Several pairs may be the same configuration: use the name with the most bits, or that of a
+    # level, so that a uniform configuration does not appear under two names.
     name = list(within)[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
+    levels = [f"w{w}a{a}" for w, a in search_space.levels]
+    same = [x for x in levels if x in within and np.array_equal(within[x], within[name])]
+    name = (same or [name])[0]
     return [(name, within[name])]

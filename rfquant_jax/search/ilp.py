@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS
 from rfquant_jax.runtime.native_output import silenced
 from rfquant_jax.search.budget import Limit
+from rfquant_jax.search.ties import Place
 from rfquant_jax.search.variables import SearchSpace, SearchVariable
 
 NODES = 100_000  # limit on nodes, not on time: results do not depend on the load of the machine
@@ -36,15 +37,16 @@ class IntegerProgram:
 
     @classmethod
     def of(cls, search_space: SearchSpace) -> IntegerProgram:
-        allowed = {
-            (layer, k.column): k.allowed for k in search_space.variables for layer in k.layers
-        }
-        choices = tuple(
-            Choice(layer, *pair)
-            for layer in range(len(search_space.space))
-            for pair in itertools.product(allowed[layer, WEIGHTS], allowed[layer, ACTIVATIONS])
-        )
-        return cls(search_space, choices)
+        variable_of = {place: v for v in search_space.variables for place in v.places}
+        choices = []
+        for layer in range(len(search_space.space)):
+            weights, activations = variable_of[layer, WEIGHTS], variable_of[layer, ACTIVATIONS]
+            pairs = itertools.product(weights.allowed, activations.allowed)
+            # One variable for both: equal bits.
+            choices += [
+                Choice(layer, w, a) for w, a in pairs if weights is not activations or w == a
+            ]
+        return cls(search_space, tuple(choices))
 
     def loads(self, limit: Limit) -> tuple[float, np.ndarray]:
         """Cost of the lowest bit-widths, and the increase by each choice, as fractions of the
@@ -98,18 +100,25 @@ class IntegerProgram:
     def _ties(self, further: int) -> list[LinearConstraint]:
         """Constraints that give tied layers equal bit-widths."""
 
-        def taken(layer: int, variable: SearchVariable, bits: int) -> np.ndarray:
-            at = [(c.weight_bits, c.activation_bits)[variable.column] for c in self.choices]
+        def taken(place: Place, bits: int) -> np.ndarray:
+            layer, column = place
+            at = [(c.weight_bits, c.activation_bits)[column] for c in self.choices]
             own = [c.layer == layer and b == bits for c, b in zip(self.choices, at, strict=True)]
             return np.asarray(own + [False] * further, float)
 
         rows = [
-            taken(variable.layers[0], variable, bits) - taken(other, variable, bits)
+            taken(variable.places[0], bits) - taken(other, bits)
             for variable in self.search_space.variables
-            for other in variable.layers[1:]
+            for other in _other_layers(variable)
             for bits in variable.allowed
         ]
         return [LinearConstraint(np.stack(rows), 0, 0)] if rows else []
+
+
+def _other_layers(variable: SearchVariable) -> list[Place]:
+    """A place of each layer but the first; a layer with two places has choices of equal bits."""
+    places = {layer: (layer, column) for layer, column in variable.places}
+    return [place for layer, place in places.items() if layer != variable.layers[0]]
 
 
 def least_load(search_space: SearchSpace, limits: Sequence[Limit]) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rfquant_jax.errors import UserError, listed, one_line
-from rfquant_jax.quant.space import Space
+from rfquant_jax.quant.space import ACTIVATIONS, Space
 from rfquant_jax.runtime.files import parse_json, read_text
 
 COLUMNS = ("layer", "w_bits", "a_bits", "milliseconds")
@@ -69,7 +69,7 @@ def read_latencies(path: Path, space: Space, fixed_layers: Iterable[str]) -> Lat
                 f"{path}: entry {number}: the network has no layer {one_line(repr(layer))}"
             )
         index = space.names.index(layer)
-        if not {weight, activation} <= set(space.allowed(index)):
+        if not (weight in space.allowed(index) and activation in space.allowed(index, ACTIVATIONS)):
             continue  # a table may contain more bit-widths than the network has
         place = index, *(space.candidates.index(b) for b in (weight, activation))
         if not np.isnan(table[place]):
@@ -120,7 +120,7 @@ def _check_complete(path: Path, table: np.ndarray, space: Space) -> None:
         f"{name} w{weight}a{activation}"
         for i, name in enumerate(space.names)
         for weight in space.allowed(i)
-        for activation in space.allowed(i)
+        for activation in space.allowed(i, ACTIVATIONS)
         if np.isnan(table[i, space.candidates.index(weight), space.candidates.index(activation)])
     ]
     if missing:

@@ -144,5 +144,5 @@ class NetworkProfile:
         if sum(map(search_space.holds, measured)) < FEWEST:
             raise UserError(
                 f"the profile holds fewer than {FEWEST} configurations within these limits, "
-                "pins and groups, and has no network to measure others with"
+                "pins, groups and equal bits, and has no network to measure others with"
             )

@@ -21,6 +21,14 @@ from rfquant_jax.runtime.files import LineRecord
 Evaluate = Callable[[np.ndarray, int], np.ndarray]
 
 
+def candidates_of(space: Space) -> dict[str, list[int]]:
+    """The entries of a profile's header for the candidates of a network."""
+    weights, activations = map(list, space.columns)
+    if space.has_one_set:  # as in profiles of earlier releases
+        return {"candidates": weights}
+    return {"candidates": weights, "activation_candidates": activations}
+
+
 class Profile:
     """Measured divergences by part; parts are disjoint sets of images.
 

@@ -19,7 +19,7 @@ from rfquant_jax.runtime.files import parse_json
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.search.image_sets import ImageSets, image_sets
 from rfquant_jax.search.network_profile import NetworkProfile
-from rfquant_jax.search.profile import Profile
+from rfquant_jax.search.profile import Profile, candidates_of
 from rfquant_jax.search.profile_search import measure_profile
 from rfquant_jax.search.variables import make_search_space
 
@@ -111,9 +111,13 @@ def _header(plan: QuantizationPlan, params: Arrays, sets: ImageSets) -> dict:
     return {
         "parameters": _digest(np.asarray(params[name]) for name in sorted(params)),
         "images": {"digest": _digest(batches), "batches": sets.each},
-        "candidates": list(plan.space.candidates),
-        "layers": list(plan.space.names),
+        **_space_header(plan),
     }
+
+
+def _space_header(plan: QuantizationPlan) -> dict:
+    """What a file must have in common with a plan: candidates and layers."""
+    return {**candidates_of(plan.space), "layers": list(plan.space.names)}
 
 
 def _digest(arrays: Iterator[np.ndarray]) -> str:
@@ -130,7 +134,7 @@ def _from_file(
     if path is None:
         raise ArgumentError("path", None, "must name the file of a profile for a plan")
     header = _read_header(Path(path))
-    wanted = {"candidates": list(plan.space.candidates), "layers": list(plan.space.names)}
+    wanted = {"activation_candidates": None, **_space_header(plan)}
     for what, own in wanted.items():
         if header.get(what) != own:
             raise UserError(f"{path}: is the profile of another network: its {what} differ")

@@ -57,6 +57,7 @@ def search(
     max_bits: int = 32,
     pins: Sequence[tuple[str, Sequence[int]]] = (),
     groups: Sequence[Sequence[str]] = (),
+    same_bits: Sequence[str] = (),
     latency_table: str | os.PathLike[str] | None = None,
 ) -> list[Found]:
     """Finds the configuration with the smallest divergence within each budget.
@@ -76,6 +77,7 @@ def search(
       max_bits: largest bit-width of all layers.
       pins: (layer pattern, (weight bits, activation bits)) pairs: layers with fixed bit-widths.
       groups: ("weights", "activations" or "both", layer pattern, ...): layers with equal bits.
+      same_bits: patterns of layers whose weights and input activations have equal bits.
       latency_table: JSON or CSV file with layer, w_bits, a_bits and milliseconds, required for
         latency budgets.
 
@@ -102,7 +104,12 @@ def search(
     plan = profile.plan
     asked = [budgets] if isinstance(budgets, str) else list(budgets)
     search_space = make_search_space(
-        plan.space, min_bits=min_bits, max_bits=max_bits, pins=pins, groups=groups
+        plan.space,
+        min_bits=min_bits,
+        max_bits=max_bits,
+        pins=pins,
+        groups=groups,
+        same_bits=same_bits,
     )
     kinds, latencies = plan.cost_model.kinds(), _latencies(plan, latency_table)
     if latencies is not None:

@@ -80,7 +80,8 @@ class Encoding:
         for start, variable in zip(self.starts[:-1], self.search_space.variables, strict=True):
             bits = configurations[:, variable.layers[0], variable.column]
             own[rows, start + np.searchsorted(-np.asarray(variable.allowed), -bits)] = 1
-            shared[rows, variable.column, np.searchsorted(-np.asarray(candidates), -bits)] += 1
+            for column in variable.columns:
+                shared[rows, column, np.searchsorted(-np.asarray(candidates), -bits)] += 1
         places = np.searchsorted(-np.asarray(candidates), -configurations)
         pairs = np.zeros((len(configurations), len(candidates), len(candidates)))
         for layer in range(places.shape[1]):
@@ -98,7 +99,10 @@ class Encoding:
         places = {bits: i for i, bits in enumerate(candidates)}
         own = tuple(
             {
-                bits: float(coefficients[start + i] + shared[variable.column, places[bits]])
+                bits: float(
+                    coefficients[start + i]
+                    + sum(shared[column, places[bits]] for column in variable.columns)
+                )
                 for i, bits in enumerate(variable.allowed)
             }
             for start, variable in zip(self.starts[:-1], self.search_space.variables, strict=True)

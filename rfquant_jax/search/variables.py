@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.quant.space import ACTIVATIONS, WEIGHTS, Space
-
-COLUMNS = {"weights": (WEIGHTS,), "activations": (ACTIVATIONS,), "both": (WEIGHTS, ACTIVATIONS)}
+from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS, Space
+from rfquant_jax.search.ties import Allowed, Place, matching, tied_places
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,24 @@ class SearchVariable:
       layers: indices of the layers, ascending.
       column: `WEIGHTS` or `ACTIVATIONS`.
       allowed: allowed bit-widths, largest first.
+      inputs: layers whose activations have the bit-width of these weights (`same_bits`).
     """
 
     layers: tuple[int, ...]
     column: int
     allowed: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The columns of a configuration that the variable sets."""
+        return (self.column, ACTIVATIONS) if self.inputs else (self.column,)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """(layer, column) of every entry of a configuration that the variable sets."""
+        own = tuple((layer, self.column) for layer in self.layers)
+        return own + tuple((layer, ACTIVATIONS) for layer in self.inputs)
 
     def read(self, configuration: np.ndarray) -> int:
         """The bit-width in a configuration int32[L, 2]."""
@@ -35,8 +46,19 @@ class SearchVariable:
     def assign(self, configuration: np.ndarray, bits: int) -> np.ndarray:
         """A copy of the configuration with this variable set to `bits`."""
         copy = np.array(configuration)
-        copy[list(self.layers), self.column] = bits
+        copy[self.entries] = bits
         return copy
+
+    def agrees(self, configuration: np.ndarray) -> bool:
+        """Whether all entries have one allowed bit-width."""
+        found = set(configuration[self.entries].tolist())
+        return len(found) == 1 and found <= set(self.allowed)
+
+    @property
+    def entries(self) -> tuple[list[int], list[int]]:
+        """The rows and columns of a configuration that the variable sets, as an index."""
+        layers, columns = zip(*self.places, strict=True)
+        return list(layers), list(columns)
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,8 @@ class SearchSpace:
 
     Attributes:
       space: all configurations of the network.
-      variables: every layer belongs to exactly one for its weights and one for its activations.
+      variables: every layer belongs to exactly one for its weights and one for its activations,
+        which is the same one with `same_bits`.
     """
 
     space: Space
@@ -57,44 +80,46 @@ class SearchSpace:
         return self.space.candidates
 
     @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Weight and activation bits of the uniform configurations, see `Space.levels`."""
+        return self.space.levels
+
+    @property
     def lowest(self) -> np.ndarray:
         """The configuration with every variable at its smallest bit-width."""
         return self.set(lambda variable: variable.allowed[-1])
 
     def of(self, column: int) -> Iterator[SearchVariable]:
-        """The variables of weights or of activations."""
+        """The variables of weights, with tied activations, or those of activations alone."""
         return (variable for variable in self.variables if variable.column == column)
 
     def set(self, choose: Callable[[SearchVariable], int]) -> np.ndarray:
         """The configuration with every variable at the bit-width that `choose` returns."""
         configuration = np.zeros((len(self.space), 2), np.int32)
         for variable in self.variables:
-            configuration[list(variable.layers), variable.column] = choose(variable)
+            configuration[variable.entries] = choose(variable)
         return configuration
 
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
-        """Each variable at its largest bit-width within the limit, else at its smallest."""
-        bits = {WEIGHTS: weight_bits, ACTIVATIONS: activation_bits}
-        return self.set(
-            lambda variable: next(
-                (b for b in variable.allowed if b <= bits[variable.column]), variable.allowed[-1]
-            )
-        )
+        """Each variable at its largest bit-width within its limits, else at its smallest."""
+        limits = {WEIGHTS: weight_bits, ACTIVATIONS: activation_bits}
+
+        def choose(variable: SearchVariable) -> int:
+            most = min(limits[column] for column in variable.columns)
+            return next((b for b in variable.allowed if b <= most), variable.allowed[-1])
+
+        return self.set(choose)
 
     def floor(self, configuration: np.ndarray, column: int) -> np.ndarray:
-        """A copy of the configuration with one column at its smallest bit-widths."""
+        """A copy of the configuration with the variables of one column at their smallest bits."""
         lowered = np.array(configuration)
         for variable in self.of(column):
-            lowered[list(variable.layers), variable.column] = variable.allowed[-1]
+            lowered[variable.entries] = variable.allowed[-1]
         return lowered
 
     def holds(self, configuration: np.ndarray) -> bool:
         """Whether every variable has an allowed bit-width and tied layers agree."""
-        return all(
-            len({int(configuration[layer, variable.column]) for layer in variable.layers}) == 1
-            and variable.read(configuration) in variable.allowed
-            for variable in self.variables
-        )
+        return all(variable.agrees(configuration) for variable in self.variables)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A uniformly random configuration."""
@@ -123,8 +148,9 @@ def make_search_space(
     max_bits: int = 10**6,
     pins: Sequence[tuple[str, Sequence[int]]] = (),
     groups: Sequence[Sequence[str]] = (),
+    same_bits: Sequence[str] = (),
 ) -> SearchSpace:
-    """The search space under limits, pins and groups.
+    """The search space under limits, pins, groups and equal bits of weights and activations.
 
     Args:
       min_bits, max_bits: limits of all bit-widths; a layer without candidates in this range keeps
@@ -133,36 +159,26 @@ def make_search_space(
         regardless of the limits.
       groups: ("weights", "activations" or "both", layer pattern, ...): layers that match any of the
         patterns share their bit-width.
+      same_bits: patterns of layers whose weights and input activations share their bit-width.
 
     Raises:
       ArgumentError: a pattern matches no layer, a pinned bit-width is not a candidate of the layer,
-        a layer is in two groups, or the layers of a group have no common bit-width.
+        a layer is in two groups, or what shares a bit-width has none in common.
     """
     allowed = [
-        [_within(space.allowed(layer), min_bits, max_bits) for _ in (WEIGHTS, ACTIVATIONS)]
+        [_within(space.allowed(layer, c), min_bits, max_bits) for c in (WEIGHTS, ACTIVATIONS)]
         for layer in range(len(space))
     ]
     for pattern, bits in pins:
-        for layer in _matching(space, pattern, "pins"):
+        for layer in matching(space, pattern, "pins"):
             for column in (WEIGHTS, ACTIVATIONS):
-                if bits[column] not in space.allowed(layer):
-                    rule = f"layer {space.names[layer]} takes {space.allowed(layer)}"
+                if bits[column] not in space.allowed(layer, column):
+                    what = "" if space.has_one_set else f" for {COLUMN_NAMES[column]}"
+                    rule = f"layer {space.names[layer]} takes {space.allowed(layer, column)}{what}"
                     raise ArgumentError("pins", (pattern, tuple(bits)), rule)
                 allowed[layer][column] = [bits[column]]
-    group_of = _group_of(space, groups)
-    variables = []
-    for column in (WEIGHTS, ACTIVATIONS):
-        for layers in _partition(len(space), column, group_of):
-            common = [
-                bits
-                for bits in allowed[layers[0]][column]
-                if all(bits in allowed[layer][column] for layer in layers)
-            ]
-            if not common:
-                names = ", ".join(space.names[layer] for layer in layers)
-                raise ArgumentError("groups", names, "have no bit-width in common")
-            variables.append(SearchVariable(tuple(layers), column, tuple(common)))
-    return SearchSpace(space, tuple(variables))
+    parts = tied_places(space, groups, same_bits, allowed)
+    return SearchSpace(space, tuple(_variable(space, places, allowed) for places in parts))
 
 
 def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
@@ -178,12 +194,12 @@ def without_frozen(search_space: SearchSpace, masks: np.ndarray) -> SearchSpace:
     """
 
     def left(variable: SearchVariable) -> SearchVariable:
-        free = np.all(masks[variable.column][list(variable.layers)], axis=0)
+        free = np.all([masks[column][layer] for layer, column in variable.places], axis=0)
         allowed = [b for b in variable.allowed if free[search_space.candidates.index(b)]]
-        if not allowed and len(variable.layers) > 1:
-            names = ", ".join(search_space.space.names[layer] for layer in variable.layers)
+        if not allowed and len(variable.places) > 1:
+            names, field = _named(search_space.space, variable.places)
             rule = "have no bit-width in common that is not frozen (`use_frozen`)"
-            raise ArgumentError("groups", names, rule)
+            raise ArgumentError(field, names, rule)
         return replace(variable, allowed=tuple(allowed)) if allowed else variable
 
     return SearchSpace(
@@ -200,29 +216,20 @@ def _within(bits: list[int], smallest: int, largest: int) -> list[int]:
     return inside or [min(bits, key=lambda b: max(smallest - b, b - largest))]
 
 
-def _matching(space: Space, pattern: str, argument: str) -> list[int]:
-    found = [i for i, name in enumerate(space.names) if fnmatch.fnmatchcase(name, pattern)]
-    if not found:
-        raise ArgumentError(argument, pattern, f"matches none of {', '.join(space.names)}")
-    return found
+def _variable(space: Space, places: Sequence[Place], allowed: Allowed) -> SearchVariable:
+    """The variable of these places, with the bit-widths that all of them may take."""
+    (layer, column), *others = places
+    common = [b for b in allowed[layer][column] if all(b in allowed[i][c] for i, c in others)]
+    if not common:
+        names, field = _named(space, places)
+        raise ArgumentError(field, names, "have no bit-width in common")
+    own = tuple(layer for layer, c in places if c == column)
+    inputs = tuple(layer for layer, c in places if c != column)
+    return SearchVariable(own, column, tuple(common), inputs)
 
 
-def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[tuple[int, int], int]:
-    """{(layer, column): number of its group}."""
-    found: dict[tuple[int, int], int] = {}
-    for number, (what, *patterns) in enumerate(groups):
-        layers = {i for p in patterns for i in _matching(space, p, "groups")}
-        for place in ((layer, column) for layer in layers for column in COLUMNS[what]):
-            if place in found:
-                rule = f"layer {space.names[place[0]]} is in another group, too"
-                raise ArgumentError("groups", (what, *patterns), rule)
-            found[place] = number
-    return found
-
-
-def _partition(count: int, column: int, group_of: dict[tuple[int, int], int]) -> list[list[int]]:
-    """Groups of layers that share a variable, ordered by their first layer."""
-    parts: dict[object, list[int]] = {}
-    for layer in range(count):
-        parts.setdefault(group_of.get((layer, column), f"alone {layer}"), []).append(layer)
-    return list(parts.values())
+def _named(space: Space, places: Iterable[Place]) -> tuple[str, str]:
+    """Names of the layers of tied places, and the argument that ties them."""
+    layers = list(dict.fromkeys(layer for layer, _ in places))
+    names = ", ".join(space.names[layer] for layer in layers)
+    return names, "groups" if len(layers) > 1 else "same_bits"

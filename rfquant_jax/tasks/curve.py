@@ -55,11 +55,11 @@ def write_curve(
         )
     content = {"checkpoint": checkpoint, "cost": _cost_name(kind), "points": rows}
     content["uniform"] = [
-        {"name": f"w{bits}a{bits}"}
+        {"name": f"w{w}a{a}"}
         | problem.costs_of(configuration)
         | {"confirmed": figures(confirmed(configuration).accuracy)}
-        for bits in search_space.candidates
-        for configuration in [search_space.uniform(bits, bits)]
+        for w, a in search_space.levels
+        for configuration in [search_space.uniform(w, a)]
     ]
     write_json(workdir / FRONTIER_FILE, content)
     return content
@@ -108,8 +108,8 @@ def _write_sensitivity(
     growth: dict[str, dict] = {what: {} for what in COLUMN_NAMES}
     found = search.pooled.sensitivity(base)
     for variable, changes in zip(search_space.variables, found, strict=True):
-        for layer in variable.layers:
-            growth[COLUMN_NAMES[variable.column]][space.names[layer]] = changes
+        for layer, column in variable.places:
+            growth[COLUMN_NAMES[column]][space.names[layer]] = changes
     content = {"checkpoint": checkpoint, "base": space.to_json(base), "unit": "log divergence"}
     if missing("matplotlib") is None:
         from rfquant_jax.report import plots

@@ -156,8 +156,8 @@ def _outcomes(run: Run, trained: networks.Trained) -> Callable[[np.ndarray], Out
 
 def _uniform_rows(space: Space, test: _Test) -> list[dict]:
     return [
-        {"kind": "uniform", "name": f"w{bits}a{bits}"} | test.figures(space.uniform(bits, bits))
-        for bits in space.candidates
+        {"kind": "uniform", "name": f"w{w}a{a}"} | test.figures(space.uniform(w, a))
+        for w, a in space.levels
     ]
 
 

@@ -72,7 +72,7 @@ def search_space(config: ConfigDict, plan: QuantizationPlan) -> SearchSpace:
     """The search space.
 
     Raises:
-      ConfigError: a pin or a group does not fit the network.
+      ConfigError: a pin, a group or equal bits do not fit the network.
     """
     smallest, largest = search_bits.limits(config)
     return make_search_space(
@@ -81,6 +81,7 @@ def search_space(config: ConfigDict, plan: QuantizationPlan) -> SearchSpace:
         max_bits=largest,
         pins=config.search.pins,
         groups=config.search.groups,
+        same_bits=config.search.same_bits,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,8 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.quant.space import COLUMN_NAMES
 from rfquant_jax.runtime.digest import arrays_digest
 from rfquant_jax.search.image_sets import ImageSets
+from rfquant_jax.search.profile import candidates_of
+from rfquant_jax.search.variables import SearchVariable
 from rfquant_jax.tasks.problem import SearchProblem
 from rfquant_jax.tasks.run import Run
 
@@ -61,7 +64,7 @@ def _header(run: Run, origin: str, images: dict) -> dict:
         "checkpoint": origin.rpartition("sha256:")[2],
         "images": images,
         "precision": jnp.dtype(run.compute_type).name,
-        "candidates": list(run.plan.space.candidates),
+        **candidates_of(run.plan.space),
         "layers": list(run.plan.space.names),
     }
     return json.loads(json.dumps(header))  # lists, as in a stored header
@@ -101,19 +104,19 @@ def snapshot_request(config: ConfigDict, origin: str, problem: SearchProblem) ->
         "evaluations": config.search.evaluations,
         "seed": config.seed,
         # The remaining choices, after pins, groups, limits and frozen bit-widths.
-        "variables": [
-            [
-                COLUMN_NAMES[v.column],
-                [space.names[i] for i in v.layers],
-                list(v.allowed),
-            ]
-            for v in problem.search_space.variables
-        ],
+        "variables": [_variable(space.names, v) for v in problem.search_space.variables],
     }
     if (table := problem.latencies) is not None:
         costs = {"milliseconds": table.milliseconds, "fixed": table.fixed}
         request["latencies"] = arrays_digest({k: np.asarray(v) for k, v in costs.items()})
     return request
+
+
+def _variable(names: Sequence[str], variable: SearchVariable) -> list:
+    # Absent from requests of earlier releases.
+    inputs = [[names[i] for i in variable.inputs]] if variable.inputs else []
+    layers = [names[i] for i in variable.layers]
+    return [COLUMN_NAMES[variable.column], layers, list(variable.allowed), *inputs]
 
 
 def _fields(transform: Transform) -> dict:

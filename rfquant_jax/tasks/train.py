@@ -103,10 +103,10 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
 
     def score(params: Arrays, stats: Arrays) -> dict[str, float]:
         scores = {}
-        for bits in space.candidates:
-            configuration = space.uniform(bits, bits)
+        for weights, activations in space.levels:
+            configuration = space.uniform(weights, activations)
             accuracy = measure.quantized(run.data.held_out, params, configuration)
-            scores[f"w{bits}a{bits}"] = accuracy.top1_percent
+            scores[f"w{weights}a{activations}"] = accuracy.top1_percent
         return scores
 
     TrainingLoop(
@@ -118,7 +118,7 @@ def _train(run: Run, plan: Plan, batches: TrainingBatches, checkpoints: Checkpoi
         log=run.log,
         stop=run.stop,
         score=score,
-        meter=InstabilityMeter(functional, run.config.scheduler.boundary),
+        meter=InstabilityMeter(functional, run.config.scheduler.boundary, space.candidates),
         teacher=load_teacher(run) if plan.epochs else None,
         about={"signed": start.signed},
     ).run(start.params, start.stats)

@@ -141,7 +141,7 @@ class CoupledStep:
           step_size_lr: learning rate of step sizes (Adam).
           damping: weight of oscillation damping, eta.
           masks: bit-widths that may be sampled, bool[2, L, |B|] for weights and activations, or
-            bool[L, |B|] for both; None: all that the plan allows.
+            bool[L, |B|] for both; B is `plan.space.candidates`. None: all that the plan allows.
           configurations: configurations of the random passes, int32[K, L, 2]; None: sampled.
           teacher_logits: logits of an external teacher, from which the max pass is distilled,
             float32[N, classes].
@@ -194,13 +194,13 @@ class CoupledStep:
         return batch
 
     def _masks(self, masks: ArrayLike | None) -> np.ndarray:
-        full = self._space.full_mask
+        full = self._space.full_masks
         if masks is None:
-            return np.stack([full, full])
-        given = np.asarray(masks, bool)
-        if given.shape not in (full.shape, (2, *full.shape)):
-            raise ArgumentError("masks", given.shape, f"must have shape {full.shape}, or two of it")
-        weights, activations = np.broadcast_to(given, (2, *full.shape)) & full
+            return full
+        given, shape = np.asarray(masks, bool), full.shape[1:]
+        if given.shape not in (shape, full.shape):
+            raise ArgumentError("masks", given.shape, f"must have shape {shape}, or two of it")
+        weights, activations = np.broadcast_to(given, full.shape) & full
         if not (weights.any(1) & activations.any(1)).all():
             layer = int(np.argmin(weights.any(1) & activations.any(1)))
             rule = f"leaves layer {self._space.names[layer]} no bit-width"

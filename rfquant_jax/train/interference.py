@@ -111,6 +111,8 @@ def record(space: Space, masks: np.ndarray, counts: Mapping, shares: np.ndarray)
       shares: float[L, |B|], share of weights near a rounding boundary at each bit-width.
     """
     allowed = zip(shares.tolist(), space.full_mask.tolist(), strict=True)
+    # Absent where activations have the bit-widths of weights.
+    own = {} if space.has_one_set else {"activations_allowed": space.activation_mask.tolist()}
     return {
         "event": "interference",
         "bits": list(space.candidates),
@@ -121,6 +123,7 @@ def record(space: Space, masks: np.ndarray, counts: Mapping, shares: np.ndarray)
             for row in allowed
         ],
         "smallest": smallest_bits(masks[WEIGHTS], space.candidates).tolist(),
+        **own,
     }
 
 

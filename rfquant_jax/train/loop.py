@@ -66,7 +66,7 @@ class TrainingLoop:
             plan.task, plan.max_bad_steps, space, log, step.diagnose, plan.remedy
         )
         self._sampled = BitCounts(space)
-        self._full = np.stack([space.full_mask] * 2)
+        self._full = space.full_masks
         self._key = jax.random.key(plan.seed)
         self._per_epoch = plan.epoch_length(batches)
         # All processes of a run must stop and save after the same step, so they vote; the timer of

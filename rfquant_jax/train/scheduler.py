@@ -21,7 +21,7 @@ from flax import nnx
 from rfquant_jax.errors import ArgumentError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
-from rfquant_jax.quant.layers import searched_layers
+from rfquant_jax.quant.layers import QuantizedLayer, searched_layers
 from rfquant_jax.quant.space import WEIGHTS, Space
 from rfquant_jax.runtime.setting import (
     FRACTION,
@@ -110,26 +110,27 @@ def unstable_share(
     return jnp.where(bits < lsq.FULL_PRECISION, share, 0.0)
 
 
-def boundary_shares(network: nnx.Module, boundary: float) -> jax.Array:
-    """`unstable_share` of every searched layer at every candidate bit-width, float32[L, |B|].
+def boundary_shares(
+    network: nnx.Module, boundary: float, candidates: tuple[int, ...] = ()
+) -> jax.Array:
+    """`unstable_share` of every searched layer at every bit-width, float32[L, |B|].
 
     Args:
       network: a coupled network.
       boundary: p, width of the unstable zone as a fraction of half a bin.
+      candidates: B; empty: the candidates of weights. Shares at other bit-widths are 0.
     """
-    return jnp.stack(
-        [
-            jnp.stack(
-                [
-                    unstable_share(
-                        layer.kernel[...], layer.weight_quantizer.step[...][i], bits, boundary
-                    )
-                    for i, bits in enumerate(layer.weight_quantizer.candidates)
-                ]
-            )
-            for layer in searched_layers(network)
-        ]
-    )
+
+    def share(layer: QuantizedLayer, bits: int) -> jax.Array:
+        quantizer = layer.weight_quantizer
+        if bits not in quantizer.candidates:
+            return jnp.zeros(())
+        step = quantizer.step[...][quantizer.candidates.index(bits)]
+        return unstable_share(layer.kernel[...], step, bits, boundary)
+
+    layers = searched_layers(network)
+    candidates = candidates or layers[0].weight_quantizer.candidates
+    return jnp.stack([jnp.stack([share(layer, bits) for bits in candidates]) for layer in layers])
 
 
 def instability(
@@ -167,19 +168,21 @@ def freeze(metric: np.ndarray, space: Space, ratio: float, *, split_candidates: 
     Args:
       metric: float[L].
       ratio: floor(ratio * L) layers are frozen.
-      split_candidates: if False, the bit-width is frozen for activations as well.
+      split_candidates: if False, the bit-width is frozen for activations as well, where it is a
+        candidate of theirs and not the last one.
 
     Returns:
       masks of weights and activations, bool[2, L, |B|].
     """
     # The tolerance keeps a product such as 0.35 * 20 = 6.999... from losing a layer to rounding.
     count = math.floor(ratio * len(space) + 1e-9)
-    weight_mask = space.full_mask.copy()
+    weight_mask, activation_mask = space.full_masks
     for index in np.argsort(-np.asarray(metric), kind="stable")[:count]:
         allowed = np.flatnonzero(weight_mask[index])
         if len(allowed) > 1:
             weight_mask[index, allowed[-1]] = False
-    activation_mask = space.full_mask if split_candidates else weight_mask
+            if not split_candidates and activation_mask[index].sum() > 1:
+                activation_mask[index, allowed[-1]] = False
     return np.stack([weight_mask, activation_mask])
 
 
@@ -201,17 +204,25 @@ def changes(
 
 
 class InstabilityMeter:
-    """The jit-compiled instability metric of a network."""
+    """The jit-compiled instability metric of a network.
 
-    def __init__(self, functional: FunctionalNetwork, boundary: float):
+    Args:
+      functional: a coupled network.
+      boundary: see `boundary_shares`.
+      candidates: B, the bit-widths of masks and shares; empty: the candidates of weights.
+    """
+
+    def __init__(
+        self, functional: FunctionalNetwork, boundary: float, candidates: tuple[int, ...] = ()
+    ):
         self.traces = 0
 
         def measure(params: Arrays, stats: Arrays, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
             self.traces += 1
             network = functional.merge(params, stats)
-            shares = boundary_shares(network, boundary)
-            candidates = searched_layers(network)[0].weight_quantizer.candidates
-            return instability(shares, mask, candidates), shares
+            bits = candidates or searched_layers(network)[0].weight_quantizer.candidates
+            shares = boundary_shares(network, boundary, bits)
+            return instability(shares, mask, bits), shares
 
         self._measure = jax.jit(measure)
         self._stats = functional.stats

@@ -188,7 +188,9 @@ class Trainer:
 
     def _meter(self, plan: Plan) -> InstabilityMeter | None:
         scheduler = self.config.scheduler
-        return None if scheduler is None else InstabilityMeter(self._functional, scheduler.boundary)
+        if scheduler is None:
+            return None
+        return InstabilityMeter(self._functional, scheduler.boundary, self._space.candidates)
 
     def _checkpoints(self, images: int) -> AbstractContextManager[Any]:
         if self._folder is None or self._coupled is None:

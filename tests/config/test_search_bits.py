@@ -14,9 +14,9 @@ from rfquant_jax.search.greedy import GreedySearch
 from rfquant_jax.search.variables import make_search_space
 
 
-def config_of(candidates, **fields):
+def config_of(candidates, activations=(), **fields):
     config = quickstart.get_config()
-    config.quant.candidates = candidates
+    config.quant.candidates, config.quant.activation_candidates = candidates, activations
     config.search.update(fields)
     return config
 
@@ -32,6 +32,8 @@ def config_of(candidates, **fields):
         ((6, 5, 4, 3, 2), {"max_bits": 4}, 3, (2, 4)),
         ((8, 6, 4, 3), {"min_bits": 4}, 6, (4, 8)),
         ((8, 6, 5, 4), {"start_bits": 8, "min_bits": 5}, 8, (5, 8)),
+        ((5, 3), {"activations": (8, 4)}, 5, (3, 8)),
+        ((6, 4), {"activations": (4, 3)}, 4, (3, 6)),
     ],
 )
 def test_what_is_left_open_follows_the_candidates(candidates, fields, start, limits):

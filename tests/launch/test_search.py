@@ -280,6 +280,7 @@ def test_four_devices_find_what_one_finds(launch, finished, tmp_path):
     [
         ("--config.search.pins=(('nothing', (4, 4)),)", "config.search.pins = 'nothing': matches"),
         ("--config.search.groups=(('both', 'no*'),)", "config.search.groups = 'no*': matches"),
+        ("--config.search.same_bits=('no*',)", "config.search.same_bits = 'no*': matches none of"),
         ("--config.search.latency_table=nowhere.csv", "nowhere.csv: cannot be read"),
         ("--config.search.budgets=3ms", "config.search.budgets = '3ms': must be a number of GBit"),
         ("--config.search.algorithm=integer", "= 'integer': must be trust_region, greedy, paper"),

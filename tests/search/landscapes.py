@@ -29,10 +29,18 @@ def harm(weights, configurations):
     return (lost * np.asarray(weights, float)[:, None]).sum(axis=(1, 2))
 
 
-def problem(weights, *limits, seed=0, evaluate=None, **restrictions):
+def own_activations(layers):
+    """Activations take 5 or 3 bits, and 3 alone in the first layer; weights 6 to 2."""
+    mask = np.tile(np.isin(B, (5, 3)), (layers, 1))
+    mask[0] = np.isin(B, 3)
+    names = tuple(f"l{i}" for i in range(layers))
+    return Space(names, B, np.ones((layers, 5), bool), mask, (B, (5, 3)))
+
+
+def problem(weights, *limits, seed=0, evaluate=None, space=None, **restrictions):
     weights = np.asarray(weights, float)
     evaluate = evaluate or (lambda configurations, iteration: harm(weights, configurations))
-    search_space = make_search_space(space_of(len(weights)), **restrictions)
+    search_space = make_search_space(space or space_of(len(weights)), **restrictions)
     return Problem(search_space, bitops_budgets(len(weights), *limits), evaluate, seed)
 
 
@@ -50,7 +58,8 @@ def everything(search_space):
     bits = np.asarray(list(choices), np.int32)
     found = np.zeros((len(bits), len(search_space.space), 2), np.int32)
     for variable, taken in zip(search_space.variables, bits.T, strict=True):
-        found[:, list(variable.layers), variable.column] = taken[:, None]
+        for place in variable.places:
+            found[:, *place] = taken
     return found
 
 

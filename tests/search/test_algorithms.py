@@ -14,10 +14,18 @@ from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.problem import Problem, greedy_search, sample_within
 from rfquant_jax.search.sampling import EvolutionSettings, evolution, random_search
 from rfquant_jax.search.variables import make_search_space
-from tests.search.landscapes import B, bitops_budgets, harm, problem, space_of
+from tests.search.landscapes import (
+    B,
+    bitops_budgets,
+    harm,
+    own_activations,
+    problem,
+    space_of,
+)
 
 SCORING = GreedySettings(alpha=1.5, start_bits=5, normalize="minmax", max_iterations=200)
 JOINT = replace(SCORING, joint=True)
+TIES = [{}, {"groups": [("weights", "l0", "l1")]}, {"same_bits": ["l0"]}]
 SMALL = EvolutionSettings(population=12, generations=4, parents=4, mutations=6, crossovers=6)
 ALGORITHMS = {
     "greedy": lambda p: greedy_search(p, settings=SCORING, on_move=lambda move, after: None),
@@ -35,7 +43,15 @@ def test_nothing_is_over_budget_or_against_a_restriction(name, data, seed):
     # The pin costs 2 above the lowest.
     limits = sorted(4 * layers * (1 + rng.exponential(1.5, 2)) + 2, reverse=True)
     restrictions = data.draw(
-        st.sampled_from([{}, {"groups": [("both", "l0", "l1")]}, {"pins": [("l1", (2, 3))]}])
+        st.sampled_from(
+            [
+                {},
+                {"groups": [("both", "l0", "l1")]},
+                {"pins": [("l1", (2, 3))]},
+                {"same_bits": ["l*"]},
+                {"same_bits": ["l1"], "groups": [("activations", "l0", "l1")]},
+            ]
+        )
     )
 
     def noisy(configurations, iteration):
@@ -55,13 +71,13 @@ def test_nothing_is_over_budget_or_against_a_restriction(name, data, seed):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-@given(seed=st.integers(0, 10**6), tied=st.booleans())
-def test_budgets_in_milliseconds_are_kept_wherever_they_can_be(name, seed, tied):
+@given(seed=st.integers(0, 10**6), restrictions=st.sampled_from(TIES))
+def test_budgets_in_milliseconds_are_kept_wherever_they_can_be(name, seed, restrictions):
     """Measured to a tenth, with fewer bits sometimes slower; the limit is what can just be had."""
     rng = np.random.default_rng(seed)
     table = LatencyTable(rng.integers(1, 30, (2, 5, 5)) / 10, 0.1, B)
     kind = CostKind("ms", "ms", table)
-    search_space = make_search_space(space_of(2), groups=[("weights", "l0", "l1")] if tied else [])
+    search_space = make_search_space(space_of(2), **restrictions)
     everything = [np.asarray(c, np.int32).reshape(2, 2) for c in itertools.product(B, repeat=4)]
     lowest = min(table(c) for c in everything if search_space.holds(c))
     budget = Budget("least", (Limit(kind, round(lowest, 3)),))
@@ -121,6 +137,38 @@ def test_evolution_comes_closer_than_its_first_generation():
         for g in (1, 12)
     )
     assert harm(weights, many[None])[0] < harm(weights, one[None])[0]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_evaluated_configuration_has_candidates_of_activations(name):
+    asked = []
+
+    def evaluate(configurations, iteration):
+        asked.extend(configurations)
+        return harm([1, 3, 2], configurations)
+
+    # The smallest cost is 3 layers of 2 * 3.
+    given_problem = problem([1, 3, 2], 50.0, 18.5, evaluate=evaluate, space=own_activations(3))
+    for budget, kept in zip(given_problem.budgets, ALGORITHMS[name](given_problem), strict=True):
+        assert all(budget.fits(configuration) for configuration in kept)
+        asked.extend(kept)
+    assert {tuple(c[:, 1].tolist()) for c in asked} <= {(3, a, b) for a in (5, 3) for b in (5, 3)}
+    assert {int(c[1, 0]) for c in asked} >= {2, 3, 4}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_evaluated_configuration_has_equal_bits_where_asked(name):
+    asked = []
+
+    def evaluate(configurations, iteration):
+        asked.extend(configurations)
+        return harm([1, 3, 2], configurations)
+
+    given_problem = problem([1, 3, 2], 50.0, 20.0, evaluate=evaluate, same_bits=["l0", "l2"])
+    found = ALGORITHMS[name](given_problem)
+    for configuration in [*asked, *(c for kept in found for c in kept)]:
+        assert configuration[[0, 2], 0].tolist() == configuration[[0, 2], 1].tolist()
+    assert any(c[1, 0] != c[1, 1] for c in asked)  # the other layer is free
 
 
 def test_random_search_keeps_the_best_it_drew():

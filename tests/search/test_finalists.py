@@ -50,3 +50,10 @@ def test_of_pairs_that_are_one_configuration_the_name_has_the_most_bits():
     pinned = make_search_space(space_of(2), pins=[("l*", (4, 3))])
     assert best_of({(6, 6): 1.0}, 24, pinned)[0][0] == "w6a6"
     assert best_of({(6, 6): 1.0}, 23.9, pinned) == []
+
+
+def test_with_equal_bits_of_weights_and_activations_the_name_is_that_of_a_level():
+    equal = make_search_space(space_of(2), same_bits=["*"])
+    values = {(b, b): float(7 - b) for b in B}
+    ((name, configuration),) = best_of(values, 50, equal)
+    assert (name, configuration.tolist()) == ("w5a5", [[5, 5], [5, 5]])  # w6a5 is the same one

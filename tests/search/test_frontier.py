@@ -32,7 +32,9 @@ COSTS = CostModel(np.asarray([3, 1, 5, 2]) * 10**8, np.asarray([1, 4, 2, 2]) * 1
 
 
 @pytest.mark.parametrize("unit", ["G", "MB"])
-@pytest.mark.parametrize("restrictions", [{}, {"pins": [("l2", (4, 3))], "max_bits": 5}])
+@pytest.mark.parametrize(
+    "restrictions", [{}, {"pins": [("l2", (4, 3))], "max_bits": 5}, {"same_bits": ["l[02]"]}]
+)
 def test_the_curve_spans_all_costs_and_keeps_its_budgets(unit, restrictions):
     search_space, kind = make_search_space(space_of(4), **restrictions), COSTS.kinds()[unit]
     points = curve(

@@ -293,7 +293,7 @@ def test_no_result_is_over_budget_and_every_search_ends(
 
 
 def drawn_restrictions(data, space):
-    """Pins and groups that a network with these bit-widths can keep."""
+    """Pins, groups and equal bits that a network with these bit-widths can keep."""
     pins, groups = [], []
     if data.draw(st.booleans()):
         layer = data.draw(st.integers(0, len(space) - 1))
@@ -304,7 +304,8 @@ def drawn_restrictions(data, space):
         if set(space.allowed(pair[0])) & set(space.allowed(pair[1])):
             what = data.draw(st.sampled_from(["weights", "activations", "both"]))
             groups.append((what, *(space.names[i] for i in pair)))
-    return {"pins": pins, "groups": groups}
+    same_bits = [] if pins else data.draw(st.sampled_from([[], [space.names[0]], ["*"]]))
+    return {"pins": pins, "groups": groups, "same_bits": same_bits}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -49,6 +49,17 @@ def test_a_table_is_a_cost(tmp_path, name):
     assert budget.describe(np.asarray([[2, 4], [3, 4]])) == "1358 ms"
 
 
+def test_a_table_needs_the_candidates_of_activations_only(tmp_path):
+    own = np.asarray([[1, 0, 0], [1, 1, 0]], bool)
+    space = Space(SPACE.names, SPACE.candidates, SPACE.full_mask, own, ((4, 3, 2), (4, 3)))
+    needed = [r for r in entries() if r["a_bits"] == 4 or (r["layer"], r["a_bits"]) == ("b", 3)]
+    latency = read_latencies(written(tmp_path / "t.csv", needed), space, [])
+    assert latency(np.asarray([[2, 4], [4, 3]])) == (100 + 24) + (200 + 43)
+    assert np.isnan(latency.milliseconds).sum() == 2 * 9 - 3 - 4
+    with pytest.raises(UserError, match="lacks b w4a3"):
+        read_latencies(written(tmp_path / "u.csv", needed[:-3] + needed[-2:]), space, [])
+
+
 def changed(index, **values):
     return [row | values if i == index else row for i, row in enumerate(entries())]
 

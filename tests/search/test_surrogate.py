@@ -58,9 +58,11 @@ def test_terms_by_hand():
     )
 
 
-@given(seed=st.integers(0, 10**6))
-def test_terms_add_up_to_what_is_predicted(seed):
-    search_space = make_search_space(space_of(3), groups=[("weights", "l0", "l2")])
+@given(seed=st.integers(0, 10**6), same_bits=st.sampled_from([(), ("l0", "l1")]))
+def test_terms_add_up_to_what_is_predicted(seed, same_bits):
+    search_space = make_search_space(
+        space_of(3), groups=[("weights", "l0", "l2")], same_bits=same_bits
+    )
     rng = np.random.default_rng(seed)
     encoding = Encoding(search_space, reach=0.7)
     coefficients = rng.normal(size=encoding([search_space.lowest]).shape[1])

@@ -15,13 +15,22 @@ from rfquant_jax.search.latency import LatencyTable
 from rfquant_jax.search.surrogate import Terms, distances, log_divergence
 from rfquant_jax.search.trust_region import TrustRegionSearch, TrustRegionSettings
 from rfquant_jax.search.variables import make_search_space
-from tests.search.landscapes import B, additive_terms, divergence, everything, space_of
+from tests.search.landscapes import (
+    B,
+    additive_terms,
+    divergence,
+    everything,
+    own_activations,
+    space_of,
+)
 
 RESTRICTIONS = [
     {},
     {"pins": [("l1", (4, 5))]},
     {"groups": [("both", "l0", "l2")]},
     {"groups": [("activations", "l*")], "min_bits": 3},
+    {"same_bits": ["l1"]},
+    {"same_bits": ["l[01]"], "groups": [("weights", "l0", "l2")]},
 ]
 PATIENT = TrustRegionSettings(evaluations=80, proposals=6, patience=4)
 FEW = TrustRegionSettings(evaluations=13, proposals=5, patience=2)
@@ -252,6 +261,40 @@ def test_tied_layers_count_once_and_are_solved_together():
     assert search.solve(without_pairs(terms), budget, centre, 2).tolist() == [[6, 3], [6, 3]]
 
 
+def test_equal_bits_of_weights_and_activations_are_solved_as_one_variable():
+    """Layer 0 has equal bits; layer 1 only minds its activations."""
+    search_space = make_search_space(space_of(2), same_bits=["l0"])
+    assert len(search_space.variables) == 3  # w0 = a0, w1, a1
+    search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
+    terms = [{b: 10.0 * (6 - b) for b in B}, dict.fromkeys(B, 0.0), {b: 6.0 - b for b in B}]
+    costs = CostModel(np.full(2, 10**9), np.ones(2), 0, 0).kinds()
+    budget = Budget("35G", (Limit(costs["G"], 35.0),))
+    # 5 * 5 + 2 * 5 = 35: 6 * 6 alone is too much, and what layer 1 has left is w2a5.
+    assert search.solve(without_pairs(terms), budget).tolist() == [[5, 5], [2, 5]]
+    # Both bit-widths of layer 0 count as one change.
+    centre = search_space.uniform(2, 5)
+    assert centre.tolist() == [[2, 2], [2, 5]]
+    assert search.solve(without_pairs(terms), budget, centre, 1).tolist() == [[5, 5], [2, 5]]
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10**4), share=st.floats(0.05, 0.7))
+def test_activations_with_candidates_of_their_own_are_solved_exactly(seed, share):
+    search_space, terms = make_search_space(own_activations(3)), additive_terms(seed, 3)
+    budget, fitting = Costs(3, seed).budget(everything(search_space), ("G", "ms"), share)
+    assume(len(fitting))
+
+    def truth(configurations):
+        return np.maximum(divergence(terms, configurations), 1e-9)
+
+    network = Network(truth, search_space)
+    found = network.search().search(budget, 0)
+    assert truth(found[0][None])[0] == pytest.approx(truth(fitting).min(), rel=1e-9)
+    for configuration in [*network.profile, *network.asked]:
+        assert search_space.holds(configuration)
+        assert set(configuration[:, 1].tolist()) <= {5, 3}
+
+
 def test_a_program_without_a_solution_says_so():
     search_space = make_search_space(space_of(2))
     search = Network(lambda c: divergence(additive_terms(0, 2), c), search_space).search()
@@ -291,6 +334,7 @@ def test_a_network_of_one_or_few_configurations_is_searched(recwarn):
         {"pins": [("l0", (4, 3)), ("l1", (5, 4))], "max_bits": 5},
         {"groups": [("both", "l*")], "min_bits": 5},
         {"min_bits": 6},
+        {"same_bits": ["l*"]},
     ):
         search_space = make_search_space(space_of(2), **restrictions)
         network = Network(lambda c: divergence(additive_terms(2, 2), c), search_space, count=20)

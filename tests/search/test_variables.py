@@ -1,4 +1,4 @@
-"""Limits, pins and groups of a search."""
+"""Limits, pins, groups and equal bits of a search."""
 
 import numpy as np
 import pytest
@@ -58,6 +58,36 @@ def test_tied_layers_turn_together():
     assert not search_space.holds(np.asarray([[5, 5], [5, 4], [5, 3]]))
 
 
+def test_weights_and_activations_with_equal_bits_are_one_variable():
+    search_space = make_search_space(SPACE, same_bits=["a.*"])
+    first, second, third, last = search_space.variables
+    assert first.places == ((0, WEIGHTS), (0, ACTIVATIONS))
+    assert second.places == ((1, WEIGHTS), (1, ACTIVATIONS))
+    assert (third.places, last.places) == (((2, WEIGHTS),), ((2, ACTIVATIONS),))
+    # Uniform configurations do not exceed either limit.
+    assert search_space.uniform(5, 3).tolist() == [[3, 3], [3, 3], [5, 3]]
+    assert search_space.uniform(2, 6).tolist() == [[2, 2], [2, 2], [3, 6]]
+    assert second.assign(search_space.uniform(4, 4), 2).tolist() == [[4, 4], [2, 2], [4, 4]]
+    assert search_space.lowest.tolist() == [[2, 2], [2, 2], [3, 3]]
+    assert search_space.holds(np.asarray([[4, 4], [2, 2], [3, 6]]))
+    assert not search_space.holds(np.asarray([[4, 4], [2, 3], [3, 6]]))
+    floor = search_space.floor(search_space.uniform(5, 5), ACTIVATIONS)
+    assert floor.tolist() == [[5, 5], [5, 5], [5, 3]]  # only activations that move alone
+
+
+def test_equal_bits_reach_through_groups():
+    search_space = make_search_space(
+        SPACE, same_bits=["a.conv2"], groups=[("activations", "a.conv1", "a.conv2", "b.dw")]
+    )
+    places = [variable.places for variable in search_space.variables]
+    assert places == [
+        ((0, WEIGHTS),),
+        ((1, WEIGHTS), (0, ACTIVATIONS), (1, ACTIVATIONS), (2, ACTIVATIONS)),
+        ((2, WEIGHTS),),
+    ]
+    assert search_space.variables[1].allowed == (6, 5, 4, 3)  # the depthwise layer has no 2 bits
+
+
 def test_samples_keep_every_restriction_and_reach_everything():
     search_space = make_search_space(
         SPACE, pins=[("a.conv1", (3, 3))], groups=[("weights", "a.conv2", "b.dw")]
@@ -86,6 +116,20 @@ def test_neighbours_are_one_step_away_down_before_up():
         ({"pins": [("b.dw", (2, 4))]}, "layer b.dw takes"),
         ({"groups": [("both", "c*")]}, "`groups` = 'c.': matches none of"),
         ({"groups": [("both", "a.*"), ("weights", "a.conv1")]}, "a.conv1 is in another group"),
+        ({"same_bits": ["c*"]}, "`same_bits` = 'c.': matches none of a.conv1, a.conv2, b.dw"),
+        (
+            {"same_bits": ["a.*"], "pins": [("a.conv2", (4, 3))]},
+            r"`same_bits` = 'a.\*': layer a.conv2 has no bit-width in common: its weights take "
+            r"\(4,\), its activations \(3,\)",
+        ),
+        (
+            {
+                "same_bits": ["a.conv1"],
+                "groups": [("weights", "a.conv1", "b.dw")],
+                "pins": [("a.conv1", (2, 2)), ("b.dw", (3, 2 + 1))],
+            },
+            "`groups` = 'a.conv1, b.dw': have no bit-width in common",
+        ),
         (
             {"groups": [("both", "a.*")], "pins": [("a.conv1", (4, 4)), ("a.conv2", (5, 5))]},
             "have no bit-width in common",
@@ -110,6 +154,8 @@ def test_frozen_bit_widths_can_be_left_out():
         ((1,), ACTIVATIONS): (4, 3, 2),
         ((2,), ACTIVATIONS): (4, 3),
     }
+    equal = without_frozen(make_search_space(SPACE, same_bits=["a.*"]), masks)
+    assert [variable.allowed for variable in equal.variables[:2]] == [B[:4], B[:4]]
     masks[WEIGHTS, 1, 2] = False
     tied = make_search_space(SPACE, max_bits=4, groups=[("weights", "a.conv2", "b.dw")])
     with pytest.raises(ArgumentError, match=r"a\.conv2, b\.dw.*that is not frozen"):

@@ -149,6 +149,7 @@ def latencies(milliseconds):
         {"search_space": make_search_space(space_of(2), pins=[("l0", (4, 4))])},
         {"search_space": make_search_space(space_of(2), groups=[("both", "l*")])},
         {"search_space": make_search_space(space_of(2), min_bits=3)},
+        {"search_space": make_search_space(space_of(2), same_bits=["l1"])},
         {"latencies": latencies(2.0)},
         {"latencies": None},
     ],

@@ -76,12 +76,25 @@ def test_a_record_and_its_curves(space):
     # What a layer cannot run at has no share.
     assert record["near_boundary"] == [[0.5, 0.25, 0.125], [0.75, 0.5, None]]
     assert record["smallest"] == [3, 3]
+    assert "activations_allowed" not in record
     curves = interference.scalars(record)
     assert curves["sampled/a/w2"] == 0.75
     assert curves["sampled/dw/a4"] == 0.25
     assert curves["near_boundary/a"] == 0.25
     assert curves["near_boundary/dw"] == 0.5
     assert len(curves) == 2 * 2 * 3 + 2
+
+
+def test_a_record_of_activations_with_candidates_of_their_own(space):
+    own = np.asarray([[1, 0, 0], [1, 0, 0]], bool)
+    space = Space(space.names, B, space.full_mask, own, (B, (4,)))
+    counts = BitCounts(space)
+    counts.add(np.asarray([[[4, 4], [4, 4]], [[2, 4], [3, 4]]], np.int32))
+    taken = counts.take()
+    assert taken["activations"] == [[1, 0, 0], [1, 0, 0]]
+    record = interference.record(space, space.full_masks, taken, np.ones((2, 3)))
+    assert record["activations_allowed"] == own.tolist()
+    assert record["bits"] == [4, 3, 2]
 
 
 def test_every_curve_is_in_exactly_one_chart(space):

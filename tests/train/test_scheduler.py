@@ -123,6 +123,20 @@ def test_activations_follow_only_where_masks_are_shared(four, split):
     assert activations[0, 4] == split
 
 
+def test_activations_with_candidates_of_their_own_lose_only_those():
+    """Weights may take 6, 4 or 2 bits; activations 6 or 4, 4 alone in the last layer."""
+    weights = np.asarray([[1, 1, 1], [1, 1, 0], [1, 1, 0]], bool)
+    activations = np.asarray([[1, 1, 0], [1, 1, 0], [0, 1, 0]], bool)
+    space = Space(("a", "b", "c"), (6, 4, 2), weights, activations, ((6, 4, 2), (6, 4)))
+    frozen = [[1, 1, 0], [1, 0, 0], [1, 0, 0]]
+    for split, left in ((True, activations.tolist()), (False, [[1, 1, 0], [1, 0, 0], [0, 1, 0]])):
+        masks = freeze(np.ones(3), space, 1.0, split_candidates=split)
+        assert masks.tolist() == [frozen, left]
+    np.testing.assert_array_equal(
+        freeze(np.ones(3), space, 0.0, split_candidates=False), space.full_masks
+    )
+
+
 @given(
     metric=st.lists(st.floats(0, 1), min_size=4, max_size=4),
     ratio=st.floats(0, 1),

@@ -56,6 +56,7 @@ SEARCH = section(
     use_frozen=Field(True, "include bit-widths frozen in the checkpoint"),
     pins=Field((), "(layer pattern, (weight bits, activation bits)): fixed bits", entries=tuple),
     groups=Field((), "(weights, activations or both, layer patterns): equal bits", entries=tuple),
+    same_bits=Field((), "layer patterns: equal bits for weights and activations", entries=str),
     latency_table=Field("", "JSON or CSV of layer, w_bits, a_bits, milliseconds", path=True),
     alpha=Field(1.5, "weight of the error relative to the cost"),
     metric=Field(

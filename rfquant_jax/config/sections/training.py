@@ -29,6 +29,7 @@ QUANT = section(
     "quant",
     "the coupled network",
     candidates=of(QuantConfig, "candidates", rule=NOT_EMPTY),
+    activation_candidates=of(QuantConfig, "activation_candidates", entries=int),
     depthwise_min_bits=of(QuantConfig, "depthwise_min_bits"),
     fixed_bits=of(QuantConfig, "fixed_bits"),
     rules=of(QuantConfig, "rules", entries=tuple),

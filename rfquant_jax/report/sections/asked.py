@@ -48,6 +48,8 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
     if of("data.val_fraction") not in (0.0, MISSING):
         yield "Held out for the test", _share(of("data.val_fraction"))
     yield "Bit-width candidates", listed(of("quant.candidates"))
+    if of("quant.activation_candidates") not in ([], MISSING):
+        yield "Candidates of activations", listed(of("quant.activation_candidates"))
     yield "Depthwise layers", f"at least {of('quant.depthwise_min_bits')} bits"
     yield "First and last layer", f"{of('quant.fixed_bits')} bits, outside the search"
     yield "Full-precision training", _training(config, "pretrain", "none, weights as given")

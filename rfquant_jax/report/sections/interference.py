@@ -122,18 +122,20 @@ def _sampled(records: Sequence[Mapping]) -> list[Markup]:
     most = max(int(values.max(initial=0)) for values in counts.values()) or 1
     # A bit-width that is no candidate of a layer has no share; its cell stays empty.
     taken = [[share is not None for share in row] for row in records[-1]["near_boundary"]]
+    allowed_of = {"weights": taken, "activations": records[-1].get("activations_allowed", taken)}
 
-    def cells(values: np.ndarray) -> dict[str, list[Cell | None]]:
-        rows = zip(layers, values.tolist(), taken, strict=True)
-        return {
+    def group(what: str, values: np.ndarray) -> Group:
+        used = [i for i in range(len(bits)) if any(row[i] for row in allowed_of[what])]
+        rows = zip(layers, values.tolist(), allowed_of[what], strict=True)
+        cells = {
             layer: [
-                _share(count / max(passes, 1), count / most) if has else None
-                for count, has in zip(row, allowed, strict=True)
+                _share(row[i] / max(passes, 1), row[i] / most) if allowed[i] else None for i in used
             ]
             for layer, row, allowed in rows
         }
+        return Group(f"{what}: bits", [bits[i] for i in used], cells)
 
-    groups = [Group(f"{what}: bits", bits, cells(values)) for what, values in counts.items()]
+    groups = [group(what, values) for what, values in counts.items()]
     text = (
         f"Percentage of the {passes:,} passes in which a layer ran at a bit-width. Passes of the "
         "largest configuration are not counted."
