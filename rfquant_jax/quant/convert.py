@@ -58,7 +58,27 @@ def plan(
       UserError: a rule matches no searched layer, names a bit-width outside `candidates` or below
         `depthwise_min_bits` of a depthwise layer; or no layer is left to search.
     """
-    layers = layer_table(network, input_shape)
+    layers = layer_table(network, input_shape).layers
+    return with_candidates(
+        network,
+        layers,
+        candidates=candidates,
+        depthwise_min_bits=depthwise_min_bits,
+        fixed_bits=fixed_bits,
+        rules=rules,
+    )
+
+
+def with_candidates(
+    network: nnx.Module,
+    layers: Sequence[Layer],
+    *,
+    candidates: tuple[int, ...],
+    depthwise_min_bits: int,
+    fixed_bits: int,
+    rules: Rules,
+) -> tuple[Layer, ...]:
+    """The layers of `layer_table` with their bit-widths; arguments and errors as for `plan`."""
     convolutions = [layer.name for layer in layers if layer.is_convolution]
     dense = [layer.name for layer in layers if not layer.is_convolution]
     first, classifier = (convolutions or dense)[:1], dense[-1:]
@@ -131,6 +151,7 @@ def quantize(
     *,
     candidates: tuple[int, ...] = CANDIDATES,
     scale_gradient: bool = False,
+    initialise_steps: bool = True,
 ) -> nnx.Module:
     """A coupled copy of a plain network, with quantized layers and switchable BatchNorms.
 
@@ -140,6 +161,7 @@ def quantize(
     Args:
       network: the plain network; not modified.
       layers: result of `plan`.
+      initialise_steps: False: weight step sizes are 1, for traces of abstract weights.
 
     Raises:
       UserError: a Feature names an unknown layer, or a convolution has an unsupported padding.
@@ -159,7 +181,12 @@ def quantize(
     for layer in layers:
         index = searched.index(layer.name) if layer.candidates else None
         plain = module_at(coupled, layer.path)
-        replaced[layer.path] = _quantized(plain, layer, index, candidates, scale_gradient)
+        made = _quantized(plain, layer, index, candidates, scale_gradient)
+        if initialise_steps and made.weight_quantizer is not None:
+            slots = made.weight_quantizer.candidates
+            steps = lsq.weight_step_sizes(np.asarray(plain.kernel[...]), slots)
+            made.weight_quantizer.step.set_value(jnp.asarray(steps))
+        replaced[layer.path] = made
     replace_modules(coupled, replaced)
     return coupled
 
@@ -216,9 +243,6 @@ def _quantized(plain, layer: Layer, index: int | None, candidates, scale_gradien
         "weight_quantizer": _quantizer(weight_slots, signed=True, scale_gradient=scale_gradient),
         "input_quantizer": _quantizer(input_slots, signed=False, scale_gradient=scale_gradient),
     }
-    if common["weight_quantizer"] is not None:
-        steps = lsq.weight_step_sizes(np.asarray(plain.kernel[...]), weight_slots)
-        common["weight_quantizer"].step.set_value(jnp.asarray(steps))
     if isinstance(plain, nnx.Linear):
         return QuantDense(plain, **common)
     strides, dilation = _pair(plain.strides), _pair(plain.kernel_dilation)

@@ -25,7 +25,7 @@ def check(run: Run) -> None:
     if os.path.exists(run.workdir / CONFIG_FILE):
         run.claim()  # before reading files that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
-        run.plan.check(run.network)
+        _ = run.plan
     if "pretrain" in asked and not train.check(run, PRETRAIN):
         _ = run.initial_network
     if "train" in asked and not train.check(run, TRAIN):
