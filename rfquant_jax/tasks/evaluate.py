@@ -58,7 +58,7 @@ def evaluate(run: Run) -> dict:
     if known == (checkpoints, images):
         run.log.info("evaluate: finished before")
     else:
-        memory, _ = activation_bytes(run.abstract_network, run.plan, run.image_shape)
+        memory, _ = activation_bytes(run.abstract_network, run.plan)
         results = {
             "full_precision": _full_precision(run),
             "rows": _rows(run, found),

@@ -20,7 +20,7 @@ class Sorting(TinyNet):
 def measured(build):
     abstract = nnx.eval_shape(build)
     plan = QuantizationPlan.of(abstract, IMAGE_SHAPE, QuantConfig())
-    return activation_bytes(abstract, plan, IMAGE_SHAPE)
+    return activation_bytes(abstract, plan)
 
 
 def test_the_line_of_code_that_prevents_the_export_is_named():
