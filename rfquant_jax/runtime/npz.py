@@ -44,10 +44,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         }
 
 
-def _check_sizes(members: list[zipfile.ZipInfo], there: int) -> None:
-    claimed = sum(member.file_size for member in members)
+def check_claim(claimed: int, there: int) -> None:
+    """Refuses a file or folder of `there` bytes that claims to hold far more.
+
+    Raises:
+      ValueError: names both numbers.
+    """
     if claimed > min(MOST_BYTES, max(ALWAYS_ALLOWED, MOST_RATIO * there)):
         raise ValueError(f"claims to hold {claimed} bytes in a file of {there}")
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], there: int) -> None:
+    check_claim(sum(member.file_size for member in members), there)
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{one_line(member.filename)} uses a method that NumPy never writes")

@@ -1,4 +1,4 @@
-"""Reads weight files with PyTorch's names, without executing code from them."""
+"""Reads weight files and folders, without executing code from them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rfquant_jax.errors import UserError, listed, one_line
+from rfquant_jax.models.pretrained.orbax_folder import read_orbax
 from rfquant_jax.models.pretrained.state_dict import find_weights
 from rfquant_jax.runtime.npz import read_npz
 
@@ -35,17 +36,18 @@ def read_weights(path: Path, log: Log = lambda _: None) -> dict[str, np.ndarray]
 
     Args:
       path: a safetensors, npz or PyTorch file; its content decides, not its name. PyTorch files
-        need PyTorch and may nest the tensors, see `state_dict.find_weights`.
+        need PyTorch and may nest the tensors, see `state_dict.find_weights`. Or a folder of orbax,
+        see `orbax_folder.read_orbax`.
       log: called with a message if the weights are a part of the file.
 
     Raises:
       UserError: the file is missing, of another kind, or cannot be read.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file, does not fail on permissions
+    # Unlike those of Path, these functions do not fail on permissions.
+    if not os.path.isfile(path) and not os.path.isdir(path):
         raise UserError(f"`weights`: {path}: there is no such file")
     try:
-        content = _READERS[_kind(path)](path)
-        tensors, inside = find_weights(content)
+        tensors, inside, keys = _read(path)
     except UserError:
         raise
     except LookupError as error:
@@ -54,8 +56,16 @@ def read_weights(path: Path, log: Log = lambda _: None) -> dict[str, np.ndarray]
         reason = one_line(error) if str(error) else type(error).__name__
         raise UserError(f"`weights`: {path}: cannot be read ({reason})") from error
     if inside:
-        log(f"weights: {path}: its {inside!r}, of {listed(sorted(map(str, content)))}")
+        log(f"weights: {path}: its {inside!r}, of {listed(keys)}")
     return {name: as_numpy(tensor) for name, tensor in tensors.items()}
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], str, list[str]]:
+    """The tensors by name, the key that leads to them, and all keys beside it."""
+    if os.path.isdir(path):
+        return read_orbax(path)
+    content = _READERS[_kind(path)](path)
+    return *find_weights(content), sorted(map(str, content))
 
 
 def _kind(path: Path) -> str:
