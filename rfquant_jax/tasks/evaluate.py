@@ -14,7 +14,7 @@ from rfquant_jax.report.usage import usage_lines
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.search.selection import on_all
-from rfquant_jax.tasks import networks, search
+from rfquant_jax.tasks import kept_statistics, networks, search
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
 from rfquant_jax.tasks.measure import Measure, full_precision
 from rfquant_jax.tasks.run import Run
@@ -97,7 +97,7 @@ def _log_uses(run: Run) -> None:
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
     measure = Measure(run, trained.functional)
-    outcomes = measure.outcomes(run.data.test, trained.params, configuration)
+    outcomes = _outcomes(run, measure, trained, configuration)
     measured = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
@@ -178,8 +178,7 @@ class _Test:
         key = configuration.tobytes()
         if key not in self._known:
             self._run.stop.check()
-            found = self._measure.outcomes(self._run.data.test, self._trained.params, configuration)
-            self._known[key] = found
+            self._known[key] = _outcomes(self._run, self._measure, self._trained, configuration)
         return self._known[key]
 
     def figures(self, configuration: np.ndarray) -> dict:
@@ -198,6 +197,15 @@ class _Test:
         other = self._run.search_space.uniform(int(weights), int(activations))
         found = on_all(searched["over"], self.outcomes(configuration), self.outcomes(other))
         return found.as_dict()
+
+
+def _outcomes(
+    run: Run, measure: Measure, trained: networks.Trained, configuration: np.ndarray
+) -> Outcomes:
+    """Results on the test images; keeps the recalibrated statistics for predictions."""
+    statistics = measure.recalibrated(trained.params, configuration)
+    kept_statistics.keep(run, trained.origin, configuration, statistics)
+    return measure.outcomes(run.data.test, trained.params, configuration, statistics)
 
 
 def accuracy_figures(outcomes: Outcomes) -> dict:

@@ -6,7 +6,7 @@ import os
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import checks
-from rfquant_jax.tasks import export, networks, predict, train
+from rfquant_jax.tasks import export, kept_statistics, networks, predict, train
 from rfquant_jax.tasks.confirm import search_images
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.teacher import teacher_run
@@ -46,5 +46,6 @@ def check(run: Run) -> None:
         export.check(run, asked)
     if "predict" in asked:
         predict.list_files(run)
+        kept_statistics.check(run)
         if run.configuration is None and "pretrain" not in asked:
             networks.check(run, PRETRAIN)
