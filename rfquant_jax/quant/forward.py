@@ -194,10 +194,17 @@ def module_names(network: nnx.Module) -> dict[int, str]:
 
 def summary(error: Exception, names: Mapping[int, str] | None = None) -> str:
     """An exception of the network's own code in one line, with the module and the line of code."""
-    reason = one_line((str(error).splitlines() or [""])[0])
+    reason = one_line(_first_sentences(str(error)))
     module, line = _module_of(error, names or {}), line_of(error)
     place = f" ({', '.join(part for part in (module, line) if part)})" if module or line else ""
     return f"{type(error).__name__}: {reason}{place}"
+
+
+def _first_sentences(text: str) -> str:
+    """The first line of a message, without a last sentence that announces the next line."""
+    first = (text.splitlines() or [""])[0]
+    before, _, last = first.rpartition(". ")
+    return f"{before}." if before and last.endswith(":") else first
 
 
 def _module_of(error: Exception, names: Mapping[int, str]) -> str:

@@ -118,6 +118,27 @@ class Unbuilt(nnx.Module):
         self.stem = nnx.Conv(1, 2, (3, 3), rngs=rngs)
 
 
+class Listed(nnx.Module):
+    """Its layers are in a list of Python, which flax refuses since 0.12 at length."""
+
+    def __init__(self, num_classes, channels, rngs):
+        self.layers = [nnx.Conv(channels, 2, (3, 3), rngs=rngs)]
+
+
+def test_layers_in_a_list_of_python_are_refused_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, "listed", models.Architecture(Listed))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = ("cost",), "listed", 1
+    with pytest.raises(RunFailure) as error:
+        dispatch.perform(Run(config, tmp_path / "run"))
+    said = str(error.value)
+    assert said.startswith(
+        "config.model.name=listed: its constructor fails: ValueError: Found data"
+    )
+    assert "should not contain data values. (test_network_check.py, line " in said
+    assert said.endswith("); hold modules in an nnx.List or nnx.Dict")
+
+
 def test_a_constructor_that_fails_is_one_line_without_a_traceback(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(models.REGISTRY, "unbuilt", models.Architecture(Unbuilt))
     config = quickstart.get_config()

@@ -7,8 +7,9 @@ the folder before an array is allocated.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _restored(folder: Path) -> dict[str, Any]:
 
     silence_late_callbacks()
     handler = ocp.PyTreeCheckpointHandler()
-    with closing(handler):
+    with closing(handler), _damage():
         described = handler.metadata(folder).tree
         claimed = {path: _bytes(leaf) for path, leaf in _leaves(described)}
         there = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -87,6 +88,18 @@ def _restored(folder: Path) -> dict[str, Any]:
         wanted = jax.tree.map(lambda _: how, described)
         found = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
     return _tree({p: np.asarray(a) for p, a in _leaves(found) if claimed[p] is not None})
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Shortens the messages of tensorstore, which hold all its settings, to their kind."""
+    try:
+        yield
+    except Exception as error:
+        kind = re.match(r"[A-Z_]+(?=: )", str(error))
+        if kind is None:
+            raise
+        raise ValueError(f"an array is damaged or missing: {kind[0]}") from error
 
 
 def _bytes(leaf: Any) -> int | None:
