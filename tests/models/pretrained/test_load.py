@@ -262,7 +262,7 @@ def test_tensors_that_are_no_arrays_and_programs_are_refused_by_name(weights, tm
         torch.save(tensors | {"bn1.bias": odd}, tmp_path / "w.pth")
         with pytest.raises(UserError, match=r"w\.pth: its tensor bn1\.bias is no array \(can't"):
             read_weights(tmp_path / "w.pth")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"w\.pt: is a program of TorchScript: save the state_dict"):
         read_weights(tmp_path / "w.pt")
