@@ -140,8 +140,8 @@ def _layer(call: Call, batch_norm: tuple | None) -> Layer:
 def _positions(shape: Sequence[int]) -> int:
     """How often a layer with an output of this shape applies its kernel for one image.
 
-    The axis of images may be merged with others, as in [N P, C] for P patches. A layer of
-    parameters alone has none.
+    The axis of images may be merged with others, as in [N P, C] for P patches. An odd number of
+    rows is that of a layer which is applied to parameters alone, without such an axis.
     """
     rows = math.prod(shape[:-1])
     return rows // forward.IMAGES if rows % forward.IMAGES == 0 else rows
