@@ -44,6 +44,22 @@ def check_call(network: nnx.Module) -> None:
         )
 
 
+def check_statistics(network: nnx.Module) -> None:
+    """Refuses statistics outside of BatchNorms, which every evaluation would set to zero.
+
+    Raises:
+      UserError: names the variable.
+    """
+    norms = {path for path, m in nnx.iter_modules(network) if isinstance(m, nnx.BatchNorm)}
+    for path, _ in nnx.to_flat_state(nnx.state(network, nnx.BatchStat)):
+        if path[:-1] not in norms:
+            raise UserError(
+                f"{dotted(path)} is an nnx.BatchStat outside an nnx.BatchNorm: an evaluation has "
+                "the statistics of BatchNorms alone; keep a constant in another kind of "
+                "nnx.Variable"
+            )
+
+
 def check_output(output: Any, mode: str = "") -> None:
     """Refuses a network that does not return logits.
 
@@ -118,6 +134,7 @@ def evaluation(
 
     def evaluated(network: nnx.Module, images: jax.Array) -> None:
         check(network)
+        check_statistics(network)
         network.eval()
         what = f"the network fails on an image of shape {tuple(image_shape)}"
         output = call(network, images, what, RunFailure)
