@@ -47,7 +47,7 @@ def captured(network: nnx.Module, plan: QuantizationPlan) -> Captured:
 
 
 def _filled(network: nnx.Module) -> nnx.Module:
-    """The network with ones in place of abstract arrays, which is faster than initialization."""
+    """The network with numbers in place of abstract arrays, which is faster than initialization."""
     graphdef, state = nnx.split(network)
     return nnx.merge(graphdef, jax.tree.map(_fill, state))
 
@@ -57,4 +57,7 @@ def _fill(leaf: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key(0)
-    return jnp.asarray(np.ones(leaf.shape, leaf.dtype))
+    # Neither equal nor 1 or 0, or the graph would lose operations that trained values need.
+    values = np.full(leaf.shape, 0.75)
+    values.reshape(-1)[1::2] = -0.5
+    return jnp.asarray(values, leaf.dtype)

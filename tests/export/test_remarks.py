@@ -21,6 +21,21 @@ class Sorting(TinyNet):
         return super().__call__(jnp.sort(self.norm(x), axis=-1))
 
 
+class Reading(TinyNet):
+    """Its code reads what it may read of its layers."""
+
+    def __call__(self, x):
+        assert self.conv.kernel[...].ndim == 4
+        assert self.conv.bias is None
+        assert self.bn.epsilon > 0
+        return super().__call__(x)
+
+
+def test_code_that_reads_its_layers_is_traced():
+    network = Reading(nnx.Rngs(0))
+    assert rfq.remarks(network, rfq.plan(network, IMAGE_SHAPE)) == []
+
+
 @pytest.mark.parametrize("build", [lambda make: make(), nnx.eval_shape], ids=["real", "abstract"])
 def test_what_is_not_switched_or_exported_is_known_after_the_plan(build):
     network = build(lambda: Sorting(nnx.Rngs(0)))

@@ -35,6 +35,26 @@ def test_the_line_of_code_that_prevents_the_export_is_named():
     )
 
 
+class Normalized(TinyNet):
+    """Scales and shifts its input, by factors of 1 and 0 before training."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.norm, self.gain = nnx.LayerNorm(IMAGE_SHAPE[-1], rngs=rngs), nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return super().__call__(self.norm(x) * self.gain[...])
+
+
+def test_bytes_are_those_of_a_trained_network(rng):
+    size, _ = measured(lambda: Normalized(nnx.Rngs(0)))
+    trained = Normalized(nnx.Rngs(0))
+    for held in (trained.norm.scale, trained.norm.bias, trained.gain):
+        held.set_value(jnp.asarray(rng.uniform(1.5, 2.5, held.shape), jnp.float32))
+    plan = QuantizationPlan.of(trained, IMAGE_SHAPE, QuantConfig())
+    assert (size, "") == activation_bytes(trained, plan)
+
+
 def test_a_network_that_can_be_exported_has_its_bytes():
     size, reason = measured(lambda: TinyNet(nnx.Rngs(0)))
     assert size > 0
