@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rfquant_jax.evaluate.recalibrate import recalibrate
     from rfquant_jax.export.export import export
     from rfquant_jax.export.exported_file import ExportedFile
+    from rfquant_jax.export.remarks import remarks
     from rfquant_jax.nn.features import Feature
     from rfquant_jax.quant.configuration import Configuration
     from rfquant_jax.quant.coupled_network import CoupledNetwork, couple, set_bits
@@ -76,6 +77,7 @@ _ORIGINS = {
     "plan": "quant.plan:plan",
     "profile": "search.profile_network:profile",
     "recalibrate": "evaluate.recalibrate:recalibrate",
+    "remarks": "export.remarks:remarks",
     "search": "search",
     "set_bits": "quant.coupled_network:set_bits",
 }
@@ -110,6 +112,7 @@ __all__ = [
     "plan",
     "profile",
     "recalibrate",
+    "remarks",
     "search",
     "set_bits",
 ]

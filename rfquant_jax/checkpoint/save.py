@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from rfquant_jax.checkpoint.verify import ABOUT, EMA, STATE
 from rfquant_jax.errors import RunFailure, one_line
+from rfquant_jax.runtime.late_callbacks import silence_late_callbacks
 
 
 class Writer:
@@ -95,7 +94,7 @@ class Writer:
         try:
             yield
         except Exception as error:  # orbax re-raises exceptions of its threads and libraries
-            _silence_late_callbacks()
+            silence_late_callbacks()
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
                 f"{_reason(error)}; earlier ones are intact"
@@ -109,23 +108,6 @@ def _reason(error: Exception) -> str:
         if os.strerror(number) in text:
             return os.strerror(number)
     return one_line((text.splitlines() or [""])[0] or type(error).__name__)
-
-
-@cache
-def _silence_late_callbacks() -> None:
-    """Suppresses tracebacks after a failed write, once in a process.
-
-    orbax stops at the first array that cannot be written. Tensorstore then reports all other arrays
-    to an event loop that is already closed, and prints a traceback for each, until the process
-    ends. The hook stays for that reason; it passes everything else on.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
 
 
 class _Preservation:

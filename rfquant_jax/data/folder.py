@@ -12,7 +12,7 @@ import numpy as np
 
 from rfquant_jax.data.decode import BadImageError
 from rfquant_jax.data.index import FolderIndex, default_cache, index_folder
-from rfquant_jax.data.layout import SEARCH, TRAIN, Layout, find_layout
+from rfquant_jax.data.layout import SEARCH, TESTS, TRAIN, Layout, find_layout
 from rfquant_jax.data.sources import (
     DataSet,
     DataSettings,
@@ -121,6 +121,9 @@ def _test_images(folder: Path, train: FolderIndex) -> tuple[FolderSource, str, l
     lacking = sorted(set(train.classes) - {train.classes[label] for label in labels})
     if lacking:
         remarks.append(f"data: {folder.name} has no images of {listed(lacking)}")
+    others = [name for name in TESTS if name != folder.name]
+    if unused := [name for name in others if os.path.isdir(folder.parent / name)]:
+        remarks.append(f"data: {folder.name} holds the test images; {listed(unused)} is not used")
     return FolderSource(folder, index.files, labels), _digest(index), remarks
 
 

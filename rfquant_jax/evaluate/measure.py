@@ -74,9 +74,20 @@ class Measure:
         """Accuracy of a configuration, recalibrated, on any images."""
         return self.outcomes(part, params, configuration).accuracy
 
-    def outcomes(self, part: Source, params: Arrays, configuration: np.ndarray) -> Outcomes:
-        """Per-image results of a configuration, recalibrated, on any images."""
-        statistics = self.recalibrated(params, configuration)
+    def outcomes(
+        self,
+        part: Source,
+        params: Arrays,
+        configuration: np.ndarray,
+        statistics: Arrays | None = None,
+    ) -> Outcomes:
+        """Per-image results of a configuration on any images.
+
+        Args:
+          statistics: its BatchNorm statistics; None: they are recalibrated.
+        """
+        if statistics is None:
+            statistics = self.recalibrated(params, configuration)
         batches = self._exact(part)
         found = self.evaluator.outcomes(params, statistics, configuration, batches)
         return found.first(len(part))

@@ -59,7 +59,29 @@ def plan(
       UserError: a rule matches no searched layer, names a bit-width outside `candidates` or below
         `depthwise_min_bits` of a depthwise layer; or no layer is left to search.
     """
-    layers = layer_table(network, input_shape)
+    layers = layer_table(network, input_shape).layers
+    return with_candidates(
+        network,
+        layers,
+        candidates=candidates,
+        activation_candidates=activation_candidates,
+        depthwise_min_bits=depthwise_min_bits,
+        fixed_bits=fixed_bits,
+        rules=rules,
+    )
+
+
+def with_candidates(
+    network: nnx.Module,
+    layers: Sequence[Layer],
+    *,
+    candidates: tuple[int, ...],
+    activation_candidates: tuple[int, ...],
+    depthwise_min_bits: int,
+    fixed_bits: int,
+    rules: Rules,
+) -> tuple[Layer, ...]:
+    """The layers of `layer_table` with their bit-widths; arguments and errors as for `plan`."""
     convolutions = [layer.name for layer in layers if layer.is_convolution]
     dense = [layer.name for layer in layers if not layer.is_convolution]
     first, classifier = (convolutions or dense)[:1], dense[-1:]
@@ -93,6 +115,7 @@ def quantize(
     candidates: tuple[int, ...] = CANDIDATES,
     activation_candidates: tuple[int, ...] = (),
     scale_gradient: bool = False,
+    initialise_steps: bool = True,
 ) -> nnx.Module:
     """A coupled copy of a plain network, with quantized layers and switchable BatchNorms.
 
@@ -104,6 +127,7 @@ def quantize(
       layers: result of `plan`.
       candidates, activation_candidates: those given to `plan`; one step size and one row or column
         of BatchNorm banks for each.
+      initialise_steps: False: weight step sizes are 1, for traces of abstract weights.
 
     Raises:
       UserError: a Feature names an unknown layer, or a convolution has an unsupported padding.
@@ -124,7 +148,12 @@ def quantize(
     for layer in layers:
         index = searched.index(layer.name) if layer.candidates else None
         plain = module_at(coupled, layer.path)
-        replaced[layer.path] = _quantized(plain, layer, index, columns, scale_gradient)
+        made = _quantized(plain, layer, index, columns, scale_gradient)
+        if initialise_steps and made.weight_quantizer is not None:
+            slots = made.weight_quantizer.candidates
+            steps = lsq.weight_step_sizes(np.asarray(plain.kernel[...]), slots)
+            made.weight_quantizer.step.set_value(jnp.asarray(steps))
+        replaced[layer.path] = made
     replace_modules(coupled, replaced)
     return coupled
 
@@ -191,9 +220,6 @@ def _quantized(plain, layer: Layer, index: int | None, columns, scale_gradient: 
         "weight_quantizer": _quantizer(weight_slots, signed=True, scale_gradient=scale_gradient),
         "input_quantizer": _quantizer(input_slots, signed=False, scale_gradient=scale_gradient),
     }
-    if common["weight_quantizer"] is not None:
-        steps = lsq.weight_step_sizes(np.asarray(plain.kernel[...]), weight_slots)
-        common["weight_quantizer"].step.set_value(jnp.asarray(steps))
     if isinstance(plain, nnx.Linear):
         return QuantDense(plain, **common)
     strides, dilation = _pair(plain.strides), _pair(plain.kernel_dilation)

@@ -6,15 +6,20 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr
 
 from rfquant_jax.errors import RunFailure, UserError, listed, one_line
+from rfquant_jax.nn.functional import dotted
 from rfquant_jax.nn.mode import ARGUMENTS, following_mode
 
+# Two, so that code that confuses the axis of images with another one is found.
+IMAGES = 2
 _RULE = "it must return the logits alone, [N, classes]"
 _LIBRARIES = ("jax", "jaxlib", "flax", "rfquant_jax")
 
@@ -39,15 +44,31 @@ def check_call(network: nnx.Module) -> None:
         )
 
 
+def check_statistics(network: nnx.Module) -> None:
+    """Refuses statistics outside of BatchNorms, which every evaluation would set to zero.
+
+    Raises:
+      UserError: names the variable.
+    """
+    norms = {path for path, m in nnx.iter_modules(network) if isinstance(m, nnx.BatchNorm)}
+    for path, _ in nnx.to_flat_state(nnx.state(network, nnx.BatchStat)):
+        if path[:-1] not in norms:
+            raise UserError(
+                f"{dotted(path)} is an nnx.BatchStat outside an nnx.BatchNorm: an evaluation has "
+                "the statistics of BatchNorms alone; keep a constant in another kind of "
+                "nnx.Variable"
+            )
+
+
 def check_output(output: Any, mode: str = "") -> None:
     """Refuses a network that does not return logits.
 
     Args:
-      output: what it returns for one image, arrays or their shapes.
+      output: what it returns for `IMAGES` images, arrays or their shapes.
       mode: the mode it was called in, for the message.
 
     Raises:
-      UserError: it is not one floating-point array [1, ..., classes].
+      UserError: it is not one floating-point array [IMAGES, ..., classes].
     """
     where = f" in {mode} mode" if mode else ""
     if not hasattr(output, "shape"):
@@ -57,9 +78,10 @@ def check_output(output: Any, mode: str = "") -> None:
             "module that returns them"
         )
     # More axes are those of positions, as in segmentation.
-    if len(output.shape) < 2 or not jnp.issubdtype(output.dtype, jnp.floating):
+    for_each_image = len(output.shape) > 1 and output.shape[0] == IMAGES
+    if not for_each_image or not jnp.issubdtype(output.dtype, jnp.floating):
         shown = f"{output.dtype}{list(output.shape)}"
-        raise UserError(f"the network returns {shown} for one image{where}: {_RULE}")
+        raise UserError(f"the network returns {shown} for {IMAGES} images{where}: {_RULE}")
 
 
 def check_classes(shape: Sequence[int], classes: int) -> None:
@@ -79,72 +101,138 @@ def check_classes(shape: Sequence[int], classes: int) -> None:
         )
 
 
-def logits_shape(network: nnx.Module, image_shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of the logits of one image, (classes,) or (positions, ..., classes).
+class Evaluation(NamedTuple):
+    """An abstract pass of a network in evaluation mode.
+
+    Attributes:
+      logits_shape: shape of the logits of one image, (classes,) or (positions, ..., classes).
+      program: its operations.
+    """
+
+    logits_shape: tuple[int, ...]
+    program: ClosedJaxpr
+
+
+def evaluation(
+    network: nnx.Module,
+    image_shape: Sequence[int],
+    check: Callable[[nnx.Module], None] = lambda network: None,
+) -> Evaluation:
+    """Traces a network in evaluation mode; nothing is computed.
 
     Args:
       network: a plain network; its arrays may be abstract.
       image_shape: (H, W, C).
+      check: called with the network before its first call; may refuse it.
 
     Raises:
       UserError: the network does not map images to logits.
-      RunFailure: its code fails; names the line. The cause is attached.
+      RunFailure: its code fails; names the module and the line. The cause is attached.
     """
     check_call(network)
     found = []
 
     def evaluated(network: nnx.Module, images: jax.Array) -> None:
+        check(network)
+        check_statistics(network)
         network.eval()
         what = f"the network fails on an image of shape {tuple(image_shape)}"
-        output = _output(network, images, what, RunFailure)
+        output = call(network, images, what, RunFailure)
         check_output(output)
         found.append(output.shape[1:])
 
-    abstractly(network, image_shape, evaluated)
-    return found[0]
+    program = traced(network, image_shape, evaluated)
+    return Evaluation(found[0], program)
 
 
-def check_training_mode(network: nnx.Module, images: jax.Array) -> None:
-    """Calls a network, which ran in evaluation mode before, in training mode.
+def logits_shape(network: nnx.Module, image_shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the logits of one image; arguments and errors as for `evaluation`."""
+    return evaluation(network, image_shape).logits_shape
 
-    Raises:
-      UserError: it fails or does not return logits.
+
+def first_difference(plain: ClosedJaxpr, other: ClosedJaxpr) -> str | None:
+    """The line of code of the first operation that two programs do not share; None if all are."""
+    ours, theirs = plain.jaxpr.eqns, other.jaxpr.eqns
+    for mine, its in zip(ours, theirs, strict=False):
+        if _operation(mine) != _operation(its):
+            return source_info_util.summarize(mine.source_info)
+    if len(ours) == len(theirs):
+        return None
+    extra = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
+    return source_info_util.summarize(extra.source_info)
+
+
+def _operation(equation) -> tuple:
+    return equation.primitive.name, equation.params.get("name")
+
+
+def call(
+    network: nnx.Module,
+    images: jax.Array,
+    what: str,
+    failure: type[Exception],
+    names: Mapping[int, str] | None = None,
+) -> Any:
+    """Calls the network; an exception of its code becomes a `failure` that starts with `what`.
+
+    Args:
+      names: see `module_names`; None: those of the network.
     """
-    network.train()
-    what = "the network runs in evaluation mode, but not in training mode"
-    check_output(_output(network, images, what, UserError), "training")
-
-
-def _output(network: nnx.Module, images: jax.Array, what: str, failure: type[Exception]) -> Any:
-    """Calls the network; an exception of its code becomes a `failure` that starts with `what`."""
     try:
         return network(images)
     except UserError:
         raise
     except Exception as error:
-        raise failure(f"{what}: {summary(error)}") from error
+        names = module_names(network) if names is None else names
+        raise failure(f"{what}: {summary(error, names)}") from error
 
 
-def abstractly(
+def traced(
     network: nnx.Module, image_shape: Sequence[int], run: Callable[[nnx.Module, jax.Array], None]
-) -> None:
-    """Traces `run(network, images)` with a copy of the network and one abstract image."""
+) -> ClosedJaxpr:
+    """Traces `run(network, images)` with a copy of the network and `IMAGES` abstract images.
+
+    Returns:
+      all operations of the trace.
+    """
     graphdef, state = nnx.split(network)
 
-    def traced(state, images):
+    def whole(state, images):
         run(following_mode(nnx.merge(graphdef, state)), images)
 
-    jax.eval_shape(traced, state, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    images = jax.ShapeDtypeStruct((IMAGES, *image_shape), jnp.float32)
+    return jax.make_jaxpr(whole)(state, images)
 
 
-def summary(error: Exception) -> str:
-    """An exception of the network's own code in one line, with the line of code."""
-    reason = one_line((str(error).splitlines() or [""])[0])
-    return f"{type(error).__name__}: {reason}{line_of(error)}"
+def module_names(network: nnx.Module) -> dict[int, str]:
+    """The dotted path of each module of a network by its `id`; the network itself has none."""
+    return {id(module): dotted(path) for path, module in nnx.iter_modules(network) if path}
+
+
+def summary(error: Exception, names: Mapping[int, str] | None = None) -> str:
+    """An exception of the network's own code in one line, with the module and the line of code."""
+    reason = one_line(_first_sentences(str(error)))
+    module, line = _module_of(error, names or {}), line_of(error)
+    place = f" ({', '.join(part for part in (module, line) if part)})" if module or line else ""
+    return f"{type(error).__name__}: {reason}{place}"
+
+
+def _first_sentences(text: str) -> str:
+    """The first line of a message, without a last sentence that announces the next line."""
+    first = (text.splitlines() or [""])[0]
+    before, _, last = first.rpartition(". ")
+    return f"{before}." if before and last.endswith(":") else first
+
+
+def _module_of(error: Exception, names: Mapping[int, str]) -> str:
+    """The innermost module of the network that was called when an exception was raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [names.get(id(frame.f_locals.get("self"))) for frame in frames]
+    return next((f"module {name}" for name in reversed(owners) if name), "")
 
 
 def line_of(error: Exception) -> str:
     """The line of the network's own code that an exception comes from; empty if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not set(_LIBRARIES) & set(Path(f.filename).parts)]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""

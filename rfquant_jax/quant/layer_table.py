@@ -1,32 +1,20 @@
-"""The layers of a plain network, their shapes and BatchNorms, found by tracing it once."""
+"""The layers of a plain network, their shapes and BatchNorms, found by tracing it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 from flax import nnx
-from jax.extend.core import get_opaque_trace_state
 
 from rfquant_jax.errors import UserError
-from rfquant_jax.nn.functional import dotted, replace_modules
-from rfquant_jax.quant.forward import (
-    abstractly,
-    check_call,
-    check_output,
-    check_training_mode,
-    line_of,
-)
-from rfquant_jax.quant.plain_layers import (
-    attributes_kept,
-    check_arguments,
-    check_parameters,
-    check_plain_layer,
-    is_converted,
-)
+from rfquant_jax.nn.functional import dotted
+from rfquant_jax.quant import forward, probes
+from rfquant_jax.quant.plain_layers import check_parameters
+from rfquant_jax.quant.probes import Call
 
 
 @dataclass(frozen=True)
@@ -76,44 +64,18 @@ class Layer:
         return math.prod(self.kernel_shape)
 
 
-@dataclass
-class _Call:
-    path: tuple
-    module: nnx.Module
-    x: jax.Array
-    y: jax.Array
+class LayerTable(NamedTuple):
+    """The layers of a plain network in call order, and the shape of the logits of one image."""
+
+    layers: list[Layer]
+    logits_shape: tuple[int, ...]
 
 
-class _Probe(nnx.Module):
-    """Wraps a module and records its inputs and outputs."""
-
-    def __init__(self, name: str, module: nnx.Module, record: Callable):
-        self.name, self.module, self.record = name, module, record
-        self.trace = get_opaque_trace_state()
-
-    def __call__(self, x, *args, **kwargs):
-        # Training reads features and layer inputs, which must not leave an inner trace.
-        if get_opaque_trace_state() != self.trace:
-            raise UserError(
-                f"layer {self.name} is called inside a transformation, such as nnx.jit, nnx.remat "
-                "or jax.vmap: call it directly; the whole network is compiled anyway"
-            )
-        check_arguments(self.name, self.module, args, kwargs)
-        y = self.module(x)
-        self.record(self.module, x, y)
-        return y
-
-    def __getattr__(self, name: str):
-        module = vars(self).get("module")
-        if module is not None and name in attributes_kept(module):
-            return getattr(module, name)
-        raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
-
-
-def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
+def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> LayerTable:
     """The convolutions and dense layers of a plain network, in call order.
 
-    The network is traced once with an abstract image; nothing is computed.
+    The network is traced with abstract images, in evaluation and in training mode; nothing is
+    computed. It must do the same when its layers are replaced by other modules, as conversion does.
 
     Args:
       network: maps float32[N, H, W, C] to logits float32[N, classes]; its arrays may be abstract
@@ -123,91 +85,70 @@ def layer_table(network: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
     Raises:
       UserError: the network does not map images to logits; a layer cannot be converted, see
         `plain_layers`; a layer is never called; or a layer or BatchNorm is called twice.
+      RunFailure: the network's code fails, see `forward.evaluation`.
     """
+    plain = forward.evaluation(network, input_shape, probes.check_layers)
     layers: list[Layer] = []
-    check_call(network)
 
-    def traced(network: nnx.Module, images: jax.Array) -> None:
+    def evaluated(network: nnx.Module, images: jax.Array) -> None:
         check_parameters(network)
         network.eval()
-        calls, expected = _insert_probes(network)
-        check_output(network(images))
-        layers.extend(_layers(calls, expected))
-        check_training_mode(network, images)
+        what = "the network runs, but not once its layers are replaced, as conversion does"
+        layers.extend(_layers(_calls(network, images, what)))
 
-    with _refusing_attributes():
-        abstractly(network, input_shape, traced)
-    return layers
+    def trained(network: nnx.Module, images: jax.Array) -> None:
+        network.train()
+        what = "the network runs in evaluation mode, but not in training mode"
+        _calls(network, images, what, "training")
 
-
-@contextmanager
-def _refusing_attributes() -> Iterator[None]:
-    """Names the layer whose attribute is read although a converted layer lacks it."""
-    try:
-        yield
-    except (AttributeError, UserError) as error:
-        cause = error if isinstance(error, AttributeError) else error.__cause__
-        if not isinstance(cause, AttributeError) or not isinstance(cause.obj, _Probe):
-            raise
-        raise UserError(
-            f"layer {cause.obj.name}: the network reads its {cause.name}{line_of(cause)}, which a "
-            "converted layer does not have: store the value in the module around it"
-        ) from error
-
-
-def _insert_probes(network: nnx.Module) -> tuple[list[_Call], list[tuple]]:
-    calls: list[_Call] = []
-    expected = []
-    probes: dict[tuple, _Probe] = {}
-    owners: dict[int, str] = {}
-    for path, module in list(nnx.iter_modules(network)):
-        name = dotted(path)
-        check_plain_layer(name, module)
-        if is_converted(module):
-
-            def record(inner, x, y, path=path):
-                calls.append(_Call(path, inner, x, y))
-
-            probes[path] = _Probe(name, module, record)
-            if not isinstance(module, nnx.BatchNorm):
-                expected.append(path)
-                if owners.setdefault(id(module.kernel), name) != name:
-                    shared = f"{owners[id(module.kernel)]} and {name}"
-                    raise UserError(f"layers {shared} share their kernel: each needs its own")
-    replace_modules(network, probes)
-    return calls, expected
-
-
-def _layers(calls: list[_Call], expected: list[tuple]) -> list[Layer]:
-    called = [call.path for call in calls]
-    for path in expected:
-        if called.count(path) != 1:
-            times = "never called" if path not in called else "called more than once"
-            raise UserError(f"layer {dotted(path)} is {times}: each layer must be called once")
-    norms = [call for call in calls if isinstance(call.module, nnx.BatchNorm)]
-    for norm in norms:
-        if sum(other.path == norm.path for other in norms) > 1:
+    with probes.refusing_attributes():
+        probed = forward.traced(network, input_shape, evaluated)
+        if place := forward.first_difference(plain.program, probed):
             raise UserError(
-                f"{dotted(norm.path)} is called more than once: each layer needs a BatchNorm of "
-                "its own, because banks are switched with the layer's bit-widths"
+                "the network computes something else once its layers are replaced, as conversion "
+                f"does, from {place} on: its code must not depend on their types (isinstance)"
             )
-    return [
-        _layer(call, next((n.path for n in norms if n.x is call.y), None))
-        for call in calls
-        if not isinstance(call.module, nnx.BatchNorm)
-    ]
+        forward.traced(network, input_shape, trained)
+    return LayerTable(layers, plain.logits_shape)
 
 
-def _layer(call: _Call, batch_norm: tuple | None) -> Layer:
+def _calls(network: nnx.Module, images: jax.Array, what: str, mode: str = "") -> list[Call]:
+    """The calls of layers and BatchNorms in one pass.
+
+    Args:
+      what: the start of the message if the network's code fails.
+      mode: the mode, for other messages.
+    """
+    names = forward.module_names(network)
+    calls, expected = probes.insert_probes(network)
+    forward.check_output(forward.call(network, images, what, UserError, names), mode)
+    probes.check_calls(calls, expected, mode)
+    return calls
+
+
+def _layers(calls: Sequence[Call]) -> list[Layer]:
+    return [_layer(call, probes.norm_of(call, calls)) for call in calls if not call.is_norm]
+
+
+def _layer(call: Call, batch_norm: tuple | None) -> Layer:
     kernel_shape = tuple(call.module.kernel[...].shape)
     if isinstance(call.module, nnx.Conv) and len(kernel_shape) != 4:
         raise UserError(f"layer {dotted(call.path)} is not 2-D: its kernel is {kernel_shape}")
-    positions = math.prod(call.y.shape[1:-1])
     return Layer(
         name=dotted(call.path),
         path=call.path,
         kernel_shape=kernel_shape,
         groups=getattr(call.module, "feature_group_count", 1),
-        macs=positions * math.prod(kernel_shape),
+        macs=_positions(call.y.shape) * math.prod(kernel_shape),
         batch_norm=batch_norm,
     )
+
+
+def _positions(shape: Sequence[int]) -> int:
+    """How often a layer with an output of this shape applies its kernel for one image.
+
+    The axis of images may be merged with others, as in [N P, C] for P patches. An odd number of
+    rows is that of a layer which is applied to parameters alone, without such an axis.
+    """
+    rows = math.prod(shape[:-1])
+    return rows // forward.IMAGES if rows % forward.IMAGES == 0 else rows

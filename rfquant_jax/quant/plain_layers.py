@@ -91,6 +91,9 @@ def attributes_kept(module: nnx.Module) -> tuple[str, ...]:
     return _KEPT[next(kind for kind in _CALLS if isinstance(module, kind))]
 
 
+ALL_KEPT = frozenset(name for names in _KEPT.values() for name in names)
+
+
 def is_converted(module: nnx.Module) -> bool:
     """Whether a module is a convolution, dense layer or BatchNorm that conversion replaces."""
     return isinstance(module, tuple(_CALLS))

@@ -16,7 +16,8 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import calibrate, convert, forward, post_training
 from rfquant_jax.quant.configuration import Configuration, as_configuration
 from rfquant_jax.quant.cost import CostModel
-from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.coupled_check import check_coupled
+from rfquant_jax.quant.layer_table import Layer, layer_table
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.space import ACTIVATIONS, Space
 
@@ -47,12 +48,13 @@ class QuantizationPlan:
     ) -> QuantizationPlan:
         """The plan of a plain network for images of `input_shape` (H, W, C).
 
-        The network is traced in evaluation and in training mode; nothing is computed.
+        The plain and the coupled network are traced in evaluation and in training mode; nothing is
+        computed.
         """
-        logits = forward.logits_shape(network, input_shape)
-        layers = convert.plan(
+        table = layer_table(network, input_shape)
+        layers = convert.with_candidates(
             network,
-            input_shape,
+            table.layers,
             candidates=settings.candidates,
             activation_candidates=settings.activation_candidates,
             depthwise_min_bits=settings.depthwise_min_bits,
@@ -60,7 +62,10 @@ class QuantizationPlan:
             rules=settings.rules,
         )
         space = Space.of(layers, settings.candidates, settings.activation_candidates)
-        return cls(settings, layers, space, tuple(input_shape), logits)
+        plan = cls(settings, layers, space, tuple(input_shape), table.logits_shape)
+        plan._override_signed(())  # validates the patterns
+        check_coupled(network, plan)
+        return plan
 
     @cached_property
     def cost_model(self) -> CostModel:
@@ -86,23 +91,20 @@ class QuantizationPlan:
         """
         return self.cost_model.of_one(self.configuration(configuration))
 
-    def check(self, network: nnx.Module) -> None:
-        """Checks that the network can be converted with these settings.
+    def convert(
+        self, network: nnx.Module, signed: Sequence[str] = (), *, initialise_steps: bool = True
+    ) -> nnx.Module:
+        """The coupled network; layers named in `signed` get signed input quantizers.
 
-        Raises:
-          UserError: it cannot, or a pattern of signed or unsigned inputs matches no layer.
+        `initialise_steps`: see `convert.quantize`.
         """
-        self.convert(network)
-        self._override_signed(())
-
-    def convert(self, network: nnx.Module, signed: Sequence[str] = ()) -> nnx.Module:
-        """The coupled network; layers named in `signed` get signed input quantizers."""
         coupled = convert.quantize(
             network,
             self.layers,
             candidates=self.settings.candidates,
             activation_candidates=self.settings.activation_candidates,
             scale_gradient=self.settings.scale_gradient,
+            initialise_steps=initialise_steps,
         )
         convert.set_signed(coupled, signed)
         return coupled
@@ -203,7 +205,10 @@ def plan(
     """Plans the quantization of a plain network: its layers, their candidates, their costs.
 
     The first convolution and the last dense layer, the classifier, have fixed bit-widths; all other
-    layers are searched. Nothing is computed.
+    layers are searched. Nothing is computed: the plain and the coupled network are traced with
+    abstract images, in evaluation and in training mode, so that a network that cannot be coupled
+    is refused here, before any training. What could not be exported is told by
+    `rfquant_jax.remarks`.
 
     Args:
       network: float32[N, H, W, C] -> logits [N, classes], made of 2-D `nnx.Conv` and `nnx.Linear`
@@ -217,10 +222,10 @@ def plan(
       `costs`.
 
     Raises:
-      UserError: a layer is of an unsupported type or is not called exactly once, a rule matches no
-        layer, or there is no layer to search; the message names the layer. Or the network does not
-        return `num_classes` logits.
-      RunFailure: the network's own code fails; names the line.
+      UserError: a layer is of an unsupported type or is not called exactly once, a rule or pattern
+        matches no layer, or there is no layer to search; the message names the layer. Or the
+        network does not return `num_classes` logits.
+      RunFailure: the network's own code fails, plain or coupled; names the module and the line.
 
     Source: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543).
 

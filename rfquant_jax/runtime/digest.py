@@ -1,10 +1,11 @@
-"""Named leaves of array trees, and digests of arrays and JSON independent of file formats."""
+"""Named leaves of array trees; digests of arrays and JSON independent of file formats, of files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -55,3 +56,16 @@ def json_digest(content: Any) -> str:
     """SHA-256 (hexadecimal) over JSON content, independent of key order and layout."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path_digest(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file, or over the names and contents of all files in a folder."""
+    if not path.is_dir():
+        return _file_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return json_digest([[file.relative_to(path).as_posix(), _file_digest(file)] for file in files])
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

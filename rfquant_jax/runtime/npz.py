@@ -33,10 +33,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return {one_line(name): _numbers(arrays, name) for name in arrays.files}
 
 
-def _check_members(members: list[zipfile.ZipInfo], there: int) -> None:
-    claimed = sum(member.file_size for member in members)
+def check_claim(claimed: int, there: int) -> None:
+    """Refuses a file or folder of `there` bytes that claims to hold far more.
+
+    Raises:
+      ValueError: names both numbers.
+    """
     if claimed > min(MOST_BYTES, max(ALWAYS_ALLOWED, MOST_RATIO * there)):
         raise ValueError(f"claims to hold {claimed} bytes in a file of {there}")
+
+
+def _check_members(members: list[zipfile.ZipInfo], there: int) -> None:
+    check_claim(sum(member.file_size for member in members), there)
     names = [one_line(member.filename.removesuffix(_SUFFIX)) for member in members]
     if len(set(names)) < len(names):
         raise ValueError(f"{max(names, key=names.count)} appears twice")

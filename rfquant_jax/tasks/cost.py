@@ -19,7 +19,7 @@ def cost(run: Run) -> None:
     columns = {"configuration": "configuration"} | COSTS
     if devices.is_first_process():
         print(table(rows, columns))
-        found = activation_bytes(run.abstract_network, run.plan, run.image_shape)
+        found = activation_bytes(run.abstract_network, run.plan)
         print(activation_line(*found))
         for line in normalization_remarks(run.abstract_network, run.plan.layers):
             print(line)

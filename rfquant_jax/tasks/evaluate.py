@@ -20,7 +20,7 @@ from rfquant_jax.runtime.extras import missing
 from rfquant_jax.runtime.json_files import read_json, write_json
 from rfquant_jax.search.selection import on_all
 from rfquant_jax.search.variables import SearchSpace
-from rfquant_jax.tasks import networks, search_results
+from rfquant_jax.tasks import kept_statistics, networks, search_results
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
 from rfquant_jax.tasks.measure import full_precision, measure_of
 from rfquant_jax.tasks.problem import SearchProblem
@@ -63,7 +63,7 @@ def evaluate(run: Run) -> dict:
     if known == (checkpoints, images):
         run.log.info("evaluate: finished before")
     else:
-        memory, _ = activation_bytes(run.abstract_network, run.plan, run.image_shape)
+        memory, _ = activation_bytes(run.abstract_network, run.plan)
         results = {
             "full_precision": _full_precision(run),
             "rows": _rows(run, found),
@@ -101,8 +101,7 @@ def _uses(workdir: Path, result: Path, arguments: Sequence[str] | None) -> str:
 
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
     trained = networks.coupled(run)
-    measure = measure_of(run, trained.functional)
-    outcomes = measure.outcomes(run.data.test, trained.params, configuration)
+    outcomes = _outcomes(run, trained)(configuration)
     measured = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
@@ -144,12 +143,14 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
 
 
 def _outcomes(run: Run, trained: networks.Trained) -> Callable[[np.ndarray], Outcomes]:
-    """Per-image results of configurations on the test images."""
+    """Per-image results on the test images; keeps the recalibrated statistics for predictions."""
     measure = measure_of(run, trained.functional)
 
     def outcomes(configuration: np.ndarray) -> Outcomes:
         run.stop.check()
-        return measure.outcomes(run.data.test, trained.params, configuration)
+        statistics = measure.recalibrated(trained.params, configuration)
+        kept_statistics.keep(run, trained.origin, configuration, statistics)
+        return measure.outcomes(run.data.test, trained.params, configuration, statistics)
 
     return outcomes
 

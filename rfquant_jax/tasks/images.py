@@ -9,10 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from rfquant_jax import data
+from rfquant_jax.checkpoint.checkpoints import TRAIN
 from rfquant_jax.config import checks, transforms
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import DataSet
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.runtime import cpus
 from rfquant_jax.tasks.stored_data import numbered_data, stored_data
 
@@ -25,7 +26,7 @@ def load_images(config: ConfigDict, workdir: Path) -> DataSet:
     Raises:
       ConfigError: it is missing or does not match the config.
     """
-    loaded = _without_images(config, workdir) or data.load(config.data)
+    loaded = _without_images(config, workdir) or _opened(config, workdir)
     check_images(config.data, loaded.image_shape, loaded.num_classes)
     return loaded
 
@@ -37,12 +38,30 @@ def _without_images(config: ConfigDict, workdir: Path) -> DataSet | None:
     """
     if checks.tasks(config) != ("predict",) or config.configuration:
         return None
-    other = [Path(config.checkpoint)] if config.checkpoint else []
-    stored = stored_data([workdir, *other])
+    stored = stored_data(_workdirs(config, workdir))
     known = data.described(config.data)
     if stored is None and known and config.pretrained and not config.data.path:
         return numbered_data(*known)
     return stored
+
+
+def _opened(config: ConfigDict, workdir: Path) -> DataSet:
+    """The data set with its images; a quantized prediction may do without them.
+
+    `kept_statistics.check` refuses the prediction later if it needs images.
+    """
+    try:
+        return data.load(config.data)
+    except UserError:
+        alone = checks.tasks(config) == ("predict",)
+        stored = stored_data(_workdirs(config, workdir), TRAIN) if alone else None
+        if stored is None:
+            raise
+        return stored
+
+
+def _workdirs(config: ConfigDict, workdir: Path) -> list[Path]:
+    return [workdir, *([Path(config.checkpoint)] if config.checkpoint else [])]
 
 
 def described(config: ConfigDict) -> tuple[Shape, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfquant_jax.errors import ConfigError, UserError
+from rfquant_jax.errors import ConfigError, RunFailure, UserError
 from rfquant_jax.quant.forward import check_classes, logits_shape
 from rfquant_jax.tasks.run import Run
 
@@ -28,5 +28,5 @@ def warn_if_not_quantizable(run: Run) -> None:
         run.build("plan")
     except ConfigError:  # of the fields of quantization, which this run does not use
         return
-    except UserError as error:
+    except (UserError, RunFailure) as error:
         run.log.info(f"warning: the task train will refuse this network: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN, Checkpoints, sta
 from rfquant_jax.errors import CheckpointError, UserError
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.digest import path_digest
 from rfquant_jax.tasks.run import Run
 
 # Alternatives if a stage has no checkpoint.
@@ -59,7 +59,7 @@ def exists(run: Run, stage: str) -> bool:
     """Whether there is a checkpoint of this stage, or a weight file."""
     if has_checkpoints(source_of(run, stage), stage):
         return True
-    return _is_imported(run, stage) and os.path.isfile(run.config.pretrained)
+    return _is_imported(run, stage) and os.path.exists(run.config.pretrained)
 
 
 def _is_imported(run: Run, stage: str) -> bool:
@@ -80,8 +80,7 @@ def origin(run: Run, stage: str) -> str:
     """
     if _is_imported(run, stage):
         path = Path(run.config.pretrained)
-        with path.open("rb") as file:
-            return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+        return f"{path.name} sha256:{path_digest(path)[:16]}"
     with _opened(run, stage) as checkpoints:
         return _origin(run, stage, checkpoints, _best(checkpoints, stage))
 

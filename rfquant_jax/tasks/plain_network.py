@@ -49,7 +49,8 @@ def abstract_network(config: ConfigDict, build: Build) -> nnx.Module:
         raise
     except Exception as error:  # the network may be user code
         what = f"config.model.name={config.model.name}: its constructor fails"
-        raise RunFailure(f"{what}: {summary(error)}") from error
+        hint = "; hold modules in an nnx.List or nnx.Dict" if "nnx.List" in str(error) else ""
+        raise RunFailure(f"{what}: {summary(error)}{hint}") from error
 
 
 def with_pretrained_weights(

@@ -6,7 +6,7 @@ import os
 
 from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import checks
-from rfquant_jax.tasks import export, networks, predict, train
+from rfquant_jax.tasks import export, kept_statistics, networks, predict, train
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.search_images import split_held_out
 from rfquant_jax.tasks.teacher import teacher_run
@@ -24,7 +24,7 @@ def check(run: Run) -> None:
     if os.path.exists(run.workdir / CONFIG_FILE):
         run.claim()  # before reading files that another process may be writing
     if {"train", "search"} & set(asked) or run.configuration is not None:
-        run.plan.check(run.network)
+        run.build("plan")
     if "pretrain" in asked and not train.check(run, PRETRAIN):
         run.build("initial_network")
     if "train" in asked and not train.check(run, TRAIN):
@@ -45,5 +45,6 @@ def check(run: Run) -> None:
         export.check(run, asked)
     if "predict" in asked:
         predict.list_files(run)
+        kept_statistics.check(run)
         if run.configuration is None and "pretrain" not in asked:
             networks.check(run, PRETRAIN)

@@ -18,7 +18,7 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.measure import NO_CONFIGURATION
 from rfquant_jax.runtime.files import replacing
-from rfquant_jax.tasks import networks
+from rfquant_jax.tasks import kept_statistics, networks
 from rfquant_jax.tasks.measure import measure_of
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
@@ -27,8 +27,9 @@ from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
 def predict(run: Run) -> Path:
     """Classifies the images of `config.predict.images`.
 
-    Uses the coupled network at `config.configuration`, recalibrated on held-out training images, or
-    the full-precision network if no configuration is given.
+    Uses the coupled network at `config.configuration`, with the recalibrated BatchNorm statistics
+    of an evaluation of the same configuration, or recalibrated on held-out training images; or the
+    full-precision network if no configuration is given.
 
     Returns:
       the path of the CSV file, with one line per image: its path and the most probable classes with
@@ -83,7 +84,9 @@ def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str
     else:
         trained, configuration = networks.coupled(run), run.configuration
         measure = measure_of(run, trained.functional)
-        statistics = measure.recalibrated(trained.params, configuration)
+        statistics = kept_statistics.kept(run, trained.origin, configuration)
+        if statistics is None:
+            statistics = measure.recalibrated(trained.params, configuration)
     # Labels hold image indices. These images are not used for training, so any number may be bad.
     source = FolderSource(Path(run.config.predict.images), files, np.arange(len(files)))
     pipeline = replace(run.pipeline, max_bad_fraction=1.0, plain=_to_size(run))

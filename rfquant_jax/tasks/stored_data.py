@@ -13,17 +13,18 @@ from rfquant_jax.checkpoint.restore import Reader
 from rfquant_jax.data.sources import DataSet, Source, Subset
 
 
-def stored_data(workdirs: list[Path]) -> DataSet | None:
-    """The data set of the newest full-precision checkpoint, without its images.
+def stored_data(workdirs: list[Path], stage: str = PRETRAIN) -> DataSet | None:
+    """The data set of the newest checkpoint of a stage, without its images.
 
     Args:
       workdirs: folders of runs; the first one with checkpoints counts.
+      stage: `checkpoint.PRETRAIN` or `checkpoint.TRAIN`.
 
     Returns:
       None if there is no readable checkpoint that describes its data.
     """
     for workdir in workdirs:
-        reader = Reader(stage_folder(workdir, PRETRAIN), {})
+        reader = Reader(stage_folder(workdir, stage), {})
         if reader.steps:
             readable = reader.readable(reader.steps)
             return _described(reader.unchecked(readable[0])) if readable else None
@@ -53,6 +54,11 @@ def numbered_data(image_shape: tuple[int, int, int], classes: int) -> DataSet:
     """A data set without images, whose classes are called 0, 1, 2, ..."""
     names = tuple(str(number) for number in range(classes))
     return DataSet(_unread(0), _unread(0), _unread(0), names, image_shape)
+
+
+def is_stored(data: DataSet) -> bool:
+    """Whether a data set has no images, because a checkpoint describes it."""
+    return isinstance(data.held_out, Subset) and isinstance(data.held_out.source, _Unread)
 
 
 class _Unread:

@@ -21,7 +21,7 @@ CONFIRMED_FILE, LOCK_FILE = "confirmed.jsonl", "lock"
 PROFILE_FILE, SNAPSHOT_FILE, SURROGATE_FILE = "profile.jsonl", "snapshot.json", "surrogate.json"
 SEARCH_FOLDER, EVALUATION_FOLDER = "search", "evaluations"
 FRONTIER_FILE, SENSITIVITY_FILE = "frontier.json", "sensitivity.json"
-PREDICTIONS_FILE = "predictions.csv"
+PREDICTIONS_FILE, STATISTICS_FOLDER = "predictions.csv", "statistics"
 EXPORT_FOLDER, EXPORT_FILE = "export", "export.json"
 
 

@@ -178,6 +178,13 @@ def test_the_test_folder_stands_in_for_val(root, monkeypatch):
     assert Path(loaded.test[0]["name"]).parent == root / "test" / "a"
 
 
+def test_of_two_test_folders_the_unused_one_is_said(root):
+    write(root / "test", "a/0.png")
+    loaded = data.load(section(root))
+    assert Path(loaded.test[0]["name"]).parent == root / "val" / "a"
+    assert loaded.remark == "data: val holds the test images; test is not used"
+
+
 def test_links_to_folders_are_followed(tmp_path):
     write(tmp_path / "elsewhere", "1.png")
     (tmp_path / "f").mkdir()

@@ -258,8 +258,8 @@ class WithMode(nnx.Module):
     [
         (_returning(lambda y: (y, y)), "the network returns a tuple: it must return the logits"),
         (_returning(lambda y: {"logits": y, "aux": y}), "returns a dict of aux, logits: it must"),
-        (_returning(lambda y: y[0]), "the network returns float32[2] for one image: it must"),
-        (_returning(lambda y: y.argmax(-1, keepdims=True)), "returns int32[1, 1] for one image"),
+        (_returning(lambda y: y[0]), "the network returns float32[2] for 2 images: it must"),
+        (_returning(lambda y: y.argmax(-1, keepdims=True)), "returns int32[2, 1] for 2 images"),
         (WithMode(), "its __call__ also needs rngs: give them defaults"),
     ],
 )

@@ -268,6 +268,12 @@ def test_every_parameter_is_float32(dtype):
     assert str(error.value).startswith(f"gain is {jnp.dtype(dtype)}, but parameters (nnx.Param)")
 
 
+def test_statistics_belong_to_a_batch_norm():
+    rfq.plan(Scaled(nnx.Variable, jnp.float32), SHAPE)
+    with pytest.raises(UserError, match=r"^gain is an nnx\.BatchStat outside an nnx"):
+        logits_shape(Scaled(nnx.BatchStat, jnp.float32), SHAPE)
+
+
 def test_one_weight_and_constant_weights_have_finite_steps():
     class Sparse(nnx.Module):
         def __init__(self):

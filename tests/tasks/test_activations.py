@@ -20,7 +20,7 @@ class Sorting(TinyNet):
 def measured(build):
     abstract = nnx.eval_shape(build)
     plan = QuantizationPlan.of(abstract, IMAGE_SHAPE, QuantConfig())
-    return activation_bytes(abstract, plan, IMAGE_SHAPE)
+    return activation_bytes(abstract, plan)
 
 
 def test_the_line_of_code_that_prevents_the_export_is_named():
@@ -33,6 +33,27 @@ def test_the_line_of_code_that_prevents_the_export_is_named():
     assert activation_line(size, reason).startswith(
         "peak activation memory: unknown, because this network cannot be exported: between its"
     )
+
+
+class Normalized(nnx.Module):
+    """A LayerNorm, whose scale of 1 and bias of 0 before training would take no operation."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.conv = nnx.Conv(4, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm, self.head = nnx.LayerNorm(4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(nnx.relu(self.stem(x)))))
+        return self.head(x.mean((1, 2)))
+
+
+def test_bytes_are_those_of_a_trained_network(rng):
+    abstract, trained = nnx.eval_shape(lambda: Normalized(nnx.Rngs(0))), Normalized(nnx.Rngs(0))
+    for held in (trained.norm.scale, trained.norm.bias):
+        held.set_value(jnp.asarray(rng.uniform(1.5, 2.5, 4), jnp.float32))
+    plan = QuantizationPlan.of(abstract, (8, 8, 1), QuantConfig())
+    assert activation_bytes(abstract, plan) == activation_bytes(trained, plan)
 
 
 def test_a_network_that_can_be_exported_has_its_bytes():

@@ -7,6 +7,7 @@ from configs import quickstart
 from rfquant_jax import models
 from rfquant_jax.errors import RunFailure, UserError
 from rfquant_jax.tasks import dispatch
+from rfquant_jax.tasks.network_check import warn_if_not_quantizable
 from rfquant_jax.tasks.run import Run
 
 
@@ -71,9 +72,71 @@ def test_pretraining_warns_of_a_network_that_train_refuses(monkeypatch, tmp_path
     assert "pretrain: epoch 0" in log
 
 
+class Strided(nnx.Module):
+    """A network that trains in full precision, but whose code fails with quantized layers."""
+
+    def __init__(self, num_classes, channels, rngs):
+        self.stem = nnx.Conv(channels, 2, (3, 3), rngs=rngs)
+        self.conv = nnx.Conv(2, 2, (3, 3), strides=2, rngs=rngs)
+        self.head = nnx.Linear(2, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        step = self.conv.strides
+        return self.head((self.conv(x) + x[:, ::step, ::step]).mean((1, 2)))
+
+
+FAILS = "the network runs, but not with quantized layers in training mode: TypeError: "
+
+
+@pytest.mark.parametrize("tasks", [("cost",), ("train",), ("pretrain", "train"), ("search",)])
+def test_a_network_that_cannot_be_coupled_is_refused_before_work(monkeypatch, tmp_path, tasks):
+    monkeypatch.setitem(models.REGISTRY, "strided", models.Architecture(Strided))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = tasks, "strided", 1
+    with pytest.raises(RunFailure) as error:
+        dispatch.perform(Run(config, tmp_path / "run"))
+    assert str(error.value).startswith(FAILS)
+    assert "(test_network_check.py, line " in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretraining_alone_warns_of_a_network_that_cannot_be_coupled(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, "strided", models.Architecture(Strided))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = ("pretrain",), "strided", 1
+    (tmp_path / "run").mkdir()
+    run = Run(config, tmp_path / "run")
+    warn_if_not_quantizable(run)
+    run.close()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"warning: the task train will refuse this network: {FAILS}" in log
+
+
 class Unbuilt(nnx.Module):
     def __init__(self, num_classes, rngs):
         self.stem = nnx.Conv(1, 2, (3, 3), rngs=rngs)
+
+
+class Listed(nnx.Module):
+    """Its layers are in a list of Python, which flax refuses since 0.12 at length."""
+
+    def __init__(self, num_classes, channels, rngs):
+        self.layers = [nnx.Conv(channels, 2, (3, 3), rngs=rngs)]
+
+
+def test_layers_in_a_list_of_python_are_refused_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, "listed", models.Architecture(Listed))
+    config = quickstart.get_config()
+    config.tasks, config.model.name, config.devices = ("cost",), "listed", 1
+    with pytest.raises(RunFailure) as error:
+        dispatch.perform(Run(config, tmp_path / "run"))
+    said = str(error.value)
+    assert said.startswith(
+        "config.model.name=listed: its constructor fails: ValueError: Found data"
+    )
+    assert "should not contain data values. (test_network_check.py, line " in said
+    assert said.endswith("); hold modules in an nnx.List or nnx.Dict")
 
 
 def test_a_constructor_that_fails_is_one_line_without_a_traceback(monkeypatch, tmp_path, capsys):

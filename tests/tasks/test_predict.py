@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from rfquant_jax.errors import ConfigError
+from rfquant_jax.errors import ConfigError, UserError
 from rfquant_jax.nn.functional import write_arrays
 from rfquant_jax.tasks import dispatch
 from rfquant_jax.tasks.run import Run
@@ -74,6 +74,73 @@ def test_prediction_in_full_precision_needs_no_images(trained, tmp_path):
         assert row[0] == f"{i}.png"
         found = dict(zip(row[1::2], map(float, row[2::2]), strict=True))
         np.testing.assert_allclose([found[c] for c in CLASSES], expected[i], atol=2e-6)
+
+
+@pytest.fixture(scope="module")
+def coupled(tmp_path_factory):
+    """A run with a coupled network, evaluated at w4a4, and its images."""
+    root = tmp_path_factory.mktemp("images")
+    for seed, name in enumerate(CLASSES):
+        paint(root / name, 12, seed)
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    tasks = {("pretrain", "train"): "", ("evaluate",): "w4a4"}
+    for asked, configuration in tasks.items():
+        run = quantized(workdir, asked, root, configuration)
+        dispatch.perform(run)
+        run.close()
+    return workdir, root
+
+
+def quantized(workdir, tasks, images, configuration, **fields):
+    coupled = {"train.epochs": 0, "train.batch_size": 8, "quant.candidates": (4, 2)}
+    more = {"data.path": str(images), "configuration": configuration}
+    return run_of(workdir, tasks, **(coupled | more | fields))
+
+
+def predicted(workdir, images, new, configuration):
+    fields = {"predict.images": str(new), "predict.top": 3}
+    run = quantized(workdir, ("predict",), images, configuration, **fields)
+    try:
+        dispatch.perform(run)
+    finally:
+        run.close()
+    return table(workdir)
+
+
+def test_quantized_it_takes_the_statistics_of_the_evaluation(coupled, tmp_path):
+    workdir, root = coupled
+    paint(tmp_path / "new", 5, 9)
+    (file,) = (workdir / "statistics").iterdir()
+    without = predicted(workdir, "gone", tmp_path / "new", "w4a4")
+    file.rename(tmp_path / file.name)
+    with_images = predicted(workdir, root, tmp_path / "new", "w4a4")
+    assert without == with_images
+    assert len({tuple(row[1:]) for row in without}) == 5
+    copy = dict(np.load(tmp_path / file.name))
+    assert len(copy) == 15  # mean and variance of seven BatchNorms, and the checksum
+    name = next(name for name in copy if name.endswith("mean"))
+    copy[name] = copy[name] + 1
+    for damaged in (lambda: np.savez(file, **copy), lambda: file.write_bytes(b"PK")):
+        damaged()
+        assert predicted(workdir, root, tmp_path / "new", "w4a4") == with_images
+        with pytest.raises(UserError, match=r"config\.data\.path = 'gone': must be a folder"):
+            predicted(workdir, "gone", tmp_path / "new", "w4a4")
+    (tmp_path / file.name).rename(file)
+
+
+def test_statistics_are_of_one_configuration_and_its_settings(coupled, tmp_path):
+    workdir, _ = coupled
+    paint(tmp_path / "new", 1, 9)
+    said = "unless the task evaluate has run for the same configuration"
+    with pytest.raises(UserError, match=said):
+        predicted(workdir, "gone", tmp_path / "new", "w2a4")
+    fields = {"predict.images": str(tmp_path / "new"), "checkpoint": str(workdir)}
+    elsewhere = quantized(tmp_path / "run", ("predict",), "gone", "w4a4", **fields)
+    dispatch.check(elsewhere)
+    for other, value in (("evaluate.recalibration_images", 3), ("evaluate.augment", True)):
+        changed = fields | {other: value}
+        with pytest.raises(UserError, match=said):
+            dispatch.check(quantized(tmp_path / "run", ("predict",), "gone", "w4a4", **changed))
 
 
 def arrays(workdir):

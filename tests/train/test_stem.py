@@ -158,7 +158,7 @@ class Bare(nnx.Module):
 
 def test_without_a_stem_no_gradient_reaches_the_images(data):
     plain = Bare(nnx.Rngs(0))
-    first, last = layer_table(plain, IMAGE_SHAPE)
+    first, last = layer_table(plain, IMAGE_SHAPE).layers
     first = replace(first, candidates=(4, 2), quantize_input=True)
     functional = FunctionalNetwork(convert.quantize(plain, (first, last), candidates=(4, 2)))
     one = prepared(functional, data["image"], lambda x: 2.0 * x)

@@ -25,7 +25,10 @@ SEARCH = section(
     "search",
     "configurations for budgets",
     budgets=Field(
-        "33.9G", "list of 33.9G, 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4, 50%:MB", NOT_EMPTY
+        "33.9G",
+        "list of 33.9G (BitOPs), 2.3MB, 60KB, 5ms, 30G+2MB, 1.05*w4a4 (BitOPs; 1.05*w4a4:MB), "
+        "50% (of the BitOPs of 8 bits everywhere; 50%:MB of their size)",
+        NOT_EMPTY,
     ),
     algorithm=Field(
         ON_PROFILE,

@@ -20,6 +20,7 @@ from rfquant_jax.export.trace.translate import Translator, UnsupportedNetwork
 from rfquant_jax.nn.functional import dotted, replace_modules
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense
+from rfquant_jax.quant.plain_layers import ALL_KEPT
 
 _MARK = Primitive("rfquant_layer")
 _MARK.def_abstract_eval(lambda x, *, place, shape: x.update(shape=shape))
@@ -37,6 +38,12 @@ class _Mark(nnx.Module):
         del use_running_average  # what a BatchNorm may be called with; the network is in its mode
         y = jax.eval_shape(self.inner, jax.ShapeDtypeStruct(x.shape, x.dtype))
         return _MARK.bind(x, place=self.place, shape=y.shape)
+
+    def __getattr__(self, name: str):
+        inner = vars(self).get("inner")
+        if inner is not None and name in ALL_KEPT:  # what the network's code may read
+            return getattr(inner, name)
+        raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
 
 
 @dataclass(frozen=True)

@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from rfquant_jax.errors import UserError, listed, one_line
-from rfquant_jax.models.pretrained.weight_names import renamed
-from rfquant_jax.nn.functional import dotted
+from rfquant_jax.models.pretrained.slots import Slot, other_names, slots_of
+from rfquant_jax.models.pretrained.weight_names import own_names, renamed
 
-_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_KERNEL = {"weight": "kernel", "bias": "bias"}
 SHOWN = 8  # maximum number of names listed in an error
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A variable of the network, with the conversion of a tensor to its value.
-
-    Attributes:
-      is_ours: the tensor has the variable's own layout, not PyTorch's.
-    """
-
-    variable: nnx.Variable
-    is_kernel: bool
-    is_classifier: bool
-    is_ours: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in the file; in PyTorch OIHW, or (outputs, inputs)."""
-        shape = self.variable.get_value().shape
-        if not self.is_kernel or self.is_ours:
-            return shape
-        return (*shape[:-3:-1], *shape[:-2]) if len(shape) == 4 else shape[::-1]
-
-    def fits_other_classes(self, tensor: np.ndarray) -> bool:
-        """Whether this is the classifier, and the tensor differs only in the number of classes."""
-        rest = slice(None, -1) if self.is_ours else slice(1, None)
-        same = tensor.ndim == len(self.shape) and tensor.shape[rest] == self.shape[rest]
-        return self.is_classifier and same
-
-    def fill(self, tensor: np.ndarray) -> None:
-        if self.is_kernel and not self.is_ours:
-            tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-        self.variable.set_value(jnp.asarray(tensor, jnp.float32))
 
 
 def load_weights(
@@ -61,7 +25,7 @@ def load_weights(
       architecture: name in the registry; selects the known naming conventions.
       tensors: by PyTorch's names, with convolution kernels OIHW and dense kernels (outputs,
         inputs); or the network's own state as in `nnx.to_flat_state`, by paths that are joined with
-        dots or slashes.
+        dots or slashes. Prefixes of wrappers are removed.
 
     Returns:
       names of parameters that were not loaded: the classifier, if the number of classes differs.
@@ -71,17 +35,10 @@ def load_weights(
         finite; the message names them.
     """
     tensors = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
-    slots, own = _slots(network, is_ours=True), {n.replace("/", "."): n for n in tensors}
-    if 2 * len(slots.keys() & own.keys()) >= len(slots):
-        found = own
-    else:
-        slots = _slots(network, is_ours=False)
-        found = renamed(architecture, tensors, set(slots))
+    slots, found = _places(network, architecture, list(tensors))
     missing = sorted(slots.keys() - found.keys())
     surplus = sorted(found[name] for name in found.keys() - slots.keys())
-    misshapen = [
-        n for n in slots.keys() & found.keys() if tensors[found[n]].shape != slots[n].shape
-    ]
+    misshapen = [n for n in slots.keys() & found.keys() if not slots[n].fits(tensors[found[n]])]
     fresh = sorted(n for n in misshapen if slots[n].fits_other_classes(tensors[found[n]]))
     wrong = [
         f"{found[name]} {list(tensors[found[name]].shape)} instead of {list(slots[name].shape)}"
@@ -106,6 +63,20 @@ def load_weights(
     return fresh
 
 
+def _places(
+    network: nnx.Module, architecture: str, names: list[str]
+) -> tuple[dict[str, Slot], dict[str, str]]:
+    """The slots by the names that fit the file best, and `{such a name: name in the file}`."""
+    ours = slots_of(network, is_ours=True)
+    theirs = slots_of(network, is_ours=False)
+    own = own_names(names, set(ours))
+    renames = renamed(architecture, names, set(theirs))
+    if len(ours.keys() & own.keys()) <= len(theirs.keys() & renames.keys()):
+        return theirs, renames
+    left = other_names(network)
+    return ours, {name: given for name, given in own.items() if name not in left}
+
+
 def _bad_values(tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """Names of invalid tensors, by problem."""
     strange = {name: t.dtype for name, t in sorted(tensors.items()) if not _is_float(t.dtype)}
@@ -123,22 +94,3 @@ def _is_float(dtype: np.dtype) -> bool:
 def _is_finite(tensor: np.ndarray) -> bool:
     with np.errstate(over="ignore"):  # values too large for float32 become infinite
         return bool(np.isfinite(tensor.astype(np.float32)).all())
-
-
-def _slots(network: nnx.Module, *, is_ours: bool) -> dict[str, _Slot]:
-    """The variables of a network by the names that a file gives them."""
-    slots = {}
-    for path, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.BatchNorm):
-            attributes = _NORM
-        elif isinstance(module, nnx.Conv | nnx.Linear):
-            attributes = _KERNEL
-        else:
-            continue
-        for theirs, ours in attributes.items():
-            variable = getattr(module, ours)
-            if variable is not None:
-                dense = isinstance(module, nnx.Linear)
-                name = ours if is_ours else theirs
-                slots[f"{dotted(path)}.{name}"] = _Slot(variable, ours == "kernel", dense, is_ours)
-    return slots

@@ -12,8 +12,8 @@ from typing import Any
 
 EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
-# Wrappers: DataParallel and DDP, torch.compile, Lightning modules and detection networks.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema_model.")
+# Wrappers: DataParallel and DDP, torch.compile, Lightning modules, detection networks, JAX's habit.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema_model.", "params.")
 _COUNTERS = ("n_averaged", "num_batches_tracked")  # of AveragedModel and BatchNorm
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 
 from rfquant_jax.models import mobilenetv2
 from rfquant_jax.models.pretrained.state_dict import unwrapped
 
 Rename = Callable[[str], str]
+_VALUES = (".value", ".raw_value")
 
 # Indices of the modules of a MobileNetV2 block in our numbering.
 _EXPANDED = {"conv_pw": 0, "bn1": 1, "conv_dw": 3, "bn2": 4, "conv_pwl": 6, "bn3": 7}
@@ -49,7 +50,23 @@ _RENAMES: dict[str, tuple[Rename, ...]] = {
 }
 
 
-def renamed(architecture: str, names: Mapping[str, object], expected: set[str]) -> dict[str, str]:
+def own_names(names: Collection[str], expected: set[str]) -> dict[str, str]:
+    """`{path in the network: name in the file}` of a state by paths joined with dots or slashes.
+
+    Args:
+      names: what the file holds.
+      expected: dotted paths of what the network has.
+    """
+    paths = {name.replace("/", "."): name for name in names}
+    if all(path.endswith(_VALUES) for path in paths):  # a state of variables, not of arrays
+        paths = {path.rpartition(".")[0]: name for path, name in paths.items()}
+    candidates = [
+        {short: paths[path] for short, path in plain.items()} for plain in unwrapped(list(paths))
+    ]
+    return max(candidates, key=lambda candidate: len(expected & candidate.keys()))
+
+
+def renamed(architecture: str, names: Collection[str], expected: set[str]) -> dict[str, str]:
     """`{our name: name in the file}`, by whichever convention fits the file best.
 
     Args:

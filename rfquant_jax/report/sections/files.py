@@ -24,6 +24,7 @@ _MEANING = {
     "sensitivity.png": "sensitivities, picture",
     "surrogate.json": "quality of the surrogate",
     "bits.png": "bits of each layer, picture",
+    "statistics": "recalibrated BatchNorm of the evaluated configurations, for predictions",
     "predictions.csv": "predicted classes of the task predict",
     "command.json": "the command of this run",
     "config.json": "the resolved config",

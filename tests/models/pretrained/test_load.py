@@ -255,6 +255,32 @@ def test_a_pickle_of_another_type_names_it_and_gives_no_unsafe_advice(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_tensors_that_are_no_arrays_and_programs_are_refused_by_name(weights, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    tensors = {n: torch.asarray(t) for n, t in weights.items()}
+    for odd in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta")):
+        torch.save(tensors | {"bn1.bias": odd}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=r"w\.pth: its tensor bn1\.bias is no array \(can't"):
+            read_weights(tmp_path / "w.pth")
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt: is a program of TorchScript: save the state_dict"):
+        read_weights(tmp_path / "w.pt")
+    torch.save({"model": tensors, "history": np.ones(3)}, tmp_path / "w.pth")
+    assert "bn1.bias" in read_weights(tmp_path / "w.pth")
+
+
+def test_another_librarys_message_is_one_whole_sentence(weights, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.save({n: torch.asarray(t) for n, t in weights.items()}, tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"\([^.]*: failed finding central directory\)$"):
+        read_weights(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"w\.pth: is empty$"):
+        read_weights(tmp_path / "w.pth")
+
+
 class Harmful:
     def __reduce__(self):
         return (os.mkdir, ("harmed",))
@@ -286,7 +312,7 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path, monkeypatch):
     [("w.h5", "must be a safetensors, npz or PyTorch"), ("no.npz", "no such file")],
 )
 def test_other_files_are_refused(tmp_path, name, said):
-    (tmp_path / "w.h5").write_text("")
+    (tmp_path / "w.h5").write_text("HDF")
     with pytest.raises(UserError, match=said):
         read_weights(tmp_path / name)
 
