@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
-from rfquant_jax.quant import calibrate, convert, forward, post_training
+from rfquant_jax.quant import calibrate, convert, forward, post_training, residual
 from rfquant_jax.quant.configuration import Configuration, as_configuration
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layer_table import Layer
+from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.space import Space
 
@@ -33,6 +34,7 @@ class QuantizationPlan:
       image_shape: (H, W, C) of one image, which determines the costs.
       logits_shape: shape of the logits of one image, (classes,), or (..., classes) for logits at
         several positions.
+      residuals: names of the quantized residual additions, in forward order.
     """
 
     settings: QuantConfig
@@ -40,6 +42,7 @@ class QuantizationPlan:
     space: Space
     image_shape: tuple[int, ...] = ()
     logits_shape: tuple[int, ...] = ()
+    residuals: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -59,7 +62,10 @@ class QuantizationPlan:
             rules=settings.rules,
         )
         space = Space.of(layers, settings.candidates)
-        return cls(settings, layers, space, tuple(input_shape), logits)
+        residuals: tuple[str, ...] = ()
+        if settings.residual_bits < FULL_PRECISION:
+            residuals = residual.residual_additions(network, input_shape)
+        return cls(settings, layers, space, tuple(input_shape), logits, residuals)
 
     @cached_property
     def cost_model(self) -> CostModel:
@@ -103,6 +109,12 @@ class QuantizationPlan:
             scale_gradient=self.settings.scale_gradient,
         )
         convert.set_signed(coupled, signed)
+        residual.quantize_residuals(
+            coupled,
+            self.residuals,
+            self.settings.residual_bits,
+            scale_gradient=self.settings.scale_gradient,
+        )
         return coupled
 
     def find_signed(
@@ -175,7 +187,10 @@ class QuantizationPlan:
 
     def identity(self) -> Mapping[str, Any]:
         """The part of a checkpoint's identity that this plan determines, JSON."""
-        return {
+        # Absent from the checkpoints of networks without quantized residual additions.
+        bits = self.settings.residual_bits
+        residuals = {"residual_bits": bits} if self.residuals else {}
+        return residuals | {
             "candidates": list(self.settings.candidates),
             "layers": {layer.name: list(layer.kernel_shape) for layer in self.layers},
             "bits": {

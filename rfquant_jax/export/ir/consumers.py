@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import LAYERS
+from rfquant_jax.export.ir.routes import bound_of
 from rfquant_jax.export.ir.runtime import quantize
 
 
@@ -61,9 +63,9 @@ class Consumers:
 
     def of(self, node: Node) -> Consumer | None:
         """The quantizer after a layer, or None if the layer's float output is needed."""
-        name, skipped, bounds = node.output, [], []
+        name, skipped, clips = node.output, [], []
         while (clip := self._only_clip(name)) is not None:
-            bounds.append((clip.op, bound_of(clip)))
+            clips.append(clip)
             name = clip.output
             skipped.append(name)
         readers = self._readers.get(name, [])
@@ -74,7 +76,7 @@ class Consumers:
         datas = [self._model.layers[reader.layer] for reader in readers]
         if len({Quantizer.of(d) for d in datas}) > 1 or not datas[0].quantizes_input:
             return None
-        target = _target(datas[0], bounds)
+        target = target_of(datas[0], clips)
         return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
 
     def _only_clip(self, name: str) -> Node | None:
@@ -84,21 +86,14 @@ class Consumers:
         return readers[0] if alone and bound_of(readers[0]) is not None else None
 
 
-def bound_of(node: Node) -> float | None:
-    """The number that a `maximum` or `minimum` clips with; None for any other node."""
-    if node.op not in ("maximum", "minimum"):
-        return None
-    return next((x for x in node.inputs if not isinstance(x, str)), None)
-
-
-def _target(data: LayerData, bounds: list[tuple[str, float]]) -> Target:
+def target_of(data: LayerData, clips: Iterable[Node]) -> Target:
     """The quantizer with preceding activations folded into its range of codes.
 
     Quantization is monotone: the code of max(x, bound) is the larger of the two codes.
     """
     low, high = data.input_range
-    for op, bound in bounds:
-        code = int(quantize(data, np.float32([bound]))[0])
-        limit = max if op == "maximum" else min
+    for clip in clips:
+        code = int(quantize(data, np.float32([bound_of(clip)]))[0])
+        limit = max if clip.op == "maximum" else min
         low, high = limit(low, code), limit(high, code)
     return Target(data.input_step, low, high)
