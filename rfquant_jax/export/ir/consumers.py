@@ -34,7 +34,7 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Consumer:
-    """The only quantizer that reads a layer's output, after clipping activations.
+    """A quantizer that reads a layer's output, after clipping activations.
 
     Attributes:
       value: name of the quantized value.
@@ -63,21 +63,26 @@ class Consumers:
 
     def of(self, node: Node) -> Consumer | None:
         """The quantizer after a layer, or None if the layer's float output is needed."""
-        name, skipped, clips = node.output, [], []
+        found, floats = self.every(node)
+        return found[0] if len(found) == 1 and not floats else None
+
+    def every(self, node: Node) -> tuple[list[Consumer], bool]:
+        """The different quantizers after a layer, and whether its float output is needed, too."""
+        clips: list[Node] = []
+        name = node.output
         while (clip := self._only_clip(name)) is not None:
             clips.append(clip)
             name = clip.output
-            skipped.append(name)
-        readers = self._readers.get(name, [])
-        if name == self._model.graph.output or not readers:
-            return None
-        if not all(reader.op in LAYERS for reader in readers):
-            return None
-        datas = [self._model.layers[reader.layer] for reader in readers]
-        if len({Quantizer.of(d) for d in datas}) > 1 or not datas[0].quantizes_input:
-            return None
-        target = target_of(datas[0], clips)
-        return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
+        readers, floats = self._readers.get(name, []), name == self._model.graph.output
+        skipped = tuple(clip.output for clip in clips)
+        found: dict[Quantizer, Consumer] = {}
+        for reader in readers:
+            data = self._model.layers[reader.layer] if reader.op in LAYERS else None
+            if data is None or not data.quantizes_input:
+                floats = True
+            elif (key := Quantizer.of(data)) not in found:
+                found[key] = Consumer(name, skipped, data, reader.layer, target_of(data, clips))
+        return list(found.values()), floats or not readers
 
     def _only_clip(self, name: str) -> Node | None:
         """The node that reads `name`, if it is the only reader and clips with a constant."""
