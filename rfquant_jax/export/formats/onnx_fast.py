@@ -28,7 +28,7 @@ from rfquant_jax.export.formats.onnx_codes import Codes, clipped, joined, zero_o
 from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
 from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
-from rfquant_jax.export.formats.onnx_residual import add_codes, float_sum, straight
+from rfquant_jax.export.formats.onnx_residual import add_codes, float_sum, moved, straight
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.consumers import Consumers, Quantizer
 from rfquant_jax.export.ir.graph import Node
@@ -103,12 +103,15 @@ class _Builder:
             if multiplier is None:
                 floats = True
                 continue
-            y = add_codes(self.nodes, operands, multiplier, one.target, zero)
-            self._codes[one.value, Quantizer.of(one.reader)] = y
+            y, value = add_codes(self.nodes, operands, multiplier, one.target, zero), one.value
+            for move in one.moves:
+                y, value = moved(self.nodes, move, y, self._model.graph.shapes), move.output
+                self._skipped.add(value)
+            self._codes[value, Quantizer.of(one.reader)] = y
         if floats:
             float_sum(self.nodes, operands, data.input_step, node.output)
         else:
-            self._skipped |= set(consumers[0].skipped)
+            self._skipped |= {name for one in consumers for name in one.skipped}
 
     def _input(self, name: str, data: LayerData) -> Codes:
         key = name, Quantizer.of(data)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rfquant_jax.export.formats.onnx_codes import Codes, clipped
-from rfquant_jax.export.formats.onnx_nodes import Nodes
+from rfquant_jax.export.formats.onnx_nodes import Nodes, emit_moved
 from rfquant_jax.export.ir.boundaries import Target
+from rfquant_jax.export.ir.graph import Node
+from rfquant_jax.export.ir.shapes import Shape
 
 
 def straight(nodes: Nodes, codes: Codes) -> Codes:
@@ -33,6 +35,12 @@ def add_codes(
     one = nodes.constant(np.float32(1))
     y = nodes.add("QuantizeLinear", [total, one, nodes.constant(np.uint8(zero))])
     return Codes(clipped(nodes, y, target, zero), zero, operands[0].channels)
+
+
+def moved(nodes: Nodes, node: Node, codes: Codes, shapes: Mapping[str, Shape]) -> Codes:
+    """Appends a slice or a padding of codes; padding adds the zero point."""
+    name = emit_moved(nodes, node, codes.name, shapes[node.inputs[0]], np.uint8(codes.zero))
+    return Codes(name, codes.zero, shapes[node.output][-1])
 
 
 def float_sum(nodes: Nodes, operands: Sequence[Codes], step: float, output: str) -> None:

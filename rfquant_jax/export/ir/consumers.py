@@ -11,7 +11,7 @@ from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import LAYERS
-from rfquant_jax.export.ir.routes import bound_of
+from rfquant_jax.export.ir.routes import bound_of, moves_codes
 from rfquant_jax.export.ir.runtime import quantize
 
 
@@ -41,6 +41,7 @@ class Consumer:
       skipped: names of the values between layer and quantizer, including `value`.
       reader, reader_name: one of the layers that read the codes.
       target: its quantizer, with the bounds of the activations folded in.
+      moves: slices and paddings between the quantized value and the reader.
     """
 
     value: str
@@ -48,6 +49,7 @@ class Consumer:
     reader: LayerData
     reader_name: str
     target: Target
+    moves: tuple[Node, ...] = ()
 
 
 class Consumers:
@@ -64,7 +66,8 @@ class Consumers:
     def of(self, node: Node) -> Consumer | None:
         """The quantizer after a layer, or None if the layer's float output is needed."""
         found, floats = self.every(node)
-        return found[0] if len(found) == 1 and not floats else None
+        alone = len(found) == 1 and not floats and not found[0].moves
+        return found[0] if alone else None
 
     def every(self, node: Node) -> tuple[list[Consumer], bool]:
         """The different quantizers after a layer, and whether its float output is needed, too."""
@@ -75,14 +78,31 @@ class Consumers:
             name = clip.output
         readers, floats = self._readers.get(name, []), name == self._model.graph.output
         skipped = tuple(clip.output for clip in clips)
-        found: dict[Quantizer, Consumer] = {}
+        found: dict[tuple, Consumer] = {}
         for reader in readers:
+            moves, reader = self._moved(reader)
             data = self._model.layers[reader.layer] if reader.op in LAYERS else None
             if data is None or not data.quantizes_input:
                 floats = True
-            elif (key := Quantizer.of(data)) not in found:
-                found[key] = Consumer(name, skipped, data, reader.layer, target_of(data, clips))
+                continue
+            target, names = target_of(data, clips), tuple(move.output for move in moves)
+            one = Consumer(name, skipped + names, data, reader.layer, target, moves)
+            found.setdefault((Quantizer.of(data), names), one)
         return list(found.values()), floats or not readers
+
+    def _moved(self, reader: Node) -> tuple[tuple[Node, ...], Node]:
+        """The slices and paddings from a reader on, and the node that reads their result.
+
+        A value with several readers, or one that is the network's output, ends them.
+        """
+        moves: list[Node] = []
+        while moves_codes(reader) and reader.output != self._model.graph.output:
+            readers = self._readers.get(reader.output, [])
+            if len(readers) != 1:
+                break
+            moves.append(reader)
+            (reader,) = readers
+        return tuple(moves), reader
 
     def _only_clip(self, name: str) -> Node | None:
         """The node that reads `name`, if it is the only reader and clips with a constant."""

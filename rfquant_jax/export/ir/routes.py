@@ -77,7 +77,7 @@ class Routes:
 
     def _route(self, clips: tuple[Node, ...], value: str, reader: Node) -> Route | None:
         moves: list[Node] = []
-        while _moves_codes(reader):
+        while moves_codes(reader):
             moves.append(reader)
             readers = self._readers_of(reader.output)
             if len(readers) != 1:
@@ -95,5 +95,6 @@ def bound_of(node: Node) -> float | None:
     return next((x for x in node.inputs if not isinstance(x, str)), None)
 
 
-def _moves_codes(node: Node) -> bool:
+def moves_codes(node: Node) -> bool:
+    """Whether a node rearranges values, or adds zeros, so that it can do so with codes."""
     return node.op == "slice" or (node.op == "pad" and node.attributes["value"] == 0)
