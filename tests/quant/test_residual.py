@@ -149,3 +149,23 @@ def test_additions_that_cannot_be_quantized_are_refused(options, message):
 def test_other_widths_are_refused():
     with pytest.raises(ArgumentError, match="`residual_bits` = 4: must be 8 or 32"):
         rfq.QuantConfig(residual_bits=4)
+
+
+def test_without_training_the_step_size_has_the_least_squared_error(images):
+    """No step within a factor of two of it has an error that is smaller by more than 1 %."""
+    net = network()
+    made = rfq.couple(
+        net, rfq.plan(net, SHAPE, EIGHT), images, devices=1, step_sizes="least_squares"
+    )
+    addition, seen = made.network.add, {}
+    [step] = np.asarray(addition.input_quantizer.step[...], np.float64)
+    made.network.set_attributes(use_running_average=False, raise_if_not_found=False)
+    with listening_to_inputs(lambda layer, x: seen.update({id(layer): np.asarray(x)})):
+        made(images)
+    x = seen[id(addition)].astype(np.float64)
+
+    def error(s):
+        return np.square(s * np.rint(np.clip(x / s, -128, 127)) - x).sum()
+
+    best = min(error(step * f) for f in np.exp2(np.linspace(-1, 1, 401)))
+    assert error(step) <= 1.01 * best
