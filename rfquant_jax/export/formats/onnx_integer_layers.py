@@ -57,7 +57,7 @@ def _gains(bits: int) -> list[int]:
     """
     most, power = 255 // ((1 << bits) - 1), 1 << (8 - bits)
     others = [gain for gain in range(most, max(most // 2, 1), -1) if gain != power]
-    return [power, *others[:MOST_GAINS]]
+    return [gain for gain in (power, *others[:MOST_GAINS]) if gain > 1]
 
 
 def _hardest(solution: Requantization) -> np.ndarray:

@@ -39,7 +39,7 @@ class Consumer:
     Attributes:
       value: name of the quantized value.
       skipped: names of the values between layer and quantizer, including `value`.
-      reader, reader_name: one of the layers that read the codes.
+      reader: one of the layers that read the codes.
       target: its quantizer, with the bounds of the activations folded in.
       moves: slices and paddings between the quantized value and the reader.
     """
@@ -47,7 +47,6 @@ class Consumer:
     value: str
     skipped: tuple[str, ...]
     reader: LayerData
-    reader_name: str
     target: Target
     moves: tuple[Node, ...] = ()
 
@@ -86,7 +85,7 @@ class Consumers:
                 floats = True
                 continue
             target, names = target_of(data, clips), tuple(move.output for move in moves)
-            one = Consumer(name, skipped + names, data, reader.layer, target, moves)
+            one = Consumer(name, skipped + names, data, target, moves)
             found.setdefault((Quantizer.of(data), names), one)
         return list(found.values()), floats or not readers
 
