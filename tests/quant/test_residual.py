@@ -121,8 +121,11 @@ def test_one_step_size_is_added_and_trained_with_the_others(images):
     step = rfq.CoupledStep(made, rfq.StepConfig())
     labels = np.arange(16, dtype=np.int32) % 3
     state, before = step.init(), np.asarray(arrays_of(made.network)[0][name])
-    state, _ = step(state, (images, labels), lr=0.01, step_size_lr=0.001, key=jax.random.key(0))
+    rates = {"lr": 0.01, "step_size_lr": 0.001}
+    state, _ = step(state, (images, labels), key=jax.random.key(0), **rates)
     assert np.abs(np.asarray(state.params[name]) - before).max() == pytest.approx(1e-3, rel=1e-2)
+    step(state, (images, labels), key=jax.random.key(1), **rates)
+    assert set(step.traces.values()) == {1}
 
 
 def test_outputs_lie_on_one_grid(images):
