@@ -172,3 +172,15 @@ def test_without_training_the_step_size_has_the_least_squared_error(images):
 
     best = min(error(step * f) for f in np.exp2(np.linspace(-1, 1, 401)))
     assert error(step) <= 1.01 * best
+
+
+def test_devices_share_a_step(images):
+    """Eight devices compute the step sizes and the update of one device."""
+    states = []
+    for devices in (1, 8):
+        net = network()
+        made = rfq.couple(net, rfq.plan(net, SHAPE, EIGHT), images, devices=devices)
+        step, labels = rfq.CoupledStep(made, rfq.StepConfig()), np.arange(16, dtype=np.int32) % 3
+        state, _ = step(step.init(), (images, labels), key=jax.random.key(0), lr=0.01)
+        states.append(np.asarray(state.params["add.input_quantizer.step"]))
+    np.testing.assert_allclose(*states, rtol=0.02)  # BatchNorm normalizes each device's images
