@@ -1,6 +1,7 @@
 """Exported files: size, agreement with the evaluation, and time per image in onnxruntime.
 
     python -m benchmarks.export --network=mobilenetv2 --size=224 --folder=DIR
+    python -m benchmarks.export --network=cifar_resnet20 --residual_bits=8
 
 Exports an untrained network, calibrated on images, at random bit-widths in every format, and
 compares each file with the evaluation on other images, by layer and by prediction. Then runs the
@@ -53,6 +54,7 @@ _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
 _FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
 _IMAGES = flags.DEFINE_integer("images", 64, "to compare predictions on", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 16, "images in a batch", lower_bound=1)
+_RESIDUAL = flags.DEFINE_enum("residual_bits", "32", ("8", "32"), "of residual additions' inputs")
 _ROUNDS = flags.DEFINE_integer("rounds", 51, "timed runs of each file", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "of every runtime", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the bit-widths")
@@ -66,7 +68,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     calibration, compared = batches()
     plain = network()
-    plan = QuantizationPlan.of(plain, image_shape(), QuantConfig())
+    settings = QuantConfig(residual_bits=int(_RESIDUAL.value))
+    plan = QuantizationPlan.of(plain, image_shape(), settings)
     configuration = random_bits(plan.space)
     quantized = calibrated(plain, plan, configuration, calibration)
     model = fold(quantized, image_shape())

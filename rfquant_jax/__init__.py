@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rfquant_jax.export.exported_file import ExportedFile
     from rfquant_jax.export.remarks import remarks
     from rfquant_jax.nn.features import Feature
+    from rfquant_jax.nn.residual import ResidualAdd
     from rfquant_jax.quant.configuration import Configuration
     from rfquant_jax.quant.coupled_network import CoupledNetwork, couple, set_bits
     from rfquant_jax.quant.plan import QuantizationPlan as QuantizationPlan
@@ -65,6 +66,7 @@ _ORIGINS = {
     "StepConfig": "train.step_config:StepConfig",
     "StepMetrics": "train.coupled_step:StepMetrics",
     "Feature": "nn.features:Feature",
+    "ResidualAdd": "nn.residual:ResidualAdd",
     "TrainConfig": "train.train_config:TrainConfig",
     "TrainState": "train.state:TrainState",
     "Trainer": "train.trainer:Trainer",
@@ -96,6 +98,7 @@ __all__ = [
     "NetworkProfile",
     "QuantConfig",
     "QuantizationPlan",
+    "ResidualAdd",
     "SchedulerConfig",
     "StepConfig",
     "StepMetrics",

@@ -10,6 +10,7 @@ from rfquant_jax.errors import ArgumentError
 from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
+from rfquant_jax.nn.residual import ResidualAdd
 
 
 class BasicBlock(nnx.Module):
@@ -29,6 +30,7 @@ class BasicBlock(nnx.Module):
         self.feature1 = Feature(f"{name}.conv1")
         self.conv2 = conv(width, width, 3, 1, rngs)
         self.bn2 = BatchNorm(width, rngs=rngs)
+        self.add = ResidualAdd()
         self.feature2 = Feature(f"{name}.conv2")
         self.stride, self.padding = stride, (width - width_in) // 2
         self.changes_shape = stride != 1 or width != width_in
@@ -42,7 +44,7 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.feature1(nnx.relu(self.bn1(self.conv1(x))))
         y = self.bn2(self.conv2(y))
-        return self.feature2(nnx.relu(y + self._shortcut(x)))
+        return self.feature2(nnx.relu(self.add(y, self._shortcut(x))))
 
     def _shortcut(self, x: jax.Array) -> jax.Array:
         if self.downsample is not None:

@@ -39,7 +39,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, name: str, shape: BlockShape, make: Maker):
-        self.residual = shape.residual
+        self.residual = shape.residual()
         units = shape.units(make)
         expanded = len(units) == 3
         self.order = ("conv_pw", "conv_dw", "conv_pwl") if expanded else ("conv_dw", "conv_pw")

@@ -12,6 +12,7 @@ from flax import nnx
 from rfquant_jax.models.layers import SYMMETRIC, conv
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
+from rfquant_jax.nn.residual import ResidualAdd
 
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution at width 1
 ConvNorm = tuple[nnx.Conv, BatchNorm]
@@ -50,10 +51,9 @@ class BlockShape:
     expansion: int
     size: int
 
-    @property
-    def residual(self) -> bool:
-        """Whether the block adds its input to its output."""
-        return self.stride == 1 and self.width_in == self.width
+    def residual(self) -> ResidualAdd | None:
+        """What adds the block's input to its output; None if it does not."""
+        return ResidualAdd() if self.stride == 1 and self.width_in == self.width else None
 
     def units(self, make: Maker) -> list[ConvNorm]:
         """The block's convolutions in forward order."""
@@ -116,7 +116,11 @@ def block_shapes(layout: Layout) -> Iterator[tuple[int, int, BlockShape]]:
 
 
 def run_units(
-    x: jax.Array, units: Sequence[ConvNorm], unit_features: Sequence[Feature], *, residual: bool
+    x: jax.Array,
+    units: Sequence[ConvNorm],
+    unit_features: Sequence[Feature],
+    *,
+    residual: ResidualAdd | None,
 ) -> jax.Array:
     """Convolution, BatchNorm and ReLU6 of each unit; the last one has no activation.
 
@@ -124,13 +128,13 @@ def run_units(
     BatchNorm of the linear bottleneck.
 
     Args:
-      residual: adds `x` to the result.
+      residual: adds `x` to the result; None: it is not added.
     """
     y = x
     for index, ((convolution, norm), feature) in enumerate(zip(units, unit_features, strict=True)):
         y = norm(convolution(y))
         y = feature(y if index == len(units) - 1 else jax.nn.relu6(y))
-    return x + y if residual else y
+    return y if residual is None else residual(x, y)
 
 
 def run_network(

@@ -48,7 +48,7 @@ class InvertedResidual(nnx.Module):
     """
 
     def __init__(self, name: str, shape: BlockShape, make: Maker):
-        self.residual = shape.residual
+        self.residual = shape.residual()
         parts: list[nnx.Module] = []
         for convolution, norm in shape.units(make):
             parts += [convolution, norm, ReLU6()]

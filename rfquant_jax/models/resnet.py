@@ -15,6 +15,7 @@ from rfquant_jax.models.cifar_resnet import BasicBlock
 from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
+from rfquant_jax.nn.residual import ResidualAdd
 
 
 class Bottleneck(nnx.Module):
@@ -33,6 +34,7 @@ class Bottleneck(nnx.Module):
         self.feature2 = Feature(f"{name}.conv2")
         self.conv3 = conv(width, 4 * width, 1, 1, rngs)
         self.bn3 = BatchNorm(4 * width, rngs=rngs)
+        self.add = ResidualAdd()
         self.feature3 = Feature(f"{name}.conv3")
         if stride != 1 or width_in != 4 * width:
             projection = conv(width_in, 4 * width, 1, stride, rngs)
@@ -48,7 +50,7 @@ class Bottleneck(nnx.Module):
         if self.downsample is not None:
             convolution, norm = self.downsample
             x = self.downsample_feature(norm(convolution(x)))
-        return self.feature3(nnx.relu(y + x))
+        return self.feature3(nnx.relu(self.add(y, x)))
 
 
 class ResNet(nnx.Module):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 _features: ContextVar[dict[str, jax.Array] | None] = ContextVar("features", default=None)
@@ -51,11 +52,14 @@ def recording_features() -> Iterator[dict[str, jax.Array]]:
         _features.reset(token)
 
 
-def announce_input(layer: nnx.Module, x: jax.Array) -> None:
-    """Calls the active listener, if any, with a quantized layer and its unquantized input."""
+def announce_input(layer: nnx.Module, *inputs: jax.Array) -> None:
+    """Calls the active listener, if any, with a quantized layer and its unquantized input.
+
+    Several inputs, which share a quantizer, are stacked behind the axis of the images.
+    """
     listener = _input_listener.get()
     if listener is not None:
-        listener(layer, x)
+        listener(layer, inputs[0] if len(inputs) == 1 else jnp.stack(inputs, axis=1))
 
 
 @contextmanager

@@ -88,6 +88,39 @@ def _quantize_backward(scale_gradient, residuals, g):
 quantize.defvjp(_quantize_forward, _quantize_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def quantized_sum(
+    x: jax.Array,
+    y: jax.Array,
+    step: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    scale_gradient: bool = False,
+) -> jax.Array:
+    """`quantize(x) + quantize(y)` with one step size, computed as `step * (codes + codes)`.
+
+    The sum of the codes is exact, so that the result has a single rounding, as in integer models.
+    Gradients are those of the two quantizers. Arguments as for `quantize`.
+    """
+    total = codes(x, step, lower, upper) + codes(y, step, lower, upper)
+    return (step * total).astype(x.dtype)
+
+
+def _sum_forward(x, y, step, lower, upper, scale_gradient):
+    total = quantized_sum(x, y, step, lower, upper, scale_gradient)
+    return total, (x, y, step, lower, upper)
+
+
+def _sum_backward(scale_gradient, residuals, g):
+    x, y, *others = residuals
+    d_x, of_x, d_lower, d_upper = _quantize_backward(scale_gradient, (x, *others), g)
+    d_y, of_y, _, _ = _quantize_backward(scale_gradient, (y, *others), g)
+    return d_x, d_y, of_x + of_y, d_lower, d_upper
+
+
+quantized_sum.defvjp(_sum_forward, _sum_backward)
+
+
 def weight_step_sizes(weights: np.ndarray, candidates: Sequence[int]) -> np.ndarray:
     """Initial step sizes of a weight quantizer: max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1).
 

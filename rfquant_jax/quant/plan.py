@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 
 from rfquant_jax.data.grouped import grouped
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
-from rfquant_jax.quant import calibrate, convert, forward, post_training
+from rfquant_jax.quant import calibrate, convert, forward, post_training, residual
 from rfquant_jax.quant.configuration import Configuration, as_configuration
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.coupled_check import check_coupled
 from rfquant_jax.quant.layer_table import Layer, layer_table
+from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.quant.quant_config import QuantConfig
 from rfquant_jax.quant.space import ACTIVATIONS, Space
 
@@ -34,6 +35,7 @@ class QuantizationPlan:
       image_shape: (H, W, C) of one image, which determines the costs.
       logits_shape: shape of the logits of one image, (classes,), or (..., classes) for logits at
         several positions.
+      residuals: names of the quantized residual additions, in forward order.
     """
 
     settings: QuantConfig
@@ -41,6 +43,7 @@ class QuantizationPlan:
     space: Space
     image_shape: tuple[int, ...] = ()
     logits_shape: tuple[int, ...] = ()
+    residuals: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -62,7 +65,10 @@ class QuantizationPlan:
             rules=settings.rules,
         )
         space = Space.of(layers, settings.candidates, settings.activation_candidates)
-        plan = cls(settings, layers, space, tuple(input_shape), table.logits_shape)
+        residuals: tuple[str, ...] = ()
+        if settings.residual_bits < FULL_PRECISION:
+            residuals = residual.residual_additions(network, input_shape)
+        plan = cls(settings, layers, space, tuple(input_shape), table.logits_shape, residuals)
         plan._override_signed(())  # validates the patterns
         check_coupled(network, plan)
         return plan
@@ -107,6 +113,12 @@ class QuantizationPlan:
             initialise_steps=initialise_steps,
         )
         convert.set_signed(coupled, signed)
+        residual.quantize_residuals(
+            coupled,
+            self.residuals,
+            self.settings.residual_bits,
+            scale_gradient=self.settings.scale_gradient,
+        )
         return coupled
 
     def find_signed(
@@ -186,7 +198,10 @@ class QuantizationPlan:
                 layer.name: list(layer.candidates or layer.fixed_bits) for layer in self.layers
             },
         }
-        if self.space.has_one_set:  # as in checkpoints of earlier releases
+        # Entries of what is not used are absent, as in checkpoints of earlier releases.
+        if self.residuals:
+            found["residual_bits"] = self.settings.residual_bits
+        if self.space.has_one_set:
             return found
         searched = [layer for layer in self.layers if layer.candidates]
         return found | {

@@ -84,6 +84,12 @@ class QuantConfig:
         "patterns of layers whose input is quantized as unsigned, instead of by the sign that "
         "calibration finds",
     )
+    residual_bits: int = setting(
+        FULL_PRECISION,
+        f"bit-width of the inputs of residual additions: {MAX_BITS}, with one step size for each "
+        f"addition; {FULL_PRECISION}: not quantized, as published",
+        Rule(f"must be {MAX_BITS} or {FULL_PRECISION}", lambda b: b in (MAX_BITS, FULL_PRECISION)),
+    )
     scale_gradient: bool = setting(
         False,
         "whether gradients of step sizes are multiplied by 1 / sqrt(elements * Qp), as in LSQ. "

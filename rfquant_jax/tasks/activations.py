@@ -9,6 +9,7 @@ from rfquant_jax.export.remarks import captured
 from rfquant_jax.export.trace.values import UnsupportedNetwork
 from rfquant_jax.quant.layers import QuantConv, QuantDense
 from rfquant_jax.quant.plan import QuantizationPlan
+from rfquant_jax.quant.residual import QuantResidualAdd
 
 
 def activation_bytes(abstract: nnx.Module, plan: QuantizationPlan) -> tuple[int | None, str]:
@@ -28,7 +29,8 @@ def activation_bytes(abstract: nnx.Module, plan: QuantizationPlan) -> tuple[int 
     except UnsupportedNetwork as error:
         return None, str(error)
     quantizes = {
-        name: isinstance(module, QuantConv | QuantDense) and module.input_quantizer is not None
+        name: isinstance(module, QuantConv | QuantDense | QuantResidualAdd)
+        and module.input_quantizer is not None
         for name, module in found.modules.items()
     }
     return memory.plan(found.graph, quantizes.__getitem__).size, ""

@@ -14,6 +14,7 @@ from flax import nnx
 from rfquant_jax.nn.functional import Arrays, dotted, replace_modules, zeros_like
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
+from rfquant_jax.quant.residual import QuantResidualAdd
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.passes import configuration_of, max_pass, random_pass
 from rfquant_jax.train.state import PassState, StepInputs, StepReport, TrainState
@@ -21,7 +22,9 @@ from rfquant_jax.train.training_network import TrainingNetwork
 from rfquant_jax.train.update import all_finite
 
 IMAGES = "the images"
-_LAYERS = QuantizedLayer | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.BatchNorm
+_LAYERS = (
+    QuantizedLayer | QuantResidualAdd | SwitchableBatchNorm | nnx.Conv | nnx.Linear | nnx.BatchNorm
+)
 
 # record(place, values): called with the array at each place, such as "the kernel of conv1"
 Record = Callable[[str, jax.Array], None]
@@ -202,6 +205,8 @@ def _operands(layer: nnx.Module) -> Iterator[tuple[str, jax.Array]]:
         ):
             if quantizer is not None:
                 yield f"step size of the {what}", quantizer.step_size(bits)
+    if isinstance(layer, QuantResidualAdd):
+        yield "step size", layer.input_quantizer.step_size(layer.bits[...][1])
 
 
 def _first_false(named) -> str | None:

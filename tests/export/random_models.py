@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import OPERATIONS
+from rfquant_jax.export.ir.operations import OPERATIONS, RESIDUAL
 from rfquant_jax.export.ir.runtime import accumulate, finish, quantize
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
@@ -53,6 +53,20 @@ class Builder:
         self.layers[layer] = data
         found = accumulate(node, data, quantize(data, self.values[x]))
         self.values[name] = finish(data, found, np.float32)
+        return name
+
+    def residual(self, x, y):
+        """An addition of two values in 8 bits, which clips the largest ones."""
+        name, layer = f"v{len(self.nodes)}", f"layer.{len(self.layers)}"
+        node = Node(RESIDUAL, (x, y), name, {"layer": layer})
+        largest = max(np.abs(self.values[v]).max() for v in (x, y))
+        step = float(np.float32(max(largest, 1e-3) / 127 * self.rng.uniform(0.3, 1.2)))
+        scale = np.asarray([step], np.float32)
+        data = LayerData(FULL_PRECISION, 8, True, step, None, scale, 0 * scale)
+        self.nodes.append(node)
+        self.layers[layer] = data
+        codes = [quantize(data, self.values[v]) for v in (x, y)]
+        self.values[name] = finish(data, accumulate(node, data, *codes), np.float32)
         return name
 
     def conv(self, x, outputs, size=1, stride=1, groups=1, **options):
@@ -112,13 +126,29 @@ def _block(draw, bits, b, x):
         x = b.relu(b.conv(x, hidden, 3, stride, hidden, **options), most)
         outputs = draw(st.sampled_from([inputs, inputs + 2]))
         x = b.conv(x, outputs, bits=draw(bits), input_bits=draw(bits))
-        return b.op("add", x, start) if b.values[x].shape == b.values[start].shape else x
+        return _sum(draw, b, x, start) if b.values[x].shape == b.values[start].shape else x
     groups = draw(st.sampled_from([1, 2]))
     options = {"bits": draw(bits), "input_bits": draw(bits), "signed": signed}
     x = b.relu(b.conv(x, 2 * inputs, 3, stride, groups, **options))
     x = b.conv(x, 2 * inputs, 3, bits=draw(bits), input_bits=draw(bits))
     options = {"bits": draw(bits), "input_bits": draw(bits), "signed": signed}
-    shortcut = b.conv(start, 2 * inputs, 1, stride, padding=0, **options)
+    shortcut = _shortcut(draw, b, start, 2 * inputs, stride, options)
     if b.values[x].shape != b.values[shortcut].shape:
         return b.relu(x)
-    return b.relu(b.op("add", x, shortcut))
+    return b.relu(_sum(draw, b, x, shortcut))
+
+
+def _sum(draw, b, x, y):
+    """A residual addition, of floats or of codes."""
+    return b.residual(x, y) if draw(st.booleans()) else b.op("add", x, y)
+
+
+def _shortcut(draw, b, x, outputs, stride, options):
+    """A 1x1 convolution, or a slice with padded channels."""
+    if draw(st.booleans()):
+        return b.conv(x, outputs, 1, stride, padding=0, **options)
+    shape = list(b.values[x].shape[1:])
+    x = b.op("slice", x, starts=[0, 0, 0], limits=shape, strides=[stride, stride, 1])
+    low = (outputs - shape[-1]) // 2
+    padding = [[0, 0], [0, 0], [low, outputs - shape[-1] - low]]
+    return b.op("pad", x, padding=padding, value=0.0)

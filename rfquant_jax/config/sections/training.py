@@ -35,6 +35,7 @@ QUANT = section(
     rules=of(QuantConfig, "rules", entries=tuple),
     signed=of(QuantConfig, "signed", entries=str),
     unsigned=of(QuantConfig, "unsigned", entries=str),
+    residual_bits=of(QuantConfig, "residual_bits"),
     split_candidates=of(SchedulerConfig, "split_candidates"),
     scale_gradient=of(QuantConfig, "scale_gradient"),
     calibration_batches=Field(8, "training batches for activation step sizes", at_least(1)),

@@ -25,6 +25,12 @@ typedef struct {
   int32_t low, high, zero;
 } quantizer_t;
 
+/* Where a layer writes codes, and how it quantizes them. */
+typedef struct {
+  uint8_t *codes;
+  quantizer_t q;
+} sink_t;
+
 /* Weights: `codes`, packed at `bits` bits each, or `floats`. y = scale * accumulator + bias. */
 typedef struct {
   const uint8_t *codes;
@@ -62,6 +68,30 @@ static void quantize(const float *x, uint8_t *codes, int32_t count, const quanti
 
 """
 
+_STORE = r"""
+/* A result as floats (unless `floats` is null), and as the codes of every sink. */
+static void store_value(float y, int32_t at, const sink_t *sinks, int32_t count, float *floats) {
+  int32_t i;
+  for (i = 0; i < count; i++) sinks[i].codes[at] = code_of(y, &sinks[i].q);
+  if (floats) floats[at] = y;
+}
+
+"""
+
+_ADD = r"""
+/* A residual addition: the sum of two codes with one step size. */
+static void add_codes(const uint8_t *a, const uint8_t *b, int32_t zero, int32_t size, float scale,
+                      float bias, const sink_t *sinks, int32_t count, float *floats) {
+  int32_t i;
+  for (i = 0; i < size; i++) {
+    float y = (float)((int32_t)a[i] + (int32_t)b[i] + 2 * zero) * scale;
+    y = y + bias;
+    store_value(y, i, sinks, count, floats);
+  }
+}
+
+"""
+
 _UNPACK = r"""
 /* Code number `i` of a packed stream, in two's complement. */
 static int32_t code_at(const uint8_t *packed, uint32_t i, int32_t bits) {
@@ -83,9 +113,9 @@ static void unpack(const layer_t *layer, int32_t channel, int32_t count, int8_t 
 """
 
 _INTEGER = r"""
-/* Codes to codes (`codes`, quantized by `q`) or to floats (`floats`); accumulators are exact. */
+/* From codes; accumulators are exact. */
 static void integer_layer(const shape_t *s, const layer_t *layer, const uint8_t *x, int32_t zero,
-                          int8_t *row, uint8_t *codes, float *floats, const quantizer_t *q) {
+                          int8_t *row, const sink_t *sinks, int32_t count, float *floats) {
   const int32_t width = s->c / s->groups, per_group = s->o / s->groups;
   int32_t o, a, b, u, v, i;
   for (o = 0; o < s->o; o++) {
@@ -110,10 +140,7 @@ static void integer_layer(const shape_t *s, const layer_t *layer, const uint8_t 
         }
         y = (float)sum * layer->scale[o];
         y = y + layer->bias[o];
-        if (codes)
-          codes[(a * s->ow + b) * s->o + o] = code_of(y, q);
-        else
-          floats[(a * s->ow + b) * s->o + o] = y;
+        store_value(y, (a * s->ow + b) * s->o + o, sinks, count, floats);
       }
   }
 }
@@ -132,16 +159,16 @@ static float read_source(const source_t *x, int32_t at, int32_t channel) {
   return x->bytes ? x->values[channel * x->stride + x->bytes[at]] : x->floats[at];
 }
 
-/* Floats to codes or to floats. */
+/* From floats. */
 static void float_layer(const shape_t *s, const layer_t *layer, const source_t *x, int8_t *row,
-                        uint8_t *codes, float *floats, const quantizer_t *q) {
+                        const sink_t *sinks, int32_t count, float *floats) {
   const int32_t width = s->c / s->groups, per_group = s->o / s->groups;
-  const int32_t count = s->kh * s->kw * width;
+  const int32_t weights = s->kh * s->kw * width;
   int32_t o, a, b, u, v, i;
   for (o = 0; o < s->o; o++) {
     const int32_t group = (o / per_group) * width;
-    const float *kernel = layer->floats ? layer->floats + o * count : layer->floats;
-    if (!kernel) unpack(layer, o, count, row);
+    const float *kernel = layer->floats ? layer->floats + o * weights : layer->floats;
+    if (!kernel) unpack(layer, o, weights, row);
     for (a = 0; a < s->oh; a++)
       for (b = 0; b < s->ow; b++) {
         float sum = 0.0f;
@@ -163,10 +190,7 @@ static void float_layer(const shape_t *s, const layer_t *layer, const source_t *
         }
         sum = sum * layer->scale[o];
         sum = sum + layer->bias[o];
-        if (codes)
-          codes[(a * s->ow + b) * s->o + o] = code_of(sum, q);
-        else
-          floats[(a * s->ow + b) * s->o + o] = sum;
+        store_value(sum, (a * s->ow + b) * s->o + o, sinks, count, floats);
       }
   }
 }
@@ -177,6 +201,8 @@ _FUNCTIONS = {
     "round_to_even": _ROUND,
     "code_of": _CODE,
     "quantize": _QUANTIZE,
+    "store_value": _STORE,
+    "add_codes": _ADD,
     "unpack": _UNPACK,
     "integer_layer": _INTEGER,
     "float_layer": _FLOAT,

@@ -51,6 +51,13 @@ def emit(node: Node, shapes: Sequence[Shape | None], shape: Shape, names: Sequen
     return _OTHERS[node.op](node, shapes[0], shape, names)
 
 
+def emit_codes(node: Node, of: Shape, shape: Shape, names: Sequence[str]) -> str:
+    """The loops of a slice or a padding of codes; arguments as for `emit`."""
+    return (
+        _slice(node, of, shape, names) if node.op == "slice" else _pad(node, of, shape, names, str)
+    )
+
+
 def uses_math(source: str) -> bool:
     """Whether C source calls a function of math.h."""
     return any(f"{name}f(" in source for name in _MATH)
@@ -123,7 +130,7 @@ def _pool(node, of, shape, names) -> str:
     return _fold(op, node.attributes["window"], of, [*index, "i2"], shape, names, f"if ({inside}) ")
 
 
-def _pad(node, of, shape, names) -> str:
+def _pad(node, of, shape, names, text=number) -> str:
     index = [f"i{axis} - {low}" for axis, (low, _) in enumerate(node.attributes["padding"])]
     inside = " && ".join(
         f"({one}) >= 0 && ({one}) < {size}"
@@ -132,7 +139,7 @@ def _pad(node, of, shape, names) -> str:
     )
     value = f"{names[0]}[{place(of, index)}]"
     if inside:
-        value = f"({inside}) ? {value} : {number(node.attributes['value'])}"
+        value = f"({inside}) ? {value} : {text(node.attributes['value'])}"
     return loops(shape, f"{names[1]}[{place(shape, indices(shape))}] = {value};")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,12 +13,13 @@ from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.export.formats import c_nodes
 from rfquant_jax.export.formats.c_text import array, comment_text, number
 from rfquant_jax.export.ir.boundaries import Target
-from rfquant_jax.export.ir.consumers import Consumers
+from rfquant_jax.export.ir.consumers import target_of
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.memory import MemoryPlan, codes_of, plan, scratch_of
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, RESIDUAL
 from rfquant_jax.export.ir.packing import pack
+from rfquant_jax.export.ir.routes import Route
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
 _HEAD = """\
@@ -40,22 +43,25 @@ class Program:
     def __init__(self, model: IntegerModel):
         self.model, self.memory = model, memory_of(model)
         self.arrays: list[str] = []
-        self._consumers = Consumers(model)
 
     def text(self) -> str:
         """The source of the function; completes `arrays`."""
-        graph = self.model.graph
-        fused = [self._consumers.of(n) for n in graph.nodes if n.output in self.memory.fused]
-        skipped = {name for consumer in fused for name in consumer.skipped}
-        self._filled = {codes_of(c.value, c.reader_name) for c in fused}
+        graph, held = self.model.graph, self.memory
+        routes = [route for found in held.routes.values() for route in found]
+        self._moves = {move.output: (move, route) for route in routes for move in route.moves}
+        self._filled = {codes_of(route.values[-1], route.reader.layer) for route in routes}
         lines = [_HEAD]
         for place, node in enumerate(graph.nodes):
             if node.op == CONSTANT:
-                held = self.model.constants[node.output]
-                self.arrays.append(array("float", f"constant_{node.output}", held))
+                values = self.model.constants[node.output]
+                self.arrays.append(array("float", f"constant_{node.output}", values))
+            elif node.op == RESIDUAL:
+                lines += self._residual(node)
             elif node.op in (CONVOLUTION, DENSE):
                 lines += self._layer(place, node)
-            elif node.output not in skipped:
+            elif node.output in self._moves:
+                lines.append(self._move(*self._moves[node.output]))
+            elif node.output in held.buffers or node.output == graph.output:
                 lines.append(self._other(place, node))
         return "\n  ".join(lines) + "\n}\n"
 
@@ -93,23 +99,50 @@ class Program:
         """The block of a convolution or a dense layer."""
         data = self.model.layers[node.layer]
         bits = f"{data.weight_bits} bits, input {data.input_bits}"
-        floats, codes, quantizer = self._floats(node.output), "0", "0"
         lines = [
             f"{{ /* {comment_text(node.layer)}: {bits} */",
             f"  const shape_t s = {{{', '.join(map(str, self._sizes(node)))}}};",
             f"  const layer_t layer = {{{self._parameters(place, data)}}};",
         ]
-        if node.output in self.memory.fused:
-            consumer = self._consumers.of(node)
-            zero = consumer.reader.input_range[0]
-            lines.append(f"  const quantizer_t q = {{{_quantizer(consumer.target, zero)}}};")
-            floats, quantizer = "0", "&q"
-            codes = self._bytes(codes_of(consumer.value, consumer.reader_name))
+        sinks, outputs = self._outputs(node)
         found, x = self._input(place, node, data)
         row = self._bytes(scratch_of(node.layer), "int8_t")
         name = "integer_layer" if data.is_integer else "float_layer"
-        call = f"  {name}(&s, &layer, {x}, {row}, {codes}, {floats}, {quantizer});"
-        return [*lines, *found, call, "}"]
+        call = f"  {name}(&s, &layer, {x}, {row}, {outputs});"
+        return [*lines, *sinks, *found, call, "}"]
+
+    def _outputs(self, node: Node) -> tuple[list[str], str]:
+        """Statements that describe where a layer writes, and the arguments for it."""
+        if (routes := self.memory.routes.get(node.output)) is None:
+            return [], f"0, 0, {self._floats(node.output)}"
+        sinks = []
+        for route in routes:
+            data = self.model.layers[route.reader.layer]
+            codes = self._bytes(codes_of(route.values[0], route.reader.layer))
+            quantizer = _quantizer(target_of(data, route.clips), data.input_range[0])
+            sinks.append(f"{{{codes}, {{{quantizer}}}}}")
+        return [f"  const sink_t sinks[] = {{{', '.join(sinks)}}};"], f"sinks, {len(sinks)}, 0"
+
+    def _residual(self, node: Node) -> list[str]:
+        """The block of a residual addition."""
+        data = self.model.layers[node.layer]
+        sinks, outputs = self._outputs(node)
+        lines, codes = zip(*(self._codes(x, node, data) for x in node.inputs), strict=True)
+        size = math.prod(self.model.graph.shapes[node.output])
+        numbers = f"{data.input_range[0]}, {size}, {number(data.scale[0])}, {number(data.bias[0])}"
+        call = f"  add_codes({codes[0]}, {codes[1]}, {numbers}, {outputs});"
+        head = f"{{ /* {comment_text(node.layer)}: input {data.input_bits} */"
+        return [head, *sinks, *itertools.chain(*lines), call, "}"]
+
+    def _move(self, node: Node, route: Route) -> str:
+        """A slice or a padding of codes; the stored code 0 stands for the smallest one."""
+        name, shapes = route.reader.layer, self.model.graph.shapes
+        names = [f"({self._bytes(codes_of(x, name))})" for x in (node.inputs[0], node.output)]
+        attributes = dict(node.attributes)
+        if node.op == "pad":
+            attributes["value"] = -self.model.layers[name].input_range[0]
+        moved = replace(node, attributes=attributes)
+        return c_nodes.emit_codes(moved, shapes[node.inputs[0]], shapes[node.output], names)
 
     def _sizes(self, node: Node) -> list[int]:
         """The fields of `shape_t`."""
@@ -144,19 +177,23 @@ class Program:
                 pixels = "0, 0, 0"
             source = f"  const source_t x = {{{self._floats(value)}, {pixels}}};"
             return [source], "&x"
-        name, zero = codes_of(value, node.layer), data.input_range[0]
-        lines, codes = [], self._bytes(name)
-        if name not in self._filled:
-            target = Target(data.input_step, *data.input_range)
-            count = math.prod(self.model.graph.shapes[value])
-            lines = [
-                f"  const quantizer_t input = {{{_quantizer(target, zero)}}};",
-                f"  quantize({self._floats(value)}, {codes}, {count}, &input);",
-            ]
+        zero, (lines, codes) = data.input_range[0], self._codes(value, node, data)
         if data.is_integer:
             return lines, f"{codes}, {zero}"
         self.arrays.append(array("float", f"values_{place}", zero + np.arange(256)))
         return [*lines, f"  const source_t x = {{0, {codes}, values_{place}, 0}};"], "&x"
+
+    def _codes(self, value: str, node: Node, data: LayerData) -> tuple[list[str], str]:
+        """Statements that quantize an input, if it is not yet, and the expression of its codes."""
+        name = codes_of(value, node.layer)
+        codes, zero = self._bytes(name), data.input_range[0]
+        if name in self._filled:
+            return [], codes
+        self._filled.add(name)
+        quantizer = _quantizer(Target(data.input_step, *data.input_range), zero)
+        count = math.prod(self.model.graph.shapes[value])
+        call = f"quantize({self._floats(value)}, {codes}, {count}, &input);"
+        return [f"  {{ const quantizer_t input = {{{quantizer}}}; {call} }}"], codes
 
     def _reads_pixels(self) -> bool:
         """Whether layers read pixels directly, without a float image."""

@@ -14,7 +14,7 @@ from rfquant_jax.errors import UserError, listed, one_line
 from rfquant_jax.export.formats.integer import FORMAT, VERSION, digest, kernel_name
 from rfquant_jax.export.ir.graph import Graph, GraphError, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, RESIDUAL
 from rfquant_jax.export.ir.packing import WIDTHS, packed_size, unpack
 from rfquant_jax.quant.lsq import FULL_PRECISION
 
@@ -148,8 +148,10 @@ class _Contents:
             raise GraphError(f"layer {node.layer} of {name!r}: its input is not described")
         if node.op == AFFINE and (weight_bits, input_bits) != (FULL_PRECISION, FULL_PRECISION):
             raise GraphError(f"layer {node.layer} of {name!r}: affine maps must have 32 bits")
-        kernel = None if node.op == AFFINE else self._kernel(node, weight_bits)
-        channels = [node.attributes["channels"] if kernel is None else len(kernel)]
+        if node.op == RESIDUAL and (weight_bits, input_bits) != (FULL_PRECISION, 8):
+            raise GraphError(f"layer {node.layer} of {name!r}: residual additions must have 8 bits")
+        kernel = None if node.op in (AFFINE, RESIDUAL) else self._kernel(node, weight_bits)
+        channels = [node.attributes.get("channels", 1) if kernel is None else len(kernel)]
         scale, bias = (
             self._take(f"{name}/{node.layer}/{part}", np.float32, channels)
             for part in ("scale", "bias")

@@ -24,7 +24,14 @@ from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, DENSE, LAYERS
+from rfquant_jax.export.ir.operations import (
+    AFFINE,
+    CONSTANT,
+    CONVOLUTION,
+    DENSE,
+    LAYERS,
+    RESIDUAL,
+)
 from rfquant_jax.runtime.files import replacing
 
 OUTPUT, CODES = "logits", "codes"  # a name, and a key of the metadata
@@ -65,7 +72,7 @@ def finished(
     nodes: Nodes,
     model: IntegerModel,
     ir_version: int,
-    codes: Mapping[str, Codes],
+    codes: Mapping[str, Codes | Sequence[Codes]],
     domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The checked ONNX model of some nodes, whose logits have the name used in the model's graph.
@@ -73,7 +80,7 @@ def finished(
     Its metadata hold the model's `about` and the tensors of the codes, as JSON.
 
     Args:
-      codes: codes of each layer's input, by layer.
+      codes: codes of each layer's input, or of both inputs of a residual addition, by layer.
       domains: domains of non-standard operators, whose results are not checked.
     """
     nodes.scope = ""
@@ -94,10 +101,14 @@ def finished(
         ir_version=ir_version,
         producer_name="rfquant_jax",
     )
-    about = dict(model.about) | {CODES: {layer: held.to_json() for layer, held in codes.items()}}
+    about = dict(model.about) | {CODES: {layer: _where(held) for layer, held in codes.items()}}
     helper.set_model_props(made, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(made, full_check=not domains)
     return made
+
+
+def _where(held: Codes | Sequence[Codes]) -> dict | list[dict]:
+    return held.to_json() if isinstance(held, Codes) else [one.to_json() for one in held]
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
@@ -123,7 +134,7 @@ def emit_affine(nodes: Nodes, node: Node, data: LayerData, shape: tuple[int, ...
 
 
 class _Layers:
-    """Emits convolutions, dense layers and affine maps.
+    """Emits convolutions, dense layers, affine maps and residual additions.
 
     Attributes:
       read: codes of each layer's input, by layer.
@@ -131,14 +142,18 @@ class _Layers:
 
     def __init__(self, nodes: Nodes, model: IntegerModel, small: bool):
         self.nodes, self.model, self.small = nodes, model, small
-        self.read: dict[str, Codes] = {}
-        self._quantized: dict[tuple, tuple[str, str]] = {}
+        self.read: dict[str, Codes | list[Codes]] = {}
+        self._quantized: dict[tuple, Codes] = {}
+        self._values: dict[str, str] = {}
         self._makers = {node.output: node for node in model.graph.nodes}
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
         data = self.model.layers[node.layer]
         if node.op == AFFINE:
             emit_affine(self.nodes, node, data, shape)
+            return
+        if node.op == RESIDUAL:
+            self._residual(node, data)
             return
         x, weights = self._input(node, data), self._weights(node, data, len(shape))
         if node.op == CONVOLUTION:
@@ -159,15 +174,27 @@ class _Layers:
         name = node.inputs[0]
         if not data.quantizes_input:
             return name
+        codes = self.read[node.layer] = self._codes(name, data)
+        if codes.name not in self._values:
+            step = self.nodes.constant(np.asarray(data.input_step, np.float32))
+            self._values[codes.name] = codes.values(self.nodes, step)
+        return self._values[codes.name]
+
+    def _residual(self, node: Node, data: LayerData) -> None:
+        """The sum of both inputs' codes, which is exact, times the step size."""
+        held = self.read[node.layer] = [self._codes(name, data) for name in node.inputs]
+        one, step = (self.nodes.constant(np.float32(v)) for v in (1, data.input_step))
+        total = self.nodes.add("Add", [codes.values(self.nodes, one) for codes in held])
+        self.nodes.add("Mul", [total, step], node.output)
+
+    def _codes(self, name: str, data: LayerData) -> Codes:
+        """The codes of a value, quantized once for all layers with equal quantizers."""
         key = (name, data.input_bits, data.input_signed, data.input_step)
         if key not in self._quantized:
             self._quantized[key] = self._quantize(name, data)
-        codes, values = self._quantized[key]
-        self.read[node.layer] = Codes(codes, 0, self.model.graph.shapes[name][-1])
-        return values
+        return self._quantized[key]
 
-    def _quantize(self, name: str, data: LayerData) -> tuple[str, str]:
-        """Names of the codes and of the dequantized values."""
+    def _quantize(self, name: str, data: LayerData) -> Codes:
         exact = self.small and data.input_bits == 4 and self._may_have_four_bits(name)
         kinds = (ml_dtypes.uint4, ml_dtypes.int4) if exact else (np.uint8, np.int8)
         kind = kinds[data.input_signed]
@@ -177,7 +204,7 @@ class _Layers:
         if not exact and data.input_bits < 8:
             low, high = (self.nodes.constant(np.asarray(v, kind)) for v in data.input_range)
             codes = self.nodes.add("Clip", [codes, low, high])
-        return codes, self.nodes.add("DequantizeLinear", [codes, step, zero])
+        return Codes(codes, 0, self.model.graph.shapes[name][-1], kind=kind)
 
     def _may_have_four_bits(self, name: str) -> bool:
         """Whether onnxruntime can load 4-bit codes of this value.

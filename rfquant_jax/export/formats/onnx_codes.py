@@ -17,7 +17,7 @@ HOLE = -1
 
 @dataclass(frozen=True)
 class Codes:
-    """A uint8 tensor [N, C, ...] with the codes that a layer reads.
+    """A tensor [N, C, ...] with the codes that a layer reads.
 
     Attributes:
       name: name of the tensor.
@@ -25,12 +25,14 @@ class Codes:
       channels: C.
       order: for each channel of the tensor, the network's channel it holds, or HOLE for an unused
         one; None if the order is the network's.
+      kind: dtype of the tensor.
     """
 
     name: str
     zero: int
     channels: int
     order: np.ndarray | None = None
+    kind: type = np.uint8
 
     @property
     def places(self) -> np.ndarray | None:
@@ -54,6 +56,11 @@ class Codes:
         found = kernel[..., np.maximum(self.order, 0)]
         found[..., self.order == HOLE] = 0
         return found
+
+    def values(self, nodes: Nodes, step: str) -> str:
+        """The values of the codes at a step size, the name of a constant."""
+        zero = nodes.constant(np.asarray(self.zero, self.kind))
+        return nodes.add("DequantizeLinear", [self.name, step, zero])
 
     def floats(self, nodes: Nodes) -> str:
         """The codes of all channels of the tensor in float32."""

@@ -10,6 +10,9 @@ activations are folded into the range of codes. Channels without a solution are 
 separate layer with a float result. Layers with a float output use integer products, or exact float
 sums of integers.
 
+A residual addition of codes becomes DequantizeLinear, Add, QuantizeLinear, once for every quantizer
+that reads the sum; onnxruntime fuses these into QLinearAdd.
+
 Only opset 13 and standard operators are used.
 """
 
@@ -25,11 +28,13 @@ from rfquant_jax.export.formats.onnx_codes import Codes, clipped, joined, zero_o
 from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
 from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
+from rfquant_jax.export.formats.onnx_residual import add_codes, float_sum, moved, straight
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.consumers import Consumers, Quantizer
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS, RESIDUAL
+from rfquant_jax.export.ir.requantize_sum import sum_multiplier
 from rfquant_jax.runtime.files import replacing
 
 _OPSET, _IR_VERSION = 13, 8
@@ -59,7 +64,7 @@ class _Builder:
 
     def __init__(self, model: IntegerModel):
         self.nodes = Nodes(_OPSET)
-        self.read: dict[str, Codes] = {}
+        self.read: dict[str, Codes | list[Codes]] = {}
         self._model, self._consumers = model, Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}
         self._skipped: set[str] = set()
@@ -79,12 +84,34 @@ class _Builder:
         data = self._model.layers[node.layer]
         if node.op == AFFINE:
             emit_affine(self.nodes, node, data, shape)
+        elif node.op == RESIDUAL:
+            self._residual(node, data)
         elif not data.quantizes_input:
             unquantized_layer(self.nodes, node, data, shape)
         else:
             codes = self.read[node.layer] = self._input(node.inputs[0], data)
             if not self._integer(node, data, codes, shape):
                 float_layer(self.nodes, node, data, codes, shape, output=node.output)
+
+    def _residual(self, node: Node, data: LayerData) -> None:
+        """Adds codes once for every quantizer that reads the sum, and as floats if necessary."""
+        held = self.read[node.layer] = [self._input(name, data) for name in node.inputs]
+        operands = [straight(self.nodes, codes) for codes in held]
+        consumers, floats = self._consumers.every(node)
+        for one in consumers:
+            zero, multiplier = zero_of(one.reader), sum_multiplier(data, one.target)
+            if multiplier is None:
+                floats = True
+                continue
+            y, value = add_codes(self.nodes, operands, multiplier, one.target, zero), one.value
+            for move in one.moves:
+                y, value = moved(self.nodes, move, y, self._model.graph.shapes), move.output
+                self._skipped.add(value)
+            self._codes[value, Quantizer.of(one.reader)] = y
+        if floats:
+            float_sum(self.nodes, operands, data.input_step, node.output)
+        else:
+            self._skipped |= {name for one in consumers for name in one.skipped}
 
     def _input(self, name: str, data: LayerData) -> Codes:
         key = name, Quantizer.of(data)

@@ -16,6 +16,7 @@ from rfquant_jax.export.ir.requantize import Requantization, solve
 
 # onnxruntime requantizes this many channels at a time, and the rest one by one.
 LANES = 16
+MOST_GAINS = 8  # factors of the input's codes to try besides the power of two
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,26 @@ def split(node: Node, data: LayerData, target: Target) -> Split:
     """Solves as many channels as possible, with scaled input codes if necessary."""
     every = np.arange(len(data.scale))
     solution = solve(data, target)
-    if not solution.solved.all():
-        # The input's range, shifted to start at zero, ends at 2^bits - 1.
-        larger = solve(data, target, gain=1 << (8 - data.input_bits))
+    for gain in _gains(data.input_bits):
+        if solution.solved.all():
+            break
+        larger = solve(data, target, gain=gain)
         solution = max(larger, solution, key=lambda found: int(found.solved.sum()))
     if node.attributes["groups"] > 1:
         return Split(every, solution, every[~solution.solved])
     rest = _hardest(solution)
     rows = np.setdiff1d(every, rest)
     return Split(rows, _of(solution, rows), rest)
+
+
+def _gains(bits: int) -> list[int]:
+    """Factors of the input's codes that uint8 has room for, the power of two first.
+
+    The input's range, shifted to start at zero, ends at 2^bits - 1.
+    """
+    most, power = 255 // ((1 << bits) - 1), 1 << (8 - bits)
+    others = [gain for gain in range(most, max(most // 2, 1), -1) if gain != power]
+    return [gain for gain in (power, *others[:MOST_GAINS]) if gain > 1]
 
 
 def _hardest(solution: Requantization) -> np.ndarray:
@@ -90,11 +102,15 @@ def integer_layer(
 
 
 def _larger(nodes: Nodes, x: str, zero: int, gain: int) -> str:
-    """Codes multiplied by a factor; onnxruntime's BitShift takes three times as long."""
+    """Codes multiplied by a factor.
+
+    onnxruntime fuses all three nodes into a table lookup, because of the activation, which changes
+    nothing. Its BitShift takes eight times as long.
+    """
     steps = [(np.float32(1), np.uint8(zero)), (np.float32(1 / gain), np.uint8(zero * gain))]
-    for op, step in zip(("DequantizeLinear", "QuantizeLinear"), steps, strict=True):
-        x = nodes.add(op, [x, *(nodes.constant(v) for v in step)])
-    return x
+    first, second = ([nodes.constant(v) for v in step] for step in steps)
+    x = nodes.add("LeakyRelu", [nodes.add("DequantizeLinear", [x, *first])], alpha=1.0)
+    return nodes.add("QuantizeLinear", [x, *second])
 
 
 def _grouped(

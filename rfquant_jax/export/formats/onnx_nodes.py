@@ -87,6 +87,18 @@ def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
         _OTHERS[node.op](nodes, node, shapes)
 
 
+def emit_moved(nodes: Nodes, node: Node, x: str, shape: Shape, zero: np.ndarray) -> str:
+    """Appends a slice or a padding with zeros of a tensor of codes, and returns the result's name.
+
+    Args:
+      shape: as in `emit`.
+      zero: the zero point.
+    """
+    if node.op == "slice":
+        return _sliced(nodes, node, x, shape)
+    return _padded(nodes, node, x, zero)
+
+
 def _elementwise(nodes: Nodes, node: Node) -> None:
     numbers = [i for i, name in enumerate(node.inputs) if not isinstance(name, str)]
     if numbers and node.op in ("maximum", "minimum"):
@@ -169,18 +181,25 @@ def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 
 def _pad(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    value = np.asarray(node.attributes["value"], np.float32)
+    _padded(nodes, node, node.inputs[0], value, node.output)
+
+
+def _padded(nodes: Nodes, node: Node, x: str, value: np.ndarray, output: str | None = None) -> str:
     padding = _in_onnx_order(node.attributes["padding"])
     low, high = ([0, *(pair[side] for pair in padding)] for side in (0, 1))
-    value = nodes.constant(np.asarray(node.attributes["value"], np.float32))
-    nodes.add("Pad", [node.inputs[0], nodes.numbers(low + high), value], node.output)
+    return nodes.add("Pad", [x, nodes.numbers(low + high), nodes.constant(value)], output)
 
 
 def _slice(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
+    _sliced(nodes, node, node.inputs[0], shapes[0], node.output)
+
+
+def _sliced(nodes: Nodes, node: Node, x: str, shape: Shape, output: str | None = None) -> str:
     parts = [_in_onnx_order(node.attributes[name]) for name in ("starts", "limits", "strides")]
-    axes = list(range(1, len(shapes[0]) + 1))
+    axes = list(range(1, len(shape) + 1))
     starts, limits, strides = (nodes.numbers(part) for part in parts)
-    operands = [node.inputs[0], starts, limits, nodes.numbers(axes), strides]
-    nodes.add("Slice", operands, node.output)
+    return nodes.add("Slice", [x, starts, limits, nodes.numbers(axes), strides], output)
 
 
 def _in_onnx_order(by_axis: Sequence) -> list:

@@ -26,7 +26,7 @@ from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes, emit
 from rfquant_jax.export.ir.consumers import Quantizer
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS, RESIDUAL
 from rfquant_jax.quant.lsq import FULL_PRECISION
 from rfquant_jax.runtime.files import replacing
 
@@ -61,12 +61,12 @@ class _Layers:
     """Emits layers with `Quant` nodes.
 
     Attributes:
-      read: dequantized input of each layer, by layer.
+      read: dequantized input of each layer, or both of a residual addition, by layer.
     """
 
     def __init__(self, model: IntegerModel):
         self.nodes, self.model = Nodes(_OPSET), model
-        self.read: dict[str, Codes] = {}
+        self.read: dict[str, Codes | list[Codes]] = {}
         self._quantized: dict[tuple[str, Quantizer], str] = {}
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
@@ -74,7 +74,14 @@ class _Layers:
         if node.op == AFFINE:
             emit_affine(nodes, node, data, shape)
             return
-        x, y = self._input(node, data), None
+        operands = [self._input(name, data) for name in node.inputs]
+        if data.quantizes_input:
+            held = [Codes(x, 0, shape[-1]) for x in operands]
+            self.read[node.layer] = held if node.op == RESIDUAL else held[0]
+        if node.op == RESIDUAL:
+            nodes.add("Add", operands, node.output)
+            return
+        (x,) = operands
         kernel = channels_first(data.kernel.astype(np.float32))
         if node.op == CONVOLUTION:
             weights = self._weights(node, data, kernel)
@@ -101,14 +108,13 @@ class _Layers:
             return held
         return self._quant(held, 1.0, data.weight_bits, signed=True)
 
-    def _input(self, node: Node, data: LayerData) -> str:
-        name, key = node.inputs[0], (node.inputs[0], Quantizer.of(data))
+    def _input(self, name: str, data: LayerData) -> str:
+        key = name, Quantizer.of(data)
         if not data.quantizes_input:
             return name
         if key not in self._quantized:
             found = self._quant(name, data.input_step, data.input_bits, signed=data.input_signed)
             self._quantized[key] = found
-        self.read[node.layer] = Codes(self._quantized[key], 0, self.model.graph.shapes[name][-1])
         return self._quantized[key]
 
     def _quant(self, x: str, step: float, bits: int, *, signed: bool) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from rfquant_jax.errors import UserError
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import CONVOLUTION, windows
+from rfquant_jax.export.ir.operations import CONVOLUTION, RESIDUAL, windows
 from rfquant_jax.export.ir.packing import pack
 from rfquant_jax.export.ir.runtime import EXACT_FLOAT32, walk
 from rfquant_jax.runtime.files import replacing
@@ -91,13 +91,16 @@ def program(model: IntegerModel) -> Callable[[jax.Array], jax.Array]:
         if data.kernel is not None and data.weight_bits <= 8
     }
 
-    def layer(node: Node, x: jax.Array) -> jax.Array:
+    def layer(node: Node, *inputs: jax.Array) -> jax.Array:
         data = model.layers[node.layer]
+        codes, *more = (_quantize(data, x) for x in inputs)
+        if node.op == RESIDUAL:
+            return sum(more, codes) * data.scale + data.bias
         kernel = data.kernel
         if node.layer in packed:
             held = jax.lax.optimization_barrier(packed[node.layer])
             kernel = unpack(held, data.weight_bits, data.kernel.size).reshape(data.kernel.shape)
-        y = _accumulate(node, data, kernel, _quantize(data, x)).astype(jnp.float32)
+        y = _accumulate(node, data, kernel, codes).astype(jnp.float32)
         return y * data.scale + data.bias
 
     return lambda images: walk(model.graph, images, layer, model.constants, jnp)

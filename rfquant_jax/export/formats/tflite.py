@@ -21,7 +21,7 @@ from rfquant_jax.export.formats.tflite_graph import FlatGraph
 from rfquant_jax.export.ir.consumers import Consumer, Consumers, Quantizer
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS
+from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS, RESIDUAL
 from rfquant_jax.export.ir.requantize import Requantization, solve
 from rfquant_jax.runtime.files import replacing
 
@@ -45,7 +45,7 @@ def make(model: IntegerModel) -> bytes:
     builder = _Builder(model.stored())
     for node in model.graph.nodes:
         builder.emit(node)
-    read = {layer: {"tensor": c.tensor, "zero": c.zero} for layer, c in builder.read.items()}
+    read = {layer: [one.to_json() for one in held] for layer, held in builder.read.items()}
     about = dict(model.about) | {CODES: read}
     values = builder.values
     return builder.flat.serialize(values[INPUT], values[model.graph.output], about)
@@ -64,6 +64,10 @@ class Codes:
     scale: np.float32
     zero: int
 
+    def to_json(self) -> dict:
+        """The location of the codes in the metadata."""
+        return {"tensor": self.tensor, "zero": self.zero}
+
 
 def zero_of(data: LayerData) -> int:
     """The zero point: aligns one end of the codes' range with an end of int8's range."""
@@ -75,13 +79,13 @@ class _Builder:
 
     Attributes:
       values: tensors of float values by name.
-      read: codes of each layer's input, by layer.
+      read: codes of each input of a layer, by layer.
     """
 
     def __init__(self, model: IntegerModel):
         self.flat, self.model = FlatGraph(), model
         self.values = {INPUT: self.flat.value(INPUT, model.graph.input_shape)}
-        self.read: dict[str, Codes] = {}
+        self.read: dict[str, list[Codes]] = {}
         self._consumers = Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}
         self._larger: dict[tuple[int, int], Codes] = {}
@@ -108,6 +112,8 @@ class _Builder:
             data = self.model.layers[node.layer]
             x, shape = self.values[node.inputs[0]], shapes[node.output]
             self.values[node.output] = self._affine(x, data, shape, node.output)
+        elif node.op == RESIDUAL:
+            self._residual(node)
         elif node.op in LAYERS:
             self._layer(node)
         elif node.output not in self._skipped:
@@ -119,14 +125,33 @@ class _Builder:
         if not data.quantizes_input:
             y = self._float_layer(node, data, self.values[x], shape)
         else:
-            codes = self.read[node.layer] = self._input(x, data)
+            codes = self._input(x, data)
+            self.read[node.layer] = [codes]
             if node.layer in self._solutions:
                 self._integer_layer(node, data, codes, shape)
                 return
-            floats = self.flat.value(f"{node.layer}/input", shape)
-            self.flat.add("DEQUANTIZE", [codes.tensor], floats)
+            floats = self._floats(codes, f"{node.layer}/input", shape)
             y = self._float_layer(node, data, floats, shape)
         self.values[node.output] = self._affine(y, data, shapes[node.output], node.output)
+
+    def _floats(self, codes: Codes, name: str, shape) -> int:
+        """Dequantized codes, whose scale is 1: integers."""
+        return self.flat.add("DEQUANTIZE", [codes.tensor], self.flat.value(name, shape))
+
+    def _residual(self, node: Node) -> None:
+        """The sum of both inputs' codes, which is exact in float32, times the step size.
+
+        LiteRT's integer addition rounds in fixed point, which changes codes.
+        """
+        flat, data = self.flat, self.model.layers[node.layer]
+        shape, none = self.model.graph.shapes[node.output], flat.activation("NONE")
+        held = self.read[node.layer] = [self._input(name, data) for name in node.inputs]
+        operands = [self._floats(c, f"{node.layer}/input/{i}", shape) for i, c in enumerate(held)]
+        total, y = flat.value(f"{node.layer}/sums", shape), flat.value(node.output, shape)
+        flat.add("ADD", operands, total, kind="AddOptions", fusedActivationFunction=none)
+        step = flat.constant(np.float32([data.input_step]))
+        flat.add("MUL", [total, step], y, kind="MulOptions", fusedActivationFunction=none)
+        self.values[node.output] = y
 
     def _affine(self, x: int, data: LayerData, shape, name: str) -> int:
         """x * scale + bias in two operations, rounded like the integer runtime."""

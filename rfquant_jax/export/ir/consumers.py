@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import LAYERS
+from rfquant_jax.export.ir.routes import bound_of, moves_codes
 from rfquant_jax.export.ir.runtime import quantize
 
 
@@ -32,20 +34,21 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Consumer:
-    """The only quantizer that reads a layer's output, after clipping activations.
+    """A quantizer that reads a layer's output, after clipping activations.
 
     Attributes:
       value: name of the quantized value.
       skipped: names of the values between layer and quantizer, including `value`.
-      reader, reader_name: one of the layers that read the codes.
+      reader: one of the layers that read the codes.
       target: its quantizer, with the bounds of the activations folded in.
+      moves: slices and paddings between the quantized value and the reader.
     """
 
     value: str
     skipped: tuple[str, ...]
     reader: LayerData
-    reader_name: str
     target: Target
+    moves: tuple[Node, ...] = ()
 
 
 class Consumers:
@@ -61,21 +64,44 @@ class Consumers:
 
     def of(self, node: Node) -> Consumer | None:
         """The quantizer after a layer, or None if the layer's float output is needed."""
-        name, skipped, bounds = node.output, [], []
+        found, floats = self.every(node)
+        alone = len(found) == 1 and not floats and not found[0].moves
+        return found[0] if alone else None
+
+    def every(self, node: Node) -> tuple[list[Consumer], bool]:
+        """The different quantizers after a layer, and whether its float output is needed, too."""
+        clips: list[Node] = []
+        name = node.output
         while (clip := self._only_clip(name)) is not None:
-            bounds.append((clip.op, bound_of(clip)))
+            clips.append(clip)
             name = clip.output
-            skipped.append(name)
-        readers = self._readers.get(name, [])
-        if name == self._model.graph.output or not readers:
-            return None
-        if not all(reader.op in LAYERS for reader in readers):
-            return None
-        datas = [self._model.layers[reader.layer] for reader in readers]
-        if len({Quantizer.of(d) for d in datas}) > 1 or not datas[0].quantizes_input:
-            return None
-        target = _target(datas[0], bounds)
-        return Consumer(name, tuple(skipped), datas[0], readers[0].layer, target)
+        readers, floats = self._readers.get(name, []), name == self._model.graph.output
+        skipped = tuple(clip.output for clip in clips)
+        found: dict[tuple, Consumer] = {}
+        for reader in readers:
+            moves, reader = self._moved(reader)
+            data = self._model.layers[reader.layer] if reader.op in LAYERS else None
+            if data is None or not data.quantizes_input:
+                floats = True
+                continue
+            target, names = target_of(data, clips), tuple(move.output for move in moves)
+            one = Consumer(name, skipped + names, data, target, moves)
+            found.setdefault((Quantizer.of(data), names), one)
+        return list(found.values()), floats or not readers
+
+    def _moved(self, reader: Node) -> tuple[tuple[Node, ...], Node]:
+        """The slices and paddings from a reader on, and the node that reads their result.
+
+        A value with several readers, or one that is the network's output, ends them.
+        """
+        moves: list[Node] = []
+        while moves_codes(reader) and reader.output != self._model.graph.output:
+            readers = self._readers.get(reader.output, [])
+            if len(readers) != 1:
+                break
+            moves.append(reader)
+            (reader,) = readers
+        return tuple(moves), reader
 
     def _only_clip(self, name: str) -> Node | None:
         """The node that reads `name`, if it is the only reader and clips with a constant."""
@@ -84,21 +110,14 @@ class Consumers:
         return readers[0] if alone and bound_of(readers[0]) is not None else None
 
 
-def bound_of(node: Node) -> float | None:
-    """The number that a `maximum` or `minimum` clips with; None for any other node."""
-    if node.op not in ("maximum", "minimum"):
-        return None
-    return next((x for x in node.inputs if not isinstance(x, str)), None)
-
-
-def _target(data: LayerData, bounds: list[tuple[str, float]]) -> Target:
+def target_of(data: LayerData, clips: Iterable[Node]) -> Target:
     """The quantizer with preceding activations folded into its range of codes.
 
     Quantization is monotone: the code of max(x, bound) is the larger of the two codes.
     """
     low, high = data.input_range
-    for op, bound in bounds:
-        code = int(quantize(data, np.float32([bound]))[0])
-        limit = max if op == "maximum" else min
+    for clip in clips:
+        code = int(quantize(data, np.float32([bound_of(clip)]))[0])
+        limit = max if clip.op == "maximum" else min
         low, high = limit(low, code), limit(high, code)
     return Target(data.input_step, low, high)

@@ -9,6 +9,8 @@ bias b, and its BatchNorm (mean m, variance v, scale g, shift h)
 which is `scale * sum(q_w * q_a) + bias` for each channel, with f = g / sqrt(v + epsilon):
 
     scale = s_w * s_a * f,        bias = (b - m) * f + h
+
+A quantized residual addition with step s computes s * (q_1 + q_2): scale = s and bias = 0.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rfquant_jax.export.trace.capture import Captured, Normalization, capture
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer, Quantizer
 from rfquant_jax.quant.lsq import FULL_PRECISION
+from rfquant_jax.quant.residual import QuantResidualAdd
 
 
 def fold(
@@ -49,6 +52,9 @@ def _layer(found: Captured, name: str, module: nnx.Module) -> LayerData:
     if isinstance(module, Normalization):
         factor, shift = affine(module)
         return LayerData(FULL_PRECISION, FULL_PRECISION, True, 1.0, None, factor, shift)
+    if isinstance(module, QuantResidualAdd):
+        bits, step, signed = _input(module)
+        return LayerData(FULL_PRECISION, bits, signed, step, None, np.array([step]), np.zeros(1))
     weight_bits, weight_step, kernel = weight_codes(module)
     input_bits, input_step, signed = _input(module)
     factor, shift = np.ones(len(kernel)), np.zeros(len(kernel))
@@ -74,7 +80,7 @@ def weight_codes(module: QuantizedLayer) -> tuple[int, float, np.ndarray]:
     return bits, float(step), np.ascontiguousarray(codes.astype(np.int8))
 
 
-def _input(module: QuantizedLayer) -> tuple[int, float, bool]:
+def _input(module: QuantizedLayer | QuantResidualAdd) -> tuple[int, float, bool]:
     bits = int(module.bits[...][1])
     step = _step(module.input_quantizer, bits)
     if step is None:

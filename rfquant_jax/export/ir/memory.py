@@ -1,8 +1,7 @@
 """Static memory planning of activations for the C export.
 
-A layer with a quantized input reads codes of one byte. If only one such layer reads another layer's
-output, with nothing but clips in between, that layer writes the codes directly. Everything else is
-float32.
+A layer with a quantized input reads codes of one byte. If only such layers read another layer's
+output, it writes the codes directly, see `routes`. Everything else is float32.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
-from rfquant_jax.export.ir.operations import CONSTANT, CONVOLUTION, DENSE, LAYERS
+from rfquant_jax.export.ir.operations import CONSTANT, CONVOLUTION, DENSE, RESIDUAL
+from rfquant_jax.export.ir.routes import WRITERS, Route, Routes
 
 ALIGNMENT = 8  # bytes
 
@@ -39,12 +39,12 @@ class MemoryPlan:
 
     Attributes:
       buffers: by name; buffers of codes are named by `codes_of`.
-      fused: by the name of a layer's output, the value whose codes the layer writes instead.
+      routes: by the name of a layer's output, where the layer writes codes instead.
       size: total bytes.
     """
 
     buffers: dict[str, Buffer] = field(default_factory=dict)
-    fused: dict[str, str] = field(default_factory=dict)
+    routes: dict[str, tuple[Route, ...]] = field(default_factory=dict)
     size: int = 0
 
 
@@ -64,24 +64,20 @@ def plan(graph: Graph, quantizes: Callable[[str], bool]) -> MemoryPlan:
     Args:
       quantizes: whether the layer of this name reads codes.
     """
-    found = MemoryPlan()
-    readers = _readers(graph)
+    found, ways = MemoryPlan(), Routes(graph, quantizes)
     if not image_stays(graph, quantizes):
         size = 4 * math.prod(graph.input_shape)
         found.buffers[INPUT] = Buffer(size, 0, graph.last_uses.get(INPUT, 0))
     skipped: set[str] = set()
     for place, node in enumerate(graph.nodes):
-        if node.op in (CONVOLUTION, DENSE):
-            row = math.prod(node.attributes["kernel"][1:])
-            found.buffers[scratch_of(node.layer)] = Buffer(row, place, place)
-            _add_codes(found, graph, node, place, quantizes)
-            if (path := _to_one_reader(graph, readers, node, quantizes)) is not None:
-                value, reader = path[-1], readers[path[-1]][0][1]
-                found.fused[node.output] = value
-                skipped |= {node.output, *path}
-                size = math.prod(graph.shapes[value])
-                last = readers[value][0][0]
-                found.buffers[codes_of(value, reader.layer)] = Buffer(size, place, last)
+        if node.op in WRITERS:
+            _add_layer(found, graph, node, place, quantizes)
+            if routes := ways.of(node):
+                found.routes[node.output] = routes
+                skipped |= {node.output, *ways.clipped(node)}
+                for route in routes:
+                    skipped |= {move.output for move in route.moves}
+                    _add_route(found, graph, route, place, ways.places)
         if node.output not in skipped and node.op != CONSTANT and node.output != graph.output:
             size = 4 * math.prod(graph.shapes[node.output])
             last = graph.last_uses.get(node.output, place)
@@ -96,44 +92,29 @@ def image_stays(graph: Graph, quantizes: Callable[[str], bool]) -> bool:
     return all(n.op in (CONVOLUTION, DENSE) and not quantizes(n.layer) for n in readers)
 
 
-def _readers(graph: Graph) -> dict[str, list[tuple[int, Node]]]:
-    found: dict[str, list[tuple[int, Node]]] = {}
-    for place, node in enumerate(graph.nodes):
-        for name in node.inputs:
-            if isinstance(name, str):
-                found.setdefault(name, []).append((place, node))
-    return found
-
-
-def _add_codes(
+def _add_layer(
     found: MemoryPlan, graph: Graph, node: Node, place: int, quantizes: Callable[[str], bool]
 ) -> None:
-    name = codes_of(node.inputs[0], node.layer)
-    if quantizes(node.layer) and name not in found.buffers:
-        size = math.prod(graph.shapes[node.inputs[0]])
-        found.buffers[name] = Buffer(size, place, place)
+    """Adds what a layer needs while it runs: unpacked weights, and codes of float inputs."""
+    if node.op != RESIDUAL:
+        row = math.prod(node.attributes["kernel"][1:])
+        found.buffers[scratch_of(node.layer)] = Buffer(row, place, place)
+    for value in node.inputs:
+        name = codes_of(value, node.layer)
+        if quantizes(node.layer) and name not in found.buffers:
+            found.buffers[name] = Buffer(math.prod(graph.shapes[value]), place, place)
 
 
-def _to_one_reader(
-    graph: Graph,
-    readers: Mapping[str, list[tuple[int, Node]]],
-    node: Node,
-    quantizes: Callable[[str], bool],
-) -> list[str] | None:
-    """The values from a layer's output to its only quantizer, or None."""
-    path = [node.output]
-    while True:
-        after = readers.get(path[-1], [])
-        if len(after) != 1 or path[-1] == graph.output:
-            return None
-        reader = after[0][1]
-        if reader.op in LAYERS:
-            return path if reader.op in (CONVOLUTION, DENSE) and quantizes(reader.layer) else None
-        if reader.op not in ("maximum", "minimum") or all(
-            isinstance(x, str) for x in reader.inputs
-        ):
-            return None
-        path.append(reader.output)
+def _add_route(
+    found: MemoryPlan, graph: Graph, route: Route, place: int, places: Mapping[str, int]
+) -> None:
+    """Adds the buffers of codes from a layer to a reader."""
+    for value, node in zip(route.values, (*route.moves, route.reader), strict=True):
+        last, name = places[node.output], codes_of(value, route.reader.layer)
+        buffer = Buffer(math.prod(graph.shapes[value]), place, last)
+        held = found.buffers.setdefault(name, buffer)
+        held.last = max(held.last, last)  # a residual addition may read one value twice
+        place = last
 
 
 def _place(found: MemoryPlan) -> None:

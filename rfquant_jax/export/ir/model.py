@@ -22,11 +22,15 @@ class LayerData:
 
         output = scale * accumulator + bias
 
+    A residual addition has no kernel, and a scale and a bias [1] for all channels: its step size
+    and 0. Both inputs have the same step size.
+
     Attributes:
       weight_bits, input_bits: 2 to 8, or 32 if the operand is not quantized.
       input_signed: whether the input's codes may be negative.
       input_step: step size of the input; its codes are round(clip(input / step, lowest, highest)).
-      kernel: int8[O, KH, KW, I] or int8[O, I], codes; float32 with 32 bits. None in affine maps.
+      kernel: int8[O, KH, KW, I] or int8[O, I], codes; float32 with 32 bits. None in affine maps
+        and residual additions.
       scale, bias: [O], float32 in files: step sizes, BatchNorm and the layer's bias combined.
     """
 

@@ -2,7 +2,8 @@
 
 Computations take the array module, so that NumPy and JAX run the same graph. Shapes here omit the
 batch axis, but axis numbers include it, so that 1 is the first axis an operation may change.
-Convolutions, dense layers and affine maps have parameters; see `runtime` for their computation.
+Layers (convolutions, dense layers, affine maps, quantized residual additions) have parameters; see
+`runtime` for their computation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rfquant_jax.export.ir.shapes import (
     constant_shape,
     convolution_shape,
     dense_shape,
+    equal_shape,
     joined_shape,
     padded_shape,
     pool_shape,
@@ -33,7 +35,8 @@ from rfquant_jax.export.ir.shapes import (
 from rfquant_jax.ops.cpu.window import shifted
 
 CONVOLUTION, DENSE, AFFINE, CONSTANT = "convolution", "dense", "affine", "constant"
-LAYERS = (CONVOLUTION, DENSE, AFFINE)  # operations with parameters
+RESIDUAL = "residual"  # the sum of two inputs with one quantizer
+LAYERS = (CONVOLUTION, DENSE, AFFINE, RESIDUAL)  # operations with parameters
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     DENSE: Operation(1, ("layer", "kernel"), dense_shape),
     AFFINE: Operation(1, ("layer", "channels"), affine_shape),
+    RESIDUAL: Operation(2, ("layer",), equal_shape),
     CONSTANT: Operation(0, ("shape",), constant_shape),
     "add": _binary("add"),
     "subtract": _binary("subtract"),

@@ -4,6 +4,8 @@
     accumulator = sum over the kernel of weight code * input code   int32
     output      = scale * accumulator + bias                        for each channel
 
+The accumulator of a residual addition is the sum of the codes of both inputs.
+
 Operations between layers are computed in floating point, in the dtype of the images.
 """
 
@@ -17,9 +19,16 @@ import numpy as np
 
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
-from rfquant_jax.export.ir.operations import CONSTANT, CONVOLUTION, LAYERS, OPERATIONS, windows
+from rfquant_jax.export.ir.operations import (
+    CONSTANT,
+    CONVOLUTION,
+    LAYERS,
+    OPERATIONS,
+    RESIDUAL,
+    windows,
+)
 
-Layer = Callable[[Node, Any], Any]
+Layer = Callable[..., Any]  # of a node and its inputs
 
 EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53  # integers up to these are exact
 
@@ -36,9 +45,10 @@ def run(model: IntegerModel, images: np.ndarray) -> np.ndarray:
     """
     check_images(model, images)
 
-    def layer(node: Node, x: np.ndarray) -> np.ndarray:
+    def layer(node: Node, *inputs: np.ndarray) -> np.ndarray:
         data = model.layers[node.layer]
-        return finish(data, accumulate(node, data, quantize(data, x)), images.dtype)
+        codes = [quantize(data, x) for x in inputs]
+        return finish(data, accumulate(node, data, *codes), images.dtype)
 
     return walk(model.graph, images, layer, model.constants, np)
 
@@ -91,7 +101,7 @@ def walk(
     """Runs a graph in any array module.
 
     Args:
-      layer: computes a node with parameters from its input.
+      layer: computes a node with parameters from its inputs.
       constants: arrays by node.
       xp: numpy or jax.numpy.
     """
@@ -99,7 +109,7 @@ def walk(
     for place, node in enumerate(graph.nodes):
         inputs = [values[name] if isinstance(name, str) else name for name in node.inputs]
         if node.op in LAYERS:
-            values[node.output] = layer(node, inputs[0])
+            values[node.output] = layer(node, *inputs)
         elif node.op == CONSTANT:
             values[node.output] = xp.asarray(constants[node.output], images.dtype)[None]
         else:
@@ -117,7 +127,7 @@ def quantize(data: LayerData, x: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(x / x.dtype.type(data.input_step), *data.input_range))
 
 
-def accumulate(node: Node, data: LayerData, codes: np.ndarray) -> np.ndarray:
+def accumulate(node: Node, data: LayerData, codes: np.ndarray, *more: np.ndarray) -> np.ndarray:
     """The accumulators of one layer: int32, or floating-point if an operand is not quantized.
 
     Integers are multiplied in a floating-point type that represents every product and partial sum
@@ -125,7 +135,10 @@ def accumulate(node: Node, data: LayerData, codes: np.ndarray) -> np.ndarray:
 
     Args:
       codes: [N, H, W, C] or [..., C], result of `quantize`.
+      more: the codes of the second input of a residual addition.
     """
+    if node.op == RESIDUAL:
+        return sum(more, codes)
     if data.kernel is None:
         return codes
     dtype = codes.dtype

@@ -99,6 +99,14 @@ def affine_shape(shapes, attributes) -> Shape:
     return shapes[0]
 
 
+def equal_shape(shapes, _: Attributes) -> Shape:
+    """Two arrays of one shape, which is also that of the result."""
+    first, second = shapes
+    if first is None or first != second:
+        raise ValueError(f"shapes {list(shapes)} must be equal")
+    return first
+
+
 def pool_shape(shapes, attributes) -> Shape:
     image(shapes[0])
     window = whole_numbers(attributes["window"], 2, least=1)

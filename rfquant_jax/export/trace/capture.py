@@ -15,17 +15,19 @@ from flax import nnx
 from jax.extend.core import Primitive
 
 from rfquant_jax.export.ir.graph import INPUT, Graph, Node
-from rfquant_jax.export.ir.operations import AFFINE, CONVOLUTION, DENSE
+from rfquant_jax.export.ir.operations import AFFINE, CONVOLUTION, DENSE, RESIDUAL
 from rfquant_jax.export.trace.translate import Translator, UnsupportedNetwork
 from rfquant_jax.nn.functional import dotted, replace_modules
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantConv, QuantDense
 from rfquant_jax.quant.plain_layers import ALL_KEPT
+from rfquant_jax.quant.residual import QuantResidualAdd
 
 _MARK = Primitive("rfquant_layer")
-_MARK.def_abstract_eval(lambda x, *, place, shape: x.update(shape=shape))
+_MARK.def_abstract_eval(lambda x, *_, place, shape: x.update(shape=shape))
 
 Normalization = nnx.BatchNorm | SwitchableBatchNorm
+_LAYERS = QuantConv | QuantDense | QuantResidualAdd | Normalization
 
 
 class _Mark(nnx.Module):
@@ -46,13 +48,28 @@ class _Mark(nnx.Module):
         raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
 
 
+class _MarkSum(nnx.Module):
+    """Replaces a quantized residual addition by the primitive."""
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return _MARK.bind(x, y, place=self.place, shape=x.shape)
+
+
+def _marked(module: nnx.Module, place: str) -> nnx.Module:
+    return _MarkSum(place) if isinstance(module, QuantResidualAdd) else _Mark(module, place)
+
+
 @dataclass(frozen=True)
 class Captured:
     """A network's graph and its layers.
 
     Attributes:
       graph: the graph; BatchNorms that directly follow a layer are folded into it.
-      modules: convolutions, dense layers and remaining BatchNorms by name.
+      modules: convolutions, dense layers, quantized residual additions and remaining BatchNorms, by
+        name.
       norms: the folded BatchNorm of each layer, by layer name.
       constants: constant arrays by node.
     """
@@ -76,13 +93,13 @@ def capture(network: nnx.Module, input_shape: Sequence[int]) -> Captured:
     modules = {
         dotted(path): module
         for path, module in nnx.iter_modules(network)
-        if isinstance(module, QuantConv | QuantDense | Normalization)
+        if isinstance(module, _LAYERS)
     }
     marked = nnx.clone(network)
     marks = {
-        path: _Mark(module, dotted(path))
+        path: _marked(module, dotted(path))
         for path, module in nnx.iter_modules(marked)
-        if isinstance(module, QuantConv | QuantDense | Normalization)
+        if isinstance(module, _LAYERS)
     }
     replace_modules(marked, marks)
     # Traced with two batch sizes: equal graphs contain no size that depends on the batch.
@@ -105,6 +122,8 @@ def _layer_node(module: nnx.Module, params: Mapping, shape: tuple[int, ...]) -> 
     name = params["place"]
     if isinstance(module, Normalization):
         return AFFINE, {"layer": name, "channels": shape[-1]}
+    if isinstance(module, QuantResidualAdd):
+        return RESIDUAL, {"layer": name}
     kernel = module.kernel[...].shape
     if isinstance(module, QuantDense):
         return DENSE, {"layer": name, "kernel": list(kernel[::-1])}

@@ -16,7 +16,10 @@ from rfquant_jax.export.verify.reference import ReferenceModel
 
 
 class CodesOf(Protocol):
-    """A function that computes logits and the input codes of each layer; see `ReferenceModel`."""
+    """A function that computes logits and the input codes of each layer; see `ReferenceModel`.
+
+    The codes of both inputs of a residual addition are stacked behind the axis of the images.
+    """
 
     dtype: type
 
@@ -100,13 +103,16 @@ def compare_codes(
         expected, codes = expected[real], {name: found[real] for name, found in codes.items()}
         images = batch["image"][real].astype(reference.dtype)
 
-        def layer(node: Node, x: np.ndarray, codes=codes) -> np.ndarray:
-            data = model.layers[node.layer]
-            taken = x
+        def layer(node: Node, *inputs: np.ndarray, codes=codes) -> np.ndarray:
+            data, dtype = model.layers[node.layer], inputs[0].dtype
+            taken = inputs
             if data.quantizes_input:
-                taken = codes[node.layer].astype(x.dtype)
-                counts[node.layer].add(x / x.dtype.type(data.input_step), quantize(data, x), taken)
-            return finish(data, accumulate(node, data, taken), x.dtype)
+                held = codes[node.layer].astype(dtype)
+                taken = [held] if len(inputs) == 1 else np.moveaxis(held, 1, 0)
+                for x, found in zip(inputs, taken, strict=True):
+                    values = x / dtype.type(data.input_step)
+                    counts[node.layer].add(values, quantize(data, x), found)
+            return finish(data, accumulate(node, data, *taken), dtype)
 
         logits = walk(model.graph, images, layer, model.constants, np)
         largest = max(largest, _largest(expected))

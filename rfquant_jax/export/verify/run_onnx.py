@@ -60,15 +60,25 @@ def with_codes(path: Path) -> tuple[Mapping[str, Mapping], bytes]:
     held = {prop.key: prop.value for prop in model.metadata_props}
     where = json.loads(held[CODES])
     kind = onnx.TensorProto.INT32
-    for name in sorted({entry["tensor"] for entry in where.values()}):
+    for name in sorted({entry["tensor"] for held in where.values() for entry in _entries(held)}):
         made = onnx.helper.make_node("Cast", [name], [f"{name}/int32"], to=kind)
         model.graph.node.append(made)
         model.graph.output.append(onnx.helper.make_tensor_value_info(made.output[0], kind, None))
     return where, model.SerializeToString()
 
 
-def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping) -> np.ndarray:
-    """One layer's codes as the network has them: int16, its channels last and in order."""
+def _entries(held: Mapping | list) -> list:
+    """The locations of one layer's codes; two for a residual addition."""
+    return held if isinstance(held, list) else [held]
+
+
+def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.ndarray:
+    """One layer's codes as the network has them: int16, its channels last and in order.
+
+    Those of a residual addition are stacked, see `CodesOf`.
+    """
+    if isinstance(entry, list):
+        return np.stack([read_codes(by_name, one) for one in entry], axis=1)
     codes = (by_name[f"{entry['tensor']}/int32"] - entry["zero"]).astype(np.int16)
     codes = codes if entry["places"] is None else codes[:, entry["places"]]
     return np.moveaxis(codes, 1, -1) if codes.ndim == 4 else codes

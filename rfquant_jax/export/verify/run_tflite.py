@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
     """
     content = path.read_bytes()
     predict = _interpreter(content, threads)
-    where: dict[str, Mapping] = {}
+    where: dict[str, list[Mapping]] = {}
     interpreters: list[Callable] = []
 
     def codes(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -31,13 +31,16 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
             where.update(found)
             interpreters.append(_interpreter(held, threads))
         logits, *outputs = interpreters[0](images)
-        names = where.items()
-        return logits, {
-            name: output.astype(np.int16) - entry["zero"]
-            for (name, entry), output in zip(names, outputs, strict=True)
-        }
+        left = iter(outputs)
+        return logits, {layer: _codes(entries, left) for layer, entries in where.items()}
 
     return lambda images: predict(images)[0], codes
+
+
+def _codes(entries: list[Mapping], outputs: Iterator[np.ndarray]) -> np.ndarray:
+    """One layer's codes, int16; those of a residual addition are stacked, see `CodesOf`."""
+    found = [next(outputs).astype(np.int16) - entry["zero"] for entry in entries]
+    return found[0] if len(found) == 1 else np.stack(found, axis=1)
 
 
 def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -61,7 +64,7 @@ def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], 
     return run
 
 
-def _with_codes(content: bytes) -> tuple[dict[str, Mapping], bytes]:
+def _with_codes(content: bytes) -> tuple[dict[str, list[Mapping]], bytes]:
     """The tensors of the codes by layer, and the model with these as additional outputs."""
     import flatbuffers
 
@@ -70,8 +73,8 @@ def _with_codes(content: bytes) -> tuple[dict[str, Mapping], bytes]:
     (held,) = (entry for entry in model.metadata if entry.name == METADATA.encode())
     about = json.loads(bytes(model.buffers[held.buffer].data))
     where = about[CODES]
-    outputs = model.subgraphs[0].outputs
-    model.subgraphs[0].outputs = [*outputs, *(entry["tensor"] for entry in where.values())]
+    tensors = [entry["tensor"] for entries in where.values() for entry in entries]
+    model.subgraphs[0].outputs = [*model.subgraphs[0].outputs, *tensors]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return where, bytes(builder.Output())

@@ -52,6 +52,8 @@ def _pairs(run: RunFiles, config: Mapping, command: Mapping) -> Iterator[tuple[s
         yield "Candidates of activations", listed(of("quant.activation_candidates"))
     yield "Depthwise layers", f"at least {of('quant.depthwise_min_bits')} bits"
     yield "First and last layer", f"{of('quant.fixed_bits')} bits, outside the search"
+    if of("quant.residual_bits") == 8:
+        yield "Residual additions", "8 bits, outside the search"
     yield "Full-precision training", _training(config, "pretrain", "none, weights as given")
     yield "Coupled training", _training(config, "train", "none, post-training quantization")
     yield "Budgets", join((tag("code", b) for b in run.budgets), ", ") or MISSING

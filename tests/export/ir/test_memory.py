@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from rfquant_jax.export.formats.c_program import memory_of
 from rfquant_jax.export.ir.graph import INPUT
 from rfquant_jax.export.ir.memory import codes_of, scratch_of
+from tests.export.formats.test_c import check_program
 from tests.export.random_models import Builder, models
 
 
@@ -32,7 +33,46 @@ def test_a_residual_block_by_hand():
     assert sizes[scratch_of("layer.1")] == 9 * 4
     assert y not in sizes
     assert INPUT not in sizes  # its pixels are read where they are
-    assert memory.fused == {model.graph.nodes[2].output: y}
+    assert memory.routes.keys() == {model.graph.nodes[2].output}
+    [route] = memory.routes[model.graph.nodes[2].output]
+    assert route.reader.layer == "layer.2"
+    assert route.values == (y,)
+
+
+def test_a_residual_block_of_codes_by_hand():
+    """8x8 images, 4 channels: 256 codes each, and a shortcut that halves the image and pads it.
+
+    At the first addition, both operands and what its two readers get are held, 4 * 256 bytes. No
+    float is stored before the sum over the image.
+    """
+    b = Builder(0, (8, 8, 1))
+    x = b.relu(b.conv(INPUT, 4, 3, bits=8))
+    y = b.conv(x, 4, 3, bits=4, input_bits=4)
+    first = b.relu(b.residual(y, x))
+    z = b.conv(first, 6, 3, 2, bits=4, input_bits=3)
+    cut = b.op("slice", first, starts=[0, 0, 0], limits=[8, 8, 4], strides=[2, 2, 1])
+    short = b.op("pad", cut, padding=[[0, 0], [0, 0], [1, 1]], value=0.0)
+    last = b.residual(z, short)
+    pooled = b.op("sum", last, axes=[1, 2])
+    model = b.model(b.layer("dense", pooled, (5, 6), 8, 8, True))
+    memory = memory_of(model)
+    sizes = {name: buffer.size for name, buffer in memory.buffers.items()}
+    weights = {scratch_of(f"layer.{i}"): n for i, n in ((0, 9), (1, 36), (3, 36), (5, 6))}
+    assert sizes == weights | {
+        codes_of(x, "layer.1"): 256,
+        codes_of(x, "layer.2"): 256,
+        codes_of(y, "layer.2"): 256,
+        codes_of(first, "layer.3"): 256,
+        codes_of(first, "layer.4"): 256,
+        codes_of(cut, "layer.4"): 4 * 4 * 4,
+        codes_of(short, "layer.4"): 4 * 4 * 6,
+        codes_of(z, "layer.4"): 4 * 4 * 6,
+        last: 4 * 4 * 4 * 6,
+        pooled: 4 * 6,
+        codes_of(pooled, "layer.5"): 6,
+    }
+    assert memory.size == 4 * 256
+    check_program((model, b.images))
 
 
 @settings(deadline=None, max_examples=30)
