@@ -24,7 +24,7 @@ GENERAL = section(
     precision=Field(AUTO, "compute dtype; auto: bfloat16 on GPU only", one_of((AUTO, *TYPES))),
     checkpoint=Field("", "workdir of another run with trained networks", path=True),
     pretrained=Field(
-        "", "weights to start from, a file or an orbax folder; see pretrain.epochs", path=True
+        "", "file or orbax folder with weights to start from; see pretrain.epochs", path=True
     ),
     configuration=Field(
         "", "for evaluate, export, predict or cost: JSON file or w4a4", resumable=True, path=True
