@@ -11,6 +11,11 @@ class ResidualAdd(nnx.Module):
 
     With `QuantConfig.residual_bits` = 8, a coupled network quantizes both inputs, see
     `quant.residual`. Otherwise the module stays as it is.
+
+    Example:
+      >>> add = rfq.ResidualAdd()  # an attribute of a block: self.add(x, self.conv(x))
+      >>> bool((add(images, images) == 2 * images).all())
+      True
     """
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -179,7 +179,9 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
     run = Run(config, tmp_path)
     trained = networks.coupled(run)
     images = split_held_out(config, run.data.held_out).confirming
-    configuration = run.plan.space.uniform(4, 4)
+    space = run.plan.space
+    configuration, another = space.uniform(4, 4), space.uniform(4, 4)
+    configuration[-1], another[-1] = (3, 5), (5, 3)  # not confirmed by the other run
     first = confirmation(run, trained, images)
     outcomes = first(configuration)
     assert len(outcomes.labels) == len(images) == 324
@@ -193,8 +195,9 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
     for again in (first(configuration), confirmation(run, trained, images)(configuration)):
         for name in ("loss", "top1", "top5", "labels"):
             np.testing.assert_array_equal(getattr(again, name), getattr(outcomes, name))
+    confirmation(run, trained, images)(space.uniform(3, 3))  # in the other run's file
     assert asked == []
-    confirmation(run, trained, images)(run.plan.space.uniform(3, 3))
+    confirmation(run, trained, images)(another)
     assert len(asked) == 1
     other = replace(trained, origin="another")
     confirmation(run, other, images)(configuration)
