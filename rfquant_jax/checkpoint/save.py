@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from rfquant_jax.checkpoint.verify import ABOUT, EMA, STATE
 from rfquant_jax.errors import RunFailure, one_line
-from rfquant_jax.runtime.late_callbacks import silence_late_callbacks
+from rfquant_jax.runtime.late_callbacks import restore_late_callbacks, silence_late_callbacks
 
 
 class Writer:
@@ -53,6 +53,7 @@ class Writer:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def _open(self) -> ocp.CheckpointManager:
+        silence_late_callbacks()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in (EMA, STATE):
             # Uncompressed: weights hardly compress, and file sizes then match the declared shapes.
@@ -88,13 +89,13 @@ class Writer:
         if manager is not None:
             with self._writing():
                 manager.close()
+            restore_late_callbacks()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # orbax re-raises exceptions of its threads and libraries
-            silence_late_callbacks()
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
                 f"{_reason(error)}; earlier ones are intact"

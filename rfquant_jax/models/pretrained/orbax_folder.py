@@ -19,7 +19,7 @@ import numpy as np
 
 from rfquant_jax.errors import listed
 from rfquant_jax.models.pretrained.state_dict import EMA_KEYS, KEYS
-from rfquant_jax.runtime.late_callbacks import silence_late_callbacks
+from rfquant_jax.runtime.late_callbacks import restore_late_callbacks, silence_late_callbacks
 from rfquant_jax.runtime.npz import check_claim
 
 MARK = "_METADATA"  # the file that describes the arrays of a checkpoint
@@ -87,6 +87,7 @@ def _restored(folder: Path) -> dict[str, Any]:
         how = ocp.RestoreArgs(restore_type=np.ndarray)
         wanted = jax.tree.map(lambda _: how, described)
         found = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
+    restore_late_callbacks()
     return _tree({p: np.asarray(a) for p, a in _leaves(found) if claimed[p] is not None})
 
 

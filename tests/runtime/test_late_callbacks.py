@@ -1,0 +1,35 @@
+"""The hook that suppresses what tensorstore prints after a failure."""
+
+import sys
+from collections import namedtuple
+
+from rfquant_jax.runtime.late_callbacks import restore_late_callbacks, silence_late_callbacks
+
+Unraisable = namedtuple("Unraisable", "exc_value")
+
+
+def test_only_tracebacks_of_a_closed_loop_are_suppressed_until_restored(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    before = sys.unraisablehook
+    silence_late_callbacks()
+    silence_late_callbacks()  # installed once
+    sys.unraisablehook(Unraisable(RuntimeError("Event loop is closed")))
+    other = Unraisable(RuntimeError("something else"))
+    sys.unraisablehook(other)
+    assert seen == [other]
+    restore_late_callbacks()
+    assert sys.unraisablehook is before
+    restore_late_callbacks()  # nothing to undo
+    assert sys.unraisablehook is before
+
+
+def test_a_hook_installed_in_the_meantime_stays(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    silence_late_callbacks()
+    ours, later = sys.unraisablehook, lambda unraisable: None
+    sys.unraisablehook = later
+    restore_late_callbacks()
+    assert sys.unraisablehook is later
+    sys.unraisablehook = ours
+    restore_late_callbacks()
