@@ -242,7 +242,14 @@ FAULTS: dict[str, Callable[[Path], tuple[int, str]]] = {
     "workdir that cannot be written": lambda workdir: run(Path("/proc/run")),
     "workdir in use": in_use,
     "too little memory": with_options(
-        "--config.model.name=resnet101", anew=True, limit="ulimit -v 6000000"
+        # One array of several GB: XLA reports that it cannot allocate it. If memory runs out in
+        # many small pieces, as while compiling a large network, C++ ends the process.
+        "--config.data.image_size=224",
+        "--config.data.resize=224",
+        "--config.data.crop_padding=0",
+        "--config.pretrain.batch_size=512",
+        anew=True,
+        limit="ulimit -v 6000000",
     ),
     "loss not finite": with_options("--config.pretrain.lr=1e30", anew=True),
     "batch that cannot be divided": with_options("--config.train.accumulate=3", anew=True),
