@@ -31,6 +31,7 @@ class Writer:
         self._directory, self._is_kept = directory, is_kept
         self._manager: ocp.CheckpointManager | None = None
         self._step = -1  # step being written
+        self._failed = False
 
     def save(self, step: int, arrays: Mapping[str, Mapping[str, Any]], about: Mapping) -> None:
         """Starts writing a checkpoint, after the previous one is on disk.
@@ -89,13 +90,15 @@ class Writer:
         if manager is not None:
             with self._writing():
                 manager.close()
-            restore_late_callbacks()
+            if not self._failed:
+                restore_late_callbacks()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # orbax re-raises exceptions of its threads and libraries
+            self._failed = True
             raise RunFailure(
                 f"checkpoint of step {self._step} could not be written to {self._directory}: "
                 f"{_reason(error)}; earlier ones are intact"

@@ -19,7 +19,7 @@ ExactBatches = Callable[[Source], Iterable[Arrays]]
 
 
 class RereadBatches:
-    """An iterable of batches that reads them anew each time, unless they are small.
+    """An iterable of batches that reads them again each time, unless they are small.
 
     Args:
       read: starts reading.
@@ -37,7 +37,10 @@ class RereadBatches:
         kept, size = [], 0
         for batch in self._read():
             size += (batch.batch if isinstance(batch, Filler) else batch).nbytes
-            kept = [*kept, batch] if size <= self._limit else []
+            if size <= self._limit:
+                kept.append(batch)
+            else:
+                kept.clear()
             yield batch
         if size <= self._limit:
             self._kept = kept

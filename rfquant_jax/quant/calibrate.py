@@ -16,7 +16,7 @@ from rfquant_jax.nn.features import listening_to_inputs
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.layers import assign, quantized_layers, slot
-from rfquant_jax.quant.residual import quantized_residuals
+from rfquant_jax.quant.residual import remove_quantizers
 from rfquant_jax.quant.space import ACTIVATIONS, Space
 from rfquant_jax.runtime.devices import (
     REPLICATED,
@@ -50,10 +50,7 @@ def find_signed(
     def observe(params, stats, images):
         merged = with_batch_statistics(functional, params, stats)
         watched = [m.name for m in quantized_layers(merged) if m.input_quantizer is not None]
-        for layer in quantized_layers(merged):
-            layer.weight_quantizer = layer.input_quantizer = None
-        for addition in quantized_residuals(merged):
-            addition.input_quantizer = None
+        remove_quantizers(merged)
         negative = {}
         with listening_to_inputs(lambda layer, x: negative.update({layer.name: jnp.any(x < 0)})):
             merged(preprocess(images))

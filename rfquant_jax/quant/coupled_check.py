@@ -9,8 +9,7 @@ from flax import nnx
 
 from rfquant_jax.errors import RunFailure
 from rfquant_jax.quant import forward
-from rfquant_jax.quant.layers import quantized_layers
-from rfquant_jax.quant.residual import quantized_residuals
+from rfquant_jax.quant.residual import remove_quantizers
 
 if TYPE_CHECKING:
     from rfquant_jax.quant.plan import QuantizationPlan
@@ -34,11 +33,8 @@ def check_coupled(network: nnx.Module, plan: QuantizationPlan) -> None:
     def passes(network: nnx.Module, images: jax.Array) -> None:
         coupled = plan.convert(network, initialise_steps=False)
         names = forward.module_names(coupled)
-        for layer in quantized_layers(coupled):
-            # They change no shape and see no code of the network, but take most of the time.
-            layer.weight_quantizer = layer.input_quantizer = None
-        for addition in quantized_residuals(coupled):
-            addition.input_quantizer = None
+        # They change no shape and see no code of the network, but take most of the time.
+        remove_quantizers(coupled)
         for mode in ("training", "evaluation"):
             coupled.train() if mode == "training" else coupled.eval()
             what = f"the network runs, but not with quantized layers in {mode} mode"

@@ -20,7 +20,7 @@ from rfquant_jax.nn.functional import dotted, replace_modules
 from rfquant_jax.nn.residual import ResidualAdd
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.forward import traced
-from rfquant_jax.quant.layers import Bits, Quantizer
+from rfquant_jax.quant.layers import Bits, Quantizer, quantized_layers
 
 
 class QuantResidualAdd(nnx.Module):
@@ -110,6 +110,14 @@ def quantize_residuals(
 def quantized_residuals(network: nnx.Module) -> list[QuantResidualAdd]:
     """The quantized residual additions of a network, in no particular order."""
     return [m for _, m in nnx.iter_modules(network) if isinstance(m, QuantResidualAdd)]
+
+
+def remove_quantizers(network: nnx.Module) -> None:
+    """Makes the layers and residual additions of a coupled network compute without quantization."""
+    for layer in quantized_layers(network):
+        layer.weight_quantizer = layer.input_quantizer = None
+    for addition in quantized_residuals(network):
+        addition.input_quantizer = None
 
 
 def _paths(network: nnx.Module) -> list[tuple]:

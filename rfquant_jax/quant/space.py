@@ -92,15 +92,15 @@ class Space:
         """
         weights, activations = self.columns
         return list(
-            dict.fromkeys((_clamp(weights, b), _clamp(activations, b)) for b in self.candidates)
+            dict.fromkeys((clamp(weights, b), clamp(activations, b)) for b in self.candidates)
         )
 
     def uniform(self, weight_bits: int, activation_bits: int) -> np.ndarray:
         """Every layer at its largest bit-width up to the given ones, else at its smallest."""
         rows = [
             [
-                _clamp(self.allowed(i, WEIGHTS), weight_bits),
-                _clamp(self.allowed(i, ACTIVATIONS), activation_bits),
+                clamp(self.allowed(i, WEIGHTS), weight_bits),
+                clamp(self.allowed(i, ACTIVATIONS), activation_bits),
             ]
             for i in range(len(self))
         ]
@@ -199,7 +199,8 @@ def union(*columns: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set().union(*columns), reverse=True))
 
 
-def _clamp(allowed: Sequence[int], bits: int) -> int:
+def clamp(allowed: Sequence[int], bits: int) -> int:
+    """The largest of the bit-widths, largest first, within a limit; else the smallest."""
     return next((b for b in allowed if b <= bits), allowed[-1])
 
 

@@ -68,7 +68,7 @@ def _group_of(space: Space, groups: Iterable[Sequence[str]]) -> dict[Place, int]
 
 def _equal_layers(space: Space, same_bits: Iterable[str], allowed: Allowed) -> list[int]:
     """The layers that patterns of `same_bits` match."""
-    found = {}
+    found = []
     for pattern in same_bits:
         for layer in matching(space, pattern, "same_bits"):
             weights, activations = map(tuple, allowed[layer])
@@ -78,5 +78,5 @@ def _equal_layers(space: Space, same_bits: Iterable[str], allowed: Allowed) -> l
                     f"{weights}, its activations {activations}"
                 )
                 raise ArgumentError("same_bits", pattern, rule)
-            found[layer] = pattern
-    return list(found)
+            found.append(layer)
+    return found

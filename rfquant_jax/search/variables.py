@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rfquant_jax.errors import ArgumentError
-from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS, Space
+from rfquant_jax.quant.space import ACTIVATIONS, COLUMN_NAMES, WEIGHTS, Space, clamp
 from rfquant_jax.search.ties import Allowed, Place, matching, tied_places
 
 
@@ -105,8 +105,7 @@ class SearchSpace:
         limits = {WEIGHTS: weight_bits, ACTIVATIONS: activation_bits}
 
         def choose(variable: SearchVariable) -> int:
-            most = min(limits[column] for column in variable.columns)
-            return next((b for b in variable.allowed if b <= most), variable.allowed[-1])
+            return clamp(variable.allowed, min(limits[column] for column in variable.columns))
 
         return self.set(choose)
 

@@ -31,10 +31,9 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
     path = run.workdir / SEARCH_FOLDER / PROFILE_FILE
     header = profile_header(run, trained.origin, sets)
     if run.config.checkpoint:
-        source = Path(run.config.checkpoint) / SEARCH_FOLDER / PROFILE_FILE
-        if reason := snapshot.copy_record(source, path, header):
+        source = networks.other_run(run) / SEARCH_FOLDER / PROFILE_FILE
+        if reason := copied(source, path, header):
             run.log.info(f"search: the profile {source} {reason}: it is not used")
-        devices.barrier("profile")  # every process reads the same lines
     if path.exists() and (reason := snapshot.mismatch(path, header)):
         run.log.info(f"search: the profile {path} {reason}: its evaluations are forgotten")
     # Whole passes: the configurations of a profile share no prefix, and those of a trust region are
@@ -46,6 +45,13 @@ def open_profile(run: Run, trained: networks.Trained, images: SearchImages) -> P
         return evaluate.mean(configurations, sets.numbers(part))
 
     return Profile(run.plan.space, path, header, measure, chunk=CHUNK)
+
+
+def copied(source: Path, path: Path, header: dict) -> str | None:
+    """Copies a record of another run, see `snapshot.copy_record`; every process reads the same."""
+    reason = snapshot.copy_record(source, path, header)
+    devices.barrier(path.name)
+    return reason
 
 
 def measured_profile(

@@ -11,7 +11,6 @@ from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.runtime.json_files import read_json, write_json
-from rfquant_jax.search import snapshot
 from rfquant_jax.search.confirm import Confirmation
 from rfquant_jax.search.finalists import proposed_finalists, uniform_finalists
 from rfquant_jax.search.greedy import check_reachable, reachable
@@ -22,6 +21,7 @@ from rfquant_jax.tasks.curve import write_curve, write_model
 from rfquant_jax.tasks.measure import full_precision, measure_of
 from rfquant_jax.tasks.plots import draw
 from rfquant_jax.tasks.problem import SearchProblem
+from rfquant_jax.tasks.profile import copied
 from rfquant_jax.tasks.profile_key import confirmed_header
 from rfquant_jax.tasks.propose import Proposed, proposals
 from rfquant_jax.tasks.run import Run
@@ -69,8 +69,7 @@ def confirmation(run: Run, trained: networks.Trained, images: Source) -> Confirm
     header = confirmed_header(run, trained.origin, len(images))
     path = run.workdir / SEARCH_FOLDER / CONFIRMED_FILE
     if run.config.checkpoint:  # the other run may have confirmed the same configurations
-        snapshot.copy_record(networks.other_run(run) / SEARCH_FOLDER / CONFIRMED_FILE, path, header)
-        devices.barrier("confirmed")  # every process reads the same lines
+        copied(networks.other_run(run) / SEARCH_FOLDER / CONFIRMED_FILE, path, header)
     return Confirmation(outcomes, run.plan.space, len(images), header, path)
 
 

@@ -40,6 +40,14 @@ def paint(folder, count, seed):
     return images
 
 
+def painted_classes(tmp_path_factory):
+    """A folder of a few images of every class."""
+    root = tmp_path_factory.mktemp("images")
+    for seed, name in enumerate(CLASSES):
+        paint(root / name, 12, seed)
+    return root
+
+
 def table(workdir):
     with (workdir / "predictions.csv").open() as file:
         return list(csv.reader(file))[1:]
@@ -48,9 +56,7 @@ def table(workdir):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run whose images are gone."""
-    root = tmp_path_factory.mktemp("images")
-    for seed, name in enumerate(CLASSES):
-        paint(root / name, 12, seed)
+    root = painted_classes(tmp_path_factory)
     workdir = tmp_path_factory.mktemp("runs") / "run"
     run = run_of(workdir, ("pretrain",), **{"data.path": str(root)})
     dispatch.perform(run)
@@ -79,9 +85,7 @@ def test_prediction_in_full_precision_needs_no_images(trained, tmp_path):
 @pytest.fixture(scope="module")
 def coupled(tmp_path_factory):
     """A run with a coupled network, evaluated at w4a4, and its images."""
-    root = tmp_path_factory.mktemp("images")
-    for seed, name in enumerate(CLASSES):
-        paint(root / name, 12, seed)
+    root = painted_classes(tmp_path_factory)
     workdir = tmp_path_factory.mktemp("runs") / "run"
     tasks = {("pretrain", "train"): "", ("evaluate",): "w4a4"}
     for asked, configuration in tasks.items():

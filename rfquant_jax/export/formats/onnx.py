@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
+from rfquant_jax.export.formats.onnx_residual import float_sum
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import (
@@ -183,9 +184,7 @@ class _Layers:
     def _residual(self, node: Node, data: LayerData) -> None:
         """The sum of both inputs' codes, which is exact, times the step size."""
         held = self.read[node.layer] = [self._codes(name, data) for name in node.inputs]
-        one, step = (self.nodes.constant(np.float32(v)) for v in (1, data.input_step))
-        total = self.nodes.add("Add", [codes.values(self.nodes, one) for codes in held])
-        self.nodes.add("Mul", [total, step], node.output)
+        float_sum(self.nodes, held, data.input_step, node.output)
 
     def _codes(self, name: str, data: LayerData) -> Codes:
         """The codes of a value, quantized once for all layers with equal quantizers."""
