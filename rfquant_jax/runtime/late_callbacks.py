@@ -12,22 +12,25 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_replaced: list[Callable[[Any], object]] = []  # the hook before ours, if ours is installed
+
+class _SilencingHook:
+    """Passes everything but these tracebacks on to the hook that it replaced."""
+
+    def __init__(self, replaced: Callable[[Any], object]):
+        self.replaced = replaced
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.replaced(unraisable)
 
 
 def silence_late_callbacks() -> None:
-    """Suppresses these tracebacks; everything else is passed on. Installed once in a process."""
-    if not _replaced:
-        _replaced.append(sys.unraisablehook)
-        sys.unraisablehook = _hook
+    """Suppresses these tracebacks, if they are not suppressed already."""
+    if not isinstance(sys.unraisablehook, _SilencingHook):
+        sys.unraisablehook = _SilencingHook(sys.unraisablehook)
 
 
 def restore_late_callbacks() -> None:
     """Undoes `silence_late_callbacks`, unless another hook was installed in the meantime."""
-    if _replaced and sys.unraisablehook is _hook:
-        sys.unraisablehook = _replaced.pop()
-
-
-def _hook(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        _replaced[-1](unraisable)
+    if isinstance(sys.unraisablehook, _SilencingHook):
+        sys.unraisablehook = sys.unraisablehook.replaced

@@ -24,12 +24,19 @@ def test_only_tracebacks_of_a_closed_loop_are_suppressed_until_restored(monkeypa
     assert sys.unraisablehook is before
 
 
-def test_a_hook_installed_in_the_meantime_stays(monkeypatch):
+def test_a_hook_installed_in_the_meantime_stays_and_is_called_after_ours(monkeypatch):
+    seen = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     silence_late_callbacks()
-    ours, later = sys.unraisablehook, lambda unraisable: None
-    sys.unraisablehook = later
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    later = sys.unraisablehook
     restore_late_callbacks()
     assert sys.unraisablehook is later
-    sys.unraisablehook = ours
+
+    silence_late_callbacks()  # ours, whatever an earlier failure left installed below it
+    sys.unraisablehook(Unraisable(RuntimeError("Event loop is closed")))
+    other = Unraisable(RuntimeError("something else"))
+    sys.unraisablehook(other)
+    assert seen == [other]
     restore_late_callbacks()
+    assert sys.unraisablehook is later
