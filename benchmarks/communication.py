@@ -62,7 +62,7 @@ def programs(step: TrainStep, masks: np.ndarray, task: StepTask) -> Iterator[tup
     inputs = step.inputs(masks, jax.random.key(0), **RATES)
     found = step.programs(step.init(step.functional.params), batch, inputs)
     for name, (compiled, values) in found.items():
-        yield name, compiled.jitted.lower(*values).compile().as_text()
+        yield name, compiled.lower(*values).compile().as_text()
 
 
 def exchanged(text: str) -> list[int]:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks.step_settings import StepTask, images
 from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.nn.precision import compute_in, compute_type
+from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
@@ -22,22 +24,34 @@ from rfquant_jax.train.training_network import LossWeights
 RATES = {"lr": 0.01, "step_size_lr": 1e-5, "damping": 0.1}
 
 
-def plain_step(task: StepTask) -> tuple[TrainStep, Space]:
-    """A full-precision step: one plain pass and the update."""
+def plain_step(task: StepTask, mesh: Mesh | None = None) -> tuple[TrainStep, Space]:
+    """A full-precision step: one plain pass and the update; without a mesh, on all devices."""
     candidates = QuantConfig().candidates
     empty = Space((), candidates, np.zeros((0, len(candidates)), bool))
     chosen = _settings("loop", 0, LossWeights(idm=0.0))
-    return TrainStep(FunctionalNetwork(_network(task)), _mesh(), _preprocess(task), chosen), empty
+    functional = FunctionalNetwork(_network(task))
+    return TrainStep(functional, mesh or devices.make_mesh(), preprocess(task), chosen), empty
 
 
-def coupled_step(task: StepTask, strategy: str, *, idm: bool = True) -> tuple[TrainStep, Space]:
-    """A coupled step with every ingredient on; information distortion mitigation may be off."""
+def coupled_step(
+    task: StepTask, strategy: str, *, idm: bool = True, mesh: Mesh | None = None
+) -> tuple[TrainStep, Space]:
+    """A coupled step with every ingredient on; information distortion mitigation may be off.
+
+    Without a mesh, on all devices.
+    """
+    functional, plan = coupled_network(task)
+    loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
+    chosen = _settings(strategy, task.random_passes, loss)
+    step = TrainStep(functional, mesh or devices.make_mesh(), preprocess(task), chosen)
+    return step, plan.space
+
+
+def coupled_network(task: StepTask) -> tuple[FunctionalNetwork, QuantizationPlan]:
+    """The converted network, with step sizes that are not calibrated."""
     plain = _network(task)
     plan = QuantizationPlan.of(plain, task.image_shape, QuantConfig())
-    loss = LossWeights(idm=0.01 if idm else 0.0, region=-2.5e-5)
-    functional = FunctionalNetwork(plan.convert(plain))
-    chosen = _settings(strategy, task.random_passes, loss)
-    return TrainStep(functional, _mesh(), _preprocess(task), chosen), plan.space
+    return FunctionalNetwork(plan.convert(plain)), plan
 
 
 def stepper(made: tuple[TrainStep, Space], task: StepTask) -> Callable[[], None]:
@@ -77,11 +91,6 @@ def _settings(strategy: str, random_passes: int, loss: LossWeights) -> StepSetti
     )
 
 
-def _mesh() -> jax.sharding.Mesh:
-    """All devices."""
-    return devices.make_mesh(0)
-
-
-def _preprocess(task: StepTask):
+def preprocess(task: StepTask) -> Preprocess:
     """Maps images to the network's input, in the compute dtype."""
     return normalizer((0.5,), (0.25,), compute_type(task.precision))

@@ -14,8 +14,6 @@ from rfquant_jax.data.index import index_folder
 from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.transforms import Centre, RandomResizedCrop
 
-CLASSES = 10  # classes of random images
-
 
 @dataclass(frozen=True)
 class StepTask:
@@ -26,6 +24,7 @@ class StepTask:
       batch: images per device.
       precision: one of `rfquant_jax.nn.precision.TYPES`.
       folder: folder of class folders with images; empty: random pixels.
+      random_classes: number of logits without a folder.
     """
 
     network: str = "cifar_resnet20"
@@ -34,6 +33,7 @@ class StepTask:
     random_passes: int = 3
     precision: str = "float32"
     folder: str = ""
+    random_classes: int = 10
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -43,7 +43,9 @@ class StepTask:
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return len(index_folder(Path(self.folder)).classes) if self.folder else CLASSES
+        if self.folder:
+            return len(index_folder(Path(self.folder)).classes)
+        return self.random_classes
 
 
 def images(task: StepTask, count: int) -> Iterator[dict[str, np.ndarray]]:
@@ -57,5 +59,5 @@ def images(task: StepTask, count: int) -> Iterator[dict[str, np.ndarray]]:
         return pipeline.training(source, count, seed=0).starting_at(0)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, *task.image_shape), dtype=np.uint8)
-    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    labels = rng.integers(0, task.classes, count).astype(np.int32)
     return itertools.repeat({"image": pixels, "label": labels})

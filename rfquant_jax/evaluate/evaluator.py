@@ -20,7 +20,7 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import assign
 from rfquant_jax.quant.statistics import active_statistics
 from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, Programs
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,24 @@ class Evaluator:
                     np.split(labels, self.mesh.size)[place],
                     np.split(found, self.mesh.size)[place],
                 )
+
+    def programs(self, params: Arrays, batch: Arrays, configuration: np.ndarray) -> Programs:
+        """The programs of `recalibrate` and `outcomes`, for a look at what XLA makes of them.
+
+        Args:
+          batch: {"image", "label"} of all devices together; shapes and dtypes suffice.
+
+        Returns:
+          "measure" and "count" as in `traces`: the compiled function, and arguments for
+          `compiled.lower(*arguments)`.
+        """
+        of_measure = params, batch["image"], configuration
+        measured = jax.eval_shape(self._measure.jitted, *of_measure)
+        statistics = {
+            name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in measured.items()
+        }
+        of_judge = params, statistics, batch, configuration
+        return {"measure": (self._measure, of_measure), "count": (self._judge, of_judge)}
 
     # The functions below run per device, inside shard_map.
 

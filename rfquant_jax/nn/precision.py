@@ -5,10 +5,11 @@ Parameters, BatchNorm statistics, step sizes, codes, logits and losses are alway
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from rfquant_jax.runtime.backend import backend
 
 AUTO = "auto"
 TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -21,7 +22,7 @@ def compute_type(name: str) -> DTypeLike:
       name: one of `TYPES`, or `AUTO`: bfloat16 on GPU (not measured), else float32.
     """
     if name == AUTO:
-        name = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+        name = "bfloat16" if backend() == "gpu" else "float32"
     return TYPES[name]
 
 

@@ -17,6 +17,7 @@ from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.dense import dense
 from rfquant_jax.ops.cpu.depthwise import depthwise
 from rfquant_jax.ops.cpu.pointwise import fits, pointwise
+from rfquant_jax.runtime.backend import backend
 
 FEWEST_INT8_CHANNELS = 32  # with fewer, int8 convolutions on CPU are slower than float32
 
@@ -74,7 +75,7 @@ def codes_dtype(kernel: jax.Array, dilation: tuple[int, int] = (1, 1)) -> DTypeL
     Args:
       kernel: [KH, KW, C, O].
     """
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return jnp.int8 if tuple(dilation) == (1, 1) else None
     height, width, channels, _ = kernel.shape
     return jnp.int8 if height * width > 1 and channels >= FEWEST_INT8_CHANNELS else jnp.float32

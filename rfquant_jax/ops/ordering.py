@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from rfquant_jax.runtime.backend import backend
+
 
 def after(value: jax.Array, event: jax.Array) -> jax.Array:
     """`value`, bit for bit, with a data dependency on `event`.
@@ -36,14 +38,14 @@ def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:
       make: a function without arguments; it must not be differentiated.
       event: as for `after`; may also be of an integer dtype.
     """
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return make()
     return _made_where(_one(event) > 0, make)
 
 
 def unless_skipped(wanted: jax.Array, make: Callable[[], jax.Array]) -> jax.Array:
     """`make()` if `wanted` (bool[]), else zeros; on CPU, `make` then does not run."""
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         # On GPU, a conditional would wait for the host to read the predicate.
         return jnp.where(wanted, make(), 0)
     return _made_where(wanted, make)
@@ -54,7 +56,7 @@ def replaced(wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
     If the buffer of `old` is donated for the result, it is reused in place.
     """
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return jnp.where(wanted, new, old)
     return jax.lax.cond(wanted, lambda new, old: new, lambda new, old: old, new, old)
 

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rfquant_jax.errors import ArgumentError
+from rfquant_jax.runtime.backend import backend
 
 AXIS = "data"
 REPLICATED = PartitionSpec()
@@ -71,6 +72,7 @@ class Compiled:
 
     def __init__(self, function: Callable, mesh: Mesh, in_specs, out_specs, donate=()):
         self.traces = 0
+        self._mesh, self._in_specs = mesh, in_specs
 
         def counted(*args):
             self.traces += 1
@@ -84,6 +86,31 @@ class Compiled:
 
     def __call__(self, *args):
         return self.jitted(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """The lowered program for arguments of these shapes, to see what XLA makes of it.
+
+        Args:
+          args: arrays, or shapes and dtypes alone. Where they are does not matter: the program is
+            lowered for the mesh, whose devices need not exist (`backend.compiling_for`).
+        """
+
+        def placed(spec, tree):
+            sharding = NamedSharding(self._mesh, spec)
+            return jax.tree.map(lambda x: _abstract(x, sharding), tree)
+
+        specs = self._in_specs
+        abstract = jax.tree.map(placed, specs, args, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        return self.jitted.lower(*abstract)
+
+
+# name -> a compiled function and its arguments, some of them shapes and dtypes alone
+Programs = dict[str, tuple[Compiled, tuple]]
+
+
+def _abstract(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    dtype = x.dtype if hasattr(x, "dtype") else np.result_type(x)
+    return jax.ShapeDtypeStruct(np.shape(x), dtype, sharding=sharding)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -154,7 +181,7 @@ def prefer_host_loop() -> bool:
     On CPU, XLA does not use its fast convolutions inside a scan (benchmarks/train_step.py).
     Elsewhere one program saves dispatches; this was not measured.
     """
-    return jax.default_backend() == "cpu"
+    return backend() == "cpu"
 
 
 def settle_step(result: Any, mesh: Mesh) -> Any:
@@ -162,7 +189,7 @@ def settle_step(result: Any, mesh: Mesh) -> Any:
 
     Several CPU devices can deadlock in the all-reduce of the next step.
     """
-    unsafe = mesh.size > 1 and jax.default_backend() == "cpu"
+    unsafe = mesh.size > 1 and backend() == "cpu"
     return jax.block_until_ready(result) if unsafe else result
 
 
@@ -174,7 +201,7 @@ def settle_pass(result: Any, mesh: Mesh) -> Any:
     the update at the same time. If a process is then lost, its unfinished all-reduce overlaps the
     next one, and Gloo aborts the remaining processes.
     """
-    alone = mesh.size == 1 and jax.default_backend() == "cpu"
+    alone = mesh.size == 1 and backend() == "cpu"
     return jax.block_until_ready(result) if alone else result
 
 
@@ -205,7 +232,7 @@ class Vote:
     def __init__(self, mesh: Mesh, delay: int = 2):
         self._mesh = mesh
         # CPU devices synchronize after every step anyway.
-        self.delay = delay if jax.process_count() > 1 and jax.default_backend() != "cpu" else 0
+        self.delay = delay if jax.process_count() > 1 and backend() != "cpu" else 0
         self._asked: deque[jax.Array] = deque()
         self._count = Compiled(_maximum, mesh, SHARDED, REPLICATED)
 

@@ -17,7 +17,7 @@ from rfquant_jax.evaluate.network import batch_statistics_network
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, Programs
 from rfquant_jax.search.metrics import METRICS
 from rfquant_jax.search.prefix import CutProgram
 
@@ -108,8 +108,36 @@ class CandidateEvaluator:
         found = [self._all(configurations, n, self._column, fixed=True) for n in numbers]
         return np.mean(found, axis=0, dtype=np.float64)
 
+    def programs(self, batch: Arrays) -> Programs:
+        """The programs of an iteration, for a look at what XLA makes of them.
+
+        Args:
+          batch: {"image", "label"}; shapes and dtypes suffice.
+
+        Returns:
+          "largest", "base" and "candidate" (from the first cut) as in `traces`: the compiled
+          function, and arguments for `compiled.lower(*arguments)`.
+        """
+        self._trace(batch)
+        base = self._largest
+        of_largest = self._params, batch["image"], base
+        reference = jax.eval_shape(self._refer.jitted, *of_largest)
+        of_base = self._params, batch, base, reference
+        kept = jax.eval_shape(self._base.jitted, *of_base)
+        of_candidate = self._params, batch, reference, kept, np.stack([base] * self._mesh.size)
+        return {
+            "largest": (self._refer, of_largest),
+            "base": (self._base, of_base),
+            "candidate": (self._measure[0], of_candidate),
+        }
+
     def _prepare(self, batch: Arrays) -> None:
         """Traces the network for batches like this one."""
+        logits = self._trace(batch)
+        self._no_reference = devices.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
+
+    def _trace(self, batch: Arrays) -> jax.ShapeDtypeStruct:
+        """Finds the cuts of the network for batches like this one; returns the logits' shape."""
         # Shapes only: the trace runs per device, so it must not capture the arrays' shardings.
         params, batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self._params, batch)
@@ -117,7 +145,7 @@ class CandidateEvaluator:
         logits = jax.eval_shape(self._logits, params, batch["image"], self._largest)
         shared, layers = (params, batch, logits), len(self._largest)
         self._program = CutProgram(self._metrics, shared, layers, self._starts)
-        self._no_reference = devices.per_device(np.zeros(logits.shape, logits.dtype), self._mesh)
+        return logits
 
     def _all(
         self, configurations: np.ndarray, iteration: int, column: int, fixed: bool = False

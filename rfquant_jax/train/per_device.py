@@ -13,14 +13,11 @@ import jax.numpy as jnp
 
 from rfquant_jax.nn.functional import Arrays, zeros_like
 from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.devices import AXIS, Compiled
+from rfquant_jax.runtime.devices import AXIS
 from rfquant_jax.train.passes import either_pass, max_pass, random_pass
 from rfquant_jax.train.state import PassState
 from rfquant_jax.train.stem import Start
 from rfquant_jax.train.training_network import TrainingNetwork
-
-# name -> a compiled function and its arguments, some of them shapes alone
-Programs = dict[str, tuple[Compiled, tuple]]
 
 
 class PerDevice:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rfquant_jax.nn.functional import Arrays
-from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled
-from rfquant_jax.train.per_device import PerDevice, Programs
+from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, Programs
+from rfquant_jax.train.per_device import PerDevice
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
 from rfquant_jax.train.update import Update
 

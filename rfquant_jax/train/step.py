@@ -24,11 +24,11 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.sampling import PUBLISHED, Sampling, sample_step
 from rfquant_jax.quant.space import largest_bits, smallest_bits
 from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.devices import REPLICATED, Compiled
+from rfquant_jax.runtime.devices import REPLICATED, Compiled, Programs
 from rfquant_jax.train.diagnose import DispatchedStep, Finding, diagnose
 from rfquant_jax.train.host_loop import HostLoop
 from rfquant_jax.train.optimizer import OptimizerSettings
-from rfquant_jax.train.per_device import PerDevice, Programs
+from rfquant_jax.train.per_device import PerDevice
 from rfquant_jax.train.scan import Scan
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
 from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
@@ -176,11 +176,14 @@ class TrainStep:
         """The programs of a step with one micro-batch, for a look at what XLA makes of them.
 
         Returns:
-          for each name in `traces`, except "sample": the compiled function, and arguments (some
-          of them shapes and dtypes alone) for `compiled.jitted.lower(*arguments)`.
+          for each name in `traces`: the compiled function, and arguments (some of them shapes and
+          dtypes alone) for `compiled.lower(*arguments)`.
         """
         self._trace_stem(batch["image"])
-        return self._run_passes.programs(state, batch, inputs)
+        layers = inputs.configurations.shape[1]
+        masks = jax.ShapeDtypeStruct((2, layers, len(self.settings.candidates)), bool)
+        found = {"sample": (self._sample, (inputs.key, masks))}
+        return found | self._run_passes.programs(state, batch, inputs)
 
     def _trace_stem(self, images: jax.Array) -> None:
         """Before the first step, finds the part of the network that all passes share (the stem).

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
-import jax
+from rfquant_jax.runtime.backend import backend
 
 KERNELS = ("batch_strip", "depthwise", "kernel_gradient", "pointwise")
 DENSE = ("batch_strip", "kernel_gradient")  # parts of `dense.dense`
@@ -21,7 +21,7 @@ _off: ContextVar[frozenset[str]] = ContextVar("kernels_off", default=frozenset()
 
 def is_on(*kernels: str) -> bool:
     """Whether one of these kernels may run: on CPU, and not all are turned off."""
-    return jax.default_backend() == "cpu" and not _off.get().issuperset(kernels)
+    return backend() == "cpu" and not _off.get().issuperset(kernels)
 
 
 def turn_off(*kernels: str) -> Token:
