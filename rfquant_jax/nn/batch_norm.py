@@ -15,14 +15,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rfquant_jax.ops.ordering import after
+from rfquant_jax.runtime.backend import backend
 
 
 def batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of each channel, float32[C], of `x[..., C]`."""
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
+    if backend() == "cpu":
+        mean = jnp.mean(x, axes)
+        return mean, jnp.mean(jnp.square(x - mean), axes)
+    # Both in one reading, about a value of the channel: its distance from the mean is about a
+    # deviation, so that little cancels.
+    centre = jax.lax.stop_gradient(x[(0,) * len(axes)])
+    x = x - centre
     mean = jnp.mean(x, axes)
-    return mean, jnp.mean(jnp.square(x - mean), axes)
+    variance = jnp.mean(jnp.square(x), axes) - jnp.square(mean)
+    return centre + mean, jnp.maximum(variance, 0)
 
 
 def normalize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import jax
+from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 
@@ -47,10 +48,16 @@ def read(values: dict[Var, jax.Array], atom) -> jax.Array:
 
 
 def evaluate(equations: Iterable[JaxprEqn], values: dict[Var, jax.Array]) -> None:
-    """Evaluates the equations and adds their results to `values`; traceable and differentiable."""
+    """Evaluates the equations and adds their results to `values`; traceable and differentiable.
+
+    Operations keep the line of code that they come from, for profilers.
+    """
+    names = source_info_util.current_name_stack()
     for equation in equations:
-        primitive = equation.primitive
+        primitive, source = equation.primitive, equation.source_info
         operands = [read(values, atom) for atom in equation.invars]
-        found = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
+        stack = names + source.name_stack
+        with source_info_util.user_context(source.traceback, name_stack=stack):
+            found = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
         found = found if primitive.multiple_results else [found]
         values.update(zip(equation.outvars, found, strict=True))

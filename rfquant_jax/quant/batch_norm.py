@@ -74,9 +74,12 @@ class SwitchableBatchNorm(nnx.Module):
     def _move(self, banks: nnx.BatchStat, row: jax.Array, batch: jax.Array) -> None:
         rows = _rows(banks)
         moved = batch_norm.move_average(pick(rows, row), batch, self.momentum)
-        rows = jax.lax.dynamic_update_index_in_dim(
-            rows, moved, row, axis=0, allow_negative_indices=False
-        )
+        if rows.shape[0] == 1:
+            rows = moved
+        else:
+            rows = jax.lax.dynamic_update_index_in_dim(
+                rows, moved, row, axis=0, allow_negative_indices=False
+            )
         banks.set_value(rows.reshape(banks.shape))
 
 

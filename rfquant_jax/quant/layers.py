@@ -15,6 +15,7 @@ from rfquant_jax.nn.features import announce_input, mark_feature
 from rfquant_jax.ops.convolution import codes_dtype, convolve
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.remat import Operation, on_quantized
+from rfquant_jax.runtime.backend import backend
 
 
 class StepSize(nnx.Param):
@@ -26,12 +27,25 @@ class Bits(nnx.Variable):
 
 
 def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
-    """Index of a traced bit-width, which must be one of `candidates`, int32[]."""
-    return jnp.argmax(jnp.asarray(candidates) == bits)
+    """Index of a traced bit-width, which must be one of `candidates`, int32[].
+
+    On GPU, an `argmax` would be a kernel of its own; XLA fuses selected scalars with what reads them.
+    """
+    if backend() == "cpu":
+        return jnp.argmax(jnp.asarray(candidates) == bits)
+    found = jnp.zeros((), jnp.int32)
+    for index, candidate in enumerate(candidates[1:], start=1):
+        found = jnp.where(bits == candidate, index, found)
+    return found
 
 
 def pick(rows: jax.Array, index: jax.Array) -> jax.Array:
-    """`rows[index]` for a traced, valid index, without code that wraps negative ones."""
+    """`rows[index]` for a traced, valid index, without code that wraps negative ones.
+
+    A single row is returned for any index: then it is already the active one, see `train.packing`.
+    """
+    if rows.shape[0] == 1:
+        return rows[0]
     return jax.lax.dynamic_index_in_dim(rows, index, keepdims=False, allow_negative_indices=False)
 
 

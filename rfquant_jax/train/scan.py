@@ -50,13 +50,16 @@ class Scan:
         return {"whole": (self._whole, (state, (batch,), (None,), inputs))}
 
     def _whole_step(self, state, batches, teachers, inputs):
-        passing, metrics = self._on_device.accumulators(state.params, state.stats), []
+        packing = self._on_device.network.packing
+        params, stats = packing.packed(state.params, state.stats)
+        passing, metrics = self._on_device.accumulators(params, stats), []
         for batch, teacher in zip(batches, teachers, strict=True):
-            shared = state.params, batch, teacher, inputs
+            shared = params, batch, teacher, inputs
             passing, measured = self._micro_batch(passing, *shared, len(metrics))
             metrics += measured
         losses = [measured["loss"] for measured in metrics]
-        of_update = state, passing.stats, passing.gradients, losses, inputs, len(batches)
+        gradients, stats = packing.unpacked(passing.gradients, passing.stats)
+        of_update = state, stats, gradients, losses, inputs, len(batches)
         state, _, report = self._step_update(*of_update)
         return state, metrics, report
 

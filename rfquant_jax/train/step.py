@@ -28,6 +28,7 @@ from rfquant_jax.runtime.devices import REPLICATED, Compiled, Programs
 from rfquant_jax.train.diagnose import DispatchedStep, Finding, diagnose
 from rfquant_jax.train.host_loop import HostLoop
 from rfquant_jax.train.optimizer import OptimizerSettings
+from rfquant_jax.train.packing import Packing
 from rfquant_jax.train.per_device import PerDevice
 from rfquant_jax.train.scan import Scan
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
@@ -82,7 +83,8 @@ class TrainStep:
         settings: StepSettings,
     ):
         self.functional, self.mesh, self.settings = functional, mesh, settings
-        self.network = TrainingNetwork(functional, preprocess, settings.loss)
+        packing = Packing(functional) if STRATEGIES[settings.strategy] is Scan else None
+        self.network = TrainingNetwork(functional, preprocess, settings.loss, packing)
         self._step_update = Update(functional, settings.optimizer, settings.ema_decay)
         self._sample = Compiled(self._sample_configurations, mesh, (REPLICATED,) * 2, REPLICATED)
         self._run_passes = STRATEGIES[settings.strategy](

@@ -15,6 +15,7 @@ from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import QuantizedLayer, assign, pick, searched_layers, slot
 from rfquant_jax.quant.space import WEIGHTS
 from rfquant_jax.runtime.setting import ANY, BELOW_ONE, FRACTION, documented, setting
+from rfquant_jax.train.packing import Packing
 from rfquant_jax.train.stem import Start, Stem
 
 # term(kernel, step size, bit-width, index of the layer) -> float32[]
@@ -47,13 +48,21 @@ class TrainingNetwork:
       functional: a coupled network, or a plain one (which has no searched layers).
       preprocess: maps a batch of images to the network's input.
       weights: weights of the loss terms.
+      packing: how the parameters and statistics of the passes are packed; None: they are not.
 
     Attributes:
       stem: the part that all passes of a step share, once `trace_stem` has found it.
     """
 
-    def __init__(self, functional: FunctionalNetwork, preprocess: Preprocess, weights: LossWeights):
+    def __init__(
+        self,
+        functional: FunctionalNetwork,
+        preprocess: Preprocess,
+        weights: LossWeights,
+        packing: Packing | None = None,
+    ):
         self.functional, self.preprocess, self.weights = functional, preprocess, weights
+        self.packing = packing
         self.stem: Stem | None = None
         self._layers = _searched(functional)
 
@@ -69,12 +78,18 @@ class TrainingNetwork:
         Returns:
           logits and features; the updated statistics.
         """
-        network = self.module(params, stats, configuration, key)
+        own = params, stats
+        if self.packing is not None:
+            own = self.packing.chosen(params, stats, configuration)
+        network = self.module(*own, configuration, key)
         with recording_features() as features:
             logits = network(self.preprocess(images)).astype(jnp.float32)
         searched = searched_layers(network)
-        own = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
-        return (logits, own), self.functional.stats_in(network)
+        kept = {layer.name: features[layer.name] for layer in searched if self.weights.idm}
+        new = self.functional.stats_in(network)
+        if self.packing is not None:
+            new = self.packing.moved(stats, new, configuration)
+        return (logits, kept), new
 
     def after_stem(
         self, params: Arrays, stats: Arrays, start: Start, configuration: jax.Array, key
@@ -96,6 +111,8 @@ class TrainingNetwork:
         self, params: Arrays, configuration: jax.Array, term: WeightTerm
     ) -> jax.Array:
         """Sums a term over the kernels of the searched layers, float32[]."""
+        if self.packing is not None:
+            params, _ = self.packing.chosen(params, {}, configuration)
         total = jnp.zeros(())
         for index, (kernel, steps, candidates) in enumerate(self._layers):
             bits = configuration[index, WEIGHTS]
@@ -116,6 +133,8 @@ class TrainingNetwork:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
             (self.functional.params, self.functional.stats),
         )
+        if self.packing is not None:
+            of_network = jax.eval_shape(self.packing.packed, *of_network)
         key = jax.eval_shape(jax.random.key, 0)
         self.stem = Stem(self, *of_network, images, configuration, key, passes=passes)
 

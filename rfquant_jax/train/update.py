@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
+from rfquant_jax.ops.joined import joined
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.runtime import devices
+from rfquant_jax.runtime.backend import backend
 from rfquant_jax.runtime.devices import AXIS
 from rfquant_jax.train import optimizer
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
@@ -92,7 +94,11 @@ class Update:
 
 def all_finite(tree: Any) -> jax.Array:
     """Whether every element of a tree is finite, bool[]."""
-    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
+    if backend() != "cpu":
+        parts = [leaves[k : k + 20] for k in range(0, len(leaves), 20)]
+        return jnp.all(joined([joined([jnp.isfinite(x) for x in part]) for part in parts]))
+    finite = [jnp.all(jnp.isfinite(x)) for x in leaves]
     return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
 
 
