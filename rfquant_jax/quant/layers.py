@@ -29,7 +29,7 @@ class Bits(nnx.Variable):
 def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
     """Index of a traced bit-width, which must be one of `candidates`, int32[].
 
-    On GPU, an `argmax` would be a kernel of its own; XLA fuses selected scalars with what reads them.
+    On GPU, an `argmax` would be a kernel of its own; XLA fuses selections with what reads them.
     """
     if backend() == "cpu":
         return jnp.argmax(jnp.asarray(candidates) == bits)
