@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rfquant_jax.nn.batch_norm import batch_moments, normalize, normalize_batch
+from rfquant_jax.runtime.backend import compiling_for
 
 
 def step_by_step(x, scale, bias):
@@ -30,9 +31,25 @@ def test_values_and_gradients_are_those_of_the_steps(has_scale, has_bias, dtype,
         np.testing.assert_allclose(np.float32(one), other, rtol=most, atol=most)
 
 
-def test_it_gives_the_moments_of_the_batch(rng):
-    x = rng.normal(3, 2, (4, 5, 5, 2)).astype(np.float32)
-    _, mean, variance = normalize_batch(jnp.asarray(x), None, None, 1e-5)
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("centre", [3, 3000])  # of 2 deviations: squares have no digit to spare
+def test_it_gives_the_moments_of_the_batch(backend, centre, rng):
+    x = rng.normal(centre, 2, (4, 5, 5, 2)).astype(np.float32)
+    x[..., 1] = centre + 0.25  # without any variance
+    with compiling_for(backend):
+        _, mean, variance = normalize_batch(jnp.asarray(x), None, None, 1e-5)
     flat = x.reshape(-1, 2).astype(np.float64)
-    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(variance, flat.var(0), rtol=1e-5)
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, flat.var(0), rtol=1e-4, atol=1e-7)
+
+
+def test_on_gpus_gradients_are_those_of_the_steps(rng):
+    x, slope = (jnp.asarray(rng.normal(1, 2, (5, 4, 3, 6)), jnp.float32) for _ in range(2))
+    scale, bias = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(2))
+    _, back = jax.vjp(step_by_step, x, scale, bias)
+    with compiling_for("gpu"):
+        _, found = jax.vjp(lambda *a: normalize_batch(*a, 1e-3)[0], x, scale, bias)
+        _, through = jax.vjp(step_by_step, x, scale, bias)
+    for gradients in (found, through):
+        for one, other in zip(gradients(slope), back(slope), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

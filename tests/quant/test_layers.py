@@ -17,7 +17,9 @@ from rfquant_jax.quant.layers import (
     assign,
     evaluate_on_codes,
     searched_layers,
+    slot,
 )
+from rfquant_jax.runtime.backend import compiling_for
 from tests.conftest import IMAGE_SHAPE, SEARCHED, equations, images
 
 
@@ -212,6 +214,14 @@ def test_a_convolution_on_codes_is_the_exact_one(signed, w, a, rng):
         # The sum is rounded twice, before the bias is added and after.
         reach = np.abs(expected).max()
         np.testing.assert_allclose(np.float64(found), expected, rtol=2**-8, atol=reach * 2**-8)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_slot_is_the_place_of_a_bit_width(backend):
+    for candidates in ((6, 5, 4, 3, 2), (8, 2, 4), (32,)):
+        for place, bits in enumerate(candidates):
+            with compiling_for(backend):
+                assert slot(jnp.asarray(bits), candidates) == place
 
 
 class Meter(nnx.Module):
