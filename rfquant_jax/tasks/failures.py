@@ -113,9 +113,8 @@ def _about_memory(where: str, found: Shortage | None, run: Context, task: str) -
     if compute_type(run.config.precision) != jnp.bfloat16:
         proposals.append(("precision", "bfloat16", ""))
     if found:
-        now += (
-            f" ({found.asked / 1e9:.1f} GB more were needed, {found.free / 1e9:.1f} GB were free)"
-        )
+        asked, free = found.asked / 1e9, found.free / 1e9
+        now += f" (a program needed {asked:.1f} GB more, {free:.1f} GB were free)"
     head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
     if not proposals:
         return f"{head}no smaller setting is left; use a smaller network or more devices"
@@ -142,7 +141,7 @@ def _sizes(
     section = task if task in _OWN_SECTIONS else "evaluate"
     size = config[section].batch_size
     now = f"config.{section}.batch_size={size}"
-    smaller = [(f"{section}.batch_size", size // factor, "")] if size >= factor else []
+    smaller = [(f"{section}.batch_size", max(size // factor, 1), "")] if size > 1 else []
     if task == "search" and config.search.algorithm != ON_PROFILE:
         starts = config.search.starts
         now += f" and config.search.starts={starts}"

@@ -127,7 +127,7 @@ def test_memory_that_is_too_small_leads_to_a_proposal(tmp_path, task, devices, f
         ("train", TRAIN | {"train.batch_size": 66}, "try --config.train.accumulate=6 ("),
         ("pretrain", {"pretrain.batch_size": 64}, "try --config.pretrain.batch_size=16, "),
         ("evaluate", {"evaluate.batch_size": 9}, "try --config.evaluate.batch_size=2, "),
-        ("evaluate", {"evaluate.batch_size": 3}, "no smaller setting is left; use"),
+        ("evaluate", {"evaluate.batch_size": 3}, "try --config.evaluate.batch_size=1, "),
     ],
 )
 def test_where_sizes_are_known_the_proposal_fits(tmp_path, monkeypatch, task, fields, said):
@@ -135,7 +135,7 @@ def test_where_sizes_are_known_the_proposal_fits(tmp_path, monkeypatch, task, fi
         failures, "shortage", lambda error, devices: Shortage(35_000_000_000, 10_000_000_000)
     )
     found = explain(EXHAUSTED, run_of(tmp_path, **fields), task)
-    assert "(35.0 GB more were needed, 10.0 GB were free); checkpoints" in found
+    assert "(a program needed 35.0 GB more, 10.0 GB were free); checkpoints" in found
     assert said in found
 
 
