@@ -82,6 +82,10 @@ QUICK_OPTIONS = {
     "xla_gpu_disable_gpuasm_optimizations": True,
     "xla_gpu_force_compilation_parallelism": 1,
 }
+_ASKED = (
+    *("network", "size", "batch", "classes", "precision", "random_passes", "idm", "devices"),
+    *("deterministic", "quick"),
+)
 _ADDED = ("kernels", "bytes", "operations", "roof_s")
 
 
@@ -94,24 +98,8 @@ def main(_: list[str]) -> None:
         raise SystemExit(f"benchmarks.gpu_compile {gpu_topology.INSTALL}")
     if _DETERMINISTIC.value:
         compute_deterministically()
-    task = StepTask(
-        network=_NETWORK.value,
-        size=_SIZE.value,
-        batch=_BATCH.value,
-        random_passes=_PASSES.value,
-        precision=_PRECISION.value,
-        random_classes=_CLASSES.value,
-    )
-    mesh = gpu_topology.make_mesh(_DEVICES.value)
-    programs, steps = [], []
     with compiling_for("gpu"):
-        for name in _PROGRAM.value:
-            own = group(name, task, mesh, idm=_IDM.value)
-            rows = compiled(name, own)
-            programs += rows
-            if name in STEPS:
-                steps.append(step_row(name, own, rows))
-    compare(steps, 1 + task.random_passes)
+        programs, steps = measured()
     print(table([_shown(row) for row in programs], COLUMNS))
     if steps:
         print(table([_shown(row) for row in steps], STEP_COLUMNS))
@@ -123,10 +111,26 @@ def main(_: list[str]) -> None:
         write_json(Path(_OUTPUT.value), content)
 
 
-_ASKED = (
-    *("network", "size", "batch", "classes", "precision", "random_passes", "idm", "devices"),
-    *("deterministic", "quick"),
-)
+def measured() -> tuple[list[dict], list[dict]]:
+    """The figures of all programs, and of the steps that they are part of."""
+    task = StepTask(
+        network=_NETWORK.value,
+        size=_SIZE.value,
+        batch=_BATCH.value,
+        random_passes=_PASSES.value,
+        precision=_PRECISION.value,
+        random_classes=_CLASSES.value,
+    )
+    mesh = gpu_topology.make_mesh(_DEVICES.value)
+    programs, steps = [], []
+    for name in _PROGRAM.value:
+        own = group(name, task, mesh, idm=_IDM.value)
+        rows = compiled(name, own)
+        programs += rows
+        if name in STEPS:
+            steps.append(step_row(name, own, rows))
+    compare(steps, 1 + task.random_passes)
+    return programs, steps
 
 
 def compiled(name: str, own: Group) -> list[dict]:
@@ -169,13 +173,19 @@ def step_row(name: str, own: Group, rows: list[dict]) -> dict:
     without = name != PLAIN and not _IDM.value
     found = {"step": f"{name} without IDM" if without else name}
     found |= {key: sum(row["times"] * row[key] for row in rows) for key in _ADDED}
-    # Everything that the largest program takes, and what of the step it does not take.
-    most = max(row["argument_bytes"] for row in rows)
-    beside = 0 if "scan" in name else own.beside
-    found["peak_bytes"] = max(
-        row["peak_bytes"] + (most + beside - row["argument_bytes"]) for row in rows
-    )
+    found["peak_bytes"] = step_peak(rows, own.beside)
     return found
+
+
+def step_peak(rows: list[dict], beside: int) -> int:
+    """The peak of a step: of a program, with the arrays of the step that it does not take.
+
+    Args:
+      beside: see `Group`.
+    """
+    passes = [row for row in rows if row["program"].endswith("one_pass")] or rows
+    of_step = max(row["argument_bytes"] for row in passes) + beside
+    return max(row["peak_bytes"] + max(of_step - row["argument_bytes"], 0) for row in rows)
 
 
 def compare(steps: list[dict], passes: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_topology
+from benchmarks.gpu_compile import compare, step_peak
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS_PLUGIN = pytest.mark.skipif(not gpu_topology.is_installed(), reason=gpu_topology.INSTALL)
@@ -84,6 +85,27 @@ def test_the_figures_of_a_step_are_those_of_its_programs(resnet18):
     )
     # The state of the optimizer and the averages are beside the arguments of a pass.
     assert step["peak_bytes"] > one_pass["peak_bytes"] > update["peak_bytes"]
+
+
+def test_the_peak_of_a_step_includes_what_a_program_does_not_take():
+    one_pass = {"program": "loop: one_pass", "argument_bytes": 50, "peak_bytes": 90}
+    update = {"program": "loop: update", "argument_bytes": 40, "peak_bytes": 45}
+    # 30 bytes of the state that a pass does not take: 50 + 30 belong to the step.
+    assert step_peak([one_pass, update], 30) == 90 + 30
+    assert step_peak([one_pass, update | {"peak_bytes": 85}], 30) == 85 + (50 + 30 - 40)
+    whole = {"program": "scan: whole", "argument_bytes": 80, "peak_bytes": 120}
+    sample = {"program": "scan: sample", "argument_bytes": 1, "peak_bytes": 2}
+    assert step_peak([sample, whole], 0) == 120
+
+
+def test_ratios_are_to_as_many_plain_steps_as_there_are_passes():
+    rows = [
+        {"step": "plain", "roof_s": 2.0, "peak_bytes": 100},
+        {"step": "scan", "roof_s": 9.0, "peak_bytes": 130},
+    ]
+    compare(rows, 4)
+    assert "over_plain" not in rows[0]
+    assert (rows[1]["over_plain"], rows[1]["peak_over_plain"]) == (9 / 8, 1.3)
 
 
 def test_without_the_plugin_one_line_says_how_to_install_it():
