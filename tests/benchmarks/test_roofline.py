@@ -165,6 +165,13 @@ def test_the_figures_of_a_program():
     assert figures["roof_s"] == pytest.approx(figures["bytes"] / 3.35e12)
 
 
+def test_a_sort_of_a_library_is_a_sort():
+    own = "sort(%b), dimensions={1}, to_apply=%condition"
+    library = 'custom-call(%b), custom_call_target="__cub$DeviceRadixSort"'
+    assert own in PROGRAM
+    assert analysis(PROGRAM.replace(own, library))["sorts"] == 1
+
+
 def test_the_slowest_kernel_comes_first_with_its_origin():
     first, second = slowest(PROGRAM, 2)
     assert first["kernel"] == "dw"  # its float32 result
