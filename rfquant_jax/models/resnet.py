@@ -16,6 +16,7 @@ from rfquant_jax.models.layers import conv
 from rfquant_jax.nn.batch_norm import BatchNorm
 from rfquant_jax.nn.features import Feature
 from rfquant_jax.nn.residual import ResidualAdd
+from rfquant_jax.ops.max_pool import max_pool
 
 
 class Bottleneck(nnx.Module):
@@ -96,7 +97,7 @@ class ResNet(nnx.Module):
         """Logits float32[N, num_classes] of normalised images `x[N, H, W, channels]`."""
         x = nnx.relu(self.bn1(self.conv1(x)))
         if not self.small_images:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in [*self.layer1, *self.layer2, *self.layer3, *self.layer4]:
             x = block(x)
         return self.fc(jnp.mean(x, axis=(1, 2)))

@@ -63,20 +63,20 @@ def convolve(
     )
 
 
-def codes_dtype(kernel: jax.Array, dtype: DTypeLike | None) -> DTypeLike | None:
+def codes_dtype(kernel: jax.Array, dilation: tuple[int, int] = (1, 1)) -> DTypeLike | None:
     """The dtype in which a convolution of integer codes is fastest; None: not on codes.
 
     On CPU, int8 codes take 0.6 to 0.9 of the time of float32 operands, but 7 times as long with 16
-    channels and 1.2 to 2 times in matrix products; there the codes are float32. On other backends,
-    bfloat16 layers use bfloat16 codes (not measured), and float32 layers do not use codes. Sums of
-    float codes are exact below 2^24.
+    channels and 1.2 to 2 times in matrix products; there the codes are float32, whose sums are
+    exact below 2^24. On GPU, XLA compiles int8 codes to int8 convolutions of cuDNN, and bfloat16
+    codes with float32 sums to float32 convolutions (`python -m benchmarks.gpu_compile`). cuDNN does
+    not document int8 convolutions with dilation, so these do not use codes there.
 
     Args:
       kernel: [KH, KW, C, O].
-      dtype: the layer's compute dtype; None: float32.
     """
     if backend() != "cpu":
-        return jnp.bfloat16 if dtype == jnp.bfloat16 else None
+        return jnp.int8 if tuple(dilation) == (1, 1) else None
     height, width, channels, _ = kernel.shape
     return jnp.int8 if height * width > 1 and channels >= FEWEST_INT8_CHANNELS else jnp.float32
 

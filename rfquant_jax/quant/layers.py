@@ -212,7 +212,7 @@ def evaluate_on_codes(network: nnx.Module) -> None:
     """Makes the convolutions of a network run on integer codes where that is faster."""
     for layer in quantized_layers(network):
         if isinstance(layer, QuantConv):
-            layer.codes_dtype = codes_dtype(layer.kernel[...], layer.dtype)
+            layer.codes_dtype = codes_dtype(layer.kernel[...], layer.dilation)
 
 
 def assign(network: nnx.Module, configuration: jax.Array) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +60,13 @@ class CandidateEvaluator:
         self._starts = tuple(starts)
         self._refer = Compiled(self._refer_one, mesh, (REPLICATED,) * 3, SHARDED)
         self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
-        specs = (REPLICATED, REPLICATED, *(SHARDED,) * 4)
-        self._measure = Compiled(self._measure_one, mesh, specs, SHARDED)
+        # One program for each cut. The host knows the cut of each candidate; on GPU, one program
+        # with a conditional would make it wait for the device.
+        specs = (REPLICATED, REPLICATED, *(SHARDED,) * 3)
+        self._measure = [
+            Compiled(partial(self._measure_one, start), mesh, specs, SHARDED)
+            for start in range(len(self._starts))
+        ]
         # Cached for fixed batches: logits of the largest configuration, and values of the last
         # base.
         self._references: dict[int, jax.Array] = {}
@@ -70,14 +76,14 @@ class CandidateEvaluator:
 
     @property
     def traces(self) -> dict[str, int]:
-        """Trace counts: of the network, of the base pass, of the candidate pass, and of the pass of
-        the largest configuration if the metric needs it.
+        """Trace counts: of the network, of the base pass, of the candidate passes, at most one for
+        each cut, and of the pass of the largest configuration if the metric needs it.
         """
         return {
             "network": self._network_traces,
             "largest": self._refer.traces,
             "base": self._base.traces,
-            "candidate": self._measure.traces,
+            "candidate": sum(program.traces for program in self._measure),
         }
 
     def __call__(self, configurations: np.ndarray, iteration: int) -> np.ndarray:
@@ -109,8 +115,8 @@ class CandidateEvaluator:
           batch: {"image", "label"}; shapes and dtypes suffice.
 
         Returns:
-          "largest", "base" and "candidate" as in `traces`: the compiled function, and arguments
-          for `compiled.lower(*arguments)`.
+          "largest", "base" and "candidate" (from the first cut) as in `traces`: the compiled
+          function, and arguments for `compiled.lower(*arguments)`.
         """
         self._trace(batch)
         base = self._largest
@@ -118,12 +124,11 @@ class CandidateEvaluator:
         reference = jax.eval_shape(self._refer.jitted, *of_largest)
         of_base = self._params, batch, base, reference
         kept = jax.eval_shape(self._base.jitted, *of_base)
-        each = np.stack([base] * self._mesh.size), np.zeros(self._mesh.size, np.int32)
-        of_candidate = self._params, batch, reference, kept, *each
+        of_candidate = self._params, batch, reference, kept, np.stack([base] * self._mesh.size)
         return {
             "largest": (self._refer, of_largest),
             "base": (self._base, of_base),
-            "candidate": (self._measure, of_candidate),
+            "candidate": (self._measure[0], of_candidate),
         }
 
     def _prepare(self, batch: Arrays) -> None:
@@ -157,17 +162,18 @@ class CandidateEvaluator:
         first = np.where(different.any(1), different.argmax(1), different.shape[1])
         starts = np.asarray([self._program.start_of(layer) for layer in first], np.int32)
         kept = self._kept_values(batch, base, reference, starts, iteration if fixed else None)
-        # Devices run in parallel, so candidates with the same cut are grouped.
-        order = np.argsort(starts, kind="stable")
         # All work is dispatched before any result is fetched, so that devices never wait for the
-        # host.
+        # host. Devices run in parallel, on candidates with the same cut.
+        groups = list(_groups(starts, self._mesh.size))
         pending = []
-        for group in np.split(order, range(self._mesh.size, len(order), self._mesh.size)):
-            group = np.resize(group, self._mesh.size)
-            rows, places = devices.spread((configurations[group], starts[group]), self._mesh)
-            pending.append(self._measure(self._params, batch, reference, kept, rows, places))
-        found = np.concatenate(devices.fetch(pending))[: len(order), column]
-        return found[np.argsort(order)]
+        for group in groups:
+            rows = devices.spread(configurations[np.resize(group, self._mesh.size)], self._mesh)
+            measure = self._measure[starts[group[0]]]
+            pending.append(measure(self._params, batch, reference, kept, rows))
+        found = np.empty(len(configurations), np.float32)
+        for group, measured in zip(groups, devices.fetch(pending), strict=True):
+            found[group] = measured[: len(group), column]
+        return found
 
     def _reference(self, batch: Arrays, iteration: int, fixed: bool) -> jax.Array:
         if iteration in self._references:
@@ -201,10 +207,10 @@ class CandidateEvaluator:
         shared = (params, batch, reference[0])
         return devices.add_axis(self._program.base(shared, configuration))
 
-    def _measure_one(self, params, batch, reference, kept, configurations, starts):
+    def _measure_one(self, start, params, batch, reference, kept, configurations):
         """The metrics of the device's configuration, float32[1, metrics]."""
         shared, kept = (params, batch, reference[0]), devices.drop_axis(kept)
-        return self._program.candidate(shared, kept, configurations[0], starts[0])[None]
+        return self._program.candidate(shared, kept, configurations[0], start)[None]
 
     def _metrics(self, shared, rows) -> jax.Array:
         """All `METRICS` of one configuration, float32[3]."""
@@ -233,6 +239,13 @@ class _Upcoming:
             batch = self._batches[number]
         self._next = number + 1, self._worker.submit(self._batches.__getitem__, number + 1)
         return batch
+
+
+def _groups(starts: np.ndarray, size: int) -> Iterable[np.ndarray]:
+    """Indices of candidates with equal starts, at most `size` in each group."""
+    for start in np.unique(starts):
+        same = np.flatnonzero(starts == start)
+        yield from np.split(same, range(size, len(same), size))
 
 
 def common_base(configurations: np.ndarray) -> np.ndarray:

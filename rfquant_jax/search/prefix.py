@@ -73,26 +73,19 @@ class CutProgram:
         return [values[var] for var in self._kept]
 
     def candidate(
-        self, shared: Any, kept: list[jax.Array], configuration: jax.Array, start: jax.Array
+        self, shared: Any, kept: list[jax.Array], configuration: jax.Array, start: int
     ) -> jax.Array:
         """The function's value at a configuration int32[L, 2] near the base.
 
         Args:
           kept: result of `base`.
-          start: int32[], index of the cut, see `start_of`.
+          start: index of the cut, see `start_of`; static, because a GPU would wait for the host in
+            a conditional.
         """
-
-        def branch(suffix: _Suffix):
-            def run(kept, shared, configuration):
-                values = self._inputs(shared, configuration)
-                values |= dict(zip(self._kept, kept, strict=True))
-                evaluate(suffix.equations, values)
-                return read(values, self._program.jaxpr.outvars[0])
-
-            return run
-
-        branches = [branch(suffix) for suffix in self._suffixes]
-        return jax.lax.switch(start, branches, kept, shared, configuration)
+        suffix, values = self._suffixes[start], self._inputs(shared, configuration)
+        values |= dict(zip(self._kept, kept, strict=True))
+        evaluate(suffix.equations, values)
+        return read(values, self._program.jaxpr.outvars[0])
 
     def _inputs(self, shared: Any, configuration: jax.Array) -> dict[Var, jax.Array]:
         rows = (configuration[i] for i in range(len(self._rows)))
@@ -109,12 +102,12 @@ class CutProgram:
         again = []
         for equation in jaxpr.eqns:
             used = variables(equation.invars)
-            # A constant is cheaper to recompute than to keep.
+            # A constant is cheaper to recompute than to keep, and so is a copy in a wider dtype.
             if used <= constant:
                 constant.update(equation.outvars)
             elif changed & used:
                 changed.update(equation.outvars)
-            else:
+            elif not _widens(equation):
                 continue
             again.append(equation)
         results = variables(jaxpr.outvars)
@@ -122,6 +115,14 @@ class CutProgram:
         made = {var for equation in equations for var in equation.outvars}
         used = {var for equation in equations for var in variables(equation.invars)}
         return _Suffix(equations, frozenset((used | results) - made - given))
+
+
+def _widens(equation: JaxprEqn) -> bool:
+    """Whether an equation does nothing but convert to a larger dtype."""
+    if equation.primitive.name != "convert_element_type":
+        return False
+    (given,), (found,) = equation.invars, equation.outvars
+    return given.aval.dtype.itemsize < found.aval.dtype.itemsize
 
 
 def choose_starts(work: Sequence[float], most: int) -> tuple[int, ...]:

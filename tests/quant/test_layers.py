@@ -262,14 +262,12 @@ def test_codes_are_convolved_only_where_they_fit_and_only_when_asked(monkeypatch
     evaluate_on_codes(grouped)
     assert operand_dtypes(grouped, x) == {"float32"}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    elsewhere = make_conv(False)
-    evaluate_on_codes(elsewhere)
-    assert operand_dtypes(elsewhere, x) == {"float32"}
-    narrow = make_conv(False)  # another one: traces are remembered
-    narrow.dtype = jnp.bfloat16
-    evaluate_on_codes(narrow)
-    assert operand_dtypes(narrow, x) == {"bfloat16"}
-    assert "preferred_element_type=float32" in str(jax.make_jaxpr(narrow)(x))
+    elsewhere, narrow, dilated = (make_conv(False) for _ in range(3))
+    narrow.dtype, dilated.dilation = jnp.bfloat16, (2, 1)
+    for layer, dtype in ((elsewhere, "int8"), (narrow, "int8"), (dilated, "float32")):
+        evaluate_on_codes(layer)
+        assert operand_dtypes(layer, x) == {dtype}
+    assert "preferred_element_type=int32" in str(jax.make_jaxpr(narrow)(x))
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])

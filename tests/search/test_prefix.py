@@ -42,7 +42,7 @@ def test_a_candidate_has_the_value_of_a_whole_pass(starts, changed):
     candidate = BASE.copy()
     candidate[np.asarray(changed, int)] = 3, 2
     start = program.start_of(min(changed, default=3))
-    found = jax.jit(program.candidate)(SHARED, kept, candidate, start)
+    found = jax.jit(program.candidate, static_argnums=3)(SHARED, kept, candidate, start)
     assert found == pytest.approx(by_hand(candidate), rel=1e-5)
 
 
@@ -67,9 +67,8 @@ def primitives(jaxpr):
 def test_a_cut_leaves_only_what_comes_after_it():
     program = CutProgram(forward, SHARED, 3, (0, 1, 2))
     kept = program.base(SHARED, BASE)
-    jaxpr = jax.make_jaxpr(program.candidate)(SHARED, kept, BASE, 0).jaxpr
-    (switch,) = [e for e in jaxpr.eqns if e.primitive.name == "cond"]
-    from_0, from_1, from_2 = map(primitives, switch.params["branches"])
+    suffix = jax.make_jaxpr(program.candidate, static_argnums=3)
+    from_0, from_1, from_2 = (primitives(suffix(SHARED, kept, BASE, k).jaxpr) for k in range(3))
     assert "sin" not in from_0  # it depends on no bit-width
     assert {"cos", "tanh", "exp"} <= set(from_0)
     # The branch beside the second layer does not see its bit-widths.
@@ -81,6 +80,18 @@ def test_a_cut_leaves_only_what_comes_after_it():
     base = primitives(jax.make_jaxpr(program.base)(SHARED, BASE).jaxpr)
     assert {"sin", "cos", "tanh"} <= set(base)
     assert "exp" not in base
+
+
+def test_values_are_kept_in_their_narrow_dtype():
+    def narrow(shared, rows):
+        x = (jnp.sin(shared["a"]) * rows[0][0]).astype(jnp.bfloat16).astype(jnp.float32)
+        return jnp.sum(x * rows[1][0] + x * rows[1][1])
+
+    program = CutProgram(narrow, SHARED, 2, (0, 1))
+    kept = program.base(SHARED, BASE[:2])
+    assert sorted(str(value.dtype) for value in kept) == ["bfloat16", "float32"]  # x, and sin(a)
+    whole, cut = (program.candidate(SHARED, kept, BASE[:2], start) for start in (0, 1))
+    assert whole == cut
 
 
 @given(

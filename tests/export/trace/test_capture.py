@@ -9,6 +9,7 @@ from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.trace.capture import capture
 from rfquant_jax.export.trace.values import UnsupportedNetwork
 from rfquant_jax.nn.batch_norm import BatchNorm
+from rfquant_jax.ops.max_pool import max_pool
 from rfquant_jax.quant import convert
 from tests.conftest import IMAGE_SHAPE
 from tests.export.conftest import logits_of, scramble
@@ -96,6 +97,7 @@ SHIFT = np.asarray([0.5, -0.25, 1.0, 2.0], np.float32)
             ["sum", "reshape", "divide", "sigmoid", "multiply"],
         ),
         (lambda x: nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), ["max_pool"]),
+        (lambda x: max_pool(x, (2, 2), strides=(2, 2)), ["max_pool"]),
         (lambda x: nnx.avg_pool(x, (2, 2), (2, 2)), ["sum_pool", "divide"]),
         (lambda x: nnx.avg_pool(x, (2, 3), (1, 2), ((1, 0), (1, 1))), ["sum_pool", "divide"]),
         (
