@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import rfquant_jax
-from rfquant_jax.ops.convolution import codes_dtype
+from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.runtime.backend import backend, compiling_for
 from rfquant_jax.runtime.devices import REPLICATED, SHARDED, Compiled, make_mesh
 from rfquant_jax.train.step import default_strategy
@@ -19,8 +19,9 @@ def test_the_choices_of_another_backend_hold_inside_the_block_alone():
     assert (backend(), default_strategy()) == ("cpu", "loop")
     with compiling_for("gpu"):
         assert (backend(), default_strategy()) == ("gpu", "scan")
-        assert codes_dtype(np.zeros((3, 3, 16, 16)), jax.numpy.bfloat16) != np.float32
+        assert compute_type("auto") == jax.numpy.bfloat16
     assert (backend(), default_strategy()) == ("cpu", "loop")
+    assert compute_type("auto") == np.float32
 
 
 def test_no_other_file_asks_jax_for_the_backend():
