@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
 def run_parts(chosen: Mapping[str, Sequence[Command]], folder: Path, until: float) -> list[str]:
     """Runs parts until a time of `time.monotonic`; returns the names of those that failed.
 
-    Writes {"parts": {name: [result of each command]}} to folder/gpu_run.json after every part.
+    After every part writes {"parts": {name: [result of each command]}, ...} to folder/gpu_run.json.
     """
     results: dict[str, list[dict]] = {}
     failed = []
@@ -65,8 +65,26 @@ def run_parts(chosen: Mapping[str, Sequence[Command]], folder: Path, until: floa
             print(shown(result), flush=True)
         if any(result["outcome"] == "failed" for result in results[name]):
             failed.append(name)
-        write_json(folder / "gpu_run.json", {"parts": results})
+        content = {"parts": results, "deterministic_over_default": cost_of_determinism(results)}
+        write_json(folder / "gpu_run.json", content)
+    for step, ratio in cost_of_determinism(results).items():
+        print(f"deterministic over default time, {step}: {ratio:.2f}")
     return failed
+
+
+def cost_of_determinism(results: Mapping[str, Sequence[dict]]) -> dict[str, float]:
+    """For each step that was timed both ways, the deterministic time over the default one."""
+
+    def medians(part: str) -> dict[str, float]:
+        """The first time of every step of our own."""
+        found: dict[str, float] = {}
+        for numbers in (result.get("numbers") for result in results.get(part, ())):
+            for row in numbers["rows"] if numbers else ():
+                found.setdefault(f"{numbers['asked']['network']} {row['step']}", row["median_s"])
+        return found
+
+    default, deterministic = medians("train_step"), medians("deterministic")
+    return {name: s / default[name] for name, s in deterministic.items() if name in default}
 
 
 def run_command(command: Command, folder: Path, until: float) -> dict:

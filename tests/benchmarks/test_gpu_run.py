@@ -63,6 +63,24 @@ def test_time_is_limited(scripts):
     assert results["two"][0]["reason"] == "no time is left"
 
 
+def test_the_cost_of_determinism_is_that_of_the_same_step():
+    def timed(network, **medians):
+        rows = [{"step": step, "median_s": median} for step, median in medians.items()]
+        return {"numbers": {"asked": {"network": network}, "rows": rows}}
+
+    results = {
+        "train_step": [
+            timed("resnet18", plain=1.0, coupled=4.0),
+            {"outcome": "failed"},
+            timed("resnet18", plain=3.0),  # once more, beside PyTorch
+        ],
+        "deterministic": [timed("resnet18", plain=1.5, coupled=5.0), timed("other", plain=1.0)],
+    }
+    found = gpu_run.cost_of_determinism(results)
+    assert found == {"resnet18 plain": 1.5, "resnet18 coupled": 1.25}
+    assert gpu_run.cost_of_determinism({}) == {}
+
+
 def flags_of(module):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
