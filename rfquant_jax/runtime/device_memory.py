@@ -40,8 +40,9 @@ def shortage(error: Exception, devices: Iterable[jax.Device]) -> Shortage | None
     Also None if the device has nothing left, so that no batch would fit.
     """
     found = _ASKED.search(str(error))
-    stats = [device.memory_stats() for device in devices]
-    if not found or not stats or not all(stats):
+    stats = [device.memory_stats() or {} for device in devices]
+    # Not every allocator has a limit.
+    if not found or not stats or not all("bytes_limit" in own for own in stats):
         return None
     free = min(own["bytes_limit"] - own["bytes_in_use"] for own in stats)
     asked = int(float(found[1]) * _UNITS[found[2]])

@@ -44,4 +44,7 @@ def test_nothing_is_known_without_sizes():
     said = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocate 3.00GiB")
     assert shortage(said, jax.devices()) is None  # CPUs do not count their memory
     assert shortage(said, [Device(8, 8)]) is None
+    unlimited = Device(8, 4)
+    del unlimited.stats["bytes_limit"]
+    assert shortage(said, [Device(8, 4), unlimited]) is None
     assert shortage(jax.errors.JaxRuntimeError("out of memory"), [Device(8, 4)]) is None
