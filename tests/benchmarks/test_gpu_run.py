@@ -93,7 +93,6 @@ def test_the_flags_of_all_commands_exist(tmp_path):
         for command in (c for part in parts(tmp_path, small=small).values() for c in part):
             known = command.arguments[: (*command.arguments, "--").index("--")]
             names = {word.split("=")[0].removeprefix("--") for word in known}
-            names = {name for name in names if not name.startswith("config.")}
             asked.setdefault(command.module, set()).update(names)
             asked[command.module] |= {"out"} if command.has_out else set()
     assert asked["train_step"] >= {"network", "precision", "deterministic", "peer"}
