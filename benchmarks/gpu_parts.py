@@ -36,11 +36,8 @@ def parts(folder: Path, *, small: bool) -> dict[str, list[Command]]:
     cache, rounds = f"--cache={folder / 'compiled'}", "--rounds=1" if small else "--rounds=11"
     peers = f"--peer={'eager' if small else 'eager,compiled'}"
     of_peers = peers, "--kinds=plain,coupled,peer_plain,peer_coupled"
-    quickstart = (
-        "--seeds=0",
-        f"--workdir={folder / 'quickstart'}",
-        *(("--", *SMALL) if small else ()),
-    )
+    fields = ("--", *SMALL) if small else ()
+    quickstart = "--seeds=0", f"--workdir={folder / 'quickstart'}", *fields
 
     def networks(module: str, *flags: str, needs: str = "") -> list[Command]:
         """A benchmark of every network in bfloat16."""
