@@ -4,9 +4,9 @@
 
 Evaluates a uniform configuration like the task: one pass that recalibrates BatchNorm, and one pass
 over other images that counts correct predictions, including transfers. The plain pass is a compiled
-float32 forward pass with running statistics over the same number of images. All figures are medians
-of interleaved measurements in one run, without compilation. Pixels and weights are random; they do
-not affect the time.
+forward pass in the same precision, with running statistics, over the same number of images. All
+figures are medians of interleaved measurements in one run, without compilation. Pixels and weights
+are random; they do not affect the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rfquant_jax import models
 from rfquant_jax.data.transforms import normalizer
 from rfquant_jax.evaluate.evaluator import Evaluator
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
-from rfquant_jax.quant.calibrate import initialize_activation_steps
+from rfquant_jax.nn.precision import TYPES, compute_in, compute_type
+from rfquant_jax.quant.calibrate import Preprocess, initialize_activation_steps
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime import devices, host_memory
@@ -35,10 +36,9 @@ _BATCH = flags.DEFINE_integer("batch", 16, "batch size")
 _BATCHES = flags.DEFINE_integer("batches", 2, "batches per pass")
 _CLASSES = flags.DEFINE_integer("classes", 1000, "number of logits")
 _BITS = flags.DEFINE_integer("bits", 4, "bits of the uniform configuration")
+_PRECISION = flags.DEFINE_enum("precision", "float32", list(TYPES), "compute type")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed passes of each kind")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
-
-PREPROCESS = normalizer((0.5,), (0.25,))
 
 
 def main(_: list[str]) -> None:
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
     host_memory.keep_freed_memory()
     shape = (_SIZE.value, _SIZE.value, 3)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
-    batches = random_batches(shape)
+    plain, batches = compute_in(plain, compute_type(_PRECISION.value)), random_batches(shape)
     runs = {"plain forward pass": forward(FunctionalNetwork(plain), batches)}
     runs |= evaluation(plain, shape, batches)
     compiling = {name: timed(run) for name, run in runs.items()}
@@ -63,6 +63,7 @@ def main(_: list[str]) -> None:
     if _OUT.value:
         asked = {"network": _NETWORK.value, "size": _SIZE.value, "batch": _BATCH.value}
         asked |= {"batches": _BATCHES.value, "bits": _BITS.value}
+        asked |= {"precision": _PRECISION.value}
         write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": rows})
 
 
@@ -73,7 +74,7 @@ def forward(functional: FunctionalNetwork, batches: list[Arrays]) -> Callable[[]
     def logits(params, stats, images):
         network = functional.merge(params, stats)
         network.eval()
-        return network(PREPROCESS(images))
+        return network(preprocess()(images))
 
     arrays = jax.device_put((functional.params, functional.stats))
     return lambda: [np.asarray(logits(*arrays, batch["image"])) for batch in batches]
@@ -86,9 +87,9 @@ def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dic
         FunctionalNetwork(plan.convert(plain)),
         [batch["image"] for batch in batches],
     )
-    steps = initialize_activation_steps(functional, plan.space, images[:1], PREPROCESS, mesh)
+    steps = initialize_activation_steps(functional, plan.space, images[:1], preprocess(), mesh)
     params = devices.replicate(steps, mesh)
-    evaluator = Evaluator(functional, mesh, PREPROCESS)
+    evaluator = Evaluator(functional, mesh, preprocess())
     chosen = plan.space.uniform(_BITS.value, _BITS.value)
     stats = devices.replicate(functional.stats, mesh)
     statistics = evaluator.running_statistics(params, stats, chosen)
@@ -96,6 +97,11 @@ def evaluation(plain, shape: tuple[int, int, int], batches: list[Arrays]) -> dic
         "recalibration": lambda: evaluator.recalibrate(params, chosen, images),
         "exact evaluation": lambda: evaluator.accuracy(params, statistics, chosen, batches),
     }
+
+
+def preprocess() -> Preprocess:
+    """Maps images to the network's input."""
+    return normalizer((0.5,), (0.25,), compute_type(_PRECISION.value))
 
 
 def random_batches(shape: tuple[int, int, int]) -> list[Arrays]:

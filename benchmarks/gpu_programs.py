@@ -33,8 +33,8 @@ class Group:
 
     Attributes:
       times: how often a step calls each program; for the others 1.
-      beside: bytes on a device that belong to the step, but to no argument of any pass: the state
-        of the optimizer and the averages.
+      beside: bytes on a device that belong to the step, but that passes do not take if they are
+        programs of their own: the state of the optimizer and the averages.
     """
 
     programs: Programs
@@ -71,7 +71,8 @@ def step_programs(step: TrainStep, space: Space, task: StepTask) -> Group:
     programs = step.programs(state, batch(task, task.batch * step.mesh.size), inputs)
     # Zeros that only the first step makes.
     times = {"buffers": 0, "one_pass": 1 + step.settings.random_passes}
-    return Group(programs, times, size((state.optimizer, state.ema_params, state.ema_stats)))
+    averaged = state.optimizer, state.ema_params, state.ema_stats
+    return Group(programs, times, size(averaged) if "one_pass" in programs else 0)
 
 
 def evaluation(task: StepTask, mesh: Mesh) -> Group:

@@ -13,6 +13,7 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("partition-id", "replica-id", "opt-barrier"),
 }
+_COPIES = {"copy", "copy-start", "transpose"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 # What may read every element of its operands for each element of the result.
 _WHOLE = {"reduce", "dot", "convolution", "custom-call", "sort", "scatter", "reduce-window"}
@@ -37,7 +38,13 @@ class Kernel:
     def opcodes(self) -> set[str]:
         """Its opcode, or those of the fused instructions."""
         inside = self.fused.values() if self.fused else [self.instruction]
-        return {instruction.opcode for instruction in inside}
+        # A library sorts large arrays.
+        return {"sort" if "Sort" in one.target else one.opcode for one in inside}
+
+    @property
+    def only_copies(self) -> bool:
+        """Whether it moves values, possibly to another order, without computing."""
+        return bool(self.opcodes & _COPIES) and self.opcodes <= _COPIES | _FREE | {"reshape"}
 
     @property
     def operands(self) -> list[Instruction]:

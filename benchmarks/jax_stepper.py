@@ -10,6 +10,7 @@ from benchmarks.step_settings import StepTask
 from benchmarks.step_worker import Kind, Stepper
 from benchmarks.timing import machine
 from rfquant_jax.ops.cpu import switch
+from rfquant_jax.runtime.devices import compute_deterministically
 from rfquant_jax.train.step import default_strategy
 
 
@@ -24,6 +25,8 @@ def make(kind: Kind, task: StepTask, cache: str) -> Stepper:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if task.deterministic:
+        compute_deterministically()
     if kind.without:
         switch.turn_off(kind.without)  # this process measures nothing else
     device = jax.devices()[0]

@@ -55,7 +55,7 @@ def analysis(text: str) -> dict:
         "operations": sum(kernel.times * operations(kernel) for kernel in found),
         "roof_s": sum(kernel.times * seconds(kernel) for kernel in found),
         "convolutions": convolutions(found),
-        "copies": _count(found, "copy", "copy-start"),
+        "copies": sum(kernel.times for kernel in found if kernel.only_copies),
         "scatters": _count(found, "scatter", "select-and-scatter"),
         "sorts": _count(found, "sort"),
         "all_reduces": _count(found, "all-reduce", "all-reduce-start"),

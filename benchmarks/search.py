@@ -4,9 +4,9 @@
 
 One iteration of the greedy search evaluates every layer's weights one bit-width lower and higher
 than the uniform configuration of `--bits`. Figures are medians of interleaved measurements in one
-run: the forward pass of the same batch (float32, running statistics), and the time of the iteration
-divided by the number of candidates, with and without shared prefixes. Trace counts are of the whole
-run; compile time is that of the first iteration.
+run: the forward pass of the same batch (same precision, running statistics), and the time of the
+iteration divided by the number of candidates, with and without shared prefixes. Trace counts are of
+the whole run; compile time is that of the first iteration.
 
 `--whole` also runs a complete search (greedy, or `--algorithm`) from `--bits` to the
 budget of the uniform configuration with one bit less, and reports its evaluations and its time in
@@ -31,6 +31,7 @@ from rfquant_jax.data.loader import Pipeline
 from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.data.transforms import Centre, normalizer
 from rfquant_jax.nn.functional import FunctionalNetwork
+from rfquant_jax.nn.precision import TYPES, compute_in, compute_type
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import WEIGHTS, Space
@@ -49,6 +50,7 @@ _BATCH = flags.DEFINE_integer("batch", 16, "images")
 _CLASSES = flags.DEFINE_integer("classes", 1000, "number of logits")
 _BITS = flags.DEFINE_integer("bits", 5, "uniform bit-width of the iteration's start")
 _STARTS = flags.DEFINE_list("starts", ["16", "1"], "largest numbers of starting points to compare")
+_PRECISION = flags.DEFINE_enum("precision", "float32", list(TYPES), "compute type")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed iterations of each kind")
 _WHOLE = flags.DEFINE_bool("whole", False, "also a whole search, at the first number of starts")
 _ALGORITHM = flags.DEFINE_enum("algorithm", "greedy", list(ALGORITHMS), "of the whole search")
@@ -58,10 +60,12 @@ _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     shape = (_SIZE.value, _SIZE.value, 3)
+    dtype = compute_type(_PRECISION.value)
     plain = models.create(_NETWORK.value, num_classes=_CLASSES.value, channels=3, seed=0)
+    plain = compute_in(plain, dtype)
     plan = QuantizationPlan.of(plain, shape, QuantConfig())
     batches, mesh = random_batches(shape), devices.make_mesh(1)
-    preprocess = normalizer((0.5,), (0.25,))
+    preprocess = normalizer((0.5,), (0.25,), dtype)
     functional, params, _ = plan.start(plain, [batches[0]["image"]], preprocess, mesh)
     configurations, largest = one_iteration(plan.space), plan.space.largest
     macs = [layer.macs for layer in plan.layers if layer.candidates]

@@ -25,6 +25,7 @@ class StepTask:
       precision: one of `rfquant_jax.nn.precision.TYPES`.
       folder: folder of class folders with images; empty: random pixels.
       random_classes: number of logits without a folder.
+      deterministic: whether GPUs compute deterministically.
     """
 
     network: str = "cifar_resnet20"
@@ -34,6 +35,7 @@ class StepTask:
     precision: str = "float32"
     folder: str = ""
     random_classes: int = 10
+    deterministic: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

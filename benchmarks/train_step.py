@@ -8,7 +8,8 @@ PyTorch (benchmarks/requirements.txt), either "eager" or "compiled" by torch.com
 step runs in its own process; their steps are interleaved. Under other load, the comparison with
 PyTorch is unreliable, because its threads synchronize at every layer. --folder=DIR uses real
 images, laid out as DIR/<class>/*. --without=depthwise,pointwise adds coupled steps with one kernel
-for processors turned off (rfquant_jax/ops/cpu/switch.py).
+for processors turned off (rfquant_jax/ops/cpu/switch.py). With --cache=DIR, programs come from the
+compilation cache, so that the time of compiling says nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ _ROUNDS = flags.DEFINE_integer("rounds", 11, "timed steps of each kind", lower_b
 _STARTS = flags.DEFINE_bool(
     "second_start", False, "measure start-up with and without compilation cache"
 )
+_CACHE = flags.DEFINE_string("cache", "", "folder of a compilation cache; empty: none")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "deterministic kernels on GPUs")
 _FOLDER = flags.DEFINE_string("folder", "", "class folders of images; empty: random pixels")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
@@ -84,6 +87,7 @@ def main(_: list[str]) -> None:
         random_passes=_PASSES.value,
         precision=_PRECISION.value,
         folder=_FOLDER.value,
+        deterministic=_DETERMINISTIC.value,
     )
     load = os.getloadavg()[0]
     if load > 0.5:
@@ -125,7 +129,7 @@ def chosen() -> list[Kind]:
 
 def compared(kinds: Sequence[Kind], task: StepTask) -> dict:
     """Measures all kinds, interleaved, and prints the table."""
-    told = workers.measured(kinds, task, _ROUNDS.value)
+    told = workers.measured(kinds, task, _ROUNDS.value, _CACHE.value)
     rows = rows_of(kinds, told, 1 + task.random_passes)
     print(table([_shown(row) for row in rows], COLUMNS))
     print(f"over plain: a coupled step over {1 + task.random_passes} plain ones, also of PyTorch's")

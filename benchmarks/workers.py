@@ -63,13 +63,17 @@ class Worker:
         self._process.communicate()
 
 
-def measured(kinds: Sequence[Kind], task: StepTask, rounds: int) -> list[dict]:
-    """The answers of each kind's worker, with the seconds of interleaved steps."""
+def measured(kinds: Sequence[Kind], task: StepTask, rounds: int, cache: str = "") -> list[dict]:
+    """The answers of each kind's worker, with the seconds of interleaved steps.
+
+    Args:
+      cache: folder of the compilation cache; empty: no cache.
+    """
     workers: list[Worker] = []
     try:
         told = []
         for kind in kinds:
-            workers.append(Worker(kind, task))
+            workers.append(Worker(kind, task, cache))
             told.append(workers[-1].answer() | workers[-1].answer() | {"seconds": []})
             print(f"{kind.name}: ready after {told[-1]['first_s']:.1f} s", flush=True)
         for _ in range(rounds):

@@ -178,8 +178,9 @@ def in_all_processes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def prefer_host_loop() -> bool:
     """Whether a step of several passes should be a loop on the host instead of one program.
 
-    On CPU, XLA does not use its fast convolutions inside a scan (benchmarks/train_step.py).
-    Elsewhere one program saves dispatches; this was not measured.
+    On CPU, XLA does not use its fast convolutions inside a scan (benchmarks/train_step.py). On GPU,
+    one program has fewer kernels and moves fewer bytes than the loop, and needs somewhat more
+    memory; compiled for an H100, not run (benchmarks/gpu_compile.py).
     """
     return backend() == "cpu"
 

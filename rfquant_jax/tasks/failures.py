@@ -17,6 +17,7 @@ from rfquant_jax.config.search_algorithms import ON_PROFILE
 from rfquant_jax.errors import Interrupted, RunFailure, UserError, one_line
 from rfquant_jax.nn.precision import compute_type
 from rfquant_jax.report.log import LOG_FILE, RunLog
+from rfquant_jax.runtime.device_memory import Shortage, shortage
 from rfquant_jax.tasks.context import Context
 
 # File system errors and remedies.
@@ -92,7 +93,8 @@ def explain(error: Exception, run: Context, task: str) -> str | None:
     on_host = isinstance(error, MemoryError)
     text = str(error).lower()
     if on_host or (isinstance(error, JaxRuntimeError) and any(w in text for w in _EXHAUSTED)):
-        return _about_memory("the host" if on_host else "a device", run, task)
+        found = None if on_host else shortage(error, run.mesh.local_devices)
+        return _about_memory("the host" if on_host else "a device", found, run, task)
     return None
 
 
@@ -106,10 +108,13 @@ def _about_file(error: OSError, workdir: Path) -> str:
     )
 
 
-def _about_memory(where: str, run: Context, task: str) -> str:
-    now, proposals = _sizes(run.config, task, run.mesh.size)
+def _about_memory(where: str, found: Shortage | None, run: Context, task: str) -> str:
+    now, proposals = _sizes(run.config, task, run.mesh.size, found.factor if found else 2)
     if compute_type(run.config.precision) != jnp.bfloat16:
         proposals.append(("precision", "bfloat16", ""))
+    if found:
+        asked, free = found.asked / 1e9, found.free / 1e9
+        now += f" (a program needed {asked:.1f} GB more, {free:.1f} GB were free)"
     head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
     if not proposals:
         return f"{head}no smaller setting is left; use a smaller network or more devices"
@@ -122,8 +127,13 @@ def _about_memory(where: str, run: Context, task: str) -> str:
     return text
 
 
-def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple[str, int, str]]]:
+def _sizes(
+    config: ConfigDict, task: str, devices: int, factor: int
+) -> tuple[str, list[tuple[str, int, str]]]:
     """The setting that determines a task's memory, in words, and smaller settings to try.
+
+    Args:
+      factor: by how much a batch should shrink at least.
 
     Returns:
       proposals, each a field, a value and its consequence.
@@ -131,7 +141,7 @@ def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple
     section = task if task in _OWN_SECTIONS else "evaluate"
     size = config[section].batch_size
     now = f"config.{section}.batch_size={size}"
-    smaller = [(f"{section}.batch_size", size // 2, "")] if size > 1 else []
+    smaller = [(f"{section}.batch_size", max(size // factor, 1), "")] if size > 1 else []
     if task == "search" and config.search.algorithm != ON_PROFILE:
         starts = config.search.starts
         now += f" and config.search.starts={starts}"
@@ -143,15 +153,16 @@ def _sizes(config: ConfigDict, task: str, devices: int) -> tuple[str, list[tuple
     if "accumulate" in config[section]:
         now += f", config.{section}.accumulate={parts}"
     now += f" and {devices} device{'s' * (devices > 1)}"
-    more = _more_parts(size, devices, parts) if "accumulate" in config[section] else None
+    can_divide = "accumulate" in config[section]
+    more = _more_parts(size, devices, parts, factor) if can_divide else None
     if more is not None:
         return now, [(f"{section}.accumulate", more, " (as many images an update as before)")]
     step = devices * parts
-    smaller_size = size // 2 // step * step
+    smaller_size = size // factor // step * step
     return now, [(f"{section}.batch_size", smaller_size, "")] if smaller_size else []
 
 
-def _more_parts(size: int, devices: int, parts: int) -> int | None:
-    """At least twice as many micro-batches, all of one size on every device, if there are any."""
+def _more_parts(size: int, devices: int, parts: int, factor: int) -> int | None:
+    """`factor` times as many micro-batches or more, of one size on every device, if possible."""
     most = size // devices
-    return next((n for n in range(2 * parts, most + 1) if size % (devices * n) == 0), None)
+    return next((n for n in range(factor * parts, most + 1) if size % (devices * n) == 0), None)

@@ -10,6 +10,7 @@ import pytest
 from configs import quickstart
 from rfquant_jax.errors import Interrupted, RunFailure, UserError
 from rfquant_jax.report.log import LOG_FILE
+from rfquant_jax.runtime.device_memory import Shortage
 from rfquant_jax.runtime.devices import make_mesh
 from rfquant_jax.tasks import failures
 from rfquant_jax.tasks.context import Context
@@ -116,6 +117,26 @@ def test_memory_that_is_too_small_leads_to_a_proposal(tmp_path, task, devices, f
     assert said in found
     trained_there = f"--config.checkpoint={tmp_path} to reuse trained networks"
     assert (trained_there in found) == (task != "pretrain" and OWN in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "said"),
+    [
+        ("train", TRAIN, "try --config.train.accumulate=4 (as many images"),
+        ("train", TRAIN | {"train.accumulate": 64}, "no smaller setting is left; use"),
+        ("train", TRAIN | {"train.batch_size": 66}, "try --config.train.accumulate=6 ("),
+        ("pretrain", {"pretrain.batch_size": 64}, "try --config.pretrain.batch_size=16, "),
+        ("evaluate", {"evaluate.batch_size": 9}, "try --config.evaluate.batch_size=2, "),
+        ("evaluate", {"evaluate.batch_size": 3}, "try --config.evaluate.batch_size=1, "),
+    ],
+)
+def test_where_sizes_are_known_the_proposal_fits(tmp_path, monkeypatch, task, fields, said):
+    monkeypatch.setattr(
+        failures, "shortage", lambda error, devices: Shortage(35_000_000_000, 10_000_000_000)
+    )
+    found = explain(EXHAUSTED, run_of(tmp_path, **fields), task)
+    assert "(a program needed 35.0 GB more, 10.0 GB were free); checkpoints" in found
+    assert said in found
 
 
 def test_precision_is_proposed_where_it_can_be_lowered(tmp_path):
