@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rfquant_jax.errors import RunFailure
+from rfquant_jax.quant.lsq import MIN_STEP
 from rfquant_jax.quant.space import Space
 from rfquant_jax.report.log import RunLog
 from rfquant_jax.runtime import devices
@@ -76,9 +77,15 @@ class NonFiniteGuard:
     def counts(self) -> dict[str, float]:
         """Numbers of bad steps and of step sizes clamped to their floor since the last call.
 
-        Call `drain` first.
+        Logs the latter, which no loss may show. Call `drain` first.
         """
         counts = {"bad_steps": self._bad, "floored_step_sizes": self._floored}
+        if self._floored:
+            self._log.info(
+                f"{self._task}: step sizes fell to their lower bound, {MIN_STEP:g}, "
+                f"{self._floored} times since the last line; a quantizer there loses its input: "
+                "lower `step_size_lr`"
+            )
         self._bad = self._floored = 0
         return counts
 

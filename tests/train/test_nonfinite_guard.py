@@ -95,6 +95,12 @@ def test_what_happened_since_the_last_metrics_is_counted(tmp_path):
         (4, 1), (8, 2), (12, 0), (16, 0), (18, 0)
     ]  # fmt: skip
     assert [r["floored_step_sizes"] for r in found] == [8, 8, 8, 8, 4]
+    said = (tmp_path / "log.txt").read_text().splitlines()
+    told = [line.split("train: ")[1] for line in said if "step sizes fell" in line]
+    assert [line.split(" times")[0] for line in told] == [
+        f"step sizes fell to their lower bound, 1e-08, {count}" for count in (8, 8, 8, 8, 4)
+    ]
+    assert told[0].endswith("lower `step_size_lr`")
 
 
 @pytest.mark.parametrize(
