@@ -73,6 +73,7 @@ class CandidateEvaluator:
         self._last: tuple[int, list[jax.Array]] | None = None
         self._network_traces = 0
         self._program: CutProgram | None = None
+        self._no_reference: jax.Array | None = None
 
     @property
     def traces(self) -> dict[str, int]:
@@ -152,7 +153,7 @@ class CandidateEvaluator:
     ) -> np.ndarray:
         configurations = np.asarray(configurations, np.int32)
         batch = devices.replicate(self._batches[iteration], self._mesh)
-        if self._program is None:
+        if self._no_reference is None:
             self._prepare(batch)
         reference = self._no_reference
         if _COLUMNS[column] == "divergence":

@@ -10,7 +10,7 @@ from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.evaluate.evaluator import Accuracy, Evaluator, Outcomes, _judged
 from rfquant_jax.nn.functional import FunctionalNetwork
 from rfquant_jax.quant.calibrate import initialize_activation_steps
-from rfquant_jax.runtime.devices import replicate
+from rfquant_jax.runtime.devices import replicate, split
 from tests.conftest import batch, identity, images, mesh_of, pipeline
 
 
@@ -70,6 +70,25 @@ def test_statistics_depend_on_the_configuration_and_not_on_the_devices(
         != evaluators[1].recalibrate(params, space.uniform(2, 2), recalibration)["bn.mean"]
     )
     np.testing.assert_array_equal(one["bn.mean"], fine["bn.mean"])
+
+
+def test_the_programs_of_an_evaluation_give_its_results(evaluators, params, space, recalibration):
+    evaluator, configuration = evaluators[4], space.uniform(3, 4)
+    data = {"image": np.concatenate(recalibration[:4]), "label": np.arange(16, dtype=np.int32) % 5}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+    programs = evaluator.programs(params, shapes, configuration)
+    measure, count = (programs[name][0].lower(*programs[name][1]) for name in ("measure", "count"))
+    params, bits = replicate((params, configuration), evaluator.mesh)
+    parts = split(data, evaluator.mesh)
+    measured = jax.device_get(measure.compile()(params, parts["image"], bits))
+    statistics = evaluator.recalibrate(params, configuration, recalibration[:4])
+    for name, values in statistics.items():
+        np.testing.assert_allclose(measured[name].mean(0), values, rtol=1e-5, atol=1e-7)
+    counted = count.compile()(params, replicate(statistics, evaluator.mesh), parts, bits)
+    batches = [{name: x[4 * i : 4 * i + 4] for name, x in data.items()} for i in range(4)]
+    expected = evaluator.outcomes(params, statistics, configuration, batches)
+    np.testing.assert_allclose(counted[:, 0], expected.loss, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(counted[:, 3]), data["label"])
 
 
 @pytest.mark.parametrize("batch_size", [5, 16])

@@ -1,5 +1,6 @@
 """The jitted evaluator of the search: what it measures, its devices, its traces."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from rfquant_jax.data.sources import ArraySource
 from rfquant_jax.quant.calibrate import initialize_activation_steps, with_batch_statistics
 from rfquant_jax.quant.cost import CostModel
 from rfquant_jax.quant.layers import assign
-from rfquant_jax.runtime.devices import replicate
+from rfquant_jax.runtime.devices import replicate, spread
 from rfquant_jax.search.budget import parse_budget
 from rfquant_jax.search.evaluator import CandidateEvaluator, common_base
 from rfquant_jax.search.greedy import GreedySearch, GreedySettings
@@ -81,6 +82,24 @@ def test_errors_are_those_of_the_network_with_batch_statistics(functional, param
     # Two cuts of the three configurations, and that of the largest one alone.
     assert evaluate.by("divergence")(LARGEST[None], 0)[0] == pytest.approx(0, abs=1e-6)
     assert evaluate.traces == {"network": 1, "largest": 1, "base": 1, "candidate": 3}
+
+
+def test_the_programs_of_a_search_give_its_results(functional, params, batches):
+    evaluate = evaluator(functional, params, batches, 2)
+    data = replicate(batches[1], mesh_of(2))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+    programs = evaluate.programs(shapes)
+    assert set(programs) == {"largest", "base", "candidate"}
+    largest, base, candidate = (
+        compiled.lower(*given).compile() for compiled, given in programs.values()
+    )
+    params, rows = replicate((params, LARGEST), mesh_of(2))
+    reference = largest(params, data["image"], rows)
+    kept = base(params, data, rows, reference)
+    found = candidate(params, data, reference, kept, spread(np.stack([LARGEST] * 2), mesh_of(2)))
+    for column, metric in enumerate(METRICS):
+        [expected] = evaluate.by(metric)(LARGEST[None], 1)
+        np.testing.assert_allclose(found[:, column], [expected] * 2, rtol=1e-5, atol=1e-6)
 
 
 def neighbours_of(space):
