@@ -10,7 +10,7 @@ in which JAX's own threads run nothing.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from benchmarks.coupled_steps import RATES, coupled_step
 from benchmarks.step_settings import StepTask, images
-from benchmarks.timing import machine
+from benchmarks.timing import machine, union
 from rfquant_jax.models import REGISTRY
 from rfquant_jax.nn.precision import TYPES
 from rfquant_jax.runtime import devices
@@ -90,15 +90,6 @@ def device_spans(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]
         if spans:
             return spans
     raise SystemExit("the profile has no events of a device")
-
-
-def union(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, reached = 0.0, -np.inf
-    for start, end in sorted(spans):
-        total += max(end - max(start, reached), 0.0)
-        reached = max(reached, end)
-    return total
 
 
 if __name__ == "__main__":

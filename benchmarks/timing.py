@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -35,3 +35,12 @@ def host() -> dict:
 def machine() -> dict:
     """A description of the machine and library versions."""
     return host() | {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+
+
+def union(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, reached = 0.0, -np.inf
+    for start, end in sorted(spans):
+        total += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return total

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_run
-from benchmarks.device_idle import union
 from benchmarks.gpu_parts import Command, parts
+from benchmarks.timing import union
 
 ROOT = Path(__file__).resolve().parents[2]
 
