@@ -1,8 +1,9 @@
 """The entry point for all convolutions; it selects the implementation.
 
-On CPU, XLA is slow for many shapes, each for another reason; `cpu/` has a kernel for each case, and
-its docstring says why it is faster. All compute what `jax.lax` computes, up to the order of sums
-(tests/ops/test_convolution.py). `python -m benchmarks.convolutions` measures them.
+On CPU, XLA is slow for many shapes, each for another reason; `cpu/` and `depthwise.py` have a
+kernel for each case, and its docstring says why it is faster. All compute what `jax.lax` computes,
+up to the order of sums (tests/ops/test_convolution.py). `python -m benchmarks.convolutions`
+measures them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from jax.typing import DTypeLike
 
 from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.dense import dense
-from rfquant_jax.ops.cpu.depthwise import depthwise
 from rfquant_jax.ops.cpu.pointwise import fits, pointwise
+from rfquant_jax.ops.depthwise import depthwise
 from rfquant_jax.runtime.backend import backend
 
 FEWEST_INT8_CHANNELS = 32  # with fewer, int8 convolutions on CPU are slower than float32
@@ -42,8 +43,10 @@ def convolve(
       `y[N, H', W', O]` in the operands' dtype, or in `accumulator`.
     """
     options = tuple(strides), _static(padding), tuple(dilation)
-    if groups == x.shape[-1] == kernel.shape[-1] and switch.is_on("depthwise"):
-        return depthwise(x, kernel, *options)
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        on_gpu = backend() != "cpu" and max(strides) > 1
+        if on_gpu or switch.is_on("depthwise"):
+            return depthwise(x, kernel, *options)
     if groups == 1:
         if fits(kernel, padding) and switch.is_on("pointwise"):
             return pointwise(x, kernel, tuple(strides), accumulator)

@@ -11,6 +11,7 @@ from rfquant_jax.models.layers import SAME, SYMMETRIC, conv
 from rfquant_jax.ops.convolution import convolve
 from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.batch_strip import convolve_strip
+from rfquant_jax.runtime.backend import compiling_for
 
 
 def by_xla(x, kernel, *, strides, padding, dilation, groups=None, accumulator=None):
@@ -220,6 +221,28 @@ def test_processors_take_no_grouped_convolution():
     x = jnp.ones((1, 8, 8, 4))
     text = jax.jit(lambda x, k: convolve(x, k, groups=2, **options)).lower(x, wide).as_text()
     assert "stablehlo.convolution" in text
+
+
+@pytest.mark.parametrize(("strides", "shifts"), [((1, 1), False), ((2, 2), True), ((1, 2), True)])
+def test_gpus_shift_images_of_strided_depthwise_layers_alone(strides, shifts):
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
+
+    def run(x, kernel):
+        return convolve(x, kernel, groups=4, strides=strides, padding="SAME")
+
+    with compiling_for("gpu"):
+        text = str(jax.make_jaxpr(run)(x, kernel))
+    assert ("conv_general_dilated" in text) != shifts
+
+
+def test_depthwise_sums_of_bfloat16_are_of_float32():
+    x, kernel = jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.full((3, 3, 1, 1), 1.0078125)
+    options = {"strides": (2, 2), "padding": "VALID", "groups": 1}
+    y, back = jax.vjp(lambda x: convolve(x, kernel.astype(x.dtype), **options), x)
+    assert y.dtype == jnp.bfloat16
+    # 9 * 1.0078125 = 9.0703125; bfloat16 has multiples of 1/16 there, and sums in it end at 9.
+    assert y[0, 0, 0, 0] == 9.0625
+    np.testing.assert_array_equal(back(y)[0], jnp.full(x.shape, 9.0625 * 1.0078125, x.dtype))
 
 
 @pytest.mark.parametrize("padding", [SYMMETRIC, SAME])

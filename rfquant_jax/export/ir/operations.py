@@ -32,7 +32,7 @@ from rfquant_jax.export.ir.shapes import (
     reshaped,
     sliced_shape,
 )
-from rfquant_jax.ops.cpu.window import shifted
+from rfquant_jax.ops.window import shifted
 
 CONVOLUTION, DENSE, AFFINE, CONSTANT = "convolution", "dense", "affine", "constant"
 RESIDUAL = "residual"  # the sum of two inputs with one quantizer

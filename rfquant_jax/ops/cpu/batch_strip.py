@@ -14,8 +14,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
 from rfquant_jax.ops.cpu import switch
-from rfquant_jax.ops.cpu.window import Pair, sides_of, spans
 from rfquant_jax.ops.ordering import alone
+from rfquant_jax.ops.window import Pair, sides_of, spans
 
 FEWEST = 24  # output channels; with fewer, XLA uses another algorithm, on all cores
 FEW, SEVERAL = 64, 128  # output channels up to which XLA uses one core: any kernel, small kernels

@@ -13,8 +13,8 @@ import jax
 
 from rfquant_jax.ops.cpu import batch_strip, switch
 from rfquant_jax.ops.cpu.kernel_gradient import kernel_gradient
-from rfquant_jax.ops.cpu.window import Pair, sides_of, spans
 from rfquant_jax.ops.ordering import alone
+from rfquant_jax.ops.window import Pair, sides_of, spans
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from rfquant_jax.ops.cpu.window import Pair, shifted, sides_of
+from rfquant_jax.ops.window import Pair, shifted, sides_of
 
 
 def kernel_gradient(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 from jax.typing import DTypeLike
 
-from rfquant_jax.ops.cpu.window import Pair
+from rfquant_jax.ops.window import Pair
 
 
 def fits(kernel: jax.Array, padding: str | Sequence[tuple[int, int]]) -> bool:
