@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -11,6 +11,7 @@ from onnx import TensorProto
 from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.model import LayerData
+from rfquant_jax.export.ir.shapes import Shape
 
 HOLE = -1
 
@@ -26,6 +27,10 @@ class Codes:
       order: for each channel of the tensor, the network's channel it holds, or HOLE for an unused
         one; None if the order is the network's.
       kind: dtype of the tensor.
+      gain: factor of the stored codes.
+      top: the stored value of the largest code, which larger values stand for, too; None if there
+        are no larger values.
+      shape: (H, W, C) of a flat tensor [N, H * W * C]; None for any other tensor.
     """
 
     name: str
@@ -33,6 +38,9 @@ class Codes:
     channels: int
     order: np.ndarray | None = None
     kind: type = np.uint8
+    gain: int = 1
+    top: int | None = None
+    shape: Shape | None = None
 
     @property
     def places(self) -> np.ndarray | None:
@@ -45,9 +53,10 @@ class Codes:
         return places
 
     def to_json(self) -> dict:
-        """The location of the codes: tensor name, zero point, and the index of each channel."""
+        """The location of the codes: tensor, zero point, index of each channel, factor, shape."""
         places = None if self.places is None else self.places.tolist()
-        return {"tensor": self.name, "zero": self.zero, "places": places}
+        held = {"tensor": self.name, "zero": self.zero, "places": places}
+        return held | {"gain": self.gain, "shape": self.shape and list(self.shape)}
 
     def columns(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel [O, ..., I] reordered for the tensor's channels; zeros for holes."""
@@ -88,12 +97,40 @@ class Codes:
         return nodes.add("Transpose", [nodes.add("MatMul", [x, picked])], perm=TO_FIRST)
 
 
-def clipped(nodes: Nodes, codes: str, target: Target, zero: int) -> str:
-    """A uint8 tensor of codes, clipped to the target's range."""
-    low, high = target.low + zero, target.high + zero
-    if (low, high) == (0, 255):
+def limited(nodes: Nodes, codes: Codes, target: Target) -> Codes:
+    """Restricts uint8 codes to the target's range.
+
+    The conversion to uint8 has clipped codes at a stored value of 0. Whatever reads the result
+    either clips at `top` or does without.
+    """
+    low, high = target.low + codes.zero, target.high + codes.zero
+    found = replace(codes, top=None if high == 255 else high)
+    return found if low == 0 else bounded(nodes, replace(found, top=high), low)
+
+
+def bounded(nodes: Nodes, codes: Codes, low: int = 0) -> Codes:
+    """The codes without stored values below `low` and above `top`."""
+    if codes.top is None:
         return codes
-    return nodes.add("Clip", [codes, *(nodes.constant(np.uint8(v)) for v in (low, high))])
+    limits = [nodes.constant(np.uint8(v)) for v in (low, codes.top)]
+    return replace(codes, name=nodes.once("Clip", [codes.name, *limits]), top=None)
+
+
+def multiplied(nodes: Nodes, codes: Codes, gain: int) -> Codes:
+    """The codes times a factor, in place of a Clip where one is due.
+
+    onnxruntime fuses all three nodes into a table lookup, because of the activation, which changes
+    nothing. Its BitShift takes eight times as long. Larger values than `top` saturate: its product
+    is stored as 255.
+    """
+    if gain == 1:
+        return bounded(nodes, codes)
+    zero = codes.zero * gain if codes.top is None else 255 - gain * (codes.top - codes.zero)
+    steps = [(np.float32(1), np.uint8(codes.zero)), (np.float32(1 / gain), np.uint8(zero))]
+    first, second = ([nodes.constant(v) for v in step] for step in steps)
+    x = nodes.once("DequantizeLinear", [codes.name, *first])
+    x = nodes.once("QuantizeLinear", [nodes.once("LeakyRelu", [x], alpha=1.0), *second])
+    return replace(codes, name=x, zero=zero, gain=gain, top=None)
 
 
 def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
@@ -103,7 +140,8 @@ def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
     if len(parts) > 1:
         name = nodes.add("Concat", [part.name for part in parts], axis=1)
     straight = np.array_equal(order, np.arange(len(order)))
-    return Codes(name, parts[0].zero, len(order), None if straight else order)
+    channels, order = len(order), None if straight else order
+    return replace(parts[0], name=name, channels=channels, order=order)
 
 
 def zero_of(data: LayerData) -> int:

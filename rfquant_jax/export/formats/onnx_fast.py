@@ -18,15 +18,18 @@ Only opset 13 and standard operators are used.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from rfquant_jax.export.formats.onnx import channels_first, emit_affine, finished
-from rfquant_jax.export.formats.onnx_codes import Codes, clipped, joined, zero_of
+from rfquant_jax.export.formats.onnx_codes import Codes, bounded, joined, limited, zero_of
 from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
 from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
+from rfquant_jax.export.formats.onnx_layout import flat, flat_value, image
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
 from rfquant_jax.export.formats.onnx_residual import add_codes, float_sum, moved, straight
 from rfquant_jax.export.ir.boundaries import Target
@@ -35,9 +38,13 @@ from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import AFFINE, CONSTANT, CONVOLUTION, LAYERS, RESIDUAL
 from rfquant_jax.export.ir.requantize_sum import sum_multiplier
+from rfquant_jax.export.ir.routes import bound_of
 from rfquant_jax.runtime.files import replacing
 
 _OPSET, _IR_VERSION = 13, 8
+# Expected shares of wrong codes, of all codes and of a layer's: well below what export's
+# verification accepts, `export.max_differing_codes` of all codes.
+LARGEST_SHARE, LARGEST_SHARE_OF_LAYER = 2e-6, 2e-5
 
 
 def write(path: Path, model: IntegerModel) -> None:
@@ -55,6 +62,31 @@ def make(model: IntegerModel) -> onnx.ModelProto:
     return finished(builder.nodes, model, _IR_VERSION, builder.read)
 
 
+class Allowance:
+    """The expected number of wrong codes that a file may have for one image.
+
+    Attributes:
+      left: what is left of it.
+    """
+
+    def __init__(self, model: IntegerModel):
+        read = [
+            math.prod(model.graph.shapes[name])
+            for node in model.graph.nodes
+            if node.op in LAYERS and model.layers[node.layer].quantizes_input
+            for name in node.inputs
+        ]
+        self.left, self._shapes = LARGEST_SHARE * sum(read), model.graph.shapes
+
+    def share(self, value: str) -> float:
+        """The largest share of wrong codes in a layer's output."""
+        return min(LARGEST_SHARE_OF_LAYER, self.left / math.prod(self._shapes[value]))
+
+    def spend(self, value: str, share: float) -> None:
+        """Subtracts the expected wrong codes in a layer's output."""
+        self.left -= share * math.prod(self._shapes[value])
+
+
 class _Builder:
     """Emits the nodes of one model.
 
@@ -68,6 +100,8 @@ class _Builder:
         self._model, self._consumers = model, Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}
         self._skipped: set[str] = set()
+        self._allowance = Allowance(model)
+        self._floats: set[str] = set()  # outputs of float convolutions, and their activations
 
     def emit(self, node: Node) -> None:
         shapes = [self._model.graph.shapes.get(name, ()) for name in node.inputs]
@@ -79,6 +113,8 @@ class _Builder:
             self.nodes.constants[node.output] = channels_first(held)
         elif node.output not in self._skipped:
             emit(self.nodes, node, shapes)
+            if bound_of(node) is not None and self._floats.intersection(node.inputs):
+                self._floats.add(node.output)
 
     def _layer(self, node: Node, shape) -> None:
         data = self._model.layers[node.layer]
@@ -88,15 +124,20 @@ class _Builder:
             self._residual(node, data)
         elif not data.quantizes_input:
             unquantized_layer(self.nodes, node, data, shape)
+            if node.op == CONVOLUTION:
+                self._floats.add(node.output)
         else:
-            codes = self.read[node.layer] = self._input(node.inputs[0], data)
+            codes = self._input(node.inputs[0], data)
             if not self._integer(node, data, codes, shape):
+                codes = self.read[node.layer] = image(self.nodes, bounded(self.nodes, codes))
                 float_layer(self.nodes, node, data, codes, shape, output=node.output)
 
     def _residual(self, node: Node, data: LayerData) -> None:
         """Adds codes once for every quantizer that reads the sum, and as floats if necessary."""
-        held = self.read[node.layer] = [self._input(name, data) for name in node.inputs]
-        operands = [straight(self.nodes, codes) for codes in held]
+        held, nodes = [self._input(name, data) for name in node.inputs], self.nodes
+        held = [straight(nodes, bounded(nodes, codes)) for codes in held]
+        shape = self._model.graph.shapes[node.output]
+        operands = self.read[node.layer] = [flat(nodes, codes, shape) for codes in held]
         consumers, floats = self._consumers.every(node)
         for one in consumers:
             zero, multiplier = zero_of(one.reader), sum_multiplier(data, one.target)
@@ -117,31 +158,38 @@ class _Builder:
         key = name, Quantizer.of(data)
         if key not in self._codes:
             low, high = data.input_range
+            channels_last = name in self._floats
+            tensor, shape = name, self._model.graph.shapes[name]
+            if channels_last:
+                tensor = flat_value(self.nodes, name, shape)
             target = Target(data.input_step, low, high)
-            tensor = self._quantize(name, target, zero_of(data))
-            self._codes[key] = Codes(tensor, zero_of(data), self._model.graph.shapes[name][-1])
+            codes = self._quantize(tensor, target, zero_of(data), shape[-1])
+            self._codes[key] = replace(codes, shape=shape if channels_last else None)
         return self._codes[key]
 
-    def _quantize(self, name: str, target: Target, zero: int) -> str:
+    def _quantize(self, name: str, target: Target, zero: int, channels: int) -> Codes:
         """Quantizes a float tensor."""
         operands = [self.nodes.constant(v) for v in (np.float32(target.step), np.uint8(zero))]
         codes = self.nodes.add("QuantizeLinear", [name, *operands])
-        return clipped(self.nodes, codes, target, zero)
+        return limited(self.nodes, Codes(codes, zero, channels), target)
 
     def _integer(self, node: Node, data: LayerData, codes: Codes, shape) -> bool:
         """Emits a layer as integer operations if its output is only read as codes."""
         consumer = self._consumers.of(node)
         if consumer is None or not data.is_integer or node.op != CONVOLUTION:
             return False
-        part = split(node, data, consumer.target)
-        if not part.solution.solved.any():
+        part = split(node, data, consumer.target, self._allowance.share(node.output))
+        if len(part.rest) == len(data.scale):
             return False
+        self._allowance.spend(node.output, part.chance)
         target, zero = consumer.target, zero_of(consumer.reader)
-        made = [integer_layer(self.nodes, node, data, codes, part, target, zero)]
+        y, read = integer_layer(self.nodes, node, data, codes, part, target, zero)
+        made, self.read[node.layer] = [y], read
         if len(part.rest):
+            codes = image(self.nodes, bounded(self.nodes, codes))
             y = float_layer(self.nodes, node, data, codes, shape, part.rest)
-            y = self._quantize(y, target, zero)
-            made.append(Codes(y, zero, len(part.rest), part.rest))
+            y = self._quantize(y, target, zero, len(part.rest))
+            made.append(replace(y, order=part.rest))
         self._codes[consumer.value, Quantizer.of(consumer.reader)] = joined(self.nodes, made)
         self._skipped |= set(consumer.skipped)
         return True
