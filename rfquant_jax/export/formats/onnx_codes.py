@@ -11,7 +11,6 @@ from onnx import TensorProto
 from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, TO_LAST, Nodes
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.model import LayerData
-from rfquant_jax.export.ir.shapes import Shape
 
 HOLE = -1
 
@@ -28,9 +27,9 @@ class Codes:
         one; None if the order is the network's.
       kind: dtype of the tensor.
       gain: factor of the stored codes.
-      top: the stored value of the largest code, which larger values stand for, too; None if there
-        are no larger values.
-      shape: (H, W, C) of a flat tensor [N, H * W * C]; None for any other tensor.
+      low, top: the stored values of the smallest and the largest code, if the tensor may have
+        values beyond them, which stand for these codes, too; see `bounded`.
+      last: whether the tensor is [N, H, W, C].
     """
 
     name: str
@@ -39,8 +38,9 @@ class Codes:
     order: np.ndarray | None = None
     kind: type = np.uint8
     gain: int = 1
-    top: int | None = None
-    shape: Shape | None = None
+    low: int = 0
+    top: int = 255
+    last: bool = False
 
     @property
     def places(self) -> np.ndarray | None:
@@ -53,10 +53,10 @@ class Codes:
         return places
 
     def to_json(self) -> dict:
-        """The location of the codes: tensor, zero point, index of each channel, factor, shape."""
+        """The location of the codes: tensor, zero point, index of each channel, factor, layout."""
         places = None if self.places is None else self.places.tolist()
         held = {"tensor": self.name, "zero": self.zero, "places": places}
-        return held | {"gain": self.gain, "shape": self.shape and list(self.shape)}
+        return held | {"gain": self.gain, "channels_last": self.last}
 
     def columns(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel [O, ..., I] reordered for the tensor's channels; zeros for holes."""
@@ -97,40 +97,36 @@ class Codes:
         return nodes.add("Transpose", [nodes.add("MatMul", [x, picked])], perm=TO_FIRST)
 
 
-def limited(nodes: Nodes, codes: Codes, target: Target) -> Codes:
-    """Restricts uint8 codes to the target's range.
-
-    The conversion to uint8 has clipped codes at a stored value of 0. Whatever reads the result
-    either clips at `top` or does without.
-    """
-    low, high = target.low + codes.zero, target.high + codes.zero
-    found = replace(codes, top=None if high == 255 else high)
-    return found if low == 0 else bounded(nodes, replace(found, top=high), low)
+def limited(codes: Codes, target: Target) -> Codes:
+    """uint8 codes whose values beyond the target's range are to be clipped."""
+    return replace(codes, low=target.low + codes.zero, top=target.high + codes.zero)
 
 
-def bounded(nodes: Nodes, codes: Codes, low: int = 0) -> Codes:
-    """The codes without stored values below `low` and above `top`."""
-    if codes.top is None:
+def bounded(nodes: Nodes, codes: Codes) -> Codes:
+    """The codes, clipped where necessary."""
+    if (codes.low, codes.top) == (0, 255):
         return codes
-    limits = [nodes.constant(np.uint8(v)) for v in (low, codes.top)]
-    return replace(codes, name=nodes.once("Clip", [codes.name, *limits]), top=None)
+    limits = [nodes.constant(np.uint8(v)) for v in (codes.low, codes.top)]
+    return replace(codes, name=nodes.once("Clip", [codes.name, *limits]), low=0, top=255)
 
 
 def multiplied(nodes: Nodes, codes: Codes, gain: int) -> Codes:
     """The codes times a factor, in place of a Clip where one is due.
 
     onnxruntime fuses all three nodes into a table lookup, because of the activation, which changes
-    nothing. Its BitShift takes eight times as long. Larger values than `top` saturate: its product
-    is stored as 255.
+    nothing. Its BitShift takes eight times as long. The product of `top` is stored as 255, so that
+    larger values saturate.
     """
+    if gain == 1 or codes.low > 0:
+        codes = bounded(nodes, codes)
     if gain == 1:
-        return bounded(nodes, codes)
-    zero = codes.zero * gain if codes.top is None else 255 - gain * (codes.top - codes.zero)
+        return codes
+    zero = codes.zero * gain if codes.top == 255 else 255 - gain * (codes.top - codes.zero)
     steps = [(np.float32(1), np.uint8(codes.zero)), (np.float32(1 / gain), np.uint8(zero))]
     first, second = ([nodes.constant(v) for v in step] for step in steps)
     x = nodes.once("DequantizeLinear", [codes.name, *first])
     x = nodes.once("QuantizeLinear", [nodes.once("LeakyRelu", [x], alpha=1.0), *second])
-    return replace(codes, name=x, zero=zero, gain=gain, top=None)
+    return replace(codes, name=x, zero=zero, gain=gain, top=255)
 
 
 def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:

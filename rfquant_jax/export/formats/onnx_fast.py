@@ -25,13 +25,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from rfquant_jax.export.formats.onnx import channels_first, emit_affine, finished
+from rfquant_jax.export.formats.onnx import channels_first as array_first
+from rfquant_jax.export.formats.onnx import emit_affine, finished
 from rfquant_jax.export.formats.onnx_codes import Codes, bounded, joined, limited, zero_of
 from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
 from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
-from rfquant_jax.export.formats.onnx_layout import flat, flat_value, image
+from rfquant_jax.export.formats.onnx_layout import channels_first, channels_last, fixed_last
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
-from rfquant_jax.export.formats.onnx_residual import add_codes, float_sum, moved, straight
+from rfquant_jax.export.formats.onnx_residual import add_codes, moved, straight
+from rfquant_jax.export.formats.onnx_sums import float_sum, rectified_sum
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.consumers import Consumers, Quantizer
 from rfquant_jax.export.ir.graph import Node
@@ -110,7 +112,7 @@ class _Builder:
             self._layer(node, shapes[0])
         elif node.op == CONSTANT:
             held = self._model.constants[node.output][None]
-            self.nodes.constants[node.output] = channels_first(held)
+            self.nodes.constants[node.output] = array_first(held)
         elif node.output not in self._skipped:
             emit(self.nodes, node, shapes)
             if bound_of(node) is not None and self._floats.intersection(node.inputs):
@@ -129,49 +131,56 @@ class _Builder:
         else:
             codes = self._input(node.inputs[0], data)
             if not self._integer(node, data, codes, shape):
-                codes = self.read[node.layer] = image(self.nodes, bounded(self.nodes, codes))
+                codes = self.read[node.layer] = channels_first(self.nodes, bounded(self.nodes, codes))
                 float_layer(self.nodes, node, data, codes, shape, output=node.output)
 
     def _residual(self, node: Node, data: LayerData) -> None:
         """Adds codes once for every quantizer that reads the sum, and as floats if necessary."""
         held, nodes = [self._input(name, data) for name in node.inputs], self.nodes
         held = [straight(nodes, bounded(nodes, codes)) for codes in held]
-        shape = self._model.graph.shapes[node.output]
-        operands = self.read[node.layer] = [flat(nodes, codes, shape) for codes in held]
+        if len(self._model.graph.shapes[node.output]) == 3:
+            held = [channels_last(nodes, codes) for codes in held]
+        self.read[node.layer] = held
         consumers, floats = self._consumers.every(node)
         for one in consumers:
             zero, multiplier = zero_of(one.reader), sum_multiplier(data, one.target)
             if multiplier is None:
                 floats = True
                 continue
-            y, value = add_codes(self.nodes, operands, multiplier, one.target, zero), one.value
-            for move in one.moves:
-                y, value = moved(self.nodes, move, y, self._model.graph.shapes), move.output
-                self._skipped.add(value)
+            y, value = add_codes(nodes, held, multiplier, one.target, zero), one.value
+            if one.moves:
+                y = moved(nodes, one.moves, y, self._model.graph.shapes)
+                self._skipped |= {move.output for move in one.moves}
+                value = one.moves[-1].output
             self._codes[value, Quantizer.of(one.reader)] = y
         if floats:
-            float_sum(self.nodes, operands, data.input_step, node.output)
+            self._float_sum(node, held, data.input_step)
         else:
             self._skipped |= {name for one in consumers for name in one.skipped}
+
+    def _float_sum(self, node: Node, operands: list[Codes], step: float) -> None:
+        clip = self._consumers.only_clip(node.output)
+        if clip is not None and clip.op == "maximum" and bound_of(clip) == 0:
+            rectified_sum(self.nodes, operands, step, clip.output)
+            self._skipped.add(clip.output)
+        else:
+            float_sum(self.nodes, operands, step, node.output)
 
     def _input(self, name: str, data: LayerData) -> Codes:
         key = name, Quantizer.of(data)
         if key not in self._codes:
-            low, high = data.input_range
-            channels_last = name in self._floats
-            tensor, shape = name, self._model.graph.shapes[name]
-            if channels_last:
-                tensor = flat_value(self.nodes, name, shape)
-            target = Target(data.input_step, low, high)
-            codes = self._quantize(tensor, target, zero_of(data), shape[-1])
-            self._codes[key] = replace(codes, shape=shape if channels_last else None)
+            target, zero = Target(data.input_step, *data.input_range), zero_of(data)
+            shape, fixed = self._model.graph.shapes[name], name in self._floats
+            tensor = fixed_last(self.nodes, name, shape) if fixed else name
+            codes = self._quantize(tensor, target, zero, shape[-1])
+            self._codes[key] = replace(codes, last=fixed)
         return self._codes[key]
 
     def _quantize(self, name: str, target: Target, zero: int, channels: int) -> Codes:
         """Quantizes a float tensor."""
         operands = [self.nodes.constant(v) for v in (np.float32(target.step), np.uint8(zero))]
         codes = self.nodes.add("QuantizeLinear", [name, *operands])
-        return limited(self.nodes, Codes(codes, zero, channels), target)
+        return limited(Codes(codes, zero, channels), target)
 
     def _integer(self, node: Node, data: LayerData, codes: Codes, shape) -> bool:
         """Emits a layer as integer operations if its output is only read as codes."""
@@ -186,7 +195,7 @@ class _Builder:
         y, read = integer_layer(self.nodes, node, data, codes, part, target, zero)
         made, self.read[node.layer] = [y], read
         if len(part.rest):
-            codes = image(self.nodes, bounded(self.nodes, codes))
+            codes = channels_first(self.nodes, bounded(self.nodes, codes))
             y = float_layer(self.nodes, node, data, codes, shape, part.rest)
             y = self._quantize(y, target, zero, len(part.rest))
             made.append(replace(y, order=part.rest))

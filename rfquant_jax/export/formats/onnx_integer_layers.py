@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rfquant_jax.export.formats.onnx import channels_first, convolution_options
+from rfquant_jax.export.formats.onnx import channels_first as kernel_first
+from rfquant_jax.export.formats.onnx import convolution_options
 from rfquant_jax.export.formats.onnx_codes import HOLE, Codes, limited, multiplied
-from rfquant_jax.export.formats.onnx_layout import image
+from rfquant_jax.export.formats.onnx_layout import channels_first
 from rfquant_jax.export.formats.onnx_nodes import Nodes
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
@@ -99,7 +101,7 @@ def integer_layer(
       the result, to be clipped to the target, and the codes that the convolution reads.
     """
     solution, groups = part.solution, node.attributes["groups"]
-    codes = read = image(nodes, multiplied(nodes, codes, solution.gain))
+    codes = read = channels_first(nodes, multiplied(nodes, codes, solution.gain))
     if groups == 1:
         kernel, order = solution.kernel(codes.columns(data.kernel[part.rows])), part.rows
     else:
@@ -107,9 +109,12 @@ def integer_layer(
         rows = np.maximum(order, 0)
         kernel, solution = solution.kernel(data.kernel)[rows], _of(solution, rows)
         groups = groups * len(order) // len(data.kernel)
-    options = convolution_options(node.attributes | {"groups": groups})
-    y = _convolution(nodes, codes, kernel, solution, order == HOLE, options, zero)
-    return limited(nodes, Codes(y, zero, len(order), order), target), read
+    options, holes = convolution_options(node.attributes | {"groups": groups}), order == HOLE
+    kernel = kernel_first(np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8))
+    bias = np.where(holes, 0, solution.bias).astype(np.int32)
+    multiplier = np.where(holes, 1, solution.multiplier).astype(np.float32)
+    y = quantized_convolution(nodes, codes, kernel, bias, multiplier, zero, options)
+    return limited(Codes(y, zero, len(order), order), target), read
 
 
 def _grouped(
@@ -130,20 +135,29 @@ def _grouped(
     return codes, order
 
 
-def _convolution(
-    nodes: Nodes, codes: Codes, kernel, solution: Requantization, holes, options, zero: int
+def quantized_convolution(
+    nodes: Nodes,
+    codes: Codes,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    zero: int,
+    options: Mapping,
 ) -> str:
-    """DequantizeLinear -> Conv -> QuantizeLinear; holes are zero."""
-    kernel = np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8)
-    bias = np.where(holes, 0, solution.bias).astype(np.int32)
-    scale = nodes.constant(np.where(holes, 1, solution.multiplier).astype(np.float32))
-    one = nodes.constant(np.float32(1))
-    x = codes.values(nodes, one)
-    operands = []
-    for values in (np.ascontiguousarray(channels_first(kernel)), bias):
+    """Appends DequantizeLinear, Conv, QuantizeLinear: round((accumulator + bias) * multiplier).
+
+    Args:
+      kernel: int8[O, I, KH, KW].
+      bias, multiplier: int32[O] and float32[O].
+      zero: zero point of the result.
+      options: attributes of Conv.
+    """
+    one, scale = nodes.constant(np.float32(1)), nodes.constant(multiplier)
+    operands = [codes.values(nodes, one)]
+    for values in (np.ascontiguousarray(kernel), bias):
         zeros = nodes.constant(np.zeros(len(bias), values.dtype))
         operands.append(
             nodes.add("DequantizeLinear", [nodes.constant(values), scale, zeros], axis=0)
         )
-    y = nodes.add("Conv", [x, *operands], **options)
+    y = nodes.add("Conv", operands, **options)
     return nodes.add("QuantizeLinear", [y, one, nodes.constant(np.uint8(zero))])

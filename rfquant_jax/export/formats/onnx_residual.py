@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from rfquant_jax.export.formats.onnx_codes import Codes, limited
-from rfquant_jax.export.formats.onnx_layout import pixels
-from rfquant_jax.export.formats.onnx_nodes import TO_FIRST, Nodes, padded, sliced
+from rfquant_jax.export.formats.onnx_integer_layers import quantized_convolution
+from rfquant_jax.export.formats.onnx_layout import channels_first, channels_last
+from rfquant_jax.export.formats.onnx_nodes import Nodes, padded, sliced
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.shapes import Shape
@@ -36,30 +37,41 @@ def add_codes(
     total = nodes.add("Add", [codes.values(nodes, step) for codes in operands])
     one = nodes.constant(np.float32(1))
     y = nodes.add("QuantizeLinear", [total, one, nodes.constant(np.uint8(zero))])
-    return limited(nodes, replace(operands[0], name=y, zero=zero, top=None), target)
+    return limited(replace(operands[0], name=y, zero=zero), target)
 
 
-def moved(nodes: Nodes, node: Node, codes: Codes, shapes: Mapping[str, Shape]) -> Codes:
-    """Appends a slice or a padding of flat codes; padding adds the zero point."""
-    x, attributes, shape = codes.name, node.attributes, shapes[node.output]
-    x = x if codes.shape is None else pixels(nodes, x, codes.shape)
-    if node.op == "slice":
-        parts = [list(attributes[name]) for name in ("starts", "limits", "strides")]
-        x = sliced(nodes, x, parts)
-    else:
-        x = padded(nodes, x, attributes["padding"], np.uint8(codes.zero))
-    if codes.shape is None:
-        return replace(codes, name=x, channels=shape[-1])
-    return replace(codes, name=x, channels=shape[-1], shape=tuple(shape))
+def moved(
+    nodes: Nodes, moves: Sequence[Node], codes: Codes, shapes: Mapping[str, Shape]
+) -> Codes:
+    """Appends slices and paddings of codes with channels last; padding adds the zero point."""
+    if [node.op for node in moves] == ["slice", "pad"] and codes.last:
+        slicing, padding = (node.attributes for node in moves)
+        if _is_shortcut(slicing, padding, shapes[moves[0].inputs[0]]):
+            return _shortcut(nodes, codes, slicing["strides"][:2], padding["padding"][2])
+    for node in moves:
+        attributes = node.attributes
+        if node.op == "slice":
+            parts = [list(attributes[name]) for name in ("starts", "limits", "strides")]
+            x = sliced(nodes, codes.name, parts)
+        else:
+            x = padded(nodes, codes.name, attributes["padding"], np.uint8(codes.zero))
+        codes = replace(codes, name=x, channels=shapes[node.output][-1])
+    return codes
 
 
-def float_sum(nodes: Nodes, operands: Sequence[Codes], step: float, output: str) -> None:
-    """Appends the sum in floats: an exact sum of integers, times the step size."""
-    one, shape = nodes.constant(np.float32(1)), operands[0].shape
-    total = nodes.add("Add", [codes.values(nodes, one) for codes in operands])
-    step = nodes.constant(np.float32(step))
-    if shape is None:
-        nodes.add("Mul", [total, step], output)
-        return
-    y = pixels(nodes, nodes.add("Mul", [total, step]), shape)
-    nodes.add("Transpose", [y], output, perm=TO_FIRST)
+def _is_shortcut(slicing: Mapping, padding: Mapping, shape: Shape) -> bool:
+    """Whether every n-th pixel of a whole image gets more channels."""
+    whole = not any(slicing["starts"]) and tuple(slicing["limits"]) == tuple(shape)
+    return whole and slicing["strides"][2] == 1 and not np.any(padding["padding"][:2])
+
+
+def _shortcut(nodes: Nodes, codes: Codes, strides: Sequence[int], more: Sequence[int]) -> Codes:
+    """Strided pixels and padded channels in one convolution, which is faster than two copies."""
+    before, after = more
+    kernel = np.eye(before + codes.channels + after, dtype=np.int8)
+    kernel = kernel[:, before : before + codes.channels, None, None]
+    options = {"kernel_shape": [1, 1], "strides": list(strides)}
+    zeros, ones = np.zeros(len(kernel), np.int32), np.ones(len(kernel), np.float32)
+    codes = channels_first(nodes, codes)
+    y = quantized_convolution(nodes, codes, kernel, zeros, ones, codes.zero, options)
+    return channels_last(nodes, replace(codes, name=y, channels=len(kernel)))

@@ -81,8 +81,8 @@ def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.n
         return np.stack([read_codes(by_name, one) for one in entry], axis=1)
     codes = by_name[f"{entry['tensor']}/int32"] - entry["zero"]
     codes = (codes // entry["gain"]).astype(np.int16)
-    if entry["shape"] is not None:
-        return codes.reshape(-1, *entry["shape"])
+    if entry["channels_last"]:
+        return codes
     codes = codes if entry["places"] is None else codes[:, entry["places"]]
     return np.moveaxis(codes, 1, -1) if codes.ndim == 4 else codes
 
