@@ -57,10 +57,10 @@ def is_product(node: Node) -> bool:
 def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, output) -> str:
     """MatMulInteger, then scale and bias, which onnxruntime fuses into one kernel.
 
-    The fusion needs the scale as a product of two scales that is not folded at load time.
-    Therefore, the first one is a DequantizeLinear: onnxruntime never folds these. The same product
-    as DequantizeLinear and MatMul is fused without the bias, whose addition takes half as long as
-    the product.
+    The fusion needs the scale as a product of two scales that is not folded at load time. So one is
+    made by a DequantizeLinear, which onnxruntime never folds, and an Abs, because it would copy the
+    former for every reader. Written as DequantizeLinear and MatMul, the product would be fused
+    without the bias, whose addition takes half as long as the product.
     """
     x, image = codes.name, len(shape) == 3
     if node.op == CONVOLUTION:
@@ -71,7 +71,8 @@ def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, o
     kernel = nodes.constant(np.ascontiguousarray(kernel))
     y = nodes.add("MatMulInteger", [x, kernel, nodes.constant(np.uint8(codes.zero))])
     y = nodes.add("Cast", [y], to=TensorProto.FLOAT)
-    one = nodes.add("DequantizeLinear", [nodes.constant(v) for v in (np.uint8(1), np.float32(1))])
+    one = nodes.once("DequantizeLinear", [nodes.constant(v) for v in (np.uint8(1), np.float32(1))])
+    one = nodes.once("Abs", [one])
     y = nodes.add("Mul", [y, nodes.add("Mul", [one, nodes.constant(part.scale)])])
     y = nodes.add("Add", [y, nodes.constant(part.bias)], None if image else output)
     return nodes.add("Transpose", [y], output, perm=TO_FIRST) if image else y
