@@ -57,6 +57,7 @@ _BATCH = flags.DEFINE_integer("batch", 16, "images in a batch", lower_bound=1)
 _RESIDUAL = flags.DEFINE_enum("residual_bits", "32", ("8", "32"), "of residual additions' inputs")
 _ROUNDS = flags.DEFINE_integer("rounds", 51, "timed runs of each file", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "of every runtime", lower_bound=1)
+_CLOCK = flags.DEFINE_enum("clock", "wall", ("wall", "cpu"), "cpu: time of all threads, if busy")
 _SEED = flags.DEFINE_integer("seed", 0, "of the bit-widths")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
@@ -186,12 +187,13 @@ def timed(paths: dict[str, Path]) -> list[dict]:
     if "tflite" in paths:
         predict, _ = run_tflite.load(paths["tflite"], _THREADS.value)
         runs["litert", "tflite"] = lambda: predict(image)
+    clock = time.perf_counter if _CLOCK.value == "wall" else time.process_time
     spent: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
     for _ in range(_ROUNDS.value):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            spent[name].append(time.perf_counter() - start)
+            spent[name].append(clock() - start)
     medians = {name: 1000 * float(np.median(values)) for name, values in spent.items()}
     return [
         {

@@ -131,7 +131,9 @@ class _Builder:
         else:
             codes = self._input(node.inputs[0], data)
             if not self._integer(node, data, codes, shape):
-                codes = self.read[node.layer] = channels_first(self.nodes, bounded(self.nodes, codes))
+                codes = self.read[node.layer] = channels_first(
+                    self.nodes, bounded(self.nodes, codes)
+                )
                 float_layer(self.nodes, node, data, codes, shape, output=node.output)
 
     def _residual(self, node: Node, data: LayerData) -> None:

@@ -40,9 +40,7 @@ def add_codes(
     return limited(replace(operands[0], name=y, zero=zero), target)
 
 
-def moved(
-    nodes: Nodes, moves: Sequence[Node], codes: Codes, shapes: Mapping[str, Shape]
-) -> Codes:
+def moved(nodes: Nodes, moves: Sequence[Node], codes: Codes, shapes: Mapping[str, Shape]) -> Codes:
     """Appends slices and paddings of codes with channels last; padding adds the zero point."""
     if [node.op for node in moves] == ["slice", "pad"] and codes.last:
         slicing, padding = (node.attributes for node in moves)

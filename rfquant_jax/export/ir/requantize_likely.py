@@ -5,12 +5,13 @@ Some channels have no constants that give the right code for every reachable acc
 reachable ones are bounded by the sum of all weights. Here, constants are chosen that are wrong with
 the smallest chance, and this chance is reported.
 
-A wrong code differs by one, and only for accumulators next to a code boundary.
+A wrong code differs by one, and only for values within LARGEST_OFF_TIE steps of a rounding tie.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from rfquant_jax.export.ir.requantize import (
 )
 
 MOST_FACTORS = 8  # values of k to try for each channel
+LARGEST_OFF_TIE = 0.009  # in steps; export's verification accepts 0.01
+_LEAST_CHANCE = 1e-15  # of accumulators that are taken into account
 _MOST_AT_ONCE = 2**22  # array elements
 
 
@@ -50,35 +53,55 @@ def complete(
             part = part[2 * (largest[part] - below) > largest[part]]
             channels = Channels(data, boundaries, target, part)
             factor = found.gain * (largest[part] - below)
-            _try(found, channels, _chances(data, channels), factor)
+            _try(found, channels, _Likely.of(data, channels, target), factor)
 
 
-def _chances(data: LayerData, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
-    """Chances of the accumulators above and below each boundary, float64[n, C].
+@dataclass(frozen=True)
+class _Likely:
+    """What is known of the accumulators of some channels.
 
-    The larger of a normal and a Laplace distribution with the channel's mean and variance: outputs
-    of trained networks have longer tails than a normal distribution.
+    Attributes:
+      above, below: float64[n, C], chances of the accumulators next to each boundary.
+      tie: float64[n, C], where the boundary lies between them, in real numbers.
+      slope: float64[n, 1], codes per accumulator.
     """
-    mean, deviation = data.spread[:, channels.rows, None] / np.abs(data.scale[channels.rows, None])
-    mean = mean - data.bias[channels.rows, None] / np.abs(data.scale[channels.rows, None])
-    deviation = np.maximum(deviation, 1.0)
 
-    def chance(accumulators: np.ndarray) -> np.ndarray:
-        z = np.abs(accumulators - mean) / deviation
-        normal = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-        laplace = np.exp(-math.sqrt(2) * z) / math.sqrt(2)
-        return np.maximum(normal, laplace) / deviation
+    above: np.ndarray
+    below: np.ndarray
+    tie: np.ndarray
+    slope: np.ndarray
 
-    return (
-        np.where(channels.above, chance(channels.first), 0),
-        np.where(channels.below, chance(channels.first - 1), 0),
-    )
+    @classmethod
+    def of(cls, data: LayerData, channels: Channels, target: Target) -> _Likely:
+        scale = np.abs(data.scale[channels.rows, None].astype(np.float64))
+        bias = data.bias[channels.rows, None]
+        mean, deviation = data.spread[:, channels.rows, None]
+        mean, deviation = (mean - bias) / scale, np.maximum(deviation / scale, 1.0)
+        above, below = (_chance(channels.first - i, mean, deviation) for i in (0, 1))
+        return cls(
+            above=np.where(channels.above, above, 0),
+            below=np.where(channels.below, below, 0),
+            tie=(channels.threshold * target.step - bias) / scale,
+            slope=scale / target.step,
+        )
+
+
+def _chance(accumulators: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The larger of a normal and a Laplace distribution with this mean and standard deviation.
+
+    Outputs of trained networks have longer tails than a normal distribution.
+    """
+    z = np.abs(accumulators - mean) / deviation
+    normal = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    laplace = np.exp(-math.sqrt(2) * z) / math.sqrt(2)
+    found = np.maximum(normal, laplace) / deviation
+    return np.where(found < _LEAST_CHANCE, 0, found)
 
 
 def _try(
     found: Requantization,
     channels: Channels,
-    chances: tuple[np.ndarray, np.ndarray],
+    likely: _Likely,
     factor: np.ndarray,
 ) -> None:
     """Stores the constants with these k that are wrong with a smaller chance than earlier ones."""
@@ -87,27 +110,26 @@ def _try(
     nearest = np.rint(channels.exact_bias * factor)
     fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
-    multiplier, chance = _best(channels, chances, factor, bias)
-    best = chance.argmin(1)
+    multiplier = _best(channels, likely, factor, bias)
+    wrong = np.where(fits[:, None], _wrong(channels, likely, factor, bias, multiplier), np.inf)
+    best = wrong.argmin(1)
     each = np.arange(len(best))
-    bias, multiplier = bias[each, best], multiplier[each, best].astype(np.float32)
-    wrong = _wrong(channels, chances, (factor, bias, multiplier))
-    better = fits & np.isfinite(chance[each, best]) & (wrong < found.wrong[channels.rows])
+    bias, multiplier, wrong = (values[each, best] for values in (bias, multiplier, wrong))
+    better = wrong < found.wrong[channels.rows]
     rows = channels.rows[better]
     found.factor[rows] = (factor * channels.sign)[better]
     found.bias[rows], found.multiplier[rows] = bias[better], multiplier[better]
     found.wrong[rows] = wrong[better]
 
 
-def _best(channels: Channels, chances, factor: np.ndarray, bias: np.ndarray):
-    """For each B, the M that violates the bounds with the smallest chance, and this chance.
+def _best(channels: Channels, likely: _Likely, factor: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """For each B, the M that violates the bounds with the smallest chance, float32[n, biases].
 
     Over all M, every lower bound is violated up to its value and every upper bound from its value
     on. So the sum only changes at bounds, and is constant between neighbours.
     """
     lower, upper = channels.bounds(factor, bias)
-    above, below = chances
-    positive = channels.threshold > 0
+    above, below, positive = likely.above, likely.below, channels.threshold > 0
     needs, allows = np.where(positive, above, below), np.where(positive, below, above)
     needs, allows = (np.broadcast_to(v[:, None], lower.shape) for v in (needs, allows))
     places = np.concatenate([lower, upper], axis=-1)
@@ -122,22 +144,30 @@ def _best(channels: Channels, chances, factor: np.ndarray, bias: np.ndarray):
         wide = np.isfinite(left) & (right - left > 2 * NARROWEST * right)
     chance = np.where(wide, np.maximum(chance[..., :-1], 0), np.inf)
     best = chance.argmin(-1)[..., None]
-    middle = (np.take_along_axis(left, best, -1) + np.take_along_axis(right, best, -1)) / 2
-    return middle[..., 0], np.take_along_axis(chance, best, -1)[..., 0]
+    middle = np.take_along_axis(left, best, -1) + np.take_along_axis(right, best, -1)
+    # Without any finite bound there is no M; 1 is as wrong as any other number.
+    return np.where(np.isfinite(middle), middle / 2, 1)[..., 0].astype(np.float32)
 
 
-def _wrong(channels: Channels, chances, constants) -> np.ndarray:
-    """The chance of a wrong code, float64[n].
+def _wrong(channels: Channels, likely: _Likely, factor, bias, multiplier) -> np.ndarray:
+    """The chance of a wrong code, float64[n, biases]; infinite if one is too far off.
 
     Kernels round the product in float32, so accumulators within NARROWEST of a tie count as wrong.
     """
-    factor, bias, multiplier = (values.astype(np.float64)[:, None] for values in constants)
-    above, below = chances
-    threshold = channels.threshold
+    factor, bias = factor[:, None, None], bias[..., None]
+    multiplier = multiplier.astype(np.float64)[..., None]
     with np.errstate(all="ignore"):
-        tie = (threshold / multiplier - bias) / factor  # the accumulator at which the code changes
-    room = NARROWEST * np.abs(threshold) / (multiplier * factor)
-    # Accumulators first - 1, first - 2, ... must lie below the tie, first, first + 1, ... above.
-    late = np.maximum(np.floor(tie + room) - channels.first + 1, 0)
-    early = np.maximum(channels.first - 1 - np.ceil(tie - room) + 1, 0)
-    return (late * above + early * below).sum(1)
+        tie = (channels.threshold / multiplier - bias) / factor  # where the code changes
+        room = NARROWEST * np.abs(channels.threshold) / (multiplier * factor)
+    above, below, exact = (v[:, None] for v in (likely.above, likely.below, likely.tie))
+    first = channels.first[:, None]
+    # first, first + 1, ... must lie above the tie, and first - 1, first - 2, ... below.
+    late = np.maximum(np.floor(tie + room) - first + 1, 0)
+    early = np.maximum(first - np.ceil(tie - room), 0)
+    off_tie = np.maximum(
+        np.where(late * above > 0, first + late - 1 - exact, 0),
+        np.where(early * below > 0, exact - (first - early), 0),
+    )
+    wrong = (late * above + early * below).sum(-1)
+    far = off_tie.max(-1, initial=0) * likely.slope > LARGEST_OFF_TIE
+    return np.where(far, np.inf, wrong)
