@@ -138,6 +138,11 @@ class Channels:
         self.threshold = boundaries.codes - 0.5
         self.most = np.maximum(np.abs(least), np.abs(most))[:, 0]
 
+    def keep(self, boundaries: np.ndarray) -> None:
+        """Drops all other boundaries, given as bool[C]."""
+        for name in ("first", "below", "above", "threshold"):
+            setattr(self, name, getattr(self, name)[..., boundaries])
+
     def bounds(self, factor: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The open interval of M in which both sides of each boundary get their codes.
 

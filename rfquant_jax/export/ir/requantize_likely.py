@@ -26,6 +26,7 @@ from rfquant_jax.export.ir.requantize import (
 )
 
 MOST_FACTORS = 8  # values of k to try for each channel
+NEGLIGIBLE = 1e-7  # a chance of wrong codes for which no other k is tried
 LARGEST_OFF_TIE = 0.009  # in steps; export's verification accepts 0.01
 _LEAST_CHANCE = 1e-15  # of accumulators that are taken into account
 _MOST_AT_ONCE = 2**22  # array elements
@@ -50,10 +51,12 @@ def complete(
         for below in range(MOST_FACTORS):
             part = rows[start : start + size]
             # A multiple of any smaller factor lies in the upper half.
-            part = part[2 * (largest[part] - below) > largest[part]]
-            channels = Channels(data, boundaries, target, part)
-            factor = found.gain * (largest[part] - below)
-            _try(found, channels, _Likely.of(data, channels, target), factor)
+            wanted = (found.wrong[part] > NEGLIGIBLE) & (
+                2 * (largest[part] - below) > largest[part]
+            )
+            if len(part := part[wanted]):
+                channels, factor = Channels(data, boundaries, target, part), largest[part] - below
+                _try(found, data, target, channels, found.gain * factor)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class _Likely:
     below: np.ndarray
     tie: np.ndarray
     slope: np.ndarray
+
+    @property
+    def passed(self) -> np.ndarray:
+        """Whether any channel's outputs come near a boundary, bool[C]."""
+        return (self.above + self.below > 0).any(0)
 
     @classmethod
     def of(cls, data: LayerData, channels: Channels, target: Target) -> _Likely:
@@ -99,14 +107,11 @@ def _chance(accumulators: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -
 
 
 def _try(
-    found: Requantization,
-    channels: Channels,
-    likely: _Likely,
-    factor: np.ndarray,
+    found: Requantization, data: LayerData, target: Target, channels: Channels, factor: np.ndarray
 ) -> None:
     """Stores the constants with these k that are wrong with a smaller chance than earlier ones."""
-    if not len(factor):
-        return
+    channels.keep(_Likely.of(data, channels, target).passed)
+    likely = _Likely.of(data, channels, target)
     nearest = np.rint(channels.exact_bias * factor)
     fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
@@ -145,8 +150,9 @@ def _best(channels: Channels, likely: _Likely, factor: np.ndarray, bias: np.ndar
     chance = np.where(wide, np.maximum(chance[..., :-1], 0), np.inf)
     best = chance.argmin(-1)[..., None]
     middle = np.take_along_axis(left, best, -1) + np.take_along_axis(right, best, -1)
-    # Without any finite bound there is no M; 1 is as wrong as any other number.
-    return np.where(np.isfinite(middle), middle / 2, 1)[..., 0].astype(np.float32)
+    # Where no interval is wide enough, 1 is as wrong as any other number.
+    usable = np.isfinite(middle) & (middle > 0)
+    return np.where(usable, middle / 2, 1)[..., 0].astype(np.float32)
 
 
 def _wrong(channels: Channels, likely: _Likely, factor, bias, multiplier) -> np.ndarray:
@@ -156,9 +162,8 @@ def _wrong(channels: Channels, likely: _Likely, factor, bias, multiplier) -> np.
     """
     factor, bias = factor[:, None, None], bias[..., None]
     multiplier = multiplier.astype(np.float64)[..., None]
-    with np.errstate(all="ignore"):
-        tie = (channels.threshold / multiplier - bias) / factor  # where the code changes
-        room = NARROWEST * np.abs(channels.threshold) / (multiplier * factor)
+    tie = (channels.threshold / multiplier - bias) / factor  # where the code changes
+    room = NARROWEST * np.abs(channels.threshold) / (multiplier * factor)
     above, below, exact = (v[:, None] for v in (likely.above, likely.below, likely.tie))
     first = channels.first[:, None]
     # first, first + 1, ... must lie above the tie, and first - 1, first - 2, ... below.
