@@ -1,4 +1,4 @@
-"""An integer model as ONNX for speed: int8 kernels of onnxruntime with exactly our codes.
+"""An integer model as ONNX for speed: int8 kernels of onnxruntime that compute our codes.
 
 Every layer whose output is read by a single quantizer becomes
 
@@ -6,9 +6,9 @@ Every layer whose output is read by a single quantizer becomes
 
 with DequantizeLinear(int8 kernel, M) and DequantizeLinear(int32 bias, M) as the other operands,
 which onnxruntime fuses into one QLinearConv. The constants come from `requantize.solve`; clipping
-activations are folded into the range of codes. Channels without a solution are computed in a
-separate layer with a float result. Layers with a float output use integer products, or exact float
-sums of integers.
+activations are folded into the range of codes. Channels without a solution get constants whose
+expected share of wrong codes is within an allowance, or are computed in a separate layer with a
+float result. Layers with a float output use integer products, or exact float sums of integers.
 
 A residual addition of codes becomes DequantizeLinear, Add, QuantizeLinear, once for every quantizer
 that reads the sum; onnxruntime fuses these into QLinearAdd.
