@@ -6,9 +6,11 @@
 Exports an untrained network, calibrated on images, at random bit-widths in every format, and
 compares each file with the evaluation on other images, by layer and by prediction. Then runs the
 quantized files and the float32 ONNX file interleaved, one image at a time, in onnxruntime, and in
-OpenVINO and LiteRT if installed (tests/requirements-runtimes.txt). Ratios are of medians, relative
-to float32 in the same runtime. "folded" is the session option session.disable_quant_qdq=1, with
-which onnxruntime dequantizes kernels once at load time.
+OpenVINO and LiteRT if installed (tests/requirements-runtimes.txt). A timed run follows untimed ones
+of the same file, so that caches hold its code and weights and not those of another runtime
+(--warm=0: without them). Ratios are of medians, relative to float32 in the same runtime. "folded"
+is the session option session.disable_quant_qdq=1, with which onnxruntime dequantizes kernels once
+at load time.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ _BATCH = flags.DEFINE_integer("batch", 16, "images in a batch", lower_bound=1)
 _RESIDUAL = flags.DEFINE_enum("residual_bits", "32", ("8", "32"), "of residual additions' inputs")
 _ROUNDS = flags.DEFINE_integer("rounds", 51, "timed runs of each file", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "of every runtime", lower_bound=1)
+_CLOCK = flags.DEFINE_enum("clock", "wall", ("wall", "cpu"), "cpu: time of all threads, if busy")
+_WARM = flags.DEFINE_integer("warm", 2, "untimed runs before each timed one", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "of the bit-widths")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
 
@@ -186,12 +190,15 @@ def timed(paths: dict[str, Path]) -> list[dict]:
     if "tflite" in paths:
         predict, _ = run_tflite.load(paths["tflite"], _THREADS.value)
         runs["litert", "tflite"] = lambda: predict(image)
+    clock = time.perf_counter if _CLOCK.value == "wall" else time.process_time
     spent: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
     for _ in range(_ROUNDS.value):
         for name, run in runs.items():
-            start = time.perf_counter()
+            for _ in range(_WARM.value):
+                run()
+            start = clock()
             run()
-            spent[name].append(time.perf_counter() - start)
+            spent[name].append(clock() - start)
     medians = {name: 1000 * float(np.median(values)) for name, values in spent.items()}
     return [
         {

@@ -13,7 +13,7 @@ from rfquant_jax.errors import UserError
 from rfquant_jax.export.format_names import SUFFIXES
 from rfquant_jax.export.formats import integer, integer_reader, onnx_fast
 from rfquant_jax.export.formats.c_program import memory_of
-from rfquant_jax.export.formats.onnx_codes import Codes
+from rfquant_jax.export.formats.onnx_codes import Codes, bounded
 from rfquant_jax.export.formats.onnx_nodes import Nodes
 from rfquant_jax.export.formats.onnx_residual import add_codes
 from rfquant_jax.export.ir import runtime
@@ -73,7 +73,7 @@ def test_onnxruntime_computes_every_pair_of_codes_like_the_integer_runtime(rng):
         nodes = Nodes(13)
         operands = [Codes(name, 128, 1) for name in "ab"]
         multiplier, zero = sum_multiplier(addition(step), target), -target.low
-        y = add_codes(nodes, operands, multiplier, target, zero)
+        y = bounded(nodes, add_codes(nodes, operands, multiplier, target, zero))
         tensors = [helper.make_tensor_value_info(n, TensorProto.UINT8, [1, 1, 65536]) for n in "ab"]
         result = helper.make_tensor_value_info(y.name, TensorProto.UINT8, None)
         graph = helper.make_graph(nodes.nodes, "g", tensors, [result], nodes.initializers)

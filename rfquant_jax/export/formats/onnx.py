@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from rfquant_jax.export.formats.onnx_codes import Codes
 from rfquant_jax.export.formats.onnx_nodes import Nodes, emit
-from rfquant_jax.export.formats.onnx_residual import float_sum
+from rfquant_jax.export.formats.onnx_sums import float_sum
 from rfquant_jax.export.ir.graph import INPUT, Node
 from rfquant_jax.export.ir.model import IntegerModel, LayerData
 from rfquant_jax.export.ir.operations import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -26,6 +26,10 @@ class Codes:
       order: for each channel of the tensor, the network's channel it holds, or HOLE for an unused
         one; None if the order is the network's.
       kind: dtype of the tensor.
+      gain: factor of the stored codes.
+      low, top: the stored values of the smallest and the largest code, if the tensor may have
+        values beyond them, which stand for these codes, too; see `bounded`.
+      last: whether the tensor is [N, H, W, C].
     """
 
     name: str
@@ -33,6 +37,10 @@ class Codes:
     channels: int
     order: np.ndarray | None = None
     kind: type = np.uint8
+    gain: int = 1
+    low: int = 0
+    top: int = 255
+    last: bool = False
 
     @property
     def places(self) -> np.ndarray | None:
@@ -45,9 +53,10 @@ class Codes:
         return places
 
     def to_json(self) -> dict:
-        """The location of the codes: tensor name, zero point, and the index of each channel."""
+        """The location of the codes: tensor, zero point, index of each channel, factor, layout."""
         places = None if self.places is None else self.places.tolist()
-        return {"tensor": self.name, "zero": self.zero, "places": places}
+        held = {"tensor": self.name, "zero": self.zero, "places": places}
+        return held | {"gain": self.gain, "channels_last": self.last}
 
     def columns(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel [O, ..., I] reordered for the tensor's channels; zeros for holes."""
@@ -88,12 +97,36 @@ class Codes:
         return nodes.add("Transpose", [nodes.add("MatMul", [x, picked])], perm=TO_FIRST)
 
 
-def clipped(nodes: Nodes, codes: str, target: Target, zero: int) -> str:
-    """A uint8 tensor of codes, clipped to the target's range."""
-    low, high = target.low + zero, target.high + zero
-    if (low, high) == (0, 255):
+def limited(codes: Codes, target: Target) -> Codes:
+    """uint8 codes whose values beyond the target's range are to be clipped."""
+    return replace(codes, low=target.low + codes.zero, top=target.high + codes.zero)
+
+
+def bounded(nodes: Nodes, codes: Codes) -> Codes:
+    """The codes, clipped where necessary."""
+    if (codes.low, codes.top) == (0, 255):
         return codes
-    return nodes.add("Clip", [codes, *(nodes.constant(np.uint8(v)) for v in (low, high))])
+    limits = [nodes.constant(np.uint8(v)) for v in (codes.low, codes.top)]
+    return replace(codes, name=nodes.once("Clip", [codes.name, *limits]), low=0, top=255)
+
+
+def multiplied(nodes: Nodes, codes: Codes, gain: int) -> Codes:
+    """The codes times a factor, in place of a Clip where one is due.
+
+    onnxruntime fuses all three nodes into a table lookup, because of the activation, which changes
+    nothing. Its BitShift takes eight times as long. The product of `top` is stored as 255, so that
+    larger values saturate.
+    """
+    if gain == 1 or codes.low > 0:
+        codes = bounded(nodes, codes)
+    if gain == 1:
+        return codes
+    zero = codes.zero * gain if codes.top == 255 else 255 - gain * (codes.top - codes.zero)
+    steps = [(np.float32(1), np.uint8(codes.zero)), (np.float32(1 / gain), np.uint8(zero))]
+    first, second = ([nodes.constant(v) for v in step] for step in steps)
+    x = nodes.once("DequantizeLinear", [codes.name, *first])
+    x = nodes.once("QuantizeLinear", [nodes.once("LeakyRelu", [x], alpha=1.0), *second])
+    return replace(codes, name=x, zero=zero, gain=gain, top=255)
 
 
 def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
@@ -103,7 +136,8 @@ def joined(nodes: Nodes, parts: Sequence[Codes]) -> Codes:
     if len(parts) > 1:
         name = nodes.add("Concat", [part.name for part in parts], axis=1)
     straight = np.array_equal(order, np.arange(len(order)))
-    return Codes(name, parts[0].zero, len(order), None if straight else order)
+    channels, order = len(order), None if straight else order
+    return replace(parts[0], name=name, channels=channels, order=order)
 
 
 def zero_of(data: LayerData) -> int:

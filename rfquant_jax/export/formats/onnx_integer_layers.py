@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rfquant_jax.export.formats.onnx import channels_first, convolution_options
-from rfquant_jax.export.formats.onnx_codes import HOLE, Codes, clipped
+from rfquant_jax.export.formats.onnx import channels_first as kernel_first
+from rfquant_jax.export.formats.onnx import convolution_options
+from rfquant_jax.export.formats.onnx_codes import HOLE, Codes, limited, multiplied
+from rfquant_jax.export.formats.onnx_layout import channels_first
 from rfquant_jax.export.formats.onnx_nodes import Nodes
 from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.graph import Node
 from rfquant_jax.export.ir.model import LayerData
 from rfquant_jax.export.ir.requantize import Requantization, solve
+from rfquant_jax.export.ir.requantize_likely import complete
 
 # onnxruntime requantizes this many channels at a time, and the rest one by one.
 LANES = 16
+UNLIKELY = 2e-6  # a chance of wrong codes for which no better constants are tried
 MOST_GAINS = 8  # factors of the input's codes to try besides the power of two
 
 
@@ -27,22 +32,31 @@ class Split:
       rows: channels computed by integer kernels.
       solution: constants of these channels, in order.
       rest: channels computed in float.
+      chance: the chance that a code of the integer channels is wrong.
     """
 
     rows: np.ndarray
     solution: Requantization
     rest: np.ndarray
+    chance: float = 0.0
 
 
-def split(node: Node, data: LayerData, target: Target) -> Split:
-    """Solves as many channels as possible, with scaled input codes if necessary."""
-    every = np.arange(len(data.scale))
-    solution = solve(data, target)
-    for gain in _gains(data.input_bits):
-        if solution.solved.all():
+def split(node: Node, data: LayerData, target: Target, most: float) -> Split:
+    """Finds integer constants for as many channels as possible, with scaled codes if necessary.
+
+    Args:
+      most: the largest chance of a wrong code for which no channel is computed in float.
+    """
+    every, tried = np.arange(len(data.scale)), []
+    for gain in (1, *_gains(data.input_bits)):
+        tried.append(solve(data, target, gain=gain))
+        complete(tried[-1], data, target)
+        if tried[-1].wrong.mean() <= min(UNLIKELY, most):
             break
-        larger = solve(data, target, gain=gain)
-        solution = max(larger, solution, key=lambda found: int(found.solved.sum()))
+    likely = min(tried, key=lambda found: found.wrong.mean())
+    if (chance := float(likely.wrong.mean())) <= most:
+        return Split(every, likely, every[:0], chance)
+    solution = max(tried, key=lambda found: int(found.solved.sum()))
     if node.attributes["groups"] > 1:
         return Split(every, solution, every[~solution.solved])
     rest = _hardest(solution)
@@ -71,80 +85,79 @@ def _hardest(solution: Requantization) -> np.ndarray:
 
 
 def _of(solution: Requantization, rows: np.ndarray) -> Requantization:
-    names = ("factor", "bias", "multiplier", "width")
+    names = ("factor", "bias", "multiplier", "width", "wrong")
     return replace(solution, **{name: getattr(solution, name)[rows] for name in names})
 
 
 def integer_layer(
     nodes: Nodes, node: Node, data: LayerData, codes: Codes, part: Split, target: Target, zero: int
-) -> Codes:
+) -> tuple[Codes, Codes]:
     """Appends the channels of a convolution that integer kernels compute.
 
     Args:
       zero: zero point of the result.
+
+    Returns:
+      the result, to be clipped to the target, and the codes that the convolution reads.
     """
     solution, groups = part.solution, node.attributes["groups"]
+    codes = read = channels_first(nodes, multiplied(nodes, codes, solution.gain))
     if groups == 1:
         kernel, order = solution.kernel(codes.columns(data.kernel[part.rows])), part.rows
-        x = codes.name
     else:
-        x, order = _grouped(nodes, node, codes, solution)
+        codes, order = _grouped(nodes, node, codes, len(data.scale), part.rest)
         rows = np.maximum(order, 0)
         kernel, solution = solution.kernel(data.kernel)[rows], _of(solution, rows)
         groups = groups * len(order) // len(data.kernel)
-    if solution.gain > 1:
-        x = _larger(nodes, x, codes.zero, solution.gain)
-    options = convolution_options(node.attributes | {"groups": groups})
-    y = _convolution(
-        nodes, x, codes.zero * solution.gain, kernel, solution, order == HOLE, options, zero
-    )
-    return Codes(clipped(nodes, y, target, zero), zero, len(order), order)
-
-
-def _larger(nodes: Nodes, x: str, zero: int, gain: int) -> str:
-    """Codes multiplied by a factor.
-
-    onnxruntime fuses all three nodes into a table lookup, because of the activation, which changes
-    nothing. Its BitShift takes eight times as long.
-    """
-    steps = [(np.float32(1), np.uint8(zero)), (np.float32(1 / gain), np.uint8(zero * gain))]
-    first, second = ([nodes.constant(v) for v in step] for step in steps)
-    x = nodes.add("LeakyRelu", [nodes.add("DequantizeLinear", [x, *first])], alpha=1.0)
-    return nodes.add("QuantizeLinear", [x, *second])
+    options, holes = convolution_options(node.attributes | {"groups": groups}), order == HOLE
+    kernel = kernel_first(np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8))
+    bias = np.where(holes, 0, solution.bias).astype(np.int32)
+    multiplier = np.where(holes, 1, solution.multiplier).astype(np.float32)
+    y = quantized_convolution(nodes, codes, kernel, bias, multiplier, zero, options)
+    return limited(Codes(y, zero, len(order), order), target), read
 
 
 def _grouped(
-    nodes: Nodes, node: Node, codes: Codes, solution: Requantization
-) -> tuple[str, np.ndarray]:
+    nodes: Nodes, node: Node, codes: Codes, channels: int, rest: np.ndarray
+) -> tuple[Codes, np.ndarray]:
     """The input of a grouped convolution, and the channels of its output.
 
     A depthwise convolution keeps the order and the holes of its input's channels.
     """
-    channels = len(solution.width)
     depthwise = node.attributes["groups"] == channels and node.attributes["kernel"][3] == 1
-    x, order = codes.name, np.arange(channels)
+    order = np.arange(channels)
     if codes.order is not None and depthwise:
         order = codes.order.copy()
     elif codes.order is not None:
-        x = nodes.add("Gather", [x, nodes.numbers(codes.places)], axis=1)
-    order[(order != HOLE) & ~solution.solved[order]] = HOLE
-    return x, order
+        name = nodes.add("Gather", [codes.name, nodes.numbers(codes.places)], axis=1)
+        codes = replace(codes, name=name)
+    order[np.isin(order, rest)] = HOLE
+    return codes, order
 
 
-def _convolution(
-    nodes: Nodes, x: str, zero: int, kernel, solution: Requantization, holes, options, out_zero: int
+def quantized_convolution(
+    nodes: Nodes,
+    codes: Codes,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    zero: int,
+    options: Mapping,
 ) -> str:
-    """DequantizeLinear -> Conv -> QuantizeLinear; holes are zero."""
-    kernel = np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8)
-    bias = np.where(holes, 0, solution.bias).astype(np.int32)
-    scale = nodes.constant(np.where(holes, 1, solution.multiplier).astype(np.float32))
-    one = nodes.constant(np.float32(1))
-    x = nodes.add("DequantizeLinear", [x, one, nodes.constant(np.uint8(zero))])
-    operands = []
-    for values in (np.ascontiguousarray(channels_first(kernel)), bias):
+    """Appends DequantizeLinear, Conv, QuantizeLinear: round((accumulator + bias) * multiplier).
+
+    Args:
+      kernel: int8[O, I, KH, KW].
+      bias, multiplier: int32[O] and float32[O].
+      zero: zero point of the result.
+      options: attributes of Conv.
+    """
+    one, scale = nodes.constant(np.float32(1)), nodes.constant(multiplier)
+    operands = [codes.values(nodes, one)]
+    for values in (np.ascontiguousarray(kernel), bias):
         zeros = nodes.constant(np.zeros(len(bias), values.dtype))
         operands.append(
             nodes.add("DequantizeLinear", [nodes.constant(values), scale, zeros], axis=0)
         )
-    y = nodes.add("Conv", [x, *operands], **options)
-    return nodes.add("QuantizeLinear", [y, one, nodes.constant(np.uint8(out_zero))])
+    y = nodes.add("Conv", operands, **options)
+    return nodes.add("QuantizeLinear", [y, one, nodes.constant(np.uint8(zero))])

@@ -53,6 +53,7 @@ class Nodes:
         self.initializers: list[onnx.TensorProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self._known: dict[tuple, str] = {}
+        self._made: dict[tuple, str] = {}
 
     def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
         """Appends a node, named after its output, and returns that name."""
@@ -60,6 +61,13 @@ class Nodes:
         names = [self.constant(self.constants[n]) if n in self.constants else n for n in inputs]
         self.nodes.append(helper.make_node(op, names, [output], name=output, **attributes))
         return output
+
+    def once(self, op: str, inputs: Sequence[str], **attributes) -> str:
+        """Appends a node unless there is an equal one from this method; returns its output."""
+        key = (op, *inputs, *(f"{name}={value}" for name, value in attributes.items()))
+        if key not in self._made:
+            self._made[key] = self.add(op, inputs, **attributes)
+        return self._made[key]
 
     def constant(self, values: np.ndarray, name: str = "") -> str:
         """Stores an array, deduplicated, and returns its name."""
@@ -72,7 +80,7 @@ class Nodes:
 
     def numbers(self, values: Sequence[int]) -> str:
         """Stores a list of integers."""
-        return self.constant(np.asarray(values, np.int64))
+        return self.constant(np.asarray(list(values), np.int64))
 
 
 def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
@@ -85,18 +93,6 @@ def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
         _elementwise(nodes, node)
     else:
         _OTHERS[node.op](nodes, node, shapes)
-
-
-def emit_moved(nodes: Nodes, node: Node, x: str, shape: Shape, zero: np.ndarray) -> str:
-    """Appends a slice or a padding with zeros of a tensor of codes, and returns the result's name.
-
-    Args:
-      shape: as in `emit`.
-      zero: the zero point.
-    """
-    if node.op == "slice":
-        return _sliced(nodes, node, x, shape)
-    return _padded(nodes, node, x, zero)
 
 
 def _elementwise(nodes: Nodes, node: Node) -> None:
@@ -181,25 +177,29 @@ def _pool(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
 
 
 def _pad(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
-    value = np.asarray(node.attributes["value"], np.float32)
-    _padded(nodes, node, node.inputs[0], value, node.output)
-
-
-def _padded(nodes: Nodes, node: Node, x: str, value: np.ndarray, output: str | None = None) -> str:
     padding = _in_onnx_order(node.attributes["padding"])
+    value = np.asarray(node.attributes["value"], np.float32)
+    padded(nodes, node.inputs[0], padding, value, node.output)
+
+
+def padded(
+    nodes: Nodes, x: str, padding: Sequence, value: np.ndarray, output: str | None = None
+) -> str:
+    """Appends a padding by (before, after) for every axis but the first."""
     low, high = ([0, *(pair[side] for pair in padding)] for side in (0, 1))
     return nodes.add("Pad", [x, nodes.numbers(low + high), nodes.constant(value)], output)
 
 
 def _slice(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:
-    _sliced(nodes, node, node.inputs[0], shapes[0], node.output)
-
-
-def _sliced(nodes: Nodes, node: Node, x: str, shape: Shape, output: str | None = None) -> str:
     parts = [_in_onnx_order(node.attributes[name]) for name in ("starts", "limits", "strides")]
-    axes = list(range(1, len(shape) + 1))
+    sliced(nodes, node.inputs[0], parts, node.output)
+
+
+def sliced(nodes: Nodes, x: str, parts: Sequence[Sequence], output: str | None = None) -> str:
+    """Appends a slice with starts, limits and strides for every axis but the first."""
+    axes = nodes.numbers(range(1, len(parts[0]) + 1))
     starts, limits, strides = (nodes.numbers(part) for part in parts)
-    return nodes.add("Slice", [x, starts, limits, nodes.numbers(axes), strides], output)
+    return nodes.add("Slice", [x, starts, limits, axes, strides], output)
 
 
 def _in_onnx_order(by_axis: Sequence) -> list:

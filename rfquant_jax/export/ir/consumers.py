@@ -72,7 +72,7 @@ class Consumers:
         """The different quantizers after a layer, and whether its float output is needed, too."""
         clips: list[Node] = []
         name = node.output
-        while (clip := self._only_clip(name)) is not None:
+        while (clip := self.only_clip(name)) is not None:
             clips.append(clip)
             name = clip.output
         readers, floats = self._readers.get(name, []), name == self._model.graph.output
@@ -103,7 +103,7 @@ class Consumers:
             (reader,) = readers
         return tuple(moves), reader
 
-    def _only_clip(self, name: str) -> Node | None:
+    def only_clip(self, name: str) -> Node | None:
         """The node that reads `name`, if it is the only reader and clips with a constant."""
         readers = self._readers.get(name, [])
         alone = len(readers) == 1 and name != self._model.graph.output

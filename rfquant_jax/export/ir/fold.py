@@ -57,13 +57,20 @@ def _layer(found: Captured, name: str, module: nnx.Module) -> LayerData:
         return LayerData(FULL_PRECISION, bits, signed, step, None, np.array([step]), np.zeros(1))
     weight_bits, weight_step, kernel = weight_codes(module)
     input_bits, input_step, signed = _input(module)
-    factor, shift = np.ones(len(kernel)), np.zeros(len(kernel))
+    factor, shift, spread = np.ones(len(kernel)), np.zeros(len(kernel)), None
     if (norm := found.norms.get(name)) is not None:
         factor, shift = affine(norm)
+        spread = _spread(norm, factor, shift)
     if module.bias is not None:
         shift = shift + factor * _float64(module.bias)
     scale = weight_step * input_step * factor
-    return LayerData(weight_bits, input_bits, signed, input_step, kernel, scale, shift)
+    return LayerData(weight_bits, input_bits, signed, input_step, kernel, scale, shift, spread)
+
+
+def _spread(norm: Normalization, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of a BatchNorm's outputs, float64[2, C]."""
+    mean, variance = _moments(norm)
+    return np.stack([mean * factor + shift, np.sqrt(variance) * np.abs(factor)])
 
 
 def weight_codes(module: QuantizedLayer) -> tuple[int, float, np.ndarray]:
@@ -98,7 +105,7 @@ def _step(quantizer: Quantizer | None, bits: int) -> np.float32 | None:
 def affine(norm: Normalization) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel factor and shift of a BatchNorm in evaluation mode, float64[C]."""
     bank = norm.bank() if isinstance(norm, SwitchableBatchNorm) else ()
-    mean, variance = _float64(norm.mean, bank), _float64(norm.var, bank)
+    mean, variance = _moments(norm)
     factor = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale is not None:
         factor = factor * _float64(norm.scale, bank)
@@ -106,6 +113,12 @@ def affine(norm: Normalization) -> tuple[np.ndarray, np.ndarray]:
     if norm.bias is not None:
         shift = shift + _float64(norm.bias, bank)
     return factor, shift
+
+
+def _moments(norm: Normalization) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of a BatchNorm's inputs, float64[C] each."""
+    bank = norm.bank() if isinstance(norm, SwitchableBatchNorm) else ()
+    return _float64(norm.mean, bank), _float64(norm.var, bank)
 
 
 def _float64(held: nnx.Variable, index: tuple = ()) -> np.ndarray:

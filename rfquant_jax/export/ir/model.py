@@ -32,6 +32,8 @@ class LayerData:
       kernel: int8[O, KH, KW, I] or int8[O, I], codes; float32 with 32 bits. None in affine maps
         and residual additions.
       scale, bias: [O], float32 in files: step sizes, BatchNorm and the layer's bias combined.
+      spread: mean and standard deviation [2, O] of the outputs on the images of the BatchNorm
+        statistics; None if unknown. Not stored in files.
     """
 
     weight_bits: int
@@ -41,6 +43,7 @@ class LayerData:
     kernel: np.ndarray | None
     scale: np.ndarray
     bias: np.ndarray
+    spread: np.ndarray | None = None
 
     @property
     def quantizes_input(self) -> bool:
@@ -65,6 +68,11 @@ class LayerData:
         """An upper bound on the magnitude of all accumulators and partial sums."""
         weights = np.abs(self.kernel.astype(np.int64)).reshape(len(self.kernel), -1)
         return int(weights.sum(axis=1).max()) * max(map(abs, self.input_range))
+
+    def stored(self) -> LayerData:
+        """The layer as in files."""
+        scale, bias = (values.astype(np.float32) for values in (self.scale, self.bias))
+        return replace(self, scale=scale, bias=bias, spread=None)
 
     def equals(self, other: LayerData) -> bool:
         """Whether all values are equal."""
@@ -98,15 +106,8 @@ class IntegerModel:
         return sum(layer.kernel_bytes for layer in self.layers.values())
 
     def stored(self) -> IntegerModel:
-        """The model with scales and biases rounded to float32, as in files."""
-        return self._cast(np.float32)
-
-    def _cast(self, dtype: type) -> IntegerModel:
-        layers = {
-            name: replace(layer, scale=layer.scale.astype(dtype), bias=layer.bias.astype(dtype))
-            for name, layer in self.layers.items()
-        }
-        return replace(self, layers=layers)
+        """The model as in files: scales and biases in float32, and no spread."""
+        return replace(self, layers={name: data.stored() for name, data in self.layers.items()})
 
     def equals(self, other: IntegerModel) -> bool:
         """Whether both models have equal graphs and parameters."""

@@ -41,7 +41,9 @@ class Requantization:
       bias: int64[O], B.
       multiplier: float32[O], M, positive.
       width: float64[O], relative tolerance of M in either direction; 0 if the channel has no
-        solution, in which case its other entries are undefined.
+        solution, in which case its other entries are undefined unless `wrong` is finite.
+      wrong: float64[O], the chance that a code is wrong: 0 if the channel has a solution, infinite
+        if it has no constants; see `requantize_likely`.
       gain: factor of the stored input codes; every k is a multiple of it.
     """
 
@@ -49,6 +51,7 @@ class Requantization:
     bias: np.ndarray
     multiplier: np.ndarray
     width: np.ndarray
+    wrong: np.ndarray
     gain: int = 1
 
     @property
@@ -81,7 +84,7 @@ def solve(
     boundaries = Boundaries.of(data, target)
     found = _constant_channels(boundaries)
     found.gain = gain
-    largest = _largest_factors(data, boundaries.sign, smallest_weight)
+    largest = largest_factors(data, boundaries.sign, smallest_weight)
     # Down to half the largest k: a multiple of any smaller solution lies in the upper half.
     for below in range(int(largest.max(initial=0) + 1) // 2):
         factor = largest - below
@@ -90,8 +93,9 @@ def solve(
         size = max(_MOST_AT_ONCE // (len(NEAREST_BIASES) * max(len(boundaries.codes), 1)), 1)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            channels = _Channels(data, boundaries, target, part)
+            channels = Channels(data, boundaries, target, part)
             _try(found, channels, gain * factor[part], target)
+    found.wrong[found.solved] = 0
     return found
 
 
@@ -100,17 +104,18 @@ def _constant_channels(boundaries: Boundaries) -> Requantization:
     code = np.where(boundaries.constant, boundaries.least_code, 0)
     width = np.where(boundaries.constant, 0.5 / (np.abs(code) + 1), 0.0)
     ones = np.ones(len(code), np.float32)
-    return Requantization(np.zeros(len(code), np.int64), code, ones, width)
+    wrong = np.full(len(code), np.inf)
+    return Requantization(np.zeros(len(code), np.int64), code, ones, width, wrong)
 
 
-def _largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
+def largest_factors(data: LayerData, sign: np.ndarray, smallest_weight: int) -> np.ndarray:
     """The largest k for which each channel of the kernel fits into int8; 0 if none."""
     weights = data.kernel.astype(np.int64).reshape(len(data.kernel), -1) * sign[:, None]
     up, down = np.maximum(weights.max(1), 1), np.maximum(-weights.min(1), 1)
     return np.minimum(LARGEST_WEIGHT // up, -smallest_weight // down)
 
 
-class _Channels:
+class Channels:
     """Some channels of a layer; the first axis of every array is the channel.
 
     Attributes:
@@ -133,26 +138,49 @@ class _Channels:
         self.threshold = boundaries.codes - 0.5
         self.most = np.maximum(np.abs(least), np.abs(most))[:, 0]
 
-    def interval(self, factor: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The open intervals (lower, upper) of M, float64[n, biases]; lower >= upper if empty.
+    def keep(self, boundaries: np.ndarray) -> None:
+        """Drops all other boundaries, given as bool[C]."""
+        for name in ("first", "below", "above", "threshold"):
+            setattr(self, name, getattr(self, name)[..., boundaries])
+
+    def bounds(self, factor: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The open interval of M in which both sides of each boundary get their codes.
 
         Above a boundary (k * first + B) * M > threshold, below it (k * (first - 1) + B) * M <
         threshold. With a negative threshold both sides change signs and swap roles.
+
+        Args:
+          bias: int64[n, biases].
+
+        Returns:
+          lower and upper bounds, float64[n, biases, C]: 0 and infinity if there is none. A lower
+          bound is infinite if no M is large enough.
         """
         above = (factor[:, None] * self.first)[:, None] + bias[:, :, None]
         below = above - factor[:, None, None]
-        above_counts, below_counts = self.above[:, None], self.below[:, None]
-        positive = self.threshold > 0
-        exceeds = np.where(positive, above, -below)
-        exceeds_counts = np.where(positive, above_counts, below_counts)
-        stays = np.where(positive, below, -above)
-        stays_counts = np.where(positive, below_counts, above_counts) & (stays > 0)
+        exceeds = np.where(self.threshold > 0, above, -below)
+        stays = np.where(self.threshold > 0, below, -above)
         size = np.abs(self.threshold)
-        lower = np.where(exceeds_counts, size / np.maximum(exceeds, 1), 0).max(-1, initial=0)
-        upper = np.where(stays_counts, size / np.maximum(stays, 1), np.inf).min(-1, initial=np.inf)
-        impossible = (exceeds_counts & (exceeds <= 0)).any(-1)
+        lower = np.where(exceeds > 0, size / np.maximum(exceeds, 1), np.inf)
+        upper = np.where(stays > 0, size / np.maximum(stays, 1), np.inf)
+        exceeds_counts, stays_counts = (counts[:, None] for counts in self.counts())
+        return np.where(exceeds_counts, lower, 0), np.where(stays_counts, upper, np.inf)
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether the accumulators that give the lower and the upper bounds are reachable."""
+        positive = self.threshold > 0
+        return (
+            np.where(positive, self.above, self.below),
+            np.where(positive, self.below, self.above),
+        )
+
+    def interval(self, factor: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The intersection (lower, upper) of all bounds, float64[n, biases]; may be empty."""
+        lower, upper = self.bounds(factor, bias)
+        lower, upper = lower.max(-1, initial=0), upper.min(-1, initial=np.inf)
         upper = np.where(np.isfinite(upper), upper, 3 * lower)
-        return lower, np.where(impossible, 0, upper)
+        possible = np.isfinite(lower)
+        return np.where(possible, lower, 0), np.where(possible, upper, 0)
 
     def equal(self, factor, bias, multiplier, target: Target) -> np.ndarray:
         """Whether the codes on both sides of every boundary are right in float32, bool[n]."""
@@ -162,7 +190,7 @@ class _Channels:
         return ((above | ~self.above) & (below | ~self.below)).all(1)
 
 
-def _try(found: Requantization, channels: _Channels, factor: np.ndarray, target: Target) -> None:
+def _try(found: Requantization, channels: Channels, factor: np.ndarray, target: Target) -> None:
     """Stores the solutions with these k that improve on earlier ones."""
     nearest = np.rint(channels.exact_bias * factor)
     fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16

@@ -79,7 +79,10 @@ def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.n
     """
     if isinstance(entry, list):
         return np.stack([read_codes(by_name, one) for one in entry], axis=1)
-    codes = (by_name[f"{entry['tensor']}/int32"] - entry["zero"]).astype(np.int16)
+    codes = by_name[f"{entry['tensor']}/int32"] - entry["zero"]
+    codes = (codes // entry["gain"]).astype(np.int16)
+    if entry["channels_last"]:
+        return codes
     codes = codes if entry["places"] is None else codes[:, entry["places"]]
     return np.moveaxis(codes, 1, -1) if codes.ndim == 4 else codes
 

@@ -31,6 +31,10 @@ def test_codes_scale_and_bias_by_hand(mixed, model):
     np.testing.assert_allclose(layer.scale, factor * weight_step * input_step, rtol=1e-12)
     np.testing.assert_allclose(layer.bias, bias - mean * factor, rtol=1e-12)
     assert (layer.scale < 0).any()
+    # The statistics make the mean 0 and the variance v / (v + epsilon) before scale and bias.
+    deviation = np.abs(scale) * np.sqrt(variance / (variance + 1e-5))
+    np.testing.assert_allclose(layer.spread, [bias, deviation], rtol=1e-9, atol=1e-12)
+    assert layer.stored().spread is None
 
 
 def test_kernels_round_half_to_even_and_saturate_at_both_ends(mixed):

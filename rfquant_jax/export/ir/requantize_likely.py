@@ -1,0 +1,178 @@
+"""Requantization constants that are right for all likely accumulators of a channel.
+
+Some channels have no constants that give the right code for every reachable accumulator, see
+`requantize`. But accumulators occur within a few standard deviations of their mean, while the
+reachable ones are bounded by the sum of all weights. Here, constants are chosen that are wrong with
+the smallest chance, and this chance is reported.
+
+A wrong code differs by one, and only for values within LARGEST_OFF_TIE steps of a rounding tie.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfquant_jax.export.ir.boundaries import Boundaries, Target
+from rfquant_jax.export.ir.model import INT32_LIMIT, LayerData
+from rfquant_jax.export.ir.requantize import (
+    NARROWEST,
+    NEAREST_BIASES,
+    Channels,
+    Requantization,
+    largest_factors,
+)
+
+MOST_FACTORS = 8  # values of k to try for each channel
+NEGLIGIBLE = 1e-7  # a chance of wrong codes for which no other k is tried
+LARGEST_OFF_TIE = 0.009  # in steps; export's verification accepts 0.01
+_LEAST_CHANCE = 1e-15  # of accumulators that are taken into account
+_MOST_AT_ONCE = 2**22  # array elements
+
+
+def complete(
+    found: Requantization, data: LayerData, target: Target, smallest_weight: int = -128
+) -> None:
+    """Fills in constants for the channels without a solution, if the outputs' spread is known.
+
+    Args:
+      found: the result of `solve` for the same layer; its `width` stays 0 for these channels, and
+        `wrong` is the chance that a code differs.
+    """
+    rows = np.flatnonzero(~found.solved)
+    if data.spread is None or not len(rows):
+        return
+    boundaries = Boundaries.of(data, target)
+    largest = largest_factors(data, boundaries.sign, smallest_weight)
+    size = max(_MOST_AT_ONCE // (2 * len(NEAREST_BIASES) * len(boundaries.codes)), 1)
+    for start in range(0, len(rows), size):
+        for below in range(MOST_FACTORS):
+            part = rows[start : start + size]
+            # A multiple of any smaller factor lies in the upper half.
+            wanted = (found.wrong[part] > NEGLIGIBLE) & (
+                2 * (largest[part] - below) > largest[part]
+            )
+            if len(part := part[wanted]):
+                channels, factor = Channels(data, boundaries, target, part), largest[part] - below
+                _try(found, data, target, channels, found.gain * factor)
+
+
+@dataclass(frozen=True)
+class _Likely:
+    """What is known of the accumulators of some channels.
+
+    Attributes:
+      above, below: float64[n, C], chances of the accumulators next to each boundary.
+      tie: float64[n, C], where the boundary lies between them, in real numbers.
+      slope: float64[n, 1], codes per accumulator.
+    """
+
+    above: np.ndarray
+    below: np.ndarray
+    tie: np.ndarray
+    slope: np.ndarray
+
+    @property
+    def passed(self) -> np.ndarray:
+        """Whether any channel's outputs come near a boundary, bool[C]."""
+        return (self.above + self.below > 0).any(0)
+
+    @classmethod
+    def of(cls, data: LayerData, channels: Channels, target: Target) -> _Likely:
+        scale = np.abs(data.scale[channels.rows, None].astype(np.float64))
+        bias = data.bias[channels.rows, None]
+        mean, deviation = data.spread[:, channels.rows, None]
+        mean, deviation = (mean - bias) / scale, np.maximum(deviation / scale, 1.0)
+        above, below = (_chance(channels.first - i, mean, deviation) for i in (0, 1))
+        return cls(
+            above=np.where(channels.above, above, 0),
+            below=np.where(channels.below, below, 0),
+            tie=(channels.threshold * target.step - bias) / scale,
+            slope=scale / target.step,
+        )
+
+
+def _chance(accumulators: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The larger of a normal and a Laplace distribution with this mean and standard deviation.
+
+    Outputs of trained networks have longer tails than a normal distribution.
+    """
+    z = np.abs(accumulators - mean) / deviation
+    normal = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    laplace = np.exp(-math.sqrt(2) * z) / math.sqrt(2)
+    found = np.maximum(normal, laplace) / deviation
+    return np.where(found < _LEAST_CHANCE, 0, found)
+
+
+def _try(
+    found: Requantization, data: LayerData, target: Target, channels: Channels, factor: np.ndarray
+) -> None:
+    """Stores the constants with these k that are wrong with a smaller chance than earlier ones."""
+    channels.keep(_Likely.of(data, channels, target).passed)
+    likely = _Likely.of(data, channels, target)
+    nearest = np.rint(channels.exact_bias * factor)
+    fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
+    bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
+    multiplier = _best(channels, likely, factor, bias)
+    wrong = np.where(fits[:, None], _wrong(channels, likely, factor, bias, multiplier), np.inf)
+    best = wrong.argmin(1)
+    each = np.arange(len(best))
+    bias, multiplier, wrong = (values[each, best] for values in (bias, multiplier, wrong))
+    better = wrong < found.wrong[channels.rows]
+    rows = channels.rows[better]
+    found.factor[rows] = (factor * channels.sign)[better]
+    found.bias[rows], found.multiplier[rows] = bias[better], multiplier[better]
+    found.wrong[rows] = wrong[better]
+
+
+def _best(channels: Channels, likely: _Likely, factor: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """For each B, the M that violates the bounds with the smallest chance, float32[n, biases].
+
+    Over all M, every lower bound is violated up to its value and every upper bound from its value
+    on. So the sum only changes at bounds, and is constant between neighbours.
+    """
+    lower, upper = channels.bounds(factor, bias)
+    above, below, positive = likely.above, likely.below, channels.threshold > 0
+    needs, allows = np.where(positive, above, below), np.where(positive, below, above)
+    needs, allows = (np.broadcast_to(v[:, None], lower.shape) for v in (needs, allows))
+    places = np.concatenate([lower, upper], axis=-1)
+    order = places.argsort(-1)
+    places = np.take_along_axis(places, order, -1)
+    steps = np.take_along_axis(np.concatenate([-needs, allows], axis=-1), order, -1)
+    chance = needs.sum(-1, keepdims=True) + steps.cumsum(-1)
+    # Between places[i] and places[i + 1].
+    left, right = places[..., :-1], places[..., 1:]
+    right = np.where(np.isfinite(right), right, 3 * left)
+    with np.errstate(invalid="ignore"):
+        wide = np.isfinite(left) & (right - left > 2 * NARROWEST * right)
+    chance = np.where(wide, np.maximum(chance[..., :-1], 0), np.inf)
+    best = chance.argmin(-1)[..., None]
+    middle = np.take_along_axis(left, best, -1) + np.take_along_axis(right, best, -1)
+    # Where no interval is wide enough, 1 is as wrong as any other number.
+    usable = np.isfinite(middle) & (middle > 0)
+    return np.where(usable, middle / 2, 1)[..., 0].astype(np.float32)
+
+
+def _wrong(channels: Channels, likely: _Likely, factor, bias, multiplier) -> np.ndarray:
+    """The chance of a wrong code, float64[n, biases]; infinite if one is too far off.
+
+    Kernels round the product in float32, so accumulators within NARROWEST of a tie count as wrong.
+    """
+    factor, bias = factor[:, None, None], bias[..., None]
+    multiplier = multiplier.astype(np.float64)[..., None]
+    tie = (channels.threshold / multiplier - bias) / factor  # where the code changes
+    room = NARROWEST * np.abs(channels.threshold) / (multiplier * factor)
+    above, below, exact = (v[:, None] for v in (likely.above, likely.below, likely.tie))
+    first = channels.first[:, None]
+    # first, first + 1, ... must lie above the tie, and first - 1, first - 2, ... below.
+    late = np.maximum(np.floor(tie + room) - first + 1, 0)
+    early = np.maximum(first - np.ceil(tie - room), 0)
+    off_tie = np.maximum(
+        np.where(late * above > 0, first + late - 1 - exact, 0),
+        np.where(early * below > 0, exact - (first - early), 0),
+    )
+    wrong = (late * above + early * below).sum(-1)
+    far = off_tie.max(-1, initial=0) * likely.slope > LARGEST_OFF_TIE
+    return np.where(far, np.inf, wrong)
