@@ -25,9 +25,9 @@ def batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     if backend() == "cpu":
         mean = jnp.mean(x, axes)
         return mean, jnp.mean(jnp.square(x - mean), axes)
-    # Both in one reading, about a value of the channel: its distance from the mean is about a
-    # deviation, so that little cancels.
-    centre = jax.lax.stop_gradient(x[(0,) * len(axes)])
+    # Both in one reading, as E[(x - c)^2] - (E[x] - c)^2. c is a value of the channel, usually one
+    # deviation or so from the mean, so that little cancels; not one at an edge, which sees padding.
+    centre = jax.lax.stop_gradient(x[tuple(size // 2 for size in x.shape[:-1])])
     x = x - centre
     mean = jnp.mean(x, axes)
     variance = jnp.mean(jnp.square(x), axes) - jnp.square(mean)

@@ -4,8 +4,8 @@ XLA has no fast path for it on CPU: with `conv_general_dilated`, the layers of a
 to 50 times as long, and 2 to 8 times including gradients (batch 8, 2 cores, JAX 0.10.2;
 `python -m benchmarks.convolutions`). On GPU, the gradients of a strided one would be convolutions
 of full size over images with zeros between the pixels: forward and backward pass of the first one
-of a MobileNetV2 (128 x 112 x 112 x 96, quantized input) move 3.3 instead of 1.9 GB (compiled for an
-H100, not run).
+of a MobileNetV2 (128 x 112 x 112 x 96, quantized input) move 3.3 GB with convolutions and 1.9 GB
+here (compiled for an H100, not run).
 """
 
 from __future__ import annotations

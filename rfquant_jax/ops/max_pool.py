@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
-Pair = tuple[int, int]
+from rfquant_jax.ops.window import Pair, shifted
 
 
 def max_pool(
@@ -47,14 +46,8 @@ def _forward(x, window, strides, padding, size):
     """The maxima, and the place of each in its window, int8[N, H', W', C]."""
     del size
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
-    height, width = (
-        (padded.shape[1 + axis] - window[axis]) // strides[axis] + 1 for axis in range(2)
-    )
     best, place = None, None
-    for number, (row, column) in _places(window):
-        rows = slice(row, row + (height - 1) * strides[0] + 1, strides[0])
-        columns = slice(column, column + (width - 1) * strides[1] + 1, strides[1])
-        value = padded[:, rows, columns]
+    for number, (_, value) in enumerate(shifted(padded, window, strides, (1, 1))):
         if best is None:
             best, place = value, jnp.zeros(value.shape, jnp.int8)
             continue
@@ -68,17 +61,12 @@ def _backward(window, strides, padding, size, place, g):
     # In float32 at least, because windows overlap: an element may receive several cotangents.
     wide, total = g.astype(jnp.promote_types(g.dtype, jnp.float32)), 0.0
     zero = jnp.zeros((), wide.dtype)
-    for number, offsets in _places(window):
+    for number, offsets in enumerate(itertools.product(*map(range, window))):
         firsts = [offset - before for offset, (before, _) in zip(offsets, padding, strict=True)]
         edges = map(_edges, firsts, g.shape[1:3], strides, size)
         own = jnp.where(place == number, wide, 0)
         total += jax.lax.pad(own, zero, ((0, 0, 0), *edges, (0, 0, 0)))
     return (total.astype(g.dtype),)
-
-
-def _places(window: Pair) -> Iterator[tuple[int, Pair]]:
-    """Number and offsets of each place of a window, by rows."""
-    return enumerate(itertools.product(range(window[0]), range(window[1])))
 
 
 def _edges(first: int, count: int, stride: int, size: int) -> tuple[int, int, int]:

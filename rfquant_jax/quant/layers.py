@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 
 from rfquant_jax.nn.features import announce_input, mark_feature
 from rfquant_jax.ops.convolution import codes_dtype, convolve
+from rfquant_jax.ops.index_of import index_of
 from rfquant_jax.quant import lsq
 from rfquant_jax.quant.remat import Operation, on_quantized
-from rfquant_jax.runtime.backend import backend
 
 
 class StepSize(nnx.Param):
@@ -27,16 +27,8 @@ class Bits(nnx.Variable):
 
 
 def slot(bits: jax.Array, candidates: tuple[int, ...]) -> jax.Array:
-    """Index of a traced bit-width, which must be one of `candidates`, int32[].
-
-    On GPU, an `argmax` would be a kernel of its own; XLA fuses selections with what reads them.
-    """
-    if backend() == "cpu":
-        return jnp.argmax(jnp.asarray(candidates) == bits)
-    found = jnp.zeros((), jnp.int32)
-    for index, candidate in enumerate(candidates[1:], start=1):
-        found = jnp.where(bits == candidate, index, found)
-    return found
+    """Index of a traced bit-width, which must be one of `candidates`, int32[]."""
+    return index_of(bits, candidates)
 
 
 def pick(rows: jax.Array, index: jax.Array) -> jax.Array:

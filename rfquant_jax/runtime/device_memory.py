@@ -30,7 +30,7 @@ class Shortage:
 
     @property
     def factor(self) -> int:
-        """By how much the batch must shrink at least for the allocation to fit; 2 or more."""
+        """The smallest divisor of the batch with which the allocation fits, at least 2."""
         return max(2, math.ceil(self.asked / self.free))
 
 

@@ -60,8 +60,8 @@ class CandidateEvaluator:
         self._starts = tuple(starts)
         self._refer = Compiled(self._refer_one, mesh, (REPLICATED,) * 3, SHARDED)
         self._base = Compiled(self._base_one, mesh, (*(REPLICATED,) * 3, SHARDED), SHARDED)
-        # One program for each cut. The host knows the cut of each candidate; on GPU, one program
-        # with a conditional would make it wait for the device.
+        # One program for each cut, because the host knows the cut of each candidate: on GPU, a
+        # conditional copies its predicate to the host and waits for it.
         specs = (REPLICATED, REPLICATED, *(SHARDED,) * 3)
         self._measure = [
             Compiled(partial(self._measure_one, start), mesh, specs, SHARDED)
@@ -77,8 +77,8 @@ class CandidateEvaluator:
 
     @property
     def traces(self) -> dict[str, int]:
-        """Trace counts: of the network, of the base pass, of the candidate passes, at most one for
-        each cut, and of the pass of the largest configuration if the metric needs it.
+        """Trace counts of the network, the base pass, the candidate passes (at most one for each
+        cut) and, if the metric needs it, the pass of the largest configuration.
         """
         return {
             "network": self._network_traces,
@@ -113,13 +113,15 @@ class CandidateEvaluator:
         """The programs of an iteration, for a look at what XLA makes of them.
 
         Args:
-          batch: {"image", "label"}; shapes and dtypes suffice.
+          batch: {"image", "label"}; shapes and dtypes suffice. All batches of an evaluator have
+            the same.
 
         Returns:
           "largest", "base" and "candidate" (from the first cut) as in `traces`: the compiled
           function, and arguments for `compiled.lower(*arguments)`.
         """
-        self._trace(batch)
+        if self._program is None:
+            self._trace(batch)
         base = self._largest
         of_largest = self._params, batch["image"], base
         reference = jax.eval_shape(self._refer.jitted, *of_largest)

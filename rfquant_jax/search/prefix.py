@@ -79,8 +79,8 @@ class CutProgram:
 
         Args:
           kept: result of `base`.
-          start: index of the cut, see `start_of`; static, because a GPU would wait for the host in
-            a conditional.
+          start: index of the cut, see `start_of`; static, because on GPU a conditional copies its
+            predicate to the host and waits for it.
         """
         suffix, values = self._suffixes[start], self._inputs(shared, configuration)
         values |= dict(zip(self._kept, kept, strict=True))

@@ -114,7 +114,7 @@ def _about_memory(where: str, found: Shortage | None, run: Context, task: str) -
         proposals.append(("precision", "bfloat16", ""))
     if found:
         asked, free = found.asked / 1e9, found.free / 1e9
-        now += f" (a program needed {asked:.1f} GB more, {free:.1f} GB were free)"
+        now += f" (a program asked for {asked:.1f} GB, {free:.1f} GB were free)"
     head = f"{task}: out of memory on {where} with {now}; {_INTACT}: "
     if not proposals:
         return f"{head}no smaller setting is left; use a smaller network or more devices"

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from rfquant_jax.nn.functional import Arrays, dotted, replace_modules, zeros_like
+from rfquant_jax.ops.finite import all_finite
 from rfquant_jax.quant.batch_norm import SwitchableBatchNorm
 from rfquant_jax.quant.layers import QuantizedLayer
 from rfquant_jax.quant.residual import QuantResidualAdd
@@ -19,7 +20,6 @@ from rfquant_jax.runtime import devices
 from rfquant_jax.train.passes import configuration_of, max_pass, random_pass
 from rfquant_jax.train.state import PassState, StepInputs, StepReport, TrainState
 from rfquant_jax.train.training_network import TrainingNetwork
-from rfquant_jax.train.update import all_finite
 
 IMAGES = "the images"
 _LAYERS = (

@@ -77,14 +77,14 @@ class NonFiniteGuard:
     def counts(self) -> dict[str, float]:
         """Numbers of bad steps and of step sizes clamped to their floor since the last call.
 
-        Logs the latter, which no loss may show. Call `drain` first.
+        Logs the clamped step sizes, because the loss may not show them. Call `drain` first.
         """
         counts = {"bad_steps": self._bad, "floored_step_sizes": self._floored}
         if self._floored:
             self._log.info(
                 f"{self._task}: step sizes fell to their lower bound, {MIN_STEP:g}, "
-                f"{self._floored} times since the last line; a quantizer there loses its input: "
-                "lower `step_size_lr`"
+                f"{self._floored} times since the last line; a quantizer with such a step size "
+                "outputs zeros: lower `step_size_lr`"
             )
         self._bad = self._floored = 0
         return counts

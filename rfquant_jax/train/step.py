@@ -172,7 +172,9 @@ class TrainStep:
 
     def diagnose(self, state: TrainState, step: DispatchedStep) -> Finding:
         """Locates the first non-finite value of a failed step; see `diagnose.diagnose`."""
-        return diagnose(self.network, state, step)
+        # Not packed: it runs the passes one by one, from the state as it is between steps.
+        network = TrainingNetwork(self.functional, self.network.preprocess, self.settings.loss)
+        return diagnose(network, state, step)
 
     def programs(self, state: TrainState, batch: Arrays, inputs: StepInputs) -> Programs:
         """The programs of a step with one micro-batch, for a look at what XLA makes of them.

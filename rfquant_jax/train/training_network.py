@@ -48,7 +48,7 @@ class TrainingNetwork:
       functional: a coupled network, or a plain one (which has no searched layers).
       preprocess: maps a batch of images to the network's input.
       weights: weights of the loss terms.
-      packing: how the parameters and statistics of the passes are packed; None: they are not.
+      packing: layout of packed parameters and statistics; None: they are not packed.
 
     Attributes:
       stem: the part that all passes of a step share, once `trace_stem` has found it.

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, zeros_like
-from rfquant_jax.ops.joined import joined
+from rfquant_jax.ops.finite import all_finite
 from rfquant_jax.quant.layers import StepSize
 from rfquant_jax.runtime import devices
-from rfquant_jax.runtime.backend import backend
 from rfquant_jax.runtime.devices import AXIS
 from rfquant_jax.train import optimizer
 from rfquant_jax.train.state import StepInputs, StepReport, TrainState
@@ -90,16 +89,6 @@ class Update:
             ema_stats=optimizer.move_ema(state.ema_stats, stats, self._decay),
         )
         return new, floored
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every element of a tree is finite, bool[]."""
-    leaves = jax.tree.leaves(tree)
-    if backend() != "cpu":
-        parts = [leaves[k : k + 20] for k in range(0, len(leaves), 20)]
-        return jnp.all(joined([joined([jnp.isfinite(x) for x in part]) for part in parts]))
-    finite = [jnp.all(jnp.isfinite(x)) for x in leaves]
-    return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
 
 
 def _all_of(flags: jax.Array) -> jax.Array:

@@ -43,6 +43,15 @@ def test_it_gives_the_moments_of_the_batch(backend, centre, rng):
     np.testing.assert_allclose(variance, flat.var(0), rtol=1e-4, atol=1e-7)
 
 
+def test_on_gpus_an_outlier_at_an_edge_costs_no_digits():
+    x = np.ones((4, 64, 64, 1), np.float32)
+    x[:, ::2] = -1
+    x[0, 0, 0] = 128  # sqrt(n) deviations away
+    with compiling_for("gpu"):
+        _, _, variance = normalize_batch(jnp.asarray(x), None, None, 1e-5)
+    np.testing.assert_allclose(variance, [x.astype(np.float64).var()], rtol=1e-5)
+
+
 def test_on_gpus_gradients_are_those_of_the_steps(rng):
     x, slope = (jnp.asarray(rng.normal(1, 2, (5, 4, 3, 6)), jnp.float32) for _ in range(2))
     scale, bias = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(2))

@@ -235,6 +235,17 @@ def test_gpus_shift_images_of_strided_depthwise_layers_alone(strides, shifts):
     assert ("conv_general_dilated" in text) != shifts
 
 
+def test_sums_of_codes_of_a_single_channel_keep_their_dtype():
+    """A convolution from one channel to one looks like a depthwise one."""
+    x, kernel = jnp.full((1, 3, 3, 1), 15, jnp.int8), jnp.full((3, 3, 1, 1), 7, jnp.int8)
+    options = {"strides": (2, 2), "padding": "VALID", "accumulator": jnp.int32}
+    for backend in ("cpu", "gpu"):
+        with compiling_for(backend):
+            y = convolve(x, kernel, **options)
+        assert y.dtype == jnp.int32
+        assert y.item() == 9 * 15 * 7
+
+
 def test_depthwise_sums_of_bfloat16_are_of_float32():
     x, kernel = jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.full((3, 3, 1, 1), 1.0078125)
     options = {"strides": (2, 2), "padding": "VALID", "groups": 1}

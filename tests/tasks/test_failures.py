@@ -135,7 +135,7 @@ def test_where_sizes_are_known_the_proposal_fits(tmp_path, monkeypatch, task, fi
         failures, "shortage", lambda error, devices: Shortage(35_000_000_000, 10_000_000_000)
     )
     found = explain(EXHAUSTED, run_of(tmp_path, **fields), task)
-    assert "(a program needed 35.0 GB more, 10.0 GB were free); checkpoints" in found
+    assert "(a program asked for 35.0 GB, 10.0 GB were free); checkpoints" in found
     assert said in found
 
 

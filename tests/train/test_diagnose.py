@@ -40,6 +40,18 @@ def found(functional, space, changes, losses, *, parts=None, teachers=None):
     return diagnose(network, state, taken), drawn
 
 
+@pytest.mark.parametrize("strategy", ["loop", "scan"])
+def test_a_step_of_any_strategy_is_diagnosed(functional, space, strategy):
+    step = TrainStep(functional, mesh_of(1), identity, settings(strategy, random_passes=1))
+    state = step.init(functional.params)
+    inputs = step.inputs(np.stack([space.full_mask] * 2), KEY, **RATES)
+    metrics = [{"loss": np.ones(1, np.float32)}] * 2
+    report = StepReport(np.ones(len(FAILURES), bool), np.int32(0))
+    parts = [batch(np.random.default_rng(0), 8)]
+    found = step.diagnose(state, DispatchedStep(1, parts, inputs, None, metrics, report))
+    assert found == (None, 0, None, None)  # all is finite, run pass by pass
+
+
 NAN, BOTH = np.nan, [[1, 1], [np.nan, 1]]
 
 
