@@ -44,8 +44,8 @@ from rfquant_jax.export.ir.routes import bound_of
 from rfquant_jax.runtime.files import replacing
 
 _OPSET, _IR_VERSION = 13, 8
-# Expected shares of wrong codes, of all codes and of a layer's: well below what export's
-# verification accepts, `export.max_differing_codes` of all codes.
+# Expected shares of wrong codes. The first is one of all codes, like `export.max_differing_codes`,
+# and well below it. The second is one of a layer's codes; verification has no bound for these.
 LARGEST_SHARE, LARGEST_SHARE_OF_LAYER = 2e-6, 2e-5
 
 
