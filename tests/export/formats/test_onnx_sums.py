@@ -13,11 +13,11 @@ STEP = np.float32(0.3)
 
 
 def run(function, zeros, last):
-    """The sum of all pairs of stored values: the first in the rows, the second in the columns."""
+    """The sum of all pairs of stored values: rows upwards, columns downwards."""
     stored = np.arange(256, dtype=np.uint8)
     grid = np.broadcast_to(stored, (256, 256))
-    feeds = {"a": grid.T, "b": grid}
-    # The pairs lie along H and W; two channels, the second with swapped operands.
+    feeds = {"a": grid.T, "b": grid[:, ::-1]}
+    # The pairs lie along H and W; two channels, the second with H and W swapped.
     images = {name: np.stack([feeds[name], feeds[name].T])[None] for name in feeds}
     if last:
         images = {name: image.transpose(0, 2, 3, 1) for name, image in images.items()}
@@ -38,7 +38,7 @@ def run(function, zeros, last):
 
 def sums(zeros):
     """Sums of two codes, int64[1, 2, 256, 256]."""
-    first, second = (np.arange(256) - zero for zero in zeros)
+    first, second = np.arange(256) - zeros[0], np.arange(255, -1, -1) - zeros[1]
     total = first[:, None] + second
     return np.stack([total, total.T])[None]
 
