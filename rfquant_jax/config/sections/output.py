@@ -27,7 +27,7 @@ EXPORT = section(
     batch=Field(0, "batch size of the StableHLO artifact; 0: any"),
     images=Field(1000, "maximum number of held-out images to verify predictions", at_least(1)),
     code_images=Field(100, "of these, images to compare the codes of every layer", at_least(1)),
-    # Allowed fractions of differing predictions and of codes per layer; one may always differ.
+    # Allowed fractions of differing predictions and codes; one may always differ.
     max_unequal=Field(
         0.001, "share of the integer runtime's predictions that may differ from float64", FRACTION
     ),
@@ -37,6 +37,9 @@ EXPORT = section(
         0.005, "share of other formats' predictions that may differ from float32", FRACTION
     ),
     max_differing_codes=Field(
-        1e-5, "share of a layer's codes that may differ in float32; none in float64", FRACTION
+        1e-5,
+        "share of codes that may differ: in float32, of each layer's (none in float64); "
+        "in fast ONNX and LiteRT files, of all layers' together",
+        FRACTION,
     ),
 )

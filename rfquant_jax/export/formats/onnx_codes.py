@@ -27,8 +27,8 @@ class Codes:
         one; None if the order is the network's.
       kind: dtype of the tensor.
       gain: factor of the stored codes.
-      low, top: the stored values of the smallest and the largest code, if the tensor may have
-        values beyond them, which stand for these codes, too; see `bounded`.
+      low, top: the stored values of the smallest and the largest code. Values beyond them are still
+        to be clipped, see `bounded`.
       last: whether the tensor is [N, H, W, C].
     """
 

@@ -18,7 +18,6 @@ Only opset 13 and standard operators are used.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import onnx
 
 from rfquant_jax.export.formats.onnx import channels_first as array_first
 from rfquant_jax.export.formats.onnx import emit_affine, finished
+from rfquant_jax.export.formats.onnx_allowance import Allowance
 from rfquant_jax.export.formats.onnx_codes import Codes, bounded, joined, limited, zero_of
 from rfquant_jax.export.formats.onnx_float_layers import float_layer, unquantized_layer
 from rfquant_jax.export.formats.onnx_integer_layers import integer_layer, split
@@ -44,9 +44,6 @@ from rfquant_jax.export.ir.routes import bound_of
 from rfquant_jax.runtime.files import replacing
 
 _OPSET, _IR_VERSION = 13, 8
-# Expected shares of wrong codes, of all codes and of a layer's: well below what export's
-# verification accepts, `export.max_differing_codes` of all codes.
-LARGEST_SHARE, LARGEST_SHARE_OF_LAYER = 2e-6, 2e-5
 
 
 def write(path: Path, model: IntegerModel) -> None:
@@ -62,31 +59,6 @@ def make(model: IntegerModel) -> onnx.ModelProto:
     for node in model.graph.nodes:
         builder.emit(node)
     return finished(builder.nodes, model, _IR_VERSION, builder.read)
-
-
-class Allowance:
-    """The expected number of wrong codes that a file may have for one image.
-
-    Attributes:
-      left: what is left of it.
-    """
-
-    def __init__(self, model: IntegerModel):
-        read = [
-            math.prod(model.graph.shapes[name])
-            for node in model.graph.nodes
-            if node.op in LAYERS and model.layers[node.layer].quantizes_input
-            for name in node.inputs
-        ]
-        self.left, self._shapes = LARGEST_SHARE * sum(read), model.graph.shapes
-
-    def share(self, value: str) -> float:
-        """The largest share of wrong codes in a layer's output."""
-        return min(LARGEST_SHARE_OF_LAYER, self.left / math.prod(self._shapes[value]))
-
-    def spend(self, value: str, share: float) -> None:
-        """Subtracts the expected wrong codes in a layer's output."""
-        self.left -= share * math.prod(self._shapes[value])
 
 
 class _Builder:

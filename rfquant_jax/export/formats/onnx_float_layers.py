@@ -58,9 +58,9 @@ def _product(nodes: Nodes, node: Node, part: Part, codes: Codes, shape: Shape, o
     """MatMulInteger, then scale and bias, which onnxruntime fuses into one kernel.
 
     The fusion needs the scale as a product of two scales that is not folded at load time. So one is
-    made by a DequantizeLinear, which onnxruntime never folds, and an Abs, because it would copy the
-    former for every reader. Written as DequantizeLinear and MatMul, the product would be fused
-    without the bias, whose addition takes half as long as the product.
+    made by a DequantizeLinear, which onnxruntime never folds; an Abs follows, because onnxruntime
+    would copy the DequantizeLinear for every reader. Written as DequantizeLinear and MatMul, the
+    product would be fused without the bias, whose addition takes half as long as the product.
     """
     x, image = codes.name, len(shape) == 3
     if node.op == CONVOLUTION:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rfquant_jax.export.formats.onnx import channels_first as kernel_first
+from rfquant_jax.export.formats.onnx import channels_first as array_first
 from rfquant_jax.export.formats.onnx import convolution_options
 from rfquant_jax.export.formats.onnx_codes import HOLE, Codes, limited, multiplied
 from rfquant_jax.export.formats.onnx_layout import channels_first
@@ -110,7 +110,7 @@ def integer_layer(
         kernel, solution = solution.kernel(data.kernel)[rows], _of(solution, rows)
         groups = groups * len(order) // len(data.kernel)
     options, holes = convolution_options(node.attributes | {"groups": groups}), order == HOLE
-    kernel = kernel_first(np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8))
+    kernel = array_first(np.where(holes.reshape(-1, 1, 1, 1), 0, kernel).astype(np.int8))
     bias = np.where(holes, 0, solution.bias).astype(np.int32)
     multiplier = np.where(holes, 1, solution.multiplier).astype(np.float32)
     y = quantized_convolution(nodes, codes, kernel, bias, multiplier, zero, options)

@@ -125,7 +125,8 @@ class Channels:
       first: int64[n, C], the first accumulator above each boundary; the one below is first - 1.
       below, above: bool[n, C], whether these two are reachable.
       threshold: float64[C], the value that separates the codes.
-      most: int64[n], upper bound on the magnitude of accumulators.
+      least, most: int64[n, 1], the smallest and the largest reachable accumulator.
+      magnitude: int64[n], upper bound on the magnitude of accumulators.
     """
 
     def __init__(self, data: LayerData, boundaries: Boundaries, target: Target, rows: np.ndarray):
@@ -133,10 +134,10 @@ class Channels:
         scale, bias = (v.astype(np.float32).astype(np.float64) for v in (data.scale, data.bias))
         self.exact_bias = bias[rows] / np.abs(scale[rows])
         self.first = boundaries.first[rows]
-        least, most = boundaries.least[rows, None], boundaries.most[rows, None]
-        self.below, self.above = self.first > least, self.first <= most
+        self.least, self.most = boundaries.least[rows, None], boundaries.most[rows, None]
+        self.below, self.above = self.first > self.least, self.first <= self.most
         self.threshold = boundaries.codes - 0.5
-        self.most = np.maximum(np.abs(least), np.abs(most))[:, 0]
+        self.magnitude = np.maximum(np.abs(self.least), np.abs(self.most))[:, 0]
 
     def keep(self, boundaries: np.ndarray) -> None:
         """Drops all other boundaries, given as bool[C]."""
@@ -193,7 +194,7 @@ class Channels:
 def _try(found: Requantization, channels: Channels, factor: np.ndarray, target: Target) -> None:
     """Stores the solutions with these k that improve on earlier ones."""
     nearest = np.rint(channels.exact_bias * factor)
-    fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
+    fits = np.abs(nearest) + factor * channels.magnitude.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
     lower, upper = channels.interval(factor, bias)
     width = np.where(upper > lower, (upper - lower) / np.maximum(upper + lower, 1e-300), 0)

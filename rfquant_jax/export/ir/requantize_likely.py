@@ -1,4 +1,4 @@
-"""Requantization constants that are right for all likely accumulators of a channel.
+"""Requantization constants that give the right code for all likely accumulators of a channel.
 
 Some channels have no constants that give the right code for every reachable accumulator, see
 `requantize`. But accumulators occur within a few standard deviations of their mean, while the
@@ -6,6 +6,8 @@ reachable ones are bounded by the sum of all weights. Here, constants are chosen
 the smallest chance, and this chance is reported.
 
 A wrong code differs by one, and only for values within LARGEST_OFF_TIE steps of a rounding tie.
+Accumulators with a smaller chance than 1e-15, as of images unlike the calibration data, are not
+considered.
 """
 
 from __future__ import annotations
@@ -61,10 +63,11 @@ def complete(
 
 @dataclass(frozen=True)
 class _Likely:
-    """What is known of the accumulators of some channels.
+    """How likely the accumulators next to each boundary are.
 
     Attributes:
-      above, below: float64[n, C], chances of the accumulators next to each boundary.
+      above, below: float64[n, C], chances of the accumulators next to each boundary; at least
+        _LEAST_CHANCE if any accumulator with the code on this side has that chance.
       tie: float64[n, C], where the boundary lies between them, in real numbers.
       slope: float64[n, 1], codes per accumulator.
     """
@@ -85,13 +88,25 @@ class _Likely:
         bias = data.bias[channels.rows, None]
         mean, deviation = data.spread[:, channels.rows, None]
         mean, deviation = (mean - bias) / scale, np.maximum(deviation / scale, 1.0)
+        mean = np.clip(mean, channels.least, channels.most)
         above, below = (_chance(channels.first - i, mean, deviation) for i in (0, 1))
+        # A likely code needs both of its boundaries, even if accumulators near one are unlikely.
+        code = np.where(_occurs(channels, mean, deviation), _LEAST_CHANCE, 0)
+        above, below = np.maximum(above, code[:, 1:]), np.maximum(below, code[:, :-1])
         return cls(
             above=np.where(channels.above, above, 0),
             below=np.where(channels.below, below, 0),
             tie=(channels.threshold * target.step - bias) / scale,
             slope=scale / target.step,
         )
+
+
+def _occurs(channels: Channels, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Whether any accumulator with each code is likely, bool[n, C + 1]."""
+    first = np.concatenate([channels.least, channels.first], axis=1)
+    last = np.concatenate([channels.first - 1, channels.most], axis=1)
+    nearest = np.clip(mean, first, np.maximum(first, last))
+    return (first <= last) & (_chance(nearest, mean, deviation) > 0)
 
 
 def _chance(accumulators: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -113,7 +128,7 @@ def _try(
     channels.keep(_Likely.of(data, channels, target).passed)
     likely = _Likely.of(data, channels, target)
     nearest = np.rint(channels.exact_bias * factor)
-    fits = np.abs(nearest) + factor * channels.most.astype(np.float64) < INT32_LIMIT - 16
+    fits = np.abs(nearest) + factor * channels.magnitude.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
     multiplier = _best(channels, likely, factor, bias)
     wrong = np.where(fits[:, None], _wrong(channels, likely, factor, bias, multiplier), np.inf)

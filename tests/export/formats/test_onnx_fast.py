@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rfquant_jax.export.formats import onnx_fast
+from rfquant_jax.export.formats.onnx_allowance import LARGEST_SHARE, Allowance
 from rfquant_jax.export.formats.onnx_codes import Codes, bounded, multiplied
 from rfquant_jax.export.formats.onnx_nodes import Nodes
 from rfquant_jax.export.ir.graph import INPUT
@@ -126,11 +127,11 @@ def test_a_layer_is_computed_in_float_unless_wrong_codes_are_unlikely(deviation,
 
 def test_the_allowance_is_a_share_of_all_codes():
     model = hard_model(None)
-    allowance = onnx_fast.Allowance(model)
+    allowance = Allowance(model)
     codes = 3 * 8 * 8 * 16 + 16  # two operands of the addition, the convolution's, and the dense
-    assert allowance.left == pytest.approx(onnx_fast.LARGEST_SHARE * codes)
+    assert allowance.left == pytest.approx(LARGEST_SHARE * codes)
     nodes = model.graph.nodes
     value = next(n.output for n in nodes if n.attributes.get("layer") == "layer.1")
-    assert allowance.share(value) == pytest.approx(onnx_fast.LARGEST_SHARE * codes / 1024)
+    assert allowance.share(value) == pytest.approx(LARGEST_SHARE * codes / 1024)
     allowance.spend(value, 2e-6)
-    assert allowance.left == pytest.approx(onnx_fast.LARGEST_SHARE * codes - 1024 * 2e-6)
+    assert allowance.left == pytest.approx(LARGEST_SHARE * codes - 1024 * 2e-6)
