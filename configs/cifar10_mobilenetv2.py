@@ -3,8 +3,8 @@
 Paper: RFQuant (Tang et al., CVPR 2024, arXiv 2401.01543); the data set is not one of the paper's.
 Sampling, scheduler and step-size learning rate differ from the paper, see docs/training.md.
 Needs: a folder with train/<class>/* and val/<class>/*, 32x32 images.
-Expected: not run to its end yet. Time: about 4 hours on two processor cores, of which 1.5 hours in
-full precision; it can be stopped and resumed at any time.
+Expected: docs/results.md has a shorter run. Time: about 4 hours on two processor cores, of which
+1.5 hours in full precision; it can be stopped and resumed at any time.
 Command: python launch.py --config=configs/cifar10_mobilenetv2.py --config.data.path=DIR
 """
 
