@@ -18,6 +18,7 @@ from rfquant_jax.quant.plan import QuantConfig, QuantizationPlan
 from rfquant_jax.quant.space import Space
 from rfquant_jax.runtime import devices
 from rfquant_jax.train.optimizer import OptimizerSettings
+from rfquant_jax.train.state import TrainState
 from rfquant_jax.train.step import StepSettings, TrainStep
 from rfquant_jax.train.training_network import LossWeights
 
@@ -56,21 +57,24 @@ def coupled_network(task: StepTask) -> tuple[FunctionalNetwork, QuantizationPlan
 
 def stepper(made: tuple[TrainStep, Space], task: StepTask) -> Callable[[], None]:
     """A function that takes the next step and waits for it."""
+    running = states(made, task)
+
+    def take() -> None:
+        jax.block_until_ready(next(running))
+
+    return take
+
+
+def states(made: tuple[TrainStep, Space], task: StepTask) -> Iterator[TrainState]:
+    """The state after each step, not waited for."""
     step, space = made
     masks = np.stack([space.full_mask] * 2)
-    batches = images(task, task.batch * step.mesh.size)
-
-    def states() -> Iterator[None]:
-        state = step.init(step.functional.params)
-        for number, batch in enumerate(batches):
-            parts = [devices.split(batch, step.mesh)]
-            inputs = step.inputs(masks, jax.random.key(number), **RATES)
-            state, *_ = step(state, parts, inputs)
-            jax.block_until_ready(state)
-            yield
-
-    running = states()
-    return lambda: next(running)
+    state = step.init(step.functional.params)
+    for number, batch in enumerate(images(task, task.batch * step.mesh.size)):
+        parts = [devices.split(batch, step.mesh)]
+        inputs = step.inputs(masks, jax.random.key(number), **RATES)
+        state, *_ = step(state, parts, inputs)
+        yield state
 
 
 def _network(task: StepTask):

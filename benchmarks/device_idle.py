@@ -10,19 +10,16 @@ in which JAX's own threads run nothing.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.coupled_steps import RATES, coupled_step
-from benchmarks.step_settings import StepTask, images
+from benchmarks.coupled_steps import coupled_step, states
+from benchmarks.step_settings import StepTask
 from benchmarks.timing import machine, union
 from rfquant_jax.models import REGISTRY
 from rfquant_jax.nn.precision import TYPES
-from rfquant_jax.runtime import devices
 from rfquant_jax.runtime.json_files import write_json
 from rfquant_jax.train.step import default_strategy
 
@@ -42,7 +39,7 @@ def main(_: list[str]) -> None:
     task = StepTask(
         network=_NETWORK.value, size=_SIZE.value, batch=_BATCH.value, precision=_PRECISION.value
     )
-    steps = states(task)
+    steps = states(coupled_step(task, default_strategy()), task)
     for _ in range(3):
         jax.block_until_ready(next(steps))
     with tempfile.TemporaryDirectory() as folder:
@@ -59,16 +56,6 @@ def main(_: list[str]) -> None:
         asked = {"network": task.network, "size": task.size, "batch": task.batch}
         asked |= {"precision": task.precision}
         write_json(Path(_OUT.value), {"machine": machine(), "asked": asked, "rows": [row]})
-
-
-def states(task: StepTask) -> Iterator[object]:
-    """States after each step, not waited for."""
-    step, space = coupled_step(task, default_strategy())
-    masks, state = np.stack([space.full_mask] * 2), step.init(step.functional.params)
-    for number, batch in enumerate(images(task, task.batch * step.mesh.size)):
-        parts = [devices.split(batch, step.mesh)]
-        state, *_ = step(state, parts, step.inputs(masks, jax.random.key(number), **RATES))
-        yield state
 
 
 def device_spans(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]:

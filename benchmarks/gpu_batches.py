@@ -18,6 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.rows import rounded
 from rfquant_jax.report.tables import table
 from rfquant_jax.runtime.json_files import read_json
 
@@ -42,7 +43,7 @@ def main(_: list[str]) -> None:
         rows.append(row)
     columns = {"network": "", "fixed": "fixed (MB)", "each": "an image (MB)"}
     columns |= {size: f"batch in {size:g} GB" for size in memory}
-    print(table([_rounded(row) for row in rows], columns))
+    print(table([rounded(row) for row in rows], columns))
 
 
 def collected(
@@ -71,10 +72,6 @@ def line(peaks: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def largest(memory: float, fixed: float, each: float, multiple: int) -> int:
     """The largest multiple that fits, 0 if none does."""
     return max(int((memory - fixed) / each) // multiple * multiple, 0)
-
-
-def _rounded(row: dict) -> dict:
-    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ import jax
 from absl import app, flags, logging
 
 from benchmarks import gpu_topology, roofline
+from benchmarks.flag_values import check
 from benchmarks.gpu_programs import GROUPS, PLAIN, STEPS, Group, group
+from benchmarks.rows import rounded
 from benchmarks.step_settings import StepTask
 from rfquant_jax.models import REGISTRY
 from rfquant_jax.nn.precision import TYPES
@@ -91,9 +93,7 @@ _ADDED = ("kernels", "bytes", "operations", "roof_s")
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    for name in _PROGRAM.value:
-        if name not in GROUPS:
-            raise app.UsageError(f"--program={name}: must be of {', '.join(GROUPS)}")
+    check(_PROGRAM, GROUPS)
     if not gpu_topology.is_installed():
         raise SystemExit(f"benchmarks.gpu_compile {gpu_topology.INSTALL}")
     if _DETERMINISTIC.value:
@@ -157,7 +157,7 @@ def compile_one(program: Compiled, arguments: tuple, name: str) -> dict:
         path.write_text(text)
     if _SLOWEST.value:
         kernels = roofline.slowest(text, _SLOWEST.value)
-        print(table([_rounded(kernel) for kernel in kernels], {name: name for name in kernels[0]}))
+        print(table([rounded(kernel) for kernel in kernels], {name: name for name in kernels[0]}))
     row |= {"argument_bytes": memory.argument_size_in_bytes}
     return row | {"peak_bytes": memory.peak_memory_in_bytes} | roofline.analysis(text)
 
@@ -203,11 +203,7 @@ def _shown(row: dict) -> dict:
     if "convolutions" in row:
         types = [f"{count} {dtypes}" for dtypes, count in row["convolutions"].items()]
         found["convolution_types"] = "; ".join(types) or None
-    return _rounded(found)
-
-
-def _rounded(row: dict) -> dict:
-    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+    return rounded(found)
 
 
 if __name__ == "__main__":

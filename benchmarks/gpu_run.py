@@ -26,6 +26,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.flag_values import check
 from benchmarks.gpu_parts import Command, parts
 from rfquant_jax.runtime.json_files import write_json
 
@@ -40,9 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(_: list[str]) -> None:
     folder = Path(_FOLDER.value).absolute()
     known = parts(folder, small=_SMALL.value)
-    for name in _PARTS.value:
-        if name not in known:
-            raise app.UsageError(f"--parts={name}: must be of {', '.join(known)}")
+    check(_PARTS, tuple(known))
     chosen = {name: known[name] for name in known if name in (_PARTS.value or known)}
     folder.mkdir(parents=True, exist_ok=True)
     failed = run_parts(chosen, folder, time.monotonic() + 60 * _MINUTES.value)

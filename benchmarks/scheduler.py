@@ -16,6 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from benchmarks.coupled_steps import coupled_step, stepper
+from benchmarks.rows import rounded
 from benchmarks.step_settings import StepTask
 from benchmarks.timing import machine, medians, timed
 from configs import default
@@ -44,7 +45,7 @@ def main(_: list[str]) -> None:
     ratio = found["firing"] / found["coupled step"]
     rows = [{"what": n, "median_s": found[n], "first_s": compiling[n]} for n in runs]
     columns = {"what": "what", "median_s": "median (s)", "first_s": "first, compiling (s)"}
-    shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    shown = [rounded(row) for row in rows]
     print(table(shown, columns))
     print(f"a firing takes {ratio:.3f} of a coupled step")
     if _OUT.value:

@@ -25,6 +25,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import workers
+from benchmarks.flag_values import check
+from benchmarks.rows import rounded
 from benchmarks.step_settings import StepTask
 from benchmarks.step_worker import Kind
 from rfquant_jax.models import REGISTRY
@@ -97,13 +99,6 @@ def main(_: list[str]) -> None:
     content |= started(kinds, task) if _STARTS.value else compared(kinds, task)
     if _OUT.value:
         write_json(Path(_OUT.value), content)
-
-
-def check(flag: flags.FlagHolder, known: Sequence[str]) -> None:
-    """Raises for unknown values of a list flag."""
-    for value in flag.value:
-        if value not in known:
-            raise app.UsageError(f"--{flag.name}={value}: must be of {', '.join(known)}")
 
 
 def check_peer() -> None:
@@ -182,18 +177,14 @@ def started(kinds: Sequence[Kind], task: StepTask) -> dict:
             rows.append({"step": kind.name, **workers.starts(kind, task)})
             print(f"{kind.name}: done", flush=True)
     columns = {"first_start_s": "empty cache (s)", "second_start_s": "full cache (s)"}
-    print(table([_rounded(row) for row in rows], {"step": "until the first step"} | columns))
+    print(table([rounded(row) for row in rows], {"step": "until the first step"} | columns))
     return {"starts": rows}
 
 
 def _shown(row: dict) -> dict:
     peak = row["peak_bytes"]
     figures = {"median_ms": 1000 * row["median_s"], "peak_mib": peak and peak / 2**20}
-    return _rounded(row | figures)
-
-
-def _rounded(row: dict) -> dict:
-    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+    return rounded(row | figures)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,12 @@ class Packing:
 
         Its axes of rows have length 1. The layers of `quant` take that row for any bit-width.
         """
-        own = _chosen(params, self._of_params, configuration)
-        return own, _chosen(stats, self._of_stats, configuration) if stats else {}
+        own = self.chosen_params(params, configuration)
+        return own, _chosen(stats, self._of_stats, configuration)
+
+    def chosen_params(self, params: Arrays, configuration: jax.Array) -> Arrays:
+        """The parameters as `chosen` returns them."""
+        return _chosen(params, self._of_params, configuration)
 
     def moved(self, stats: Arrays, own: Arrays, configuration: jax.Array) -> Arrays:
         """The packed statistics with new values of the active rows.

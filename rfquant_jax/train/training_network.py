@@ -112,7 +112,7 @@ class TrainingNetwork:
     ) -> jax.Array:
         """Sums a term over the kernels of the searched layers, float32[]."""
         if self.packing is not None:
-            params, _ = self.packing.chosen(params, {}, configuration)
+            params = self.packing.chosen_params(params, configuration)
         total = jnp.zeros(())
         for index, (kernel, steps, candidates) in enumerate(self._layers):
             bits = configuration[index, WEIGHTS]
