@@ -9,19 +9,24 @@ algorithm gets a constant for every new configuration. For each algorithm, numbe
 budget, prints recalibrated top-1 and cross-entropy of the first proposal on the test images, which
 are not used for selection, next to the best uniform configuration within the budget. The
 confirmation stage of the task `search` is not included.
+
+With `--out=FILE`, the rows are written after each algorithm, and the same command continues with
+those that are missing. Measurements are shared by the algorithms of a run: an evaluation counts for
+each, but is computed once.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from benchmarks.counted_measures import Counted, Memo
+from benchmarks.rows import written_rows
 from benchmarks.search_rules import RULES
 from rfquant_jax.evaluate.evaluator import Accuracy
 from rfquant_jax.report.tables import table
@@ -38,76 +43,39 @@ _EVALUATIONS = flags.DEFINE_list(
 )
 _IMAGES = flags.DEFINE_integer("images", 500, "maximum number of held-out images")
 _RULES = flags.DEFINE_list("rules", list(RULES), "to compare")
-_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers; continued if it exists")
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "their recipe")
 
 
-@dataclass
-class Counted:
-    """Measures configurations by one metric until the evaluations are used up.
-
-    Repeated configurations are free.
-    """
-
-    measure: object  # (configurations, metric) -> float[N]
-    metric: str
-    left: int
-    spent: int = 0
-    known: dict[bytes, float] = field(default_factory=dict)
-
-    def __call__(self, configurations: np.ndarray, _: int = 0) -> np.ndarray:
-        unknown = {c.tobytes(): c for c in configurations if c.tobytes() not in self.known}
-        asked = list(unknown.items())[: self.left]
-        if asked:
-            values = self.measure(np.stack([c for _, c in asked]), self.metric)
-            self.known |= {k: float(v) for (k, _), v in zip(asked, values, strict=True)}
-            self.left -= len(asked)
-            self.spent += len(asked)
-        worst = max(self.known.values(), default=0.0)
-        return np.asarray([self.known.get(c.tobytes(), worst) for c in configurations])
-
-    def best(self, budget, space) -> np.ndarray | None:
-        """The best measured configuration within a budget."""
-        shape = (len(space), 2)
-        found = [(v, np.frombuffer(k, np.int32).reshape(shape)) for k, v in self.known.items()]
-        within = [(v, c) for v, c in found if budget.fits(c)]
-        return min(within, key=lambda pair: pair[0])[1] if within else None
-
-
-def compare(folder: str) -> list[dict]:
-    """One row for each number of evaluations, algorithm and budget."""
+def compare(folder: str, done: set[tuple[int, str]]) -> Iterator[list[dict]]:
+    """Rows of one algorithm and number of evaluations, for each pair that is not done."""
     stored = ConfigDict(read_json(Path(folder) / CONFIG_FILE))
     config = _CONFIG.value.copy_and_resolve_references()
     config.update({"model": stored["model"], "seed": stored["seed"]})
     config.checkpoint, config.tasks = folder, ("search",)
     with tempfile.TemporaryDirectory() as workdir:
-        return _compare(Run(config, workdir), folder)
+        yield from _compare(Run(config, workdir), folder, done)
 
 
-def _compare(run: Run, folder: str) -> list[dict]:
+def _compare(run: Run, folder: str, done: set[tuple[int, str]]) -> Iterator[list[dict]]:
     trained = networks.coupled(run)
-    measure = _measured_on(run, trained)
+    measure = Memo(_measured_on(run, trained))
     accuracies = _Accuracies(run, trained)
-    rows = []
-    for number, budget in enumerate(run.budgets):
-        [(name, uniform)] = budget.uniform(run.search_space)
-        figures = {"rule": "uniform", "evaluations": 0, "spent": 0, "seconds": 0.0}
-        rows.append(figures | accuracies.row(folder, number, uniform) | {"name": name})
-    for evaluations in map(int, _EVALUATIONS.value):
-        for rule in _RULES.value:
-            metric = "error" if rule == "paper" else "divergence"
-            counted = Counted(measure, metric, evaluations)
-            start = time.monotonic()
-            found = RULES[rule](run, counted, evaluations)
-            seconds = time.monotonic() - start
-            figures = {"rule": rule, "evaluations": evaluations, "spent": counted.spent}
-            figures["seconds"] = seconds
-            print(f"{folder}: {rule}, {counted.spent} evaluations: {seconds:.0f} s", flush=True)
-            rows += [figures | accuracies.row(folder, n, c) for n, c in enumerate(found)]
-    return rows
+    if (0, "uniform") not in done:
+        figures = {"rule": "uniform", "evaluations": 0, "spent": 0}
+        uniform = [budget.uniform(run.search_space)[0][1] for budget in run.budgets]
+        yield [figures | accuracies.row(folder, n, c) for n, c in enumerate(uniform)]
+    pairs = [(int(e), rule) for e in _EVALUATIONS.value for rule in _RULES.value]
+    for evaluations, rule in [pair for pair in pairs if pair not in done]:
+        metric = "error" if rule == "paper" else "divergence"
+        counted = Counted(measure, metric, evaluations)
+        found = RULES[rule](run, counted, evaluations)
+        figures = {"rule": rule, "evaluations": evaluations, "spent": counted.spent}
+        print(f"{folder}: {rule}, {counted.spent} evaluations", flush=True)
+        yield [figures | accuracies.row(folder, n, c) for n, c in enumerate(found)]
 
 
-def _measured_on(run: Run, trained: networks.Trained):
+def _measured_on(run: Run, trained: networks.Trained) -> Callable[[np.ndarray, str], np.ndarray]:
     """Means of a metric over the same held-out images for every algorithm."""
     count = min(_IMAGES.value, len(run.data.held_out))
     batches = run.pipeline.training(run.data.held_out, count, seed=0, augment=False, whole=True)
@@ -136,7 +104,7 @@ class _Accuracies:
         if not budget.fits(configuration):
             raise SystemExit(f"{budget.text}: a proposal is not within the budget")
         figures = {"top1": accuracy.top1_percent, "cross_entropy": accuracy.mean_loss}
-        return {"run": folder, "budget": budget.text} | figures
+        return {"run": folder, "images": _IMAGES.value, "budget": budget.text} | figures
 
 
 def summarize(rows: list[dict]) -> list[dict]:
@@ -149,7 +117,7 @@ def summarize(rows: list[dict]) -> list[dict]:
         for budget in budgets:
             line[budget] = _pair([r for r in own if r["budget"] == budget])
         line["mean"] = _pair(own)
-        line["seconds"] = f"{np.mean([r['seconds'] for r in own]):.0f}"
+        line["spent"] = f"{np.mean([r['spent'] for r in own]):.0f}"
         shown.append(line)
     return shown
 
@@ -162,11 +130,14 @@ def _pair(rows: list[dict]) -> str:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    rows = []
+    out = Path(_OUT.value) if _OUT.value else None
+    rows = written_rows(out, _IMAGES.value) if out else []
     for folder in _RUNS.value:
-        rows += compare(folder)
-        if _OUT.value:
-            write_json(Path(_OUT.value), rows)
+        done = {(row["evaluations"], row["rule"]) for row in rows if row["run"] == folder}
+        for more in compare(folder, done):
+            rows += more
+            if out:
+                write_json(out, rows)
     shown = summarize(rows)
     print(table(shown, {name: name for name in shown[0]}))
 
