@@ -22,7 +22,7 @@ from rfquant_jax.search.selection import on_all
 from rfquant_jax.search.variables import SearchSpace
 from rfquant_jax.tasks import kept_statistics, networks, search_results
 from rfquant_jax.tasks.activations import activation_bytes, activation_line
-from rfquant_jax.tasks.measure import full_precision, measure_of
+from rfquant_jax.tasks.measure import Measured, full_precision, measured
 from rfquant_jax.tasks.problem import SearchProblem
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.search import searched_problem
@@ -100,15 +100,15 @@ def _uses(workdir: Path, result: Path, arguments: Sequence[str] | None) -> str:
 
 
 def _evaluate_one(run: Run, configuration: np.ndarray) -> dict:
-    trained = networks.coupled(run)
-    outcomes = _outcomes(run, trained)(configuration)
-    measured = run.costs_of(configuration) | accuracy_figures(outcomes)
+    coupled = measured(run, TRAIN)
+    outcomes = _outcomes(run, coupled)(configuration)
+    figures = run.costs_of(configuration) | accuracy_figures(outcomes)
     name = re.sub(r"[^\w.-]+", "_", run.config.configuration.removesuffix(".json")).strip("_.")
     result = {
         "configuration": run.config.configuration,
         "layers": run.plan.space.to_json(configuration),
-        "checkpoint": trained.origin,
-    } | measured
+        "checkpoint": coupled.trained.origin,
+    } | figures
     write_json(run.workdir / EVALUATION_FOLDER / f"{name}.json", result)
     columns = {"configuration": "configuration"} | COSTS
     columns |= {"top1": "top-1 (%)", "top5": "top-5 (%)"}
@@ -132,19 +132,19 @@ def _rows(run: Run, found: list[dict] | None) -> list[dict]:
         if networks.exists(run, PRETRAIN):
             return []
         networks.check(run, TRAIN)
-    trained, started = networks.coupled(run), time.monotonic()
-    test = _Test(_outcomes(run, trained), run.costs_of, run.data.num_classes)
+    coupled, started = measured(run, TRAIN), time.monotonic()
+    test = _Test(_outcomes(run, coupled), run.costs_of, run.data.num_classes)
     if found is None:
         rows = _uniform_rows(run.plan.space, test)
     else:  # the uniform ones are those of the search
-        rows = _budget_rows(run.workdir, searched_problem(run, trained), test, found)
+        rows = _budget_rows(run.workdir, searched_problem(run, coupled.trained), test, found)
     run.log.info(f"evaluate: {test.count} configurations in {time.monotonic() - started:.1f} s")
     return rows
 
 
-def _outcomes(run: Run, trained: networks.Trained) -> Callable[[np.ndarray], Outcomes]:
+def _outcomes(run: Run, coupled: Measured) -> Callable[[np.ndarray], Outcomes]:
     """Per-image results on the test images; keeps the recalibrated statistics for predictions."""
-    measure = measure_of(run, trained.functional)
+    trained, measure = coupled.trained, coupled.measure
 
     def outcomes(configuration: np.ndarray) -> Outcomes:
         run.stop.check()

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from rfquant_jax.checkpoint.checkpoints import TRAIN
 from rfquant_jax.config import checks
 from rfquant_jax.errors import ConfigError, UserError, listed
 from rfquant_jax.export import files, format_names
@@ -24,9 +25,8 @@ from rfquant_jax.export.verify.verify import Limits, compare_files, disagreement
 from rfquant_jax.report.tables import COSTS
 from rfquant_jax.runtime.extras import missing
 from rfquant_jax.runtime.json_files import write_json
-from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.export_report import export_table
-from rfquant_jax.tasks.measure import measure_of
+from rfquant_jax.tasks.measure import measured
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.verification import VerificationImages, accuracy
 from rfquant_jax.tasks.winners import configurations, file_name, searched
@@ -48,8 +48,8 @@ def export(run: Run) -> dict:
     run.claim()
     run = run.in_float32()  # files are compared with a float32 evaluation
     wanted, path = configurations(run), run.workdir / EXPORT_FILE
-    trained = networks.coupled(run)
-    measure, images = measure_of(run, trained.functional), _images(run)
+    coupled, images = measured(run, TRAIN), _images(run)
+    trained, measure = coupled.trained, coupled.measure
     path.unlink(missing_ok=True)  # describes the old files
     models, results = {}, {}
     for name, configuration in wanted.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,31 @@ from rfquant_jax.nn.functional import Arrays, FunctionalNetwork
 from rfquant_jax.search.evaluator import CandidateEvaluator
 from rfquant_jax.tasks import networks
 from rfquant_jax.tasks.run import Run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trained network and its measurement."""
+
+    trained: networks.Trained
+    measure: Measure
+
+
+def measured(run: Run, stage: str) -> Measured:
+    """The trained network of a stage, for measurements.
+
+    The tasks of a run share it, so that its programs are traced and compiled once. It is loaded
+    again if its checkpoint has changed.
+
+    Raises:
+      UserError: there is no network, or it does not fit.
+    """
+    known = run.measured.get(stage)
+    if known is None or known.trained.origin != networks.origin(run, stage):
+        load = networks.full_precision if stage == PRETRAIN else networks.coupled
+        trained = load(run)
+        known = run.measured[stage] = Measured(trained, measure_of(run, trained.functional))
+    return known
 
 
 def measure_of(run: Run, functional: FunctionalNetwork) -> Measure:
@@ -73,6 +99,5 @@ def full_precision(run: Run, part: Source) -> Accuracy | None:
     """Accuracy of the run's full-precision network, or None if there is none."""
     if not networks.exists(run, PRETRAIN):
         return None
-    trained = networks.full_precision(run)
-    measure = measure_of(run, trained.functional)
-    return measure.full_precision(part, trained.params, trained.stats)
+    found = measured(run, PRETRAIN)
+    return found.measure.full_precision(part, found.trained.params, found.trained.stats)

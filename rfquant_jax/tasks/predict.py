@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.config import transforms
 from rfquant_jax.data.folder import FolderSource
 from rfquant_jax.data.grouped import share
@@ -18,8 +19,8 @@ from rfquant_jax.data.transforms import Transform
 from rfquant_jax.errors import ConfigError
 from rfquant_jax.evaluate.measure import NO_CONFIGURATION
 from rfquant_jax.runtime.files import replacing
-from rfquant_jax.tasks import kept_statistics, networks
-from rfquant_jax.tasks.measure import measure_of
+from rfquant_jax.tasks import kept_statistics
+from rfquant_jax.tasks.measure import measured
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.workdir import PREDICTIONS_FILE
 
@@ -78,12 +79,12 @@ def list_files(run: Run) -> list[str]:
 def _found(run: Run, files: list[str], top: int) -> Iterator[tuple[int, list[str]]]:
     """The index of an image, and the cells after its name."""
     if run.configuration is None:
-        trained, configuration = networks.full_precision(run), NO_CONFIGURATION
-        measure = measure_of(run, trained.functional)
+        found, configuration = measured(run, PRETRAIN), NO_CONFIGURATION
+        trained, measure = found.trained, found.measure
         statistics = measure.running(trained.params, trained.stats)
     else:
-        trained, configuration = networks.coupled(run), run.configuration
-        measure = measure_of(run, trained.functional)
+        found, configuration = measured(run, TRAIN), run.configuration
+        trained, measure = found.trained, found.measure
         statistics = kept_statistics.kept(run, trained.origin, configuration)
         if statistics is None:
             statistics = measure.recalibrated(trained.params, configuration)

@@ -37,11 +37,15 @@ class Run(Context):
     Args:
       data: the images, to share them with another run; by default they are loaded.
       others: see `Context`.
+
+    Attributes:
+      measured: trained networks by stage, kept between tasks, see `measure.measured`.
     """
 
     def __init__(self, *context, data: DataSet | None = None, **others):
         super().__init__(*context, **others)
         self._data = data
+        self.measured: dict[str, object] = {}
 
     def build(self, value: str) -> None:
         """Builds a value before it is needed, so that its errors are raised before any work."""

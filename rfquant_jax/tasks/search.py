@@ -18,7 +18,7 @@ from rfquant_jax.search.search_images import SearchImages
 from rfquant_jax.search.selection import confirm
 from rfquant_jax.tasks import networks, search_results
 from rfquant_jax.tasks.curve import write_curve, write_model
-from rfquant_jax.tasks.measure import full_precision, measure_of
+from rfquant_jax.tasks.measure import Measured, full_precision, measured
 from rfquant_jax.tasks.plots import draw
 from rfquant_jax.tasks.problem import SearchProblem
 from rfquant_jax.tasks.profile import copied
@@ -58,13 +58,13 @@ def searched_problem(run: Run, trained: networks.Trained) -> SearchProblem:
     return run.problem.without_frozen(trained.masks)
 
 
-def confirmation(run: Run, trained: networks.Trained, images: Source) -> Confirmation:
+def confirmation(run: Run, coupled: Measured, images: Source) -> Confirmation:
     """Recalibrates and evaluates configurations; results are kept in the workdir."""
-    measure = measure_of(run, trained.functional)
+    trained = coupled.trained
 
     def outcomes(configuration: np.ndarray) -> Outcomes:
         run.stop.check()
-        return measure.outcomes(images, trained.params, configuration)
+        return coupled.measure.outcomes(images, trained.params, configuration)
 
     header = confirmed_header(run, trained.origin, len(images))
     path = run.workdir / SEARCH_FOLDER / CONFIRMED_FILE
@@ -74,7 +74,8 @@ def confirmation(run: Run, trained: networks.Trained, images: Source) -> Confirm
 
 
 def _search(run: Run) -> None:
-    trained = networks.coupled(run)
+    coupled = measured(run, TRAIN)
+    trained = coupled.trained
     problem = searched_problem(run, trained)
     check_reachable(problem.search_space, problem.budgets)
     for budget in problem.budgets:
@@ -82,7 +83,7 @@ def _search(run: Run) -> None:
         run.log.info(f"search: {budget.text}: within reach are {' to '.join(ends)}")
     images = split_held_out(run.config, run.data.held_out)
     proposed = proposals(run, trained, problem, images)
-    confirmed = confirmation(run, trained, images.confirming)
+    confirmed = confirmation(run, coupled, images.confirming)
     found = _answers(problem, images, proposed, confirmed, trained.origin, run.log)
     curve = None
     if proposed.model is not None:

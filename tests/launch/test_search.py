@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rfquant_jax.checkpoint.checkpoints import PRETRAIN, TRAIN
 from rfquant_jax.evaluate.measure import Measure
 from rfquant_jax.tasks import networks
+from rfquant_jax.tasks.dispatch import perform
+from rfquant_jax.tasks.measure import measured
 from rfquant_jax.tasks.run import Run
 from rfquant_jax.tasks.search import confirmation
 from rfquant_jax.tasks.search_images import split_held_out
@@ -173,16 +176,31 @@ def test_frozen_bit_widths_are_left_out_where_that_is_asked(launch, finished, tm
     assert searched["gain"]["cross_entropy"] == 0
 
 
+def test_tasks_share_a_network_until_its_checkpoint_changes(finished, tmp_path):
+    config = ConfigDict(read(finished[0] / "config.json"))
+    config.tasks, config.checkpoint = ("search", "evaluate"), str(finished[0])
+    run = Run(config, tmp_path)
+    perform(run)
+    run.close()
+    known = run.measured[TRAIN]
+    assert known.measure.evaluator.traces == {"measure": 1, "count": 1}
+    assert run.measured[PRETRAIN].measure.evaluator.traces == {"measure": 0, "count": 1}
+    assert measured(run, TRAIN) is known
+    run.measured[TRAIN] = replace(known, trained=replace(known.trained, origin="another"))
+    assert measured(run, TRAIN).trained.origin == known.trained.origin
+    assert measured(run, TRAIN) is not known
+
+
 def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatch):
     config = ConfigDict(read(finished[0] / "config.json"))
     config.tasks, config.checkpoint = ("search",), str(finished[0])
     run = Run(config, tmp_path)
-    trained = networks.coupled(run)
+    coupled = measured(run, TRAIN)
     images = split_held_out(config, run.data.held_out).confirming
     space = run.plan.space
     configuration, another = space.uniform(4, 4), space.uniform(4, 4)
     configuration[-1], another[-1] = (3, 5), (5, 3)  # not confirmed by the other run
-    first = confirmation(run, trained, images)
+    first = confirmation(run, coupled, images)
     outcomes = first(configuration)
     assert len(outcomes.labels) == len(images) == 324
     asked = []
@@ -192,14 +210,14 @@ def test_outcomes_are_found_once_for_a_checkpoint(finished, tmp_path, monkeypatc
         return outcomes
 
     monkeypatch.setattr(Measure, "outcomes", counted)
-    for again in (first(configuration), confirmation(run, trained, images)(configuration)):
+    for again in (first(configuration), confirmation(run, coupled, images)(configuration)):
         for name in ("loss", "top1", "top5", "labels"):
             np.testing.assert_array_equal(getattr(again, name), getattr(outcomes, name))
-    confirmation(run, trained, images)(space.uniform(3, 3))  # in the other run's file
+    confirmation(run, coupled, images)(space.uniform(3, 3))  # in the other run's file
     assert asked == []
-    confirmation(run, trained, images)(another)
+    confirmation(run, coupled, images)(another)
     assert len(asked) == 1
-    other = replace(trained, origin="another")
+    other = replace(coupled, trained=replace(coupled.trained, origin="another"))
     confirmation(run, other, images)(configuration)
     assert len(asked) == 2
 
