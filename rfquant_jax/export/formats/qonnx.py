@@ -1,10 +1,15 @@
 """An integer model as QONNX: `Quant` nodes with true bit-widths, for FINN and hls4ml.
 
-    Quant(x, input step, 0, input bits) -> Conv(that, Quant(kernel codes, 1, 0, weight bits))
-        -> Mul(scale of each channel) -> Add(bias)
+    Div(x, input step) -> Relu -> Quant(1, 0, input bits)
+        -> Conv(that, Quant(kernel codes, 1, 0, weight bits)) -> Mul(scale) -> Add(bias)
 
-The kernels are integers stored in float32, so nothing is rounded. QONNX clips and rounds half to
-even, like the integer runtime.
+All scales of `Quant` nodes are 1, so convolutions multiply integers and their sums in float32 are
+exact up to 2^24. All other operations are those of the integer runtime, in its order. `Quant` clips
+and rounds half to even, like the integer runtime.
+
+The Relu is there for unsigned codes only. It changes no code, but FINN converts an unsigned `Quant`
+only together with a Relu in front of it. A ReLU of the network is left out where only unsigned
+quantizers read its result.
 """
 
 from __future__ import annotations
@@ -50,6 +55,8 @@ def make(model: IntegerModel) -> onnx.ModelProto:
         nodes.scope = f"{node.layer}/" if node.op in LAYERS else ""
         if node.op in LAYERS:
             layers.emit(node, shapes[0])
+        elif layers.is_repeated(node):
+            layers.skip(node)
         elif node.op == CONSTANT:
             nodes.constants[node.output] = channels_first(model.constants[node.output][None])
         else:
@@ -61,13 +68,30 @@ class _Layers:
     """Emits layers with `Quant` nodes.
 
     Attributes:
-      read: dequantized input of each layer, or both of a residual addition, by layer.
+      read: codes of each layer's input, or of both inputs of a residual addition, by layer.
     """
 
     def __init__(self, model: IntegerModel):
         self.nodes, self.model = Nodes(_OPSET), model
         self.read: dict[str, Codes | list[Codes]] = {}
         self._quantized: dict[tuple[str, Quantizer], str] = {}
+        self._skipped: dict[str, str] = {}
+        self._readers: dict[str, list[Node]] = {}
+        for node in model.graph.nodes:
+            for name in node.inputs:
+                self._readers.setdefault(name, []).append(node)
+
+    def is_repeated(self, node: Node) -> bool:
+        """Whether it is a ReLU whose result is only quantized to unsigned codes."""
+        if node.op != "maximum" or 0 not in node.inputs or node.output == self.model.graph.output:
+            return False
+        readers = self._readers.get(node.output, [])
+        found = [self.model.layers[n.layer] if n.op in LAYERS else None for n in readers]
+        return all(d is not None and d.quantizes_input and not d.input_signed for d in found)
+
+    def skip(self, node: Node) -> None:
+        """Leaves out a node with one operand, which its readers then read."""
+        (self._skipped[node.output],) = (x for x in node.inputs if isinstance(x, str))
 
     def emit(self, node: Node, shape: tuple[int, ...]) -> None:
         nodes, data = self.nodes, self.model.layers[node.layer]
@@ -78,8 +102,9 @@ class _Layers:
         if data.quantizes_input:
             held = [Codes(x, 0, shape[-1]) for x in operands]
             self.read[node.layer] = held if node.op == RESIDUAL else held[0]
+        scale = nodes.constant(along(data.scale, shape), f"{node.layer}.scale")
         if node.op == RESIDUAL:
-            nodes.add("Add", operands, node.output)
+            nodes.add("Mul", [nodes.add("Add", operands), scale], node.output)
             return
         (x,) = operands
         kernel = channels_first(data.kernel.astype(np.float32))
@@ -88,9 +113,7 @@ class _Layers:
             y = nodes.add("Conv", [x, weights], **convolution_options(node.attributes))
         else:
             y = self._product(node, data, x, kernel, shape)
-        # The input values already contain the step size.
-        scale = along(data.scale / np.float32(data.input_step), shape)
-        y = nodes.add("Mul", [y, nodes.constant(scale.astype(np.float32))])
+        y = nodes.add("Mul", [y, scale])
         bias = nodes.constant(along(data.bias, shape), f"{node.layer}.bias")
         nodes.add("Add", [y, bias], node.output)
 
@@ -106,18 +129,21 @@ class _Layers:
         held = self.nodes.constant(kernel, f"{node.layer}.kernel")
         if data.weight_bits >= FULL_PRECISION:
             return held
-        return self._quant(held, 1.0, data.weight_bits, signed=True)
+        return self._quant(held, data.weight_bits, signed=True)
 
     def _input(self, name: str, data: LayerData) -> str:
+        """The codes of a layer's input, or its values if they are not quantized."""
         key = name, Quantizer.of(data)
         if not data.quantizes_input:
             return name
         if key not in self._quantized:
-            found = self._quant(name, data.input_step, data.input_bits, signed=data.input_signed)
-            self._quantized[key] = found
+            step = self.nodes.constant(np.float32(data.input_step))
+            x = self.nodes.add("Div", [self._skipped.get(name, name), step])
+            x = x if data.input_signed else self.nodes.add("Relu", [x])
+            self._quantized[key] = self._quant(x, data.input_bits, signed=data.input_signed)
         return self._quantized[key]
 
-    def _quant(self, x: str, step: float, bits: int, *, signed: bool) -> str:
-        numbers = [self.nodes.constant(np.float32(v)) for v in (step, 0, bits)]
+    def _quant(self, x: str, bits: int, *, signed: bool) -> str:
+        numbers = [self.nodes.constant(np.float32(v)) for v in (1, 0, bits)]
         options = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
         return self.nodes.add("Quant", [x, *numbers], domain=DOMAIN, **options)

@@ -20,7 +20,7 @@ def load(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Callable]:
     opened = session(str(path))
 
     def predict(images: np.ndarray) -> np.ndarray:
-        return opened.run(None, {opened.get_inputs()[0].name: _channels_first(images)})[0]
+        return opened.run(None, {opened.get_inputs()[0].name: channels_first(images)})[0]
 
     return predict, _Codes(path)
 
@@ -46,7 +46,7 @@ class _Codes:
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         where, opened = self._opened
         names = [output.name for output in opened.get_outputs()]
-        found = opened.run(names, {opened.get_inputs()[0].name: _channels_first(images)})
+        found = opened.run(names, {opened.get_inputs()[0].name: channels_first(images)})
         by_name = dict(zip(names, found, strict=True))
         return found[0], {layer: read_codes(by_name, entry) for layer, entry in where.items()}
 
@@ -60,16 +60,17 @@ def with_codes(path: Path) -> tuple[Mapping[str, Mapping], bytes]:
     held = {prop.key: prop.value for prop in model.metadata_props}
     where = json.loads(held[CODES])
     kind = onnx.TensorProto.INT32
-    for name in sorted({entry["tensor"] for held in where.values() for entry in _entries(held)}):
+    for name in tensors_of(where):
         made = onnx.helper.make_node("Cast", [name], [f"{name}/int32"], to=kind)
         model.graph.node.append(made)
         model.graph.output.append(onnx.helper.make_tensor_value_info(made.output[0], kind, None))
     return where, model.SerializeToString()
 
 
-def _entries(held: Mapping | list) -> list:
-    """The locations of one layer's codes; two for a residual addition."""
-    return held if isinstance(held, list) else [held]
+def tensors_of(where: Mapping[str, Mapping | list]) -> list[str]:
+    """The names of all tensors of codes; a residual addition reads two."""
+    entries = [held if isinstance(held, list) else [held] for held in where.values()]
+    return sorted({entry["tensor"] for held in entries for entry in held})
 
 
 def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.ndarray:
@@ -87,5 +88,6 @@ def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.n
     return np.moveaxis(codes, 1, -1) if codes.ndim == 4 else codes
 
 
-def _channels_first(images: np.ndarray) -> np.ndarray:
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] as [N, C, H, W]."""
     return np.ascontiguousarray(np.moveaxis(images, -1, 1))

@@ -91,7 +91,7 @@ def run_onnx(path: Path) -> Runner:
 def _qonnx(path: Path) -> Runner:
     from rfquant_jax.export.verify import run_qonnx
 
-    return Runner(run_qonnx.load(path))
+    return Runner(*run_qonnx.load(path))
 
 
 def _stablehlo(path: Path) -> Runner:

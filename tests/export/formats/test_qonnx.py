@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from rfquant_jax.export.formats import qonnx
 from rfquant_jax.export.ir import runtime
-from rfquant_jax.export.verify import run_qonnx
+from rfquant_jax.export.verify.compare import compare_codes
+from rfquant_jax.export.verify.runners import open_all
 from tests.export.random_models import models
 
 
@@ -30,16 +31,44 @@ def test_bit_widths_are_those_of_the_model(model):
     assert {o.domain for o in made.opset_import} == {"", "qonnx.custom_op.general"}
 
 
-def test_qonnx_computes_the_same(tmp_path):
+def test_activations_are_quantized_as_finn_converts_them(model):
+    """`Quant` with scale 1: behind a Relu for unsigned codes, else behind a Div."""
+    made = qonnx.make(model)
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in made.graph.initializer}
+    makers, readers = {n.output[0]: n for n in made.graph.node}, {}
+    for node in made.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    kinds = set()
+    for node in made.graph.node:
+        if node.op_type == "Quant":
+            assert held[node.input[1]] == 1
+            (signed,) = (a.i for a in node.attribute if a.name == "signed")
+            maker = makers.get(node.input[0])
+            kinds.add((signed, maker and maker.op_type))
+            if not signed:
+                divided = makers[maker.input[0]]
+                assert divided.op_type == "Div"
+                # No ReLU of the network is left in front of the one behind the division.
+                assert makers[divided.input[0]].op_type != "Relu" or (
+                    len(readers[divided.input[0]]) > 1
+                )
+    assert kinds == {(1, None), (1, "Div"), (0, "Relu")}
+
+
+def test_qonnx_computes_the_codes_of_the_integer_runtime(tmp_path):
     pytest.importorskip("qonnx.core.onnx_exec")
     path = tmp_path / "m.qonnx.onnx"
 
-    @settings(deadline=None, max_examples=5)
+    @settings(deadline=None, max_examples=8)
     @given(models(largest_bits=8))
     def check(found):
         model, x = found
         qonnx.write(path, model)
-        logits = run_qonnx.load(path)(x)
-        np.testing.assert_allclose(logits, runtime.run(model, x), rtol=1e-3, atol=1e-3)
+        runner = open_all({"qonnx": path})["qonnx"]
+        compared = compare_codes(model, runner, [{"image": x, "label": np.zeros(len(x), int)}])
+        assert compared.layers.keys() == model.layers.keys() - {"layer.0"}
+        assert compared.total["different"] == 0
+        np.testing.assert_allclose(runner.predict(x), runtime.run(model, x), rtol=1e-5, atol=1e-5)
 
     check()
