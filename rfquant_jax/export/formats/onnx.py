@@ -55,7 +55,7 @@ def write(path: Path, model: IntegerModel, *, small: bool) -> None:
 def make(model: IntegerModel, *, small: bool) -> onnx.ModelProto:
     """The checked ONNX model; see `write`."""
     opset, ir_version = _OPSETS[small]
-    nodes = Nodes(opset)
+    nodes = Nodes(opset, brief=small)
     layers = _Layers(nodes, model, small)
     for node in model.graph.nodes:
         shapes = [model.graph.shapes.get(name, ()) for name in node.inputs]
@@ -103,9 +103,14 @@ def finished(
         producer_name="rfquant_jax",
     )
     about = dict(model.about) | {CODES: {layer: _where(held) for layer, held in codes.items()}}
-    helper.set_model_props(made, {key: json.dumps(value) for key, value in about.items()})
+    helper.set_model_props(made, {key: compact(value) for key, value in about.items()})
     onnx.checker.check_model(made, full_check=not domains)
     return made
+
+
+def compact(value: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _where(held: Codes | Sequence[Codes]) -> dict | list[dict]:

@@ -13,6 +13,8 @@ from rfquant_jax.export.ir.boundaries import Target
 from rfquant_jax.export.ir.model import LayerData
 
 HOLE = -1
+# In metadata: zero point, index of each channel, factor, and layout of a tensor of codes.
+DEFAULTS = {"zero": 0, "places": None, "gain": 1, "channels_last": False}
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Codes:
         return places
 
     def to_json(self) -> dict:
-        """The location of the codes: tensor, zero point, index of each channel, factor, layout."""
+        """The location of the codes: the tensor, and what differs from `DEFAULTS`."""
         places = None if self.places is None else self.places.tolist()
-        held = {"tensor": self.name, "zero": self.zero, "places": places}
-        return held | {"gain": self.gain, "channels_last": self.last}
+        held = {"zero": self.zero, "places": places, "gain": self.gain, "channels_last": self.last}
+        return {"tensor": self.name} | {k: v for k, v in held.items() if v != DEFAULTS[k]}
 
     def columns(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel [O, ..., I] reordered for the tensor's channels; zeros for holes."""

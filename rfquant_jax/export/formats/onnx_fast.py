@@ -69,7 +69,7 @@ class _Builder:
     """
 
     def __init__(self, model: IntegerModel):
-        self.nodes = Nodes(_OPSET)
+        self.nodes = Nodes(_OPSET, brief=True)
         self.read: dict[str, Codes | list[Codes]] = {}
         self._model, self._consumers = model, Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}

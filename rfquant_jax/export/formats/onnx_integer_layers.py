@@ -154,10 +154,9 @@ def quantized_convolution(
     """
     one, scale = nodes.constant(np.float32(1)), nodes.constant(multiplier)
     operands = [codes.values(nodes, one)]
-    for values in (np.ascontiguousarray(kernel), bias):
-        zeros = nodes.constant(np.zeros(len(bias), values.dtype))
-        operands.append(
-            nodes.add("DequantizeLinear", [nodes.constant(values), scale, zeros], axis=0)
-        )
+    zeros = nodes.constant(np.zeros(len(bias), np.int8))
+    held = [nodes.constant(values) for values in (np.ascontiguousarray(kernel), bias)]
+    operands.append(nodes.add("DequantizeLinear", [held[0], scale, zeros], axis=0))
+    operands.append(nodes.add("DequantizeLinear", [held[1], scale], axis=0))
     y = nodes.add("Conv", operands, **options)
     return nodes.add("QuantizeLinear", [y, one, nodes.constant(np.uint8(zero))])

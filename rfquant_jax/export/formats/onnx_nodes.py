@@ -38,17 +38,24 @@ _PLAIN = {
 _COMPARISONS = {"greater": "Greater", "greater_equal": "GreaterOrEqual", "equal": "Equal"}
 
 
+# Operators that compute a layer, and values of attributes that need not be stored.
+_MAIN = ("Conv", "MatMul", "MatMulInteger", "Gemm")
+_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4, "group": 1}
+
+
 class Nodes:
     """Collects the nodes and initializers of an ONNX graph.
 
     Attributes:
       opset: the version of ONNX's operators.
+      brief: for small files: names are short, only the main node of a layer has the layer's name,
+        and attributes with their default value are left out.
       scope: prefix of the names of new nodes.
       constants: constant arrays of the integer model's graph by name, stored when used.
     """
 
-    def __init__(self, opset: int):
-        self.opset, self.scope = opset, ""
+    def __init__(self, opset: int, *, brief: bool = False):
+        self.opset, self.brief, self.scope = opset, brief, ""
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -56,10 +63,15 @@ class Nodes:
         self._made: dict[tuple, str] = {}
 
     def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
-        """Appends a node, named after its output, and returns that name."""
-        output = output or f"{self.scope}{op}_{len(self.nodes)}"
+        """Appends a node, mostly named after its output, and returns the output's name."""
+        number = len(self.nodes)
+        output = output or (f"n{number}" if self.brief else f"{self.scope}{op}_{number}")
         names = [self.constant(self.constants[n]) if n in self.constants else n for n in inputs]
-        self.nodes.append(helper.make_node(op, names, [output], name=output, **attributes))
+        name = output
+        if self.brief:
+            name = f"{self.scope}{number}" if self.scope and op in _MAIN else output
+            attributes = {k: v for k, v in attributes.items() if _DEFAULTS.get(k) != _plain(v)}
+        self.nodes.append(helper.make_node(op, names, [output], name=name, **attributes))
         return output
 
     def once(self, op: str, inputs: Sequence[str], **attributes) -> str:
@@ -74,13 +86,18 @@ class Nodes:
         values = np.asarray(values)
         key = (values.tobytes(), values.shape, values.dtype.name)
         if key not in self._known:
-            self._known[key] = name or f"constant_{len(self.initializers)}"
+            kind = "c" if self.brief else "constant_"
+            self._known[key] = name or f"{kind}{len(self.initializers)}"
             self.initializers.append(numpy_helper.from_array(values, self._known[key]))
         return self._known[key]
 
     def numbers(self, values: Sequence[int]) -> str:
         """Stores a list of integers."""
         return self.constant(np.asarray(list(values), np.int64))
+
+
+def _plain(value):
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def emit(nodes: Nodes, node: Node, shapes: Sequence[Shape]) -> None:

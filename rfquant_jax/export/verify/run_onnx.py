@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 
 from rfquant_jax.export.formats.onnx import CODES
+from rfquant_jax.export.formats.onnx_codes import DEFAULTS
 from rfquant_jax.runtime import cpus
 
 
@@ -80,6 +81,7 @@ def read_codes(by_name: Mapping[str, np.ndarray], entry: Mapping | list) -> np.n
     """
     if isinstance(entry, list):
         return np.stack([read_codes(by_name, one) for one in entry], axis=1)
+    entry = DEFAULTS | entry
     codes = by_name[f"{entry['tensor']}/int32"] - entry["zero"]
     codes = (codes // entry["gain"]).astype(np.int16)
     if entry["channels_last"]:

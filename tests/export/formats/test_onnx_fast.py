@@ -1,5 +1,6 @@
 """The nodes of the file for onnxruntime, and those that onnxruntime makes of them."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -100,6 +101,27 @@ def test_integer_products_with_a_bias_are_one_node(tmp_path):
     found = optimized(path)
     assert found["MatMulIntegerToFloat"] == 2
     assert found["Add"] == 1  # of the shortcut
+
+
+def test_only_the_main_node_of_a_layer_has_its_name(tmp_path):
+    """Names and default attributes would be a tenth of the file of a small network."""
+    model, _ = residual_model()
+    made = onnx_fast.make(model)
+    nodes, held = made.graph.node, {p.key: p.value for p in made.metadata_props}
+    assert len({node.name for node in nodes}) == len(nodes)
+    products = ("Conv", "MatMulInteger")
+    found = [n.name.split("/")[0] for n in nodes if n.op_type in products and "/" in n.name]
+    kernels = {name for name, data in model.layers.items() if data.kernel is not None}
+    assert kernels <= set(found)
+    others = [n for n in nodes if n.op_type not in products]
+    assert max(len(n.name) for n in others) <= len("logits")
+    assert max(len(i.name) for i in made.graph.initializer) <= 4
+    assert json.loads(held["codes"]).keys() == model.layers.keys() - {"layer.0"}
+    assert json.loads(held["codes"])["layer.1"].keys() == {"tensor"}
+    for node in nodes:
+        for one in node.attribute:
+            plain = helper.get_attribute_value(one)
+            assert (one.name, plain) not in [("group", 1), ("strides", [1, 1]), ("pads", [0] * 4)]
 
 
 def hard_model(deviation):
