@@ -84,7 +84,7 @@ class _Builder:
 
     def __init__(self, model: IntegerModel):
         self.flat, self.model = FlatGraph(), model
-        self.values = {INPUT: self.flat.value(INPUT, model.graph.input_shape)}
+        self.values = {INPUT: self.flat.value(model.graph.input_shape, name=INPUT)}
         self.read: dict[str, list[Codes]] = {}
         self._consumers = Consumers(model)
         self._codes: dict[tuple[str, Quantizer], Codes] = {}
@@ -111,7 +111,7 @@ class _Builder:
         elif node.op == AFFINE:
             data = self.model.layers[node.layer]
             x, shape = self.values[node.inputs[0]], shapes[node.output]
-            self.values[node.output] = self._affine(x, data, shape, node.output)
+            self.values[node.output] = self._affine(x, data, shape)
         elif node.op == RESIDUAL:
             self._residual(node)
         elif node.op in LAYERS:
@@ -130,13 +130,12 @@ class _Builder:
             if node.layer in self._solutions:
                 self._integer_layer(node, data, codes, shape)
                 return
-            floats = self._floats(codes, f"{node.layer}/input", shape)
-            y = self._float_layer(node, data, floats, shape)
-        self.values[node.output] = self._affine(y, data, shapes[node.output], node.output)
+            y = self._float_layer(node, data, self._floats(codes, shape), shape)
+        self.values[node.output] = self._affine(y, data, shapes[node.output])
 
-    def _floats(self, codes: Codes, name: str, shape) -> int:
+    def _floats(self, codes: Codes, shape) -> int:
         """Dequantized codes, whose scale is 1: integers."""
-        return self.flat.add("DEQUANTIZE", [codes.tensor], self.flat.value(name, shape))
+        return self.flat.add("DEQUANTIZE", [codes.tensor], self.flat.value(shape))
 
     def _residual(self, node: Node) -> None:
         """The sum of both inputs' codes, which is exact in float32, times the step size.
@@ -146,20 +145,20 @@ class _Builder:
         flat, data = self.flat, self.model.layers[node.layer]
         shape, none = self.model.graph.shapes[node.output], flat.activation("NONE")
         held = self.read[node.layer] = [self._input(name, data) for name in node.inputs]
-        operands = [self._floats(c, f"{node.layer}/input/{i}", shape) for i, c in enumerate(held)]
-        total, y = flat.value(f"{node.layer}/sums", shape), flat.value(node.output, shape)
+        operands = [self._floats(codes, shape) for codes in held]
+        total, y = flat.value(shape, name=node.layer), flat.value(shape)
         flat.add("ADD", operands, total, kind="AddOptions", fusedActivationFunction=none)
         step = flat.constant(np.float32([data.input_step]))
         flat.add("MUL", [total, step], y, kind="MulOptions", fusedActivationFunction=none)
         self.values[node.output] = y
 
-    def _affine(self, x: int, data: LayerData, shape, name: str) -> int:
+    def _affine(self, x: int, data: LayerData, shape) -> int:
         """x * scale + bias in two operations, rounded like the integer runtime."""
         flat, none = self.flat, self.flat.activation("NONE")
         scale, bias = (flat.constant(v.astype(np.float32)) for v in (data.scale, data.bias))
-        y = flat.value(f"{name}/scaled", shape)
+        y = flat.value(shape)
         flat.add("MUL", [x, scale], y, kind="MulOptions", fusedActivationFunction=none)
-        y, x = flat.value(name, shape), y
+        y, x = flat.value(shape), y
         return flat.add("ADD", [x, bias], y, kind="AddOptions", fusedActivationFunction=none)
 
     def _input(self, name: str, data: LayerData) -> Codes:
@@ -168,28 +167,37 @@ class _Builder:
         if key not in self._codes:
             flat, shape = self.flat, self.model.graph.shapes[name]
             step, none = flat.constant(np.float32([data.input_step])), flat.activation("NONE")
-            x, y = self.values[name], flat.value(f"{name}/steps", shape)
-            flat.add("DIV", [x, step], y, kind="DivOptions", fusedActivationFunction=none)
-            for op, bound in zip(("MAXIMUM", "MINIMUM"), data.input_range, strict=True):
-                x, y = y, flat.value(f"{name}/{op.lower()}", shape)
-                limit = flat.constant(np.float32([bound]))
-                flat.add(op, [x, limit], y, kind="MaximumMinimumOptions")
-            zero = zero_of(data)
-            codes = flat.value(f"{name}/codes", shape, "int8", 1.0, zero)
-            flat.add("QUANTIZE", [y], codes, kind="QuantizeOptions")
+            x = flat.value(shape)
+            divided = [self.values[name], step]
+            flat.add("DIV", divided, x, kind="DivOptions", fusedActivationFunction=none)
+            x, zero = self._within(x, data, shape), zero_of(data)
+            codes = flat.value(shape, "int8", 1.0, zero)
+            flat.add("QUANTIZE", [x], codes, kind="QuantizeOptions")
             self._codes[key] = Codes(codes, np.float32(1), zero)
         return self._codes[key]
+
+    def _within(self, x: int, data: LayerData, shape) -> int:
+        """Clips to the range of codes, at the ends where int8 does not end; see `zero_of`."""
+        flat = self.flat
+        for op, bound, end in zip(
+            ("MAXIMUM", "MINIMUM"), data.input_range, (-128, 127), strict=True
+        ):
+            if bound + zero_of(data) != end:
+                limit = flat.constant(np.float32([bound]))
+                operands, x = [x, limit], flat.value(shape)
+                flat.add(op, operands, x, kind="MaximumMinimumOptions")
+        return x
 
     def _float_layer(self, node: Node, data: LayerData, x: int, shape) -> int:
         """The accumulators of a layer."""
         flat, kernel = self.flat, data.kernel
-        y = flat.value(f"{node.layer}/sums", self.model.graph.shapes[node.output])
+        y = flat.value(self.model.graph.shapes[node.output], name=node.layer)
         if node.op == CONVOLUTION:
             kernel, _ = tflite_nodes.kernel_of(node, kernel)
         if kernel.dtype == np.float32:
             weights = flat.constant(kernel)
         else:
-            weights = flat.constant_floats(f"{node.layer}/kernel", kernel)
+            weights = flat.constant_floats(kernel)
         bias = flat.constant(np.zeros(len(data.scale), np.float32))
         if node.op == CONVOLUTION:
             return tflite_nodes.convolution(flat, node, [x, weights, bias], shape, y)
@@ -213,7 +221,7 @@ class _Builder:
             self.flat, node, operands, shape, out.tensor, clip or "NONE", quantized
         )
         if clip is None:
-            out = self._clipped(out, consumer, node)
+            out = self._clipped(out, consumer, self.model.graph.shapes[node.output])
         self._codes[consumer.value, Quantizer.of(consumer.reader)] = out
         self._skipped |= set(consumer.skipped)
 
@@ -222,7 +230,7 @@ class _Builder:
         key = codes.tensor, gain
         if key not in self._larger:
             scale, zero = np.float32(codes.scale / gain), 0 if data.input_signed else -128
-            tensor = self.flat.value(f"{codes.tensor}/larger", shape, "int8", scale, zero)
+            tensor = self.flat.value(shape, "int8", scale, zero)
             self.flat.add("QUANTIZE", [codes.tensor], tensor, kind="QuantizeOptions")
             self._larger[key] = Codes(tensor, scale, zero)
         return self._larger[key]
@@ -238,21 +246,20 @@ class _Builder:
             elif reader.input_signed and (target.low, target.high) == (low, high) and high < 127:
                 scale, clip = np.float32(-1 / low), "RELU_N1_TO_1"
         shape, zero = self.model.graph.shapes[node.output], zero_of(reader)
-        tensor = self.flat.value(f"{node.layer}/codes", shape, "int8", scale, zero)
+        tensor = self.flat.value(shape, "int8", scale, zero, node.layer)
         return Codes(tensor, scale, zero), clip
 
     def _read_as_integers(self, consumer: Consumer) -> bool:
         readers = [n for n in self.model.graph.layer_nodes if consumer.value in n.inputs]
         return all(reader.layer in self._solutions for reader in readers)
 
-    def _clipped(self, codes: Codes, consumer: Consumer, node: Node) -> Codes:
+    def _clipped(self, codes: Codes, consumer: Consumer, shape) -> Codes:
         """Clips codes to the target's range, with separate operators if int8 is wider."""
-        shape, target = self.model.graph.shapes[node.output], consumer.target
+        target = consumer.target
         for op, bound, end in (("MAXIMUM", target.low, -128), ("MINIMUM", target.high, 127)):
             if bound + codes.zero == end:
                 continue
-            quantized = "int8", codes.scale, codes.zero
-            y = self.flat.value(f"{node.layer}/{op.lower()}", shape, *quantized)
+            y = self.flat.value(shape, "int8", codes.scale, codes.zero)
             limit = self.flat.constant_codes(bound + codes.zero, codes.scale, codes.zero)
             self.flat.add(op, [codes.tensor, limit], y, kind="MaximumMinimumOptions")
             codes = Codes(y, codes.scale, codes.zero)

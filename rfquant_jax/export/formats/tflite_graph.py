@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from rfquant_jax.errors import UserError
+from rfquant_jax.export.formats.tflite_sharing import Once, sharing_builder
 
 PACKAGE = "ai-edge-litert"
 METADATA = "rfquant_jax"
@@ -33,18 +34,25 @@ def schema() -> ModuleType:
 
 
 class FlatGraph:
-    """Tensors are referred to by index; all but constants have a leading batch axis."""
+    """Tensors are referred to by index; all but constants have a leading batch axis.
+
+    Names are for people: the input and the output of every layer have one.
+    """
 
     def __init__(self):
         self._schema = schema()
         self._tensors, self._operators, self._codes = [], [], {}
         self._buffers = [self._schema.BufferT()]  # empty, for all computed tensors
         self._held: dict[tuple, int] = {}
+        self._contents: dict[bytes, int] = {}
+        self._tables: dict[tuple, Once] = {}
 
-    def value(self, name: str, shape: Sequence[int], kind: str = "float32", scale=None, zero=0):
+    def value(
+        self, shape: Sequence[int], kind: str = "float32", scale=None, zero=0, name: str = ""
+    ) -> int:
         """A computed tensor or the input; with a scale it holds codes."""
         quantization = None if scale is None else self._quantization([scale], [zero], 0)
-        return self._tensor(name, [1, *shape], kind, 0, quantization, [-1, *shape])
+        return self._tensor([1, *shape], kind, 0, quantization, name)
 
     def constant(self, values: np.ndarray, scale=None, axis: int = 0) -> int:
         """A constant tensor, deduplicated; with scales it holds codes quantized per axis."""
@@ -66,21 +74,20 @@ class FlatGraph:
             quantization = None
             if scales is not None:
                 quantization = self._quantization(scales, np.zeros(len(scales), np.int64), axis)
-            name = f"constant_{len(self._tensors)}"
             kind = values.dtype.name
-            self._held[key] = self._tensor(name, values.shape, kind, buffer, quantization, None)
+            self._held[key] = self._tensor(values.shape, kind, buffer, quantization)
         return self._held[key]
 
     def constant_codes(self, code: int, scale, zero: int) -> int:
         """A constant code with the quantization of the tensor it is compared with."""
-        buffer, name = self._buffer(np.int8(code).tobytes()), f"constant_{len(self._tensors)}"
+        buffer = self._buffer(np.int8(code).tobytes())
         quantization = self._quantization([scale], [zero], 0)
-        return self._tensor(name, [1], "int8", buffer, quantization, None)
+        return self._tensor([1], "int8", buffer, quantization)
 
-    def constant_floats(self, name: str, codes: np.ndarray) -> int:
+    def constant_floats(self, codes: np.ndarray) -> int:
         """Constant int8 codes as float32 integers; runtimes convert them at load time."""
         held = self.constant(codes, 1.0)
-        value = self._tensor(name, codes.shape, "float32", 0, None, None)
+        value = self._tensor(codes.shape, "float32")
         return self.add("DEQUANTIZE", [held], value)
 
     def numbers(self, values: Sequence[int]) -> int:
@@ -96,12 +103,10 @@ class FlatGraph:
         """
         made = self._schema.OperatorT()
         made.opcodeIndex = self._codes.setdefault(op, len(self._codes))
-        made.inputs, made.outputs = list(inputs), [output]
+        made.inputs, made.outputs = np.asarray(inputs, np.int32), np.asarray([output], np.int32)
         if (kind := options.pop("kind", None)) is not None:
             made.builtinOptionsType = getattr(self._schema.BuiltinOptions, kind)
-            made.builtinOptions = getattr(self._schema, f"{kind}T")()
-            for name, value in options.items():
-                setattr(made.builtinOptions, name, value)
+            made.builtinOptions = self._once(f"{kind}T", **options)
         self._operators.append(made)
         return output
 
@@ -114,9 +119,10 @@ class FlatGraph:
 
     def serialize(self, inputs: int, output: int, about: Mapping) -> bytes:
         """The flatbuffer; `about` becomes JSON in the metadata."""
-        import flatbuffers
-
         schema = self._schema
+        for index in (inputs, output):
+            self._tensors[index].shapeSignature = self._tensors[index].shape.copy()
+            self._tensors[index].shapeSignature[0] = -1
         graph = schema.SubGraphT()
         graph.tensors, graph.operators = self._tensors, self._operators
         graph.inputs, graph.outputs, graph.name = [inputs], [output], b"main"
@@ -124,11 +130,11 @@ class FlatGraph:
         model.version, model.description = 3, b"rfquant_jax"
         model.operatorCodes = [self._operator_code(op) for op in self._codes]
         model.metadata = [
-            self._metadata(METADATA, json.dumps(dict(about)).encode()),
+            self._metadata(METADATA, json.dumps(dict(about), separators=(",", ":")).encode()),
             self._metadata("min_runtime_version", _MINIMUM_VERSION.ljust(16, b"\0")),
         ]
         model.subgraphs, model.buffers = [graph], self._buffers
-        builder = flatbuffers.Builder(1024)
+        builder = sharing_builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
@@ -145,25 +151,35 @@ class FlatGraph:
         return made
 
     def _buffer(self, content: bytes) -> int:
-        made = self._schema.BufferT()
-        made.data = np.frombuffer(content, np.uint8)
-        self._buffers.append(made)
-        return len(self._buffers) - 1
+        """The index of a buffer, one for equal contents."""
+        if content not in self._contents:
+            made = self._schema.BufferT()
+            made.data = np.frombuffer(content, np.uint8)
+            self._contents[content] = len(self._buffers)
+            self._buffers.append(made)
+        return self._contents[content]
 
-    def _quantization(self, scales, zeros, axis: int):
-        made = self._schema.QuantizationParametersT()
-        made.scale = np.asarray(scales, np.float32)
-        made.zeroPoint = np.asarray(zeros, np.int64)
-        made.quantizedDimension = axis
-        return made
+    def _quantization(self, scales, zeros, axis: int) -> Once:
+        scale, zero = np.asarray(scales, np.float32), np.asarray(zeros, np.int64)
+        kind = "QuantizationParametersT"
+        return self._once(kind, scale=scale, zeroPoint=zero, quantizedDimension=axis)
 
-    def _tensor(self, name, shape, kind, buffer, quantization, signature) -> int:
+    def _once(self, kind: str, **fields) -> Once:
+        """A table of the schema, one for equal fields."""
+        parts = {n: v.tobytes() if isinstance(v, np.ndarray) else v for n, v in fields.items()}
+        key = (kind, *parts.items())
+        if key not in self._tables:
+            made = getattr(self._schema, kind)()
+            for name, value in fields.items():
+                setattr(made, name, value)
+            self._tables[key] = Once(made)
+        return self._tables[key]
+
+    def _tensor(self, shape, kind: str, buffer: int = 0, quantization=None, name: str = "") -> int:
         made = self._schema.TensorT()
-        made.name, made.shape = name.encode(), np.asarray(shape, np.int32)
+        made.name, made.shape = name.encode() or None, np.asarray(shape, np.int32)
         made.type = getattr(self._schema.TensorType, _TYPES[kind])
         made.buffer, made.quantization = buffer, quantization
-        if signature is not None:
-            made.shapeSignature = np.asarray(signature, np.int32)
         self._tensors.append(made)
         return len(self._tensors) - 1
 

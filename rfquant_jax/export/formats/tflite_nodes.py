@@ -68,7 +68,7 @@ def convolution(
     attributes, x = node.attributes, operands[0]
     same = _is_same(attributes, shape)
     if not same and np.any(attributes["padding"]):
-        x = _padded(flat, node.layer, x, shape, attributes["padding"], quantized)
+        x = _padded(flat, x, shape, attributes["padding"], quantized)
     (sh, sw), (dh, dw) = attributes["strides"], attributes["dilation"]
     options = {"strideH": sh, "strideW": sw, "dilationHFactor": dh, "dilationWFactor": dw}
     options |= {"padding": flat.padding(same)}
@@ -91,12 +91,12 @@ def _is_same(attributes: Mapping, shape: Shape) -> bool:
     return True
 
 
-def _padded(flat: FlatGraph, name: str, x: int, shape: Shape, padding, quantized) -> int:
+def _padded(flat: FlatGraph, x: int, shape: Shape, padding, quantized) -> int:
     """Pads an image with zeros, or with the zero point for codes."""
     (top, bottom), (left, right) = padding
     larger = [shape[0] + top + bottom, shape[1] + left + right, shape[2]]
     kind = () if quantized is None else ("int8", *quantized)
-    y = flat.value(f"{name}/padded", larger, *kind)
+    y = flat.value(larger, *kind)
     pads = flat.constant(np.asarray([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
     return flat.add("PAD", [x, pads], y, kind="PadOptions")
 
@@ -114,7 +114,7 @@ def emit(flat: FlatGraph, node: Node, shapes: Mapping[str, Shape], values: dict[
     inputs = [
         values[x] if isinstance(x, str) else flat.constant(np.float32([x])) for x in node.inputs
     ]
-    y = values[node.output] = flat.value(node.output, shapes[node.output])
+    y = values[node.output] = flat.value(shapes[node.output])
     if node.op in _BINARY or node.op in _UNARY:
         op, kind = (_BINARY | _UNARY)[node.op]
         options = {} if kind is None else {"kind": kind}
@@ -133,21 +133,20 @@ def emit(flat: FlatGraph, node: Node, shapes: Mapping[str, Shape], values: dict[
 def _compare(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
     """1 or 0 in float32, as in the graph; LiteRT compares to booleans."""
     op, kind = _COMPARISONS[node.op]
-    holds = flat.value(f"{node.output}/holds", shapes[node.output], "bool")
+    holds = flat.value(shapes[node.output], "bool")
     flat.add(op, inputs, holds, kind=kind)
     flat.add("CAST", [holds], y, kind="CastOptions")
 
 
 def _where(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
-    holds = flat.value(f"{node.output}/holds", shapes[node.inputs[0]], "bool")
+    holds = flat.value(shapes[node.inputs[0]], "bool")
     flat.add("CAST", inputs[:1], holds, kind="CastOptions")
     flat.add("SELECT_V2", [holds, *inputs[1:]], y, kind="SelectV2Options")
 
 
 def _around_one(flat: FlatGraph, node: Node, inputs, shapes: Mapping[str, Shape], y: int) -> None:
     """exp(x) - 1 or log(1 + x); LiteRT has no operator that is more exact near 0."""
-    one, between = flat.constant(np.float32([1])), f"{node.output}/between"
-    middle = flat.value(between, shapes[node.output])
+    one, middle = flat.constant(np.float32([1])), flat.value(shapes[node.output])
     if node.op == "expm1":
         flat.add("EXP", inputs, middle, kind="ExpOptions")
         flat.add("SUB", [middle, one], y, kind="SubOptions", fusedActivationFunction=0)
@@ -191,7 +190,7 @@ def _pool(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
     (sh, sw), out = node.attributes["strides"], y
     if np.any(padding):
         value = 0.0 if node.op == "sum_pool" else -np.finfo(np.float32).max
-        x = _pad_with(flat, f"{node.output}/padded", x, shape, [*padding, [0, 0]], value)
+        x = _pad_with(flat, x, shape, [*padding, [0, 0]], value)
     options = {"padding": flat.padding(False), "strideH": sh, "strideW": sw}
     options |= {"filterHeight": height, "filterWidth": width, "fusedActivationFunction": 0}
     if node.op == "max_pool":
@@ -201,7 +200,7 @@ def _pool(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
         (s + sum(p) - w) // t + 1
         for s, p, w, t in zip(shape[:2], padding, (height, width), (sh, sw), strict=True)
     ]
-    out = flat.value(f"{node.output}/mean", [*rows, shape[2]])
+    out = flat.value([*rows, shape[2]])
     flat.add("AVERAGE_POOL_2D", [x], out, kind="Pool2DOptions", **options)
     count = flat.constant(np.float32([math.prod((height, width))]))
     flat.add("MUL", [out, count], y, kind="MulOptions", fusedActivationFunction=0)
@@ -209,12 +208,12 @@ def _pool(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
 
 def _pad(flat: FlatGraph, node: Node, x: int, shape: Shape, y: int) -> None:
     padding, value = node.attributes["padding"], node.attributes["value"]
-    _pad_with(flat, node.output, x, shape, padding, value, y)
+    _pad_with(flat, x, shape, padding, value, y)
 
 
-def _pad_with(flat, name, x, shape, padding, value, y=None) -> int:
+def _pad_with(flat, x, shape, padding, value, y=None) -> int:
     if y is None:
-        y = flat.value(name, [size + sum(p) for size, p in zip(shape, padding, strict=True)])
+        y = flat.value([size + sum(p) for size, p in zip(shape, padding, strict=True)])
     pads = flat.constant(np.asarray([[0, 0], *padding], np.int32))
     held = flat.constant(np.float32([value]))
     return flat.add("PADV2", [x, pads, held], y, kind="PadV2Options")

@@ -14,6 +14,7 @@ from rfquant_jax.export.ir.fold import fold
 from rfquant_jax.export.trace.values import UnsupportedNetwork
 from rfquant_jax.export.verify.compare import compare_codes
 from tests.conftest import IMAGE_SHAPE, images
+from tests.export.formats.test_onnx_fast import residual_model
 from tests.export.random_models import models
 from tests.export.test_formats import BEHIND, BETWEEN
 from tests.export.trace.test_capture import Around, WithNorm, coupled_of
@@ -80,6 +81,27 @@ def test_batch_norms_on_their_own(litert, place, rng):
     x = images(rng, 3)
     expected = runtime.run(model, x)
     np.testing.assert_allclose(opened(model).predict(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_parts_are_stored_once(litert):
+    """The network has layers with equal channels, so equal zero points, shapes and buffers."""
+    model, _ = residual_model()
+    content = tflite.make(model)
+    schema = tflite_graph.schema()
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    zeros, lengths = set(), set()
+    for tensor in tensors:
+        held = tensor.Quantization()
+        if held is not None and held.ScaleLength() > 1:
+            zeros.add(held._tab.Vector(held._tab.Offset(10)))  # where the zero points start
+            lengths.add(held.ScaleLength())
+            assert held.ZeroPointLength() == held.ScaleLength()
+    assert len(zeros) == len(lengths) == 2  # 16 and 32 channels
+    held = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).buffers[1:]
+    assert len({buffer.data.tobytes() for buffer in held}) == len(held)
+    names = [tensor.Name() for tensor in tensors if tensor.Name()]
+    assert sorted(names) == sorted([b"image", *(name.encode() for name in model.layers)])
 
 
 def test_without_its_schema_the_format_is_refused_in_one_line(monkeypatch):
