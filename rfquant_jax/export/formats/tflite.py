@@ -64,9 +64,9 @@ class Codes:
     scale: np.float32
     zero: int
 
-    def to_json(self) -> dict:
-        """The location of the codes in the metadata."""
-        return {"tensor": self.tensor, "zero": self.zero}
+    def to_json(self) -> list[int]:
+        """The location of the codes in the metadata: tensor, zero point."""
+        return [self.tensor, self.zero]
 
 
 def zero_of(data: LayerData) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from rfquant_jax.export.formats.tflite import CODES
 from rfquant_jax.export.formats.tflite_graph import METADATA, schema
 from rfquant_jax.runtime import cpus
+
+Places = list[list[int]]  # tensor and zero point of each input of a layer, see `tflite.Codes`
 
 
 def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
@@ -22,7 +24,7 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
     """
     content = path.read_bytes()
     predict = _interpreter(content, threads)
-    where: dict[str, list[Mapping]] = {}
+    where: dict[str, Places] = {}
     interpreters: list[Callable] = []
 
     def codes(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -37,9 +39,9 @@ def load(path: Path, threads: int | None = None) -> tuple[Callable, Callable]:
     return lambda images: predict(images)[0], codes
 
 
-def _codes(entries: list[Mapping], outputs: Iterator[np.ndarray]) -> np.ndarray:
+def _codes(entries: Places, outputs: Iterator[np.ndarray]) -> np.ndarray:
     """One layer's codes, int16; those of a residual addition are stacked, see `CodesOf`."""
-    found = [next(outputs).astype(np.int16) - entry["zero"] for entry in entries]
+    found = [next(outputs).astype(np.int16) - zero for _, zero in entries]
     return found[0] if len(found) == 1 else np.stack(found, axis=1)
 
 
@@ -64,7 +66,7 @@ def _interpreter(content: bytes, threads: int | None) -> Callable[[np.ndarray], 
     return run
 
 
-def _with_codes(content: bytes) -> tuple[dict[str, list[Mapping]], bytes]:
+def _with_codes(content: bytes) -> tuple[dict[str, Places], bytes]:
     """The tensors of the codes by layer, and the model with these as additional outputs."""
     import flatbuffers
 
@@ -73,7 +75,7 @@ def _with_codes(content: bytes) -> tuple[dict[str, list[Mapping]], bytes]:
     (held,) = (entry for entry in model.metadata if entry.name == METADATA.encode())
     about = json.loads(bytes(model.buffers[held.buffer].data))
     where = about[CODES]
-    tensors = [entry["tensor"] for entries in where.values() for entry in entries]
+    tensors = [tensor for entries in where.values() for tensor, _ in entries]
     model.subgraphs[0].outputs = [*model.subgraphs[0].outputs, *tensors]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
