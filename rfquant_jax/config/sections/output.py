@@ -39,7 +39,7 @@ EXPORT = section(
     max_differing_codes=Field(
         1e-5,
         "share of codes that may differ: in float32, of each layer's (none in float64); "
-        "in fast ONNX and LiteRT files, of all layers' together",
+        "in fast ONNX, LiteRT and QONNX files, of all layers' together",
         FRACTION,
     ),
 )

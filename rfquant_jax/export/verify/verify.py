@@ -24,9 +24,9 @@ from rfquant_jax.export.verify.runners import Runner, missing_runtime
 
 # Batch size: all activations in float64 and the codes of all layers are kept.
 LARGEST_BATCH = 16
-# Formats with integer kernels. Other formats compute in floating point with their own rounding, so
-# only their predictions are checked.
-EXACT = (format_names.ONNX_FAST, format_names.TFLITE)
+# Formats that multiply integers and round like the integer runtime. Other formats round floats in
+# their own way, so only their predictions are checked.
+EXACT = (format_names.ONNX_FAST, format_names.TFLITE, format_names.QONNX)
 LARGEST_OFF_TIE = 0.01  # in steps; rounding errors of float32 are far smaller
 LARGEST_FLOAT64_DIFFERENCE = 1e-6  # of a logit, relative to the largest; wrong scales exceed this
 
@@ -45,7 +45,7 @@ class Limits:
       max_unequal_float: of the predictions of other formats, compared with the evaluation in
         float32. They round floats in their own way; only a broken file exceeds 0.005.
       max_differing_codes: of the codes of each layer of the evaluation in float32, and of the codes
-        of a fast ONNX or LiteRT file, all layers together. There is no difference in float64.
+        of a fast ONNX, LiteRT or QONNX file, all layers together. There is no difference in float64.
     """
 
     max_unequal: float = 0.001
