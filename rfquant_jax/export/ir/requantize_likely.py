@@ -7,17 +7,15 @@ the smallest chance, and this chance is reported.
 
 A wrong code differs by one, and only for values within LARGEST_OFF_TIE steps of a rounding tie.
 Accumulators with a smaller chance than 1e-15, as of images unlike the calibration data, are not
-considered.
+considered, see `likelihood`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 
 from rfquant_jax.export.ir.boundaries import Boundaries, Target
+from rfquant_jax.export.ir.likelihood import Likely
 from rfquant_jax.export.ir.model import INT32_LIMIT, LayerData
 from rfquant_jax.export.ir.requantize import (
     NARROWEST,
@@ -30,7 +28,6 @@ from rfquant_jax.export.ir.requantize import (
 MOST_FACTORS = 8  # values of k to try for each channel
 NEGLIGIBLE = 1e-7  # a chance of wrong codes for which no other k is tried
 LARGEST_OFF_TIE = 0.009  # in steps; export's verification accepts 0.01
-_LEAST_CHANCE = 1e-15  # of accumulators that are taken into account
 _MOST_AT_ONCE = 2**22  # array elements
 
 
@@ -61,72 +58,12 @@ def complete(
                 _try(found, data, target, channels, found.gain * factor)
 
 
-@dataclass(frozen=True)
-class _Likely:
-    """How likely the accumulators next to each boundary are.
-
-    Attributes:
-      above, below: float64[n, C], chances of the accumulators next to each boundary; at least
-        _LEAST_CHANCE if any accumulator with the code on this side has that chance.
-      tie: float64[n, C], where the boundary lies between them, in real numbers.
-      slope: float64[n, 1], codes per accumulator.
-    """
-
-    above: np.ndarray
-    below: np.ndarray
-    tie: np.ndarray
-    slope: np.ndarray
-
-    @property
-    def passed(self) -> np.ndarray:
-        """Whether any channel's outputs come near a boundary, bool[C]."""
-        return (self.above + self.below > 0).any(0)
-
-    @classmethod
-    def of(cls, data: LayerData, channels: Channels, target: Target) -> _Likely:
-        scale = np.abs(data.scale[channels.rows, None].astype(np.float64))
-        bias = data.bias[channels.rows, None]
-        mean, deviation = data.spread[:, channels.rows, None]
-        mean, deviation = (mean - bias) / scale, np.maximum(deviation / scale, 1.0)
-        mean = np.clip(mean, channels.least, channels.most)
-        above, below = (_chance(channels.first - i, mean, deviation) for i in (0, 1))
-        # A likely code needs both of its boundaries, even if accumulators near one are unlikely.
-        code = np.where(_occurs(channels, mean, deviation), _LEAST_CHANCE, 0)
-        above, below = np.maximum(above, code[:, 1:]), np.maximum(below, code[:, :-1])
-        return cls(
-            above=np.where(channels.above, above, 0),
-            below=np.where(channels.below, below, 0),
-            tie=(channels.threshold * target.step - bias) / scale,
-            slope=scale / target.step,
-        )
-
-
-def _occurs(channels: Channels, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Whether any accumulator with each code is likely, bool[n, C + 1]."""
-    first = np.concatenate([channels.least, channels.first], axis=1)
-    last = np.concatenate([channels.first - 1, channels.most], axis=1)
-    nearest = np.clip(mean, first, np.maximum(first, last))
-    return (first <= last) & (_chance(nearest, mean, deviation) > 0)
-
-
-def _chance(accumulators: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """The larger of a normal and a Laplace distribution with this mean and standard deviation.
-
-    Outputs of trained networks have longer tails than a normal distribution.
-    """
-    z = np.abs(accumulators - mean) / deviation
-    normal = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    laplace = np.exp(-math.sqrt(2) * z) / math.sqrt(2)
-    found = np.maximum(normal, laplace) / deviation
-    return np.where(found < _LEAST_CHANCE, 0, found)
-
-
 def _try(
     found: Requantization, data: LayerData, target: Target, channels: Channels, factor: np.ndarray
 ) -> None:
     """Stores the constants with these k that are wrong with a smaller chance than earlier ones."""
-    channels.keep(_Likely.of(data, channels, target).passed)
-    likely = _Likely.of(data, channels, target)
+    channels.keep(Likely.of(data, channels, target).passed)
+    likely = Likely.of(data, channels, target)
     nearest = np.rint(channels.exact_bias * factor)
     fits = np.abs(nearest) + factor * channels.magnitude.astype(np.float64) < INT32_LIMIT - 16
     bias = np.where(fits, nearest, 0).astype(np.int64)[:, None] + NEAREST_BIASES
@@ -142,7 +79,7 @@ def _try(
     found.wrong[rows] = wrong[better]
 
 
-def _best(channels: Channels, likely: _Likely, factor: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _best(channels: Channels, likely: Likely, factor: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """For each B, the M that violates the bounds with the smallest chance, float32[n, biases].
 
     Over all M, every lower bound is violated up to its value and every upper bound from its value
@@ -170,7 +107,7 @@ def _best(channels: Channels, likely: _Likely, factor: np.ndarray, bias: np.ndar
     return np.where(usable, middle / 2, 1)[..., 0].astype(np.float32)
 
 
-def _wrong(channels: Channels, likely: _Likely, factor, bias, multiplier) -> np.ndarray:
+def _wrong(channels: Channels, likely: Likely, factor, bias, multiplier) -> np.ndarray:
     """The chance of a wrong code, float64[n, biases]; infinite if one is too far off.
 
     Kernels round the product in float32, so accumulators within NARROWEST of a tie count as wrong.

@@ -45,7 +45,7 @@ class Limits:
       max_unequal_float: of the predictions of other formats, compared with the evaluation in
         float32. They round floats in their own way; only a broken file exceeds 0.005.
       max_differing_codes: of the codes of each layer of the evaluation in float32, and of the codes
-        of a fast ONNX, LiteRT or QONNX file, all layers together. There is no difference in float64.
+        of a fast ONNX, LiteRT or QONNX file, all layers together. In float64, none may differ.
     """
 
     max_unequal: float = 0.001
