@@ -59,6 +59,28 @@ def test_activations_are_quantized_as_finn_converts_them(model):
     assert kinds == {(1, None), (1, "Div"), (0, "Relu")}
 
 
+def test_qonnx_infers_the_integer_types_of_every_product(model):
+    """As converters do: with any other scale than 1, the types would be float32."""
+    pytest.importorskip("qonnx.core.onnx_exec")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_datatypes import InferDataTypes
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    wrapped = ModelWrapper(qonnx.make(model)).transform(InferShapes()).transform(InferDataTypes())
+    found = [
+        [wrapped.get_tensor_datatype(name).name for name in (*node.input[:2], node.output[0])]
+        for node in wrapped.graph.node
+        if node.op_type in ("Conv", "MatMul")
+    ]
+    expected = [
+        [f"{'' if d.input_signed else 'U'}INT{d.input_bits}", f"INT{d.weight_bits}", "INT32"]
+        for d in (model.layers[node.layer] for node in model.graph.layer_nodes)
+        if d.is_integer
+    ]
+    assert len(expected) == len(model.layers) - 1
+    assert found == [["FLOAT32", "INT8", "FLOAT32"], *expected]
+
+
 def test_qonnx_computes_the_codes_of_the_integer_runtime(tmp_path):
     pytest.importorskip("qonnx.core.onnx_exec")
     path = tmp_path / "m.qonnx.onnx"
