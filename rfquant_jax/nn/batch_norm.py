@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rfquant_jax.ops.ordering import after
+from rfquant_jax.ops.ordering import apart
+from rfquant_jax.ops.sums import sums
 from rfquant_jax.runtime.backend import backend
 
 
@@ -29,8 +30,8 @@ def batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     # deviation or so from the mean, so that little cancels; not one at an edge, which sees padding.
     centre = jax.lax.stop_gradient(x[tuple(size // 2 for size in x.shape[:-1])])
     x = x - centre
-    mean = jnp.mean(x, axes)
-    variance = jnp.mean(jnp.square(x), axes) - jnp.square(mean)
+    mean, square = (of / math.prod(x.shape[:-1]) for of in sums((x, jnp.square(x)), axes))
+    variance = square - jnp.square(mean)
     return centre + mean, jnp.maximum(variance, 0)
 
 
@@ -79,9 +80,9 @@ def _normalize_batch_backward(epsilon, residuals, cotangents):
     x, mean, variance, scale, bias = residuals
     g, axes = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1))
     root = jax.lax.rsqrt(variance + epsilon)
-    # `after` forces recomputation: XLA would keep x - mean of the forward pass for this.
-    centred = (x.astype(jnp.float32) - after(mean, cotangents[0])) * root
-    d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * centred, axes)
+    # Recomputed: otherwise XLA would keep x - mean of the forward pass for this.
+    centred = (x.astype(jnp.float32) - apart(mean, cotangents[0])) * root
+    d_bias, d_scale = sums((g, g * centred), axes)
     count = math.prod(x.shape[:-1])
     factor = root if scale is None else root * scale
     d_x = factor * (g - d_bias / count - centred * (d_scale / count))

@@ -9,6 +9,7 @@ merges common expressions, so that a real data dependency is needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,20 @@ def after(value: jax.Array, event: jax.Array) -> jax.Array:
       event: of any float dtype and shape, with at least one element.
     """
     return value * _one(event).astype(value.dtype)
+
+
+def apart(value: jax.Array, event: jax.Array) -> jax.Array:
+    """`value`, bit for bit, of which XLA computes again what it has from the original.
+
+    On CPU, this takes a dependency on `event`, see `after`. On GPU, a barrier is enough, and a
+    dependency would cost a kernel.
+    """
+    return after(value, event) if backend() == "cpu" else again(value)
+
+
+def again(value: Any) -> Any:
+    """A tree of arrays; on GPU, XLA computes from them again what it has from the original."""
+    return value if backend() == "cpu" else jax.lax.optimization_barrier(value)
 
 
 def alone(make: Callable[[], jax.Array], event: jax.Array) -> jax.Array:

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rfquant_jax.ops.sums import row_sums
+
 FULL_PRECISION = 32  # bit-widths of at least this value mean "not quantized"
 MIN_STEP = 1e-8  # lower bound of all step sizes
 
@@ -79,7 +81,7 @@ def _quantize_backward(scale_gradient, residuals, g):
     x, step, lower, upper = residuals
     quantized = step * codes(x, step, lower, upper)
     inside = (x >= lower * step) & (x <= upper * step)
-    d_step = jnp.sum(g * jnp.where(inside, quantized - x, quantized)) / step
+    d_step = jnp.sum(row_sums(g * jnp.where(inside, quantized - x, quantized))) / step
     if scale_gradient:
         d_step = d_step * jax.lax.rsqrt(x.size * upper)
     return jnp.where(inside, g, 0), d_step, jnp.zeros_like(lower), jnp.zeros_like(upper)

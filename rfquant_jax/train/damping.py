@@ -23,9 +23,19 @@ def oscillation(
 ) -> jax.Array:
     """QE, the oscillation damping of one layer (Nagel et al., ICML 2022), float32[].
 
-    Squared distance of each clipped weight to its quantized value, summed over output channels,
-    averaged over the rest. Above the smallest allowed bit-width `m`, only weights whose code lies
-    on the coarser grid of `m` bits contribute; all others contribute zero.
+    The sum of `oscillation_of_channels`, with the same arguments.
+    """
+    return jnp.sum(oscillation_of_channels(kernel, step, bits, smallest))
+
+
+def oscillation_of_channels(
+    kernel: jax.Array, step: jax.Array, bits: jax.Array, smallest: jax.Array
+) -> jax.Array:
+    """The oscillation damping of each output channel, float32[O].
+
+    Squared distance of each clipped weight to its quantized value, averaged over the other axes.
+    Above the smallest allowed bit-width `m`, only weights whose code lies on the coarser grid of
+    `m` bits contribute; all others contribute zero.
 
     Args:
       kernel: float32[..., O].
@@ -39,7 +49,7 @@ def oscillation(
     lower, upper = lsq.bounds(smallest, signed=True)
     takes_part = (coarse == jnp.round(coarse)) & (coarse >= lower) & (coarse <= upper)
     error = jnp.where(takes_part, jnp.square(clipped - code * step), 0.0)
-    damping = jnp.sum(jnp.mean(error, axis=tuple(range(kernel.ndim - 1))))
+    damping = jnp.mean(error, axis=tuple(range(kernel.ndim - 1)))
     return jnp.where(bits < lsq.FULL_PRECISION, damping, 0.0)
 
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rfquant_jax.ops.ordering import after, unless_skipped
+from rfquant_jax.ops.ordering import apart, unless_skipped
+from rfquant_jax.ops.sums import row_axes, row_sums, total
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -55,19 +56,22 @@ def information_distortion(
         _mean_square(features[name], features_max[name], at_smallest[index])
         for index, name in enumerate(names)
     )
-    return sum(errors, jnp.zeros(()))
+    return total(errors)
 
 
 @jax.custom_vjp
 def _mean_square(own: jax.Array, of_max: jax.Array, counts: jax.Array) -> jax.Array:
-    """Mean of (F - F_max)^2, float32[], if `counts` (bool[]), else 0; no gradient for F_max.
+    """Mean of (F - F_max)^2 if `counts` (bool[]), else 0; no gradient for F_max.
+
+    Returns float32 of the shape of `ops.sums.row_sums`: terms, which are to be added.
 
     The backward pass recomputes the difference from F and F_max, which are in memory anyway.
     Autodiff would save the difference as a residual: one more copy of every feature.
     """
 
     def made():
-        return jnp.mean(jnp.square(own.astype(jnp.float32) - of_max.astype(jnp.float32)))
+        squares = jnp.square(own.astype(jnp.float32) - of_max.astype(jnp.float32))
+        return row_sums(squares) / own.size
 
     return unless_skipped(counts, made)
 
@@ -78,9 +82,9 @@ def _mean_square_forward(*arguments):
 
 def _mean_square_backward(arguments, g):
     (own, of_max), counts = (a.astype(jnp.float32) for a in arguments[:2]), arguments[2]
-    # `after` makes F_max depend on the cotangent. Otherwise XLA would compute the difference once,
-    # in the forward pass, and keep it.
-    slope = g * (2 / own.size) * (own - of_max * after(jnp.ones(()), g))
+    # `apart`: otherwise XLA would compute the difference once, in the forward pass, and keep it.
+    difference = own - of_max * apart(jnp.ones(()), g)
+    slope = jnp.expand_dims(g, row_axes(own)) * (2 / own.size) * difference
     # `where` instead of a product: if `counts` is False, features may be NaN, and 0 * NaN is NaN.
     slope = jnp.where(counts, slope, 0)
     return slope.astype(arguments[0].dtype), jnp.zeros_like(arguments[1]), None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from rfquant_jax.nn.functional import Arrays
 from rfquant_jax.nn.jaxprs import bound, evaluate, needed, reached, read, variables
+from rfquant_jax.ops.ordering import again
 
 
 class Start(NamedTuple):
@@ -125,6 +126,8 @@ class Stem:
         equations = needed(self._program.jaxpr.eqns, self._learned)
         used = variables(atom for equation in equations for atom in equation.invars)
         own = {name: params[name] for name, var in self._params.items() if var in used}
+        # Otherwise, if a step is one program, XLA keeps the forward pass in memory until here.
+        own, images = again((own, images))
 
         def learned(own):
             values = self._given(params | own, stats, images)

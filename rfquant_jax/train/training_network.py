@@ -11,6 +11,7 @@ from flax import nnx
 
 from rfquant_jax.nn.features import recording_features
 from rfquant_jax.nn.functional import Arrays, FunctionalNetwork, dotted, reseed
+from rfquant_jax.ops.sums import total
 from rfquant_jax.quant.calibrate import Preprocess
 from rfquant_jax.quant.layers import QuantizedLayer, assign, pick, searched_layers, slot
 from rfquant_jax.quant.space import WEIGHTS
@@ -18,7 +19,7 @@ from rfquant_jax.runtime.setting import ANY, BELOW_ONE, FRACTION, documented, se
 from rfquant_jax.train.packing import Packing
 from rfquant_jax.train.stem import Start, Stem
 
-# term(kernel, step size, bit-width, index of the layer) -> float32[]
+# term(kernel, step size, bit-width, index of the layer) -> float32 of any shape
 WeightTerm = Callable[[jax.Array, jax.Array, jax.Array, int], jax.Array]
 Outputs = tuple[jax.Array, Arrays]  # logits float32[N, classes] and features by layer name
 
@@ -110,15 +111,15 @@ class TrainingNetwork:
     def sum_over_weights(
         self, params: Arrays, configuration: jax.Array, term: WeightTerm
     ) -> jax.Array:
-        """Sums a term over the kernels of the searched layers, float32[]."""
+        """Sums a term, all its elements, over the kernels of the searched layers, float32[]."""
         if self.packing is not None:
             params = self.packing.chosen_params(params, configuration)
-        total = jnp.zeros(())
+        terms = []
         for index, (kernel, steps, candidates) in enumerate(self._layers):
             bits = configuration[index, WEIGHTS]
             step = pick(params[steps], slot(bits, candidates))
-            total = total + term(params[kernel], step, bits, index)
-        return total
+            terms.append(term(params[kernel], step, bits, index))
+        return total(terms)
 
     def trace_stem(self, images: jax.ShapeDtypeStruct, *, passes: int) -> None:
         """Finds the part of the network that all passes of a step share; see `stem`.

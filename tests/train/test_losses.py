@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rfquant_jax.runtime.backend import compiling_for
 from rfquant_jax.train import damping, losses
 
 
@@ -42,8 +43,25 @@ def test_information_distortion_counts_layers_at_their_smallest_bits():
     assert got == pytest.approx((1 + 4) / 2 + 9)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_information_distortion_of_many_pixels(backend, rng):
+    own, of_max = (rng.normal(size=(3, 32, 32, 8)).astype(np.float32) for _ in range(2))
+
+    def loss(own):
+        reference = {"a": jnp.asarray(of_max), "b": jnp.ones((2, 2))}
+        features = {"a": own, "b": jnp.full((2, 2), 3.0)}
+        return losses.information_distortion(features, reference, ["a", "b"], jnp.ones(2, bool))
+
+    with compiling_for(backend):
+        value, slope = jax.value_and_grad(loss)(jnp.asarray(own))
+    difference = own.astype(np.float64) - of_max
+    assert value == pytest.approx(np.mean(difference**2) + 4, rel=1e-5)
+    np.testing.assert_allclose(slope, 2 * difference / own.size, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_information_distortion_moves_a_layers_own_feature_alone(dtype, rng):
+def test_information_distortion_moves_a_layers_own_feature_alone(dtype, backend, rng):
     own, of_max = (jnp.asarray(rng.normal(size=(3, 4)), dtype) for _ in range(2))
 
     def loss(own, of_max):
@@ -52,7 +70,8 @@ def test_information_distortion_moves_a_layers_own_feature_alone(dtype, rng):
             features, reference, ["a", "b"], jnp.asarray([True, False])
         )
 
-    slope, of_reference = jax.jit(jax.grad(loss, (0, 1)))(own, of_max)
+    with compiling_for(backend):
+        slope, of_reference = jax.jit(jax.grad(loss, (0, 1)))(own, of_max)
     expected = 0.5 * 2 / 12 * (np.float64(own) - np.float64(of_max))
     assert slope.dtype == dtype
     np.testing.assert_allclose(

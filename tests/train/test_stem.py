@@ -16,6 +16,7 @@ from rfquant_jax.quant import convert
 from rfquant_jax.quant.layer_table import layer_table
 from rfquant_jax.quant.sampling import sample_step
 from rfquant_jax.quant.space import smallest_bits
+from rfquant_jax.runtime.backend import compiling_for
 from rfquant_jax.train.passes import max_pass, random_pass
 from rfquant_jax.train.state import PassState, StepInputs
 from rfquant_jax.train.training_network import LossWeights, TrainingNetwork
@@ -96,6 +97,24 @@ def test_gradients_of_the_stem_are_the_sums_over_whole_passes(whole, shared):
         np.testing.assert_allclose(
             gradient, whole.gradients[name], rtol=1e-4, atol=1e-5 * largest, err_msg=name
         )
+
+
+def test_on_gpus_the_backward_pass_computes_the_stem_again(shared, functional, data):
+    one, _, _, own, carry = shared
+
+    def both(params, images):
+        start, _ = one.stem.start(params, functional.stats, images)
+        return start, one.stem.backward(params, functional.stats, images, carry.cotangents)
+
+    given = functional.params, data["image"]
+    with compiling_for("gpu"):
+        _, got = jax.jit(both)(*given)
+        program = jax.make_jaxpr(both)(*given)
+    for name, gradient in own.items():
+        np.testing.assert_allclose(got[name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
+    barriers = [e for e in program.eqns if e.primitive.name == "optimization_barrier"]
+    [of_inputs] = [e for e in barriers if program.jaxpr.invars[-1] in e.invars]
+    assert len(of_inputs.invars) == 1 + len(own)
 
 
 def test_all_other_gradients_are_those_of_whole_passes(whole, shared):
