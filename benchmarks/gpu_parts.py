@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,15 @@ class Command:
     needs: str = ""
 
 
-def parts(folder: Path, *, small: bool) -> dict[str, list[Command]]:
+def parts(
+    folder: Path, *, small: bool, chosen: Collection[str] = tuple(SIZES)
+) -> dict[str, list[Command]]:
     """The commands of each part, in order.
 
     Args:
       folder: for files that parts share, such as the compilation cache.
       small: sizes for a processor, to test the commands.
+      chosen: the networks of parts that measure several.
     """
     cache, rounds = f"--cache={folder / 'compiled'}", "--rounds=1" if small else "--rounds=11"
     peers = f"--peer={'eager' if small else 'eager,compiled'}"
@@ -42,7 +46,7 @@ def parts(folder: Path, *, small: bool) -> dict[str, list[Command]]:
     def networks(module: str, *flags: str, needs: str = "") -> list[Command]:
         """A benchmark of every network in bfloat16."""
         found = []
-        for name, size in SIZES.items():
+        for name, size in ((name, SIZES[name]) for name in SIZES if name in chosen):
             sizes = f"--size={32 if small else size}", f"--batch={8 if small else 128}"
             own = f"--network={name}", *sizes, "--precision=bfloat16", *flags
             found.append(Command(module, own, needs=needs))
@@ -50,10 +54,8 @@ def parts(folder: Path, *, small: bool) -> dict[str, list[Command]]:
 
     return {
         "steps": networks("train_step", cache, "--kinds=coupled", "--rounds=1"),
-        "train_step": [
-            *networks("train_step", cache, rounds),
-            *networks("train_step", cache, rounds, *of_peers, needs="torch"),
-        ],
+        "train_step": networks("train_step", cache, rounds),
+        "peer": networks("train_step", cache, rounds, *of_peers, needs="torch"),
         "quickstart": [Command("quickstart", quickstart, has_out=False)],
         "evaluate": networks("evaluate", rounds),
         "search": networks("search", rounds, "--starts=16"),

@@ -9,7 +9,7 @@ Benchmarks that need a package which is not installed are skipped by name.
 
 --small runs tiny sizes, to try the script on a CPU:
 
-    python -m benchmarks.gpu_run --small --parts=idle,evaluate
+    python -m benchmarks.gpu_run --small --parts=idle,evaluate --networks=cifar_resnet20
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.flag_values import check
-from benchmarks.gpu_parts import Command, parts
+from benchmarks.gpu_parts import SIZES, Command, parts
 from rfquant_jax.runtime.json_files import write_json
 
 _PARTS = flags.DEFINE_list("parts", [], "to run; empty: all")
+_NETWORKS = flags.DEFINE_list("networks", list(SIZES), "to measure")
 _FOLDER = flags.DEFINE_string("folder", "runs/gpu", "folder of the results")
 _MINUTES = flags.DEFINE_float("minutes", 15.0, "time for all parts", lower_bound=0.1)
 _SMALL = flags.DEFINE_bool("small", False, "tiny sizes, for a CPU")
@@ -40,7 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(_: list[str]) -> None:
     folder = Path(_FOLDER.value).absolute()
-    known = parts(folder, small=_SMALL.value)
+    check(_NETWORKS, tuple(SIZES))
+    known = parts(folder, small=_SMALL.value, chosen=_NETWORKS.value)
     check(_PARTS, tuple(known))
     chosen = {name: known[name] for name in known if name in (_PARTS.value or known)}
     folder.mkdir(parents=True, exist_ok=True)
