@@ -112,8 +112,12 @@ def run_command(command: Command, folder: Path, until: float) -> dict:
         last = (errors.strip() or printed.strip() or "nothing printed").splitlines()[-1]
         reason = f"no answer after {left:.0f} s" if code == TIMEOUT else f"exit code {code}: {last}"
         return result | {"outcome": "failed", "reason": reason}
-    numbers = {"numbers": json.loads(out.read_text())} if command.has_out else {}
-    return result | {"outcome": "done"} | numbers
+    if not command.has_out:
+        return result | {"outcome": "done"}
+    try:
+        return result | {"outcome": "done", "numbers": json.loads(out.read_text())}
+    except (OSError, ValueError) as error:
+        return result | {"outcome": "failed", "reason": f"no numbers: {error}"}
 
 
 TIMEOUT = -signal.SIGKILL

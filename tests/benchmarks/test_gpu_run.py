@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from benchmarks import gpu_run
 from benchmarks.gpu_parts import Command, parts
@@ -25,6 +27,7 @@ def scripts(tmp_path, monkeypatch):
         "good": "import sys, pathlib; print('fine', *sys.argv[2:]); "
         "pathlib.Path(sys.argv[1].split('=')[1]).write_text('{\"rows\": [1.5]}')",
         "bad": "print('begun'); raise SystemExit('too small\\nbatch: must be 2')",
+        "silent": "print('no numbers')",
         "slow": "import time; time.sleep(60)",
     }
     for name, text in texts.items():
@@ -53,6 +56,35 @@ def test_a_failed_part_is_one_line_and_the_next_one_runs(scripts, capsys):
     printed = capsys.readouterr().out
     assert "FAILED bad: exit code 1: batch: must be 2" in printed
     assert "SKIPPED good : no_such_package" in printed.replace("good:", "good :")
+
+
+@pytest.mark.parametrize("module", ["bad", "good"])
+def test_the_script_fails_in_the_end_if_a_part_has_failed(scripts, module, monkeypatch):
+    chosen = {"first": [Command(module, ())], "second": [Command("good", ())]}
+    monkeypatch.setattr(gpu_run, "parts", lambda folder, **_: chosen)
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(folder=str(scripts)):
+        if module == "good":
+            gpu_run.main([])
+        else:
+            with pytest.raises(SystemExit, match=r"^failed: first$"):  # a text: exit status 1
+                gpu_run.main([])
+    results = json.loads((scripts / "gpu_run.json").read_text())["parts"]
+    assert results["second"][0]["outcome"] == "done"
+
+
+def test_a_benchmark_without_numbers_has_failed(scripts):
+    failed, results = run(scripts, {"one": [Command("silent", ())], "two": [Command("good", ())]})
+    assert failed == ["one"]
+    assert results["one"][0]["reason"].startswith("no numbers: ")
+    assert results["two"][0]["outcome"] == "done"
+
+
+def test_networks_can_be_chosen(tmp_path):
+    chosen = parts(tmp_path, small=False, chosen=["resnet18"])
+    of = [c for name in ("steps", "peer", "idle") for c in chosen[name]]
+    assert [c.arguments[0] for c in of] == ["--network=resnet18"] * 3
+    assert {c.needs for c in chosen["peer"]} == {"torch"}
 
 
 def test_time_is_limited(scripts):
