@@ -126,8 +126,9 @@ class Stem:
         equations = needed(self._program.jaxpr.eqns, self._learned)
         used = variables(atom for equation in equations for atom in equation.invars)
         own = {name: params[name] for name, var in self._params.items() if var in used}
-        # Otherwise, if a step is one program, XLA keeps the forward pass in memory until here.
-        own, images = again((own, images))
+        # Otherwise, if a step is one program, XLA keeps the forward pass in memory until here. With
+        # the cotangents, so that it is not computed again before the passes.
+        own, images, cotangents = again((own, images, cotangents))
 
         def learned(own):
             values = self._given(params | own, stats, images)

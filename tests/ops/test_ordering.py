@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfquant_jax.ops.ordering import after, alone, replaced, unless_skipped
+from rfquant_jax.ops.ordering import after, again, alone, apart, replaced, unless_skipped
+from rfquant_jax.runtime.backend import compiling_for
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,22 @@ def test_no_event_changes_a_bit(event, dtype):
     assert np.signbit(got[1])
     made = jax.jit(lambda values, event: alone(lambda: values + 1, event))(values, given)
     np.testing.assert_array_equal(made, values + 1)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_is_computed_again_has_the_same_bits(backend):
+    values = jnp.asarray([0.1, -0.0, 1e-40, 3e38, np.inf, np.nan], jnp.float32)
+    with compiling_for(backend):
+        got = jax.jit(apart)(values, jnp.full(2, np.nan))
+        tree = again({"a": values, "b": (jnp.arange(3),)})
+        program = str(jax.make_jaxpr(lambda x: apart(x, x))(values))
+    np.testing.assert_array_equal(got, values)
+    assert np.signbit(got[1])
+    np.testing.assert_array_equal(tree["a"], values)
+    assert tree["b"][0].tolist() == [0, 1, 2]
+    # A barrier alone on GPUs, a product with a one that depends on the event on CPUs.
+    found = [name for name in ("optimization_barrier", " mul ") if name in program]
+    assert found == ["optimization_barrier" if backend == "gpu" else " mul "]
 
 
 def test_float64_events_are_known_too():

@@ -114,7 +114,7 @@ def test_on_gpus_the_backward_pass_computes_the_stem_again(shared, functional, d
         np.testing.assert_allclose(got[name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
     barriers = [e for e in program.eqns if e.primitive.name == "optimization_barrier"]
     [of_inputs] = [e for e in barriers if program.jaxpr.invars[-1] in e.invars]
-    assert len(of_inputs.invars) == 1 + len(own)
+    assert len(of_inputs.invars) == len(own) + 1 + len(carry.cotangents)
 
 
 def test_all_other_gradients_are_those_of_whole_passes(whole, shared):
