@@ -91,14 +91,15 @@ class Stem:
         equations = needed(self._program.jaxpr.eqns, wanted)
         evaluate(equations, values)
         moving = reached(equations, [self._stats[name] for name in self._moved])
-        again = [e for e in equations if moving & variables(e.invars)]
-        again = needed(again, self._moved.values())
+        repeated = [e for e in equations if moving & variables(e.invars)]
+        repeated = needed(repeated, self._moved.values())
         for _ in range(self._passes - 1):
             values |= {self._stats[name]: values[var] for name, var in self._moved.items()}
-            evaluate(again, values)
+            evaluate(repeated, values)
         moved = {name: values[var] for name, var in self._moved.items()}
         parts = (tuple(values[var] for var in part) for part in (self._learned, self._fixed))
-        return Start(*parts), moved
+        # Otherwise XLA updates the statistics late and keeps activations for that until then.
+        return again((Start(*parts), moved))
 
     def rest(
         self, params: Arrays, stats: Arrays, start: Start, configuration: jax.Array, key: jax.Array
