@@ -179,7 +179,7 @@ def prefer_host_loop() -> bool:
     """Whether a step of several passes should be a loop on the host instead of one program.
 
     On CPU, XLA does not use its fast convolutions inside a scan (benchmarks/train_step.py). On GPU,
-    one program has fewer kernels and moves fewer bytes than the loop, and needs somewhat more
+    one program has fewer kernels and moves fewer bytes than the loop, in about the same
     memory; compiled for an H100, not run (benchmarks/gpu_compile.py).
     """
     return backend() == "cpu"
