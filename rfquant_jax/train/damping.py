@@ -21,21 +21,11 @@ def clip_weights(kernel: jax.Array, step: jax.Array, bits: jax.Array) -> jax.Arr
 def oscillation(
     kernel: jax.Array, step: jax.Array, bits: jax.Array, smallest: jax.Array
 ) -> jax.Array:
-    """QE, the oscillation damping of one layer (Nagel et al., ICML 2022), float32[].
+    """The oscillation damping (Nagel et al., ICML 2022) of each output channel, float32[O].
 
-    The sum of `oscillation_of_channels`, with the same arguments.
-    """
-    return jnp.sum(oscillation_of_channels(kernel, step, bits, smallest))
-
-
-def oscillation_of_channels(
-    kernel: jax.Array, step: jax.Array, bits: jax.Array, smallest: jax.Array
-) -> jax.Array:
-    """The oscillation damping of each output channel, float32[O].
-
-    Squared distance of each clipped weight to its quantized value, averaged over the other axes.
-    Above the smallest allowed bit-width `m`, only weights whose code lies on the coarser grid of
-    `m` bits contribute; all others contribute zero.
+    Their sum over a layer is its QE. Squared distance of each clipped weight to its quantized
+    value, averaged over the other axes. Above the smallest allowed bit-width `m`, only weights
+    whose code lies on the coarser grid of `m` bits contribute; all others contribute zero.
 
     Args:
       kernel: float32[..., O].

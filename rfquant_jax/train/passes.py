@@ -62,7 +62,7 @@ def loss_terms(
         terms["distillation"] = compared.share * losses.distillation(compared.logits, logits)
 
     def oscillation(kernel, step, bits, index):
-        return damping.oscillation_of_channels(kernel, step, bits, compared.smallest[index])
+        return damping.oscillation(kernel, step, bits, compared.smallest[index])
 
     if compared.features is not None:
         total = network.sum_over_weights(params, configuration, oscillation)

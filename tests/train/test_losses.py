@@ -98,12 +98,17 @@ def test_clipped_weights_pass_gradients_on_the_bounds():
     assert back(jnp.ones(5))[0].tolist() == [1, 1, 0, 0, 1]
 
 
+def oscillation(kernel, step, bits, smallest):
+    """QE of a layer."""
+    return jnp.sum(damping.oscillation(kernel, step, bits, smallest))
+
+
 def test_oscillation_by_hand_at_the_smallest_bits():
     # step 1, 2 bits: codes -2..1. Two output channels, two weights each.
     kernel = jnp.asarray([[0.4, -3.0], [0.75, 0.5]])
     # channel 0: 0.4 -> 0, 0.75 -> 1: (0.16 + 0.0625) / 2
     # channel 1: -3 is clipped to -2, no error; 0.5 -> 0: 0.25 / 2
-    got = damping.oscillation(kernel, jnp.float32(1), jnp.int32(2), jnp.int32(2))
+    got = oscillation(kernel, jnp.float32(1), jnp.int32(2), jnp.int32(2))
     assert got == pytest.approx((0.16 + 0.0625) / 2 + 0.25 / 2)
 
 
@@ -113,7 +118,7 @@ def test_oscillation_by_hand_above_the_smallest_bits():
     # 0.25 -> 0 takes part; 1.25 -> 1 does not; 3.75 -> 4 does; -8.5 is clipped to -8: no error;
     # 4.6 -> 5 does not; -4.25 -> -4 does
     expected = (0.0625 + 0.0625 + 0.0 + 0.0625) / 6
-    got = damping.oscillation(kernel, jnp.float32(1), jnp.int32(4), jnp.int32(2))
+    got = oscillation(kernel, jnp.float32(1), jnp.int32(4), jnp.int32(2))
     assert got == pytest.approx(expected)
 
 
@@ -136,7 +141,7 @@ def loop_oscillation(kernel, s, b, m):
 @pytest.mark.parametrize(("b", "m"), [(2, 2), (3, 2), (5, 3), (6, 2), (4, 4)])
 def test_oscillation_and_its_gradient_equal_a_float64_loop(b, m, rng):
     kernel, s = rng.normal(size=(3, 3, 2, 4)), 0.3
-    value, slope = jax.value_and_grad(damping.oscillation)(
+    value, slope = jax.value_and_grad(oscillation)(
         jnp.asarray(kernel, jnp.float32), jnp.float32(s), jnp.int32(b), jnp.int32(m)
     )
     expected, expected_slope = loop_oscillation(
@@ -147,7 +152,7 @@ def test_oscillation_and_its_gradient_equal_a_float64_loop(b, m, rng):
 
 
 def test_oscillation_leaves_the_step_size_alone():
-    slope = jax.grad(damping.oscillation, argnums=1)(
+    slope = jax.grad(oscillation, argnums=1)(
         jnp.asarray([[0.4]]), jnp.float32(1.0), jnp.int32(2), jnp.int32(2)
     )
     assert slope == 0
